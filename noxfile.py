@@ -1,0 +1,160 @@
+"""Everything that is run on this repository, one session a task: `nox -l` is the manual."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGES = ("core", "convert", "data", "train", "eval")
+TORCH = "torch==2.13.0"
+TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20")
+SUPPORTED = ("3.11", "3.12", "3.10")
+
+nox.options.sessions = ["lint", "types", "imports", "recipes", "tests"]
+nox.options.reuse_existing_virtualenvs = False
+nox.options.error_on_missing_interpreters = True
+nox.needs_version = ">=2024.4.15"
+
+
+def _python() -> str | None:
+    """Choose this interpreter where it is supported (3.10 to 3.12), else the first supported one that is installed."""
+    if (3, 10) <= sys.version_info[:2] <= (3, 12):
+        return None
+    found = next((version for version in SUPPORTED if shutil.which(f"python{version}")), None)
+    if found is None:
+        sys.exit(
+            f"qvl needs Python 3.10, 3.11 or 3.12 (MindSpore has no wheel for others); this is "
+            f"{sys.version_info[0]}.{sys.version_info[1]}, and none of the three is on PATH.\n"
+            "fix: conda create -n qvl python=3.11 && conda activate qvl && pip install nox"
+        )
+    return found
+
+
+PYTHON = _python()
+
+
+def _install(session: nox.Session, *packages: str, mindspore: bool = False) -> None:
+    """Install our packages from this checkout, siblings included, with what they declare and nothing more."""
+    extra = "[mindspore]" if mindspore else ""
+    session.install(
+        *(f"./packages/qvl-{name}{extra if name in ('core', 'train', 'eval') else ''}" for name in packages)
+    )
+
+
+@nox.session(python=PYTHON)
+def quickstart(session: nox.Session) -> None:
+    """Check, train, evaluate and ask the embedded tiny model, on CPU: about five minutes after installation."""
+    _install(session, *PACKAGES, mindspore=True)
+    run, recipe = session.posargs or ["runs"], "recipes/tiny_sft.toml"
+    del run
+    for folder in ("runs/tiny_sft", "runs/tiny_eval"):
+        shutil.rmtree(ROOT / folder, ignore_errors=True)
+    session.run("qvl", "check", recipe, "recipes/tiny_eval.toml", "recipes/tiny_infer.toml")
+    session.run("qvl", "run", recipe)
+    session.run("qvl", "run", "recipes/tiny_eval.toml")
+    image = sorted((ROOT / "recipes/tiny/digits/images").glob("*.png"))[0].relative_to(ROOT)
+    session.run("qvl", "infer", "recipes/tiny_infer.toml", "--image", str(image), "--prompt", "Which digit is this?")
+
+
+@nox.session(python=PYTHON)
+def tests(session: nox.Session) -> None:
+    """Run everything that needs no torch, all packages together."""
+    _install(session, *PACKAGES, mindspore=True)
+    session.install(*TEST_TOOLS)
+    arguments = session.posargs or ["packages", "tests", "--ignore=tests/parity"]
+    session.run("pytest", *arguments)
+
+
+@nox.session(python=PYTHON, name="tests-package")
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests_package(session: nox.Session, package: str) -> None:
+    """Run one package's tests in a venv that holds it and what it declares, nothing else."""
+    _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"))
+    session.install(*TEST_TOOLS)
+    session.run("pytest", f"packages/qvl-{package}", *session.posargs)
+
+
+def _with_siblings(package: str) -> tuple[str, ...]:
+    """Name the package and the siblings that it requires: they are on no index yet, so pip needs their folders."""
+    project = nox.project.load_toml(ROOT / f"packages/qvl-{package}/pyproject.toml")["project"]
+    required = " ".join(project["dependencies"])
+    return (package, *(name for name in PACKAGES if name != package and f"qvl-{name}>" in required))
+
+
+@nox.session(python=PYTHON)
+def parity(session: nox.Session) -> None:
+    """Compare with HF transformers and torch: logits, gradients, generation, geometry, preprocessing."""
+    session.install(TORCH)
+    _install(session, *PACKAGES, mindspore=True)
+    session.install(*TEST_TOOLS)
+    session.run("pytest", "tests/parity", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def minimum(session: nox.Session) -> None:
+    """Run the model and kernel tests on the oldest supported MindSpore, 2.7.0 (Python 3.10 or 3.11)."""
+    session.install("mindspore==2.7.0")
+    _install(session, *PACKAGES, mindspore=True)
+    session.install(*TEST_TOOLS)
+    session.run("python", "-c", "import mindspore; assert mindspore.__version__ == '2.7.0', mindspore.__version__")
+    session.run("pytest", "packages", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def lint(session: nox.Session) -> None:
+    """Check style, formatting, spelling and the MindSpore traps."""
+    session.install("ruff==0.17.6", "codespell==2.4.3")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("python", "tools/lint_mindspore_traps.py")
+
+
+@nox.session(python=PYTHON)
+def types(session: nox.Session) -> None:
+    """Check types."""
+    _install(session, *PACKAGES)
+    session.install("mypy==2.4.1", "pandas-stubs")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHON)
+def imports(session: nox.Session) -> None:
+    """Check who may import whom."""
+    _install(session, *PACKAGES)
+    session.install("import-linter==2.16")
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHON)
+def recipes(session: nox.Session) -> None:
+    """Check every shipped recipe, with qvl-core alone installed, as a user's repository would."""
+    _install(session, "core")
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*.toml"))
+    style = "github" if os.environ.get("GITHUB_ACTIONS") else "text"
+    session.run("qvl", "check", *files, "--format", style)
+
+
+@nox.session(python=PYTHON)
+def bench(session: nox.Session) -> None:
+    """Print side-by-side measurements as JSON; asserts no time."""
+    _install(session, *PACKAGES, mindspore=True)
+    session.install("psutil")
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def npu(session: nox.Session) -> None:
+    """On a machine with NPUs: fused kernels against their references; uses the MindSpore that is installed there."""
+    session.log("expects the MindSpore of this machine: run with --no-venv, or install it into this venv first")
+    report = ROOT / "reports" / "npu_conformance.json"
+    report.parent.mkdir(exist_ok=True)
+    session.run("python", "-m", "qvl_core.conformance", "--kernels", "ascend", "--json", str(report))
+    session.log(json.dumps({"result": str(report.relative_to(ROOT))}))
