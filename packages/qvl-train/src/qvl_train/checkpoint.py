@@ -1,0 +1,207 @@
+"""Training checkpoints: a sharded weights folder plus optimizer state and `state.json`, complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_core.durable import copy_file, new_file, new_folder, remove_folder
+from qvl_core.errors import OutputError, Problem, WeightsError
+from qvl_core.layout import Layout
+from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.hf_writer import list_side_files
+from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, write_manifest
+from qvl_core.weights.safetensors_header import read_header
+from qvl_core.weights.safetensors_writer import (
+    TensorToWrite,
+    WrittenFile,
+    checksum_of_file,
+    write_safetensors,
+)
+from qvl_core.weights.sharded_folder import ShardedFolder, open_sharded_folder, verify_checksums
+from qvl_core.weights.source import STATE_NAME
+from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
+
+STATE_FORMAT = 1
+_NAME = re.compile(r"step_(\d{6,})")
+
+NamedArrays = Iterable[tuple[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What a run has to know beside weights and moments to go on; randomness follows from seed and sample count."""
+
+    step: int
+    consumed_samples: int
+    run_id: str
+    has_optimizer: bool
+    format: int = STATE_FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint on the disk, sizes and headers checked."""
+
+    folder: ShardedFolder
+    state: TrainingState
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Give the folder of the checkpoint after `step`."""
+    return run / f"step_{step:06d}"
+
+
+def optimizer_file_name(pp: int, tp: int) -> str:
+    """Give the name of the optimizer state of one pipeline stage and tensor rank."""
+    return f"optimizer-pp{pp:03d}-tt{tp:03d}.safetensors"
+
+
+def save_checkpoint(
+    run: Path,
+    state: TrainingState,
+    weights: NamedArrays,
+    optimizer: NamedArrays | None,
+    *,
+    spec: ModelSpec,
+    side_files: Path,
+    source_revision: str,
+) -> Path:
+    """Write `step_NNNNNN`, all of it or nothing, and give its path. Raises OutputError or RunError (disk full).
+
+    A folder of the same step, left by a continuation from an older checkpoint, is replaced.
+    """
+    target = checkpoint_path(run, state.step)
+    if target.exists():
+        remove_folder(target)
+    with new_folder(target) as folder:
+        tensors = [to_write(name, array) for name, array in weights]
+        rank_file = rank_file_name(0, 0)
+        written = write_safetensors(folder / rank_file, tensors)
+        others: dict[str, FileRecord] = {}
+        if optimizer is not None:
+            name = optimizer_file_name(0, 0)
+            others[name] = _record(write_safetensors(folder / name, [to_write(*pair) for pair in optimizer]))
+        with new_file(folder / STATE_NAME) as file:
+            file.write((json.dumps(asdict(state), indent=1) + "\n").encode())
+        others[STATE_NAME] = _record_file(folder / STATE_NAME)
+        for source in list_side_files(side_files):
+            copy_file(source, folder / source.name)
+        manifest = build_manifest(
+            spec,
+            Layout.single(spec),
+            {rank_file: written},
+            {tensor.name: tensor.dtype for tensor in tensors},
+            source_revision=source_revision,
+            other_files=others,
+        )
+        write_manifest(folder, manifest)
+    return target
+
+
+def list_steps(run: Path) -> list[tuple[int, Path]]:
+    """List (step, folder) of everything named like a checkpoint, newest step first; nothing is opened."""
+    if not run.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in run.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint to continue from; contents are compared with their checksums. Raises WeightsError."""
+    folder = open_sharded_folder(path)
+    verify_checksums(folder, 0, 0)
+    state = _read_state(path)
+    for name, record in folder.manifest.files.items():
+        if record.checksum is not None and checksum_of_file(path / name) != record.checksum:
+            raise WeightsError(_damaged(path / name, "is not what its checksum says"))
+    if not state.has_optimizer:
+        message = "holds weights only (train.save.optimizer = false), so the run cannot go on from it as it was"
+        fix = f'start a new run from its weights: --set weights.source="{path}" --set output.dir=runs/another_name'
+        raise WeightsError(Problem(where=str(path), message=message, fix=fix))
+    return Checkpoint(folder=folder, state=state)
+
+
+def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Open the newest usable checkpoint of a run; also say what was wrong with newer ones that were passed over."""
+    passed_over = []
+    for _, path in list_steps(run):
+        try:
+            return open_checkpoint(path), passed_over
+        except WeightsError as error:
+            passed_over.append(str(error))
+    return None, passed_over
+
+
+def read_weights(checkpoint: Checkpoint) -> Iterable[tuple[str, NDArray[np.float32]]]:
+    """Yield (name, fp32 array) of every parameter."""
+    for name, entry in checkpoint.folder.ranks[0, 0].items():
+        yield name, read_tensor(entry)
+
+
+def read_optimizer(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+    """Read the optimizer state, which must be exactly the tensors in `shapes`. Raises WeightsError naming the first."""
+    path = checkpoint.folder.path / optimizer_file_name(0, 0)
+    entries = read_header(path).tensors
+    for name in sorted(shapes.keys() | entries.keys()):
+        found = entries[name].shape if name in entries else None
+        if found != shapes.get(name):
+            message = f"{name} has shape {found or 'none'}, this run needs {shapes.get(name, 'none')}"
+            raise WeightsError(_damaged(path, message))
+    return {name: read_tensor(entry) for name, entry in entries.items()}
+
+
+def prune(run: Path, keep: int) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints (0 keeps all); give what was removed."""
+    removed = [path for _, path in list_steps(run)[keep:]] if keep else []
+    for path in removed:
+        remove_folder(path)
+    return removed
+
+
+def _read_state(path: Path) -> TrainingState:
+    file = path / STATE_NAME
+    try:
+        state = TrainingState(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(_damaged(file, f"cannot be read: {error}")) from error
+    if state.format != STATE_FORMAT:
+        raise WeightsError(_damaged(file, f"has format {state.format}; this version reads {STATE_FORMAT}"))
+    return state
+
+
+def _damaged(where: Path, message: str) -> Problem:
+    fix = "continue from an older checkpoint: --resume with its folder"
+    return Problem(where=str(where), message=message, fix=fix)
+
+
+def to_write(name: str, array: NDArray[Any]) -> TensorToWrite:
+    """Give an array of the model, of any of its dtypes, as a tensor for a file."""
+    # MindSpore's own numpy bfloat16 is unknown to everyone else: hand over its bits.
+    if array.dtype.name == "bfloat16":
+        return tensor_from_array(name, array.view(np.uint16), "BF16")
+    return tensor_from_array(name, array)
+
+
+def _record(written: WrittenFile) -> FileRecord:
+    return _record_file(written.file)
+
+
+def _record_file(path: Path) -> FileRecord:
+    return FileRecord(size=path.stat().st_size, checksum=checksum_of_file(path))
+
+
+def requested_checkpoint(run: Path, requested: Path) -> Checkpoint:
+    """Open the checkpoint that `--resume DIR` names; it has to lie in this run's folder. Raises InputError."""
+    if requested.resolve().parent != run.resolve():
+        message = f"--resume names a checkpoint outside this run's folder {run}"
+        fix = f'start a new run from its weights: --set weights.source="{requested}"'
+        raise OutputError(Problem(where=str(requested), message=message, fix=fix))
+    return open_checkpoint(requested)

@@ -1,0 +1,78 @@
+"""What a person sees while the model trains: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+LINES_IN_A_LOG = 25
+
+
+class TrainingProgress:
+    """Show step, loss, step time, tokens per second and time left. Use it as a context manager."""
+
+    def __init__(self, console: Console, *, first_step: int, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._every = max(1, (steps - first_step) // LINES_IN_A_LOG)
+        self._seconds: list[float] = []
+        self._task: TaskID | None = None
+        self._bar = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        if console.is_terminal:
+            self._task = self._bar.add_task("training", total=steps, completed=first_step, numbers="")
+
+    def advance(self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float) -> None:
+        """Show that `step` is done."""
+        self._seconds = [*self._seconds[-49:], step_time_s]
+        left = (self._steps - step) * sum(self._seconds) / len(self._seconds)
+        numbers = (
+            f"loss {loss:.4f}  {step_time_s:.2f} s/step  {tokens_per_s:,.0f} tokens/s  {format_duration(left)} left"
+        )
+        if self._task is not None:
+            self._bar.update(self._task, completed=step, numbers=numbers)
+        elif step % self._every == 0 or step == self._steps:
+            self.note(f"step {step}/{self._steps}  {numbers}")
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def format_duration(seconds: float) -> str:
+    """Give seconds as `h:mm:ss`, or `m:ss` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw a curve in one line of block characters, each the mean of an equal part of the values."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[min(len(BLOCKS) - 1, int((mean - low) / span * len(BLOCKS)))] for mean in means)

@@ -1,0 +1,186 @@
+"""Checkpoints are complete or not there, come back to the bit, and say what is wrong with a damaged one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from qvl_core.errors import InputError, WeightsError
+from qvl_core.params import parameter_table
+from qvl_core.specs import ModelSpec, load_spec
+from qvl_core.specs.load import shipped_config_path
+from qvl_train import checkpoint
+from qvl_train.checkpoint import TrainingState
+
+TINY = "qwen2.5-vl-tiny"
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return load_spec(TINY)
+
+
+@pytest.fixture(scope="module")
+def weights(spec: ModelSpec) -> dict[str, NDArray[Any]]:
+    generator = np.random.default_rng(0)
+    return {row.name: generator.standard_normal(row.shape, np.float32) for row in parameter_table(spec)}
+
+
+@pytest.fixture
+def side_files(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    shutil.copy(shipped_config_path(TINY), folder / "config.json")
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def save(tmp_path: Path, spec: ModelSpec, weights: dict[str, NDArray[Any]], side_files: Path) -> Any:
+    def run(step: int, *, optimizer: bool = True) -> Path:
+        moments = [(f"{name}.moment1", array * step) for name, array in weights.items()]
+        return checkpoint.save_checkpoint(
+            tmp_path / "run",
+            TrainingState(step=step, consumed_samples=4 * step, run_id="r", has_optimizer=optimizer),
+            weights.items(),
+            moments if optimizer else None,
+            spec=spec,
+            side_files=side_files,
+            source_revision="test",
+        )
+
+    return run
+
+
+def test_weights_and_state_come_back_to_the_bit(save: Any, weights: dict[str, NDArray[Any]]) -> None:
+    opened = checkpoint.open_checkpoint(save(7))
+    assert opened.state == TrainingState(step=7, consumed_samples=28, run_id="r", has_optimizer=True)
+    read = dict(checkpoint.read_weights(opened))
+    assert read.keys() == weights.keys()
+    assert all(read[name].tobytes() == array.tobytes() for name, array in weights.items())
+    shapes = {f"{name}.moment1": array.shape for name, array in weights.items()}
+    moments = checkpoint.read_optimizer(opened, shapes)
+    assert all((moments[f"{name}.moment1"] == array * 7).all() for name, array in weights.items())
+
+
+def test_the_folder_holds_what_a_checkpoint_of_the_family_needs(save: Any) -> None:
+    assert {path.name for path in save(1).iterdir()} == {
+        "manifest.json",
+        "state.json",
+        "rank-pp000-tt000.safetensors",
+        "optimizer-pp000-tt000.safetensors",
+        "config.json",
+        "tokenizer.json",
+    }
+
+
+def test_newest_is_by_step_and_the_oldest_are_pruned(save: Any, tmp_path: Path) -> None:
+    for step in (100, 20, 1000):
+        save(step)
+    run = tmp_path / "run"
+    assert [path.name for path in checkpoint.prune(run, 2)] == ["step_000020"]
+    found, passed_over = checkpoint.newest_checkpoint(run)
+    assert found is not None
+    assert found.state.step == 1000
+    assert passed_over == []
+
+
+def test_a_flipped_byte_is_found_with_the_tensors_name_and_the_older_checkpoint_is_taken(
+    save: Any, tmp_path: Path
+) -> None:
+    save(1)
+    file = save(2) / "rank-pp000-tt000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        checkpoint.open_checkpoint(file.parent)
+    assert error.value.problems[0].key in {row.name for row in parameter_table(load_spec(TINY))}
+    found, passed_over = checkpoint.newest_checkpoint(tmp_path / "run")
+    assert found is not None
+    assert found.state.step == 1
+    assert len(passed_over) == 1
+    assert "damaged" in passed_over[0]
+
+
+@pytest.mark.parametrize("name", ["optimizer-pp000-tt000.safetensors", "state.json"])
+def test_a_flipped_byte_in_the_other_files_is_found_too(save: Any, name: str) -> None:
+    file = save(3) / name
+    content = bytearray(file.read_bytes())
+    content[-4] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        checkpoint.open_checkpoint(file.parent)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rank-pp000-tt000.safetensors", "optimizer-pp000-tt000.safetensors"])
+def test_a_truncated_or_missing_file_is_refused(save: Any, name: str) -> None:
+    file = save(3) / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=name):
+        checkpoint.open_checkpoint(file.parent)
+    file.unlink()
+    with pytest.raises(WeightsError, match=name):
+        checkpoint.open_checkpoint(file.parent)
+
+
+def test_a_folder_without_its_manifest_is_no_checkpoint(save: Any, tmp_path: Path) -> None:
+    (save(1) / "manifest.json").unlink()
+    found, passed_over = checkpoint.newest_checkpoint(tmp_path / "run")
+    assert found is None
+    assert "manifest" in passed_over[0]
+
+
+def test_optimizer_state_of_another_shape_is_refused_by_name(save: Any, weights: dict[str, NDArray[Any]]) -> None:
+    opened = checkpoint.open_checkpoint(save(1))
+    shapes = {f"{name}.moment1": array.shape for name, array in weights.items()}
+    changed = {**shapes, "model.norm.weight.moment1": (3,)}
+    with pytest.raises(WeightsError, match=r"model.norm.weight.moment1 has shape \(64,\), this run needs \(3,\)"):
+        checkpoint.read_optimizer(opened, changed)
+
+
+def test_a_checkpoint_without_optimizer_cannot_be_continued_and_says_how_to_use_it(save: Any) -> None:
+    with pytest.raises(WeightsError, match="weights only") as error:
+        checkpoint.open_checkpoint(save(1, optimizer=False))
+    assert "--set weights.source=" in error.value.problems[0].fix
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(save: Any, tmp_path: Path) -> None:
+    path = save(1)
+    with pytest.raises(InputError, match="outside this run"):
+        checkpoint.requested_checkpoint(tmp_path / "other", path)
+    assert checkpoint.requested_checkpoint(tmp_path / "run", path).state.step == 1
+
+
+def test_a_state_of_a_newer_version_is_refused(save: Any) -> None:
+    path = save(1)
+    state = json.loads((path / "state.json").read_text())
+    with pytest.raises(WeightsError, match="format 99"):
+        (path / "state.json").write_text(json.dumps({**state, "format": 99}))
+        checkpoint._read_state(path)
+
+
+def test_a_failing_save_leaves_nothing_behind(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(1)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_manifest", fail)
+    with pytest.raises(Exception, match="No space left"):
+        save(2)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step_000001"]
+
+
+def test_saving_a_step_again_replaces_it(save: Any) -> None:
+    first = save(5)
+    (first / "extra").write_text("left by the first try")
+    assert not (save(5) / "extra").exists()

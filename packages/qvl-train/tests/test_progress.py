@@ -1,0 +1,36 @@
+"""What is shown: durations, the curve in one line, lines in a log that is no terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from qvl_train.progress import TrainingProgress, format_duration, sparkline
+from rich.console import Console
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_a_falling_curve_falls() -> None:
+    line = sparkline([8, 7, 6, 5, 4, 3, 2, 1], width=8)
+    assert line == "█▇▆▅▄▃▂▁"
+
+
+def test_a_flat_curve_and_none_at_all_are_drawn() -> None:
+    assert len(sparkline([1.0] * 100, width=10)) == 10
+    assert sparkline([]) == ""
+
+
+def test_a_log_file_gets_about_25_lines_and_the_last_step() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with TrainingProgress(console, first_step=0, steps=101) as progress:
+        for step in range(1, 102):
+            progress.advance(step, loss=1.5, step_time_s=0.5, tokens_per_s=1234.5)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert 20 <= len(lines) <= 30
+    assert lines[-1].startswith("step 101/101  loss 1.5000  0.50 s/step  1,234 tokens/s  0:00 left")
