@@ -1,0 +1,1 @@
+"""The commands that qvl-core brings, one module each: `register(app)` adds it, the work is imported inside."""

@@ -1,0 +1,58 @@
+"""`qvl recipes`: the recipes of a folder, one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qvl_core.errors import EXIT_DONE, InputError, Problem, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = ("recipe", "task", "model", "layout", "devices", "status", "what it does")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `qvl recipes`."""
+
+    @app.command("recipes")
+    def recipes(
+        folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Folder of the recipes.")] = "recipes",
+    ) -> int:
+        """List the recipes of a folder, and the model names that a recipe may use."""
+        from pathlib import Path
+
+        from qvl_core.cli import terminal
+        from qvl_core.specs import shipped_names
+
+        files = sorted(Path(folder).glob("*.toml"))
+        if not files:
+            message = "holds no *.toml files" if Path(folder).is_dir() else "there is no such folder"
+            fix = "go to the folder that holds recipes/, or name it: qvl recipes DIR"
+            raise RecipeError(Problem(where=folder, message=message, fix=fix))
+        target = terminal.console()
+        terminal.print_table(target, COLUMNS, [row(path) for path in files])
+        target.print()
+        target.print(f"models: {', '.join(shipped_names())}")
+        return EXIT_DONE
+
+
+def row(path: Path) -> tuple[str, ...]:
+    """Give the cells of one recipe; a recipe with problems says how to see them."""
+    from qvl_core.cli.recipe_header import read_header
+    from qvl_core.recipe import load_recipe
+
+    header = read_header(path)
+    try:
+        recipe = load_recipe(str(path))
+    except InputError as error:
+        count = len(error.problems)
+        fault = f"{count} problem{'' if count == 1 else 's'}: qvl check {path}"
+        return (path.stem, "-", "-", "-", "-", header.status or "-", fault)
+    layout = recipe.parallel
+    cells = f"tp{layout.tp} pp{layout.pp} dp{layout.dp}"
+    devices = f"{layout.world_size} {recipe.launch.device}"
+    model = recipe.spec.name.removeprefix("qwen2.5-vl-")
+    return (path.stem, recipe.task, model, cells, devices, header.status or "-", header.purpose or "-")

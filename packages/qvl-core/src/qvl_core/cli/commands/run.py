@@ -1,0 +1,129 @@
+"""`qvl run`: do what a recipe says, or show what would be done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qvl_core.cli.parameters import RecipeFile, Settings
+from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, WeightsError
+
+if TYPE_CHECKING:
+    from qvl_core.recipe import Recipe
+    from qvl_core.tasks import RunOptions
+
+NodeRank = Annotated[
+    int | None,
+    typer.Option("--node-rank", metavar="N", min=0, help="Which of launch.nodes this machine is.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `qvl run`."""
+
+    @app.command("run")
+    def run(
+        context: typer.Context,
+        recipe: RecipeFile,
+        settings: Settings = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")
+        ] = False,
+        resume: Annotated[
+            str,
+            typer.Option(
+                "--resume",
+                metavar="auto|never|DIR",
+                help="auto: go on where output.dir stopped. never: refuse if output.dir holds a run. "
+                "DIR: go on from this checkpoint.",
+            ),
+        ] = "auto",
+        reshard: Annotated[
+            bool, typer.Option("--reshard", help="Load sharded weights of another layout into this one.")
+        ] = False,
+        node_rank: NodeRank = None,
+    ) -> int:
+        """Run a recipe: fine-tune, evaluate or infer, as its task says."""
+        from qvl_core.tasks import RunOptions
+
+        debug = bool(context.obj)
+        options = RunOptions(dry_run=dry_run, resume=resume, reshard=reshard, node_rank=node_rank, debug=debug)
+        return run_recipe(recipe, settings or [], options)
+
+
+def run_recipe(path: str, settings: list[str], options: RunOptions) -> int:
+    """Load and check the recipe, plan its start, and start it (or print the plan). Give the exit code."""
+    from qvl_core.cli.inputs import require_inputs
+    from qvl_core.launch_plan import launch_plan
+    from qvl_core.recipe import load_recipe
+
+    recipe = load_recipe(path, settings)
+    _check_options(recipe, options)
+    plan = launch_plan(recipe, settings, _worker_options(options))
+    _warn(recipe)
+    _require_fitting_weights(recipe, options)
+    if options.dry_run:
+        from qvl_core.cli.plan_text import plan_text
+
+        print(plan_text(recipe, plan, options.node_rank))
+        _print_missing(recipe, options)
+        return EXIT_DONE
+    from qvl_core.cli.launch import start
+
+    if plan.method == "in process":
+        require_inputs(recipe)
+    return start(recipe, plan, options)
+
+
+def _check_options(recipe: Recipe, options: RunOptions) -> None:
+    from pathlib import Path
+
+    nodes = recipe.launch.nodes
+    if options.node_rank is not None and options.node_rank >= nodes:
+        message = f"is {options.node_rank}, launch.nodes is {nodes}: machines are numbered 0 to {nodes - 1}"
+        raise RecipeError(Problem(where="command line", key="--node-rank", message=message))
+    if options.resume not in ("auto", "never") and not Path(options.resume).is_dir():
+        message = f"{options.resume} is neither auto nor never nor the folder of a checkpoint"
+        fix = f"a folder such as {recipe.output.dir}/step_000500, or leave --resume out"
+        raise OutputError(Problem(where="command line", key="--resume", message=message, fix=fix))
+
+
+def _worker_options(options: RunOptions) -> list[str]:
+    resume = ["--resume", options.resume] if options.resume != "auto" else []
+    return [*resume, *(["--reshard"] if options.reshard else [])]
+
+
+def _require_fitting_weights(recipe: Recipe, options: RunOptions) -> None:
+    from qvl_core.cli.weights_fit import check_weights
+
+    problems = [one for one in check_weights(recipe, reshard=options.reshard) if one.severity == "error"]
+    if problems:
+        raise WeightsError(problems)
+
+
+def _warn(recipe: Recipe) -> None:
+    import sys
+
+    for problem in recipe.warnings:
+        print(problem.render(), file=sys.stderr)
+
+
+def _print_missing(recipe: Recipe, options: RunOptions) -> None:
+    """Say what the real run would stop at: files and packages that are not here."""
+    from qvl_core.cli.inputs import missing_inputs
+    from qvl_core.errors import NotInstalledError
+    from qvl_core.tasks import find_task
+
+    missing = missing_inputs(recipe)
+    if missing:
+        print("\nnot found here (the run itself needs it)")
+        width = max(len(problem.key) for problem in missing)
+        for problem in missing:
+            print(f"  {problem.key:<{width}}  {problem.message.split(' does not exist')[0]}")
+    try:
+        find_task(recipe.task)
+    except NotInstalledError as error:
+        print(f"\nnot installed here\n  {error}")
+    if recipe.parallel.world_size > 1:
+        print("\nthis version of qvl starts one process only; several processes come with a later version")

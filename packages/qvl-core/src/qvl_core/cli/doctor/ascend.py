@@ -1,0 +1,134 @@
+"""Ascend NPUs: device nodes, `npu-smi`, the CANN environment, and whether MindSpore, CANN and driver pair."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import installed_version
+
+MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
+TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+# MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
+PAIRS = {
+    "2.7.0": ("8.2.RC1", "25.2.0"),
+    "2.7.1": ("8.3.RC1", "25.3.RC1"),
+    "2.7.2": ("8.5.0", "25.5.0"),
+    "2.9.0": ("9.0.0", "26.0.RC1"),
+}
+DEADLINE_S = 20.0
+CHECKS = ("npu-devices", "npu-smi", "cann", "cann-pair")
+
+
+def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) -> bool:
+    """Tell whether this is an NPU machine, or means to be one."""
+    return (
+        any(devices.glob("davinci[0-9]*"))
+        or any(environment.get(name) for name in TOOLKIT_VARIABLES)
+        or shutil.which("npu-smi", path=environment.get("PATH")) is not None
+    )
+
+
+def check_ascend(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[Row]:
+    """Check everything about NPUs; on a machine without any, all of it is skipped."""
+    if not ascend_wanted(environment, devices):
+        evidence = "no NPU here: no /dev/davinci*, no npu-smi, no CANN"
+        return [Row(check=name, level="skipped", evidence=evidence) for name in CHECKS]
+    tool = check_npu_smi(environment)
+    toolkit = check_cann(environment)
+    driver = re.search(r"Version:\s*([\w.]+)", tool.evidence)
+    return [check_devices(devices), tool, toolkit, check_pair(environment, driver[1] if driver else "")]
+
+
+def check_devices(devices: Path) -> Row:
+    """Check that the device nodes are there: containers get only those that they are started with."""
+    found = sorted(path.name for path in devices.glob("davinci[0-9]*"))
+    missing = [name for name in MANAGERS if not (devices / name).exists()]
+    if found and not missing:
+        return Row(check="npu-devices", level="ok", evidence=", ".join(found))
+    lacking = ([] if found else ["davinci0"]) + missing
+    evidence = f"missing in {devices}: {', '.join(lacking)}"
+    options = " ".join(f"--device=/dev/{name}" for name in lacking)
+    fix = f"in a container: start it with {options}; on the host: install the driver"
+    return Row(check="npu-devices", level="fail", evidence=evidence, fix=fix)
+
+
+def check_npu_smi(environment: Mapping[str, str]) -> Row:
+    """Check that `npu-smi info` answers, and that all devices are healthy."""
+    tool = shutil.which("npu-smi", path=environment.get("PATH"))
+    if tool is None:
+        fix = "in a container: mount npu-smi and the driver folder read-only; on the host: install the driver"
+        return Row(check="npu-smi", level="fail", evidence="npu-smi is not on PATH", fix=fix)
+    fix = "reinstall driver and firmware, or ask the administrator of the machine"
+    try:
+        done = subprocess.run(
+            [tool, "info"], env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Row(check="npu-smi", level="fail", evidence=f"npu-smi info fails: {error}", fix=fix)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+        return Row(check="npu-smi", level="fail", evidence=f"exit {done.returncode}: {last[0][:200]}", fix=fix)
+    return _health(done.stdout)
+
+
+def check_cann(environment: Mapping[str, str]) -> Row:
+    """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
+    home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
+    if not home:
+        fix = "source set_env.sh of the CANN folder, in this shell and in the job script"
+        return Row(check="cann", level="fail", evidence=f"{TOOLKIT_VARIABLES[0]} is not set", fix=fix)
+    if not Path(home).is_dir():
+        fix = "source set_env.sh of the CANN version that is installed"
+        return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
+    version = cann_version(Path(home)) or "of unknown version"
+    if not (Path(home) / "opp").exists():
+        fix = f"install the CANN ops package for your chip, version {version}"
+        return Row(check="cann", level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
+    return Row(check="cann", level="ok", evidence=f"CANN {version} in {home}")
+
+
+def check_pair(environment: Mapping[str, str], driver: str) -> Row:
+    """Compare MindSpore, CANN and driver with the pairs of MindSpore's installation notes; unknown pairs warn."""
+    home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
+    mindspore, cann = installed_version("mindspore") or "", cann_version(Path(home)) if home else ""
+    evidence = f"MindSpore {mindspore or '?'}, CANN {cann or '?'}, driver {driver or '?'}"
+    pair = PAIRS.get(re.sub(r"\.post\d+$", "", mindspore))
+    if not mindspore or not cann:
+        return Row(check="cann-pair", level="skipped", evidence=evidence)
+    if pair is None:
+        fix = "compare with the installation notes of this MindSpore version"
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: not in our table", fix=fix)
+    if not cann.upper().startswith(pair[0]):
+        fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}"
+        return Row(check="cann-pair", level="warn", evidence=evidence, fix=fix)
+    return Row(check="cann-pair", level="ok", evidence=evidence)
+
+
+def cann_version(home: Path) -> str:
+    """Read the version of a CANN folder; "" where it says none."""
+    for path in (*sorted(home.glob("*/ascend_toolkit_install.info")), *sorted(home.glob("version.*"))):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if found := re.search(r"(?im)^\W*version\W+(\d[\w.]*)", text):
+            return found[1]
+    return ""
+
+
+def _health(output: str) -> Row:
+    version = re.search(r"Version:\s*[\w.]+", output)
+    said = version[0] if version else "no version stated"
+    # A device line reads `| 0  910B3  | OK  | 93.4 ...`; the second column is its health.
+    states = re.findall(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|", output)
+    ill = [f"{device} is {state}" for device, state in states if state != "OK"]
+    if ill:
+        healthy = ",".join(device for device, state in states if state == "OK")
+        fix = f'[env] ASCEND_RT_VISIBLE_DEVICES = "{healthy}" leaves them out'
+        return Row(check="npu-smi", level="fail", evidence=f"{said}; device {', '.join(ill)}", fix=fix)
+    return Row(check="npu-smi", level="ok", evidence=f"{said}; {len(states)} healthy device(s)")

@@ -1,0 +1,127 @@
+"""The machine: Python, operating system, cores, memory, limits, locale, and variables of an earlier run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import release
+from qvl_core.cli.terminal import bytes_text
+
+GIB = 1024**3
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
+MACHINES = ("x86_64", "aarch64")
+# Below this, the newest wheels of av and pyarrow do not install.
+WHEEL_GLIBC = (2, 28)
+# HCCL opens a file for each connection; CANN's installation notes ask for this many.
+ASCEND_OPEN_FILES = 65535
+# What msrun and rank-table launches set for their workers; in a shell they are left over from an earlier run.
+LEAKED = (
+    *("MS_ROLE", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM", "MS_NODE_ID", "MS_CLUSTER_SIZE"),
+    *("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID", "OMPI_COMM_WORLD_RANK"),
+)
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
+    """Check that MindSpore has wheels for this Python."""
+    evidence = f"Python {'.'.join(str(part) for part in version)} ({sys.executable})"
+    if OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
+        return Row(check="python", level="ok", evidence=evidence)
+    fix = "use Python 3.10 to 3.12, for example: conda create -n qvl python=3.11"
+    return Row(check="python", level="fail", evidence=evidence, fix=fix)
+
+
+def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | None = None) -> Row:
+    """Check operating system, architecture and C library against what MindSpore has wheels for."""
+    system, machine = system or platform.system(), machine or platform.machine()
+    name, version = libc or platform.libc_ver()
+    evidence = f"{system} {machine}, {name or 'unknown C library'} {version}, page size {os.sysconf('SC_PAGE_SIZE')}"
+    if system != "Linux" or machine not in MACHINES:
+        fix = "run qvl on Linux, x86_64 or aarch64; recipes can be checked anywhere"
+        return Row(check="machine", level="warn", evidence=evidence, fix=fix)
+    if name != "glibc":
+        fix = "use a system with glibc (not Alpine): MindSpore has no wheel for others"
+        return Row(check="machine", level="fail", evidence=evidence, fix=fix)
+    if release(version) < WHEEL_GLIBC:
+        fix = "pip install 'av<15' 'pyarrow<21', the last ones for this glibc, or a newer system"
+        return Row(check="machine", level="warn", evidence=evidence, fix=fix)
+    return Row(check="machine", level="ok", evidence=evidence)
+
+
+def check_memory(available: int | None = None, cores: int | None = None) -> Row:
+    """Check cores and memory; containers count with their own limit."""
+    available = _available_memory() if available is None else available
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    evidence = f"{cores} core{'' if cores == 1 else 's'}, {bytes_text(available)} of memory available"
+    if available < 2 * GIB:
+        fix = "end other programs, or use a machine with more memory: the tiny recipe needs 2 GiB"
+        return Row(check="memory", level="warn", evidence=evidence, fix=fix)
+    return Row(check="memory", level="ok", evidence=evidence)
+
+
+def check_shared_memory(size: int | None = None) -> Row:
+    """Check /dev/shm, through which data workers hand over samples."""
+    if size is None:
+        try:
+            found = os.statvfs("/dev/shm")  # noqa: S108 (its size is read, nothing is written)
+            size = found.f_frsize * found.f_blocks
+        except OSError:
+            size = 0
+    evidence = f"/dev/shm has {bytes_text(size)}"
+    if size >= GIB:
+        return Row(check="shared-memory", level="ok", evidence=evidence)
+    fix = "start the container with --shm-size=8g, or use data.workers = 0"
+    return Row(check="shared-memory", level="warn", evidence=evidence, fix=fix)
+
+
+def check_open_files(soft: int | None = None, *, ascend: bool = False) -> Row:
+    """Check the limit of open files; NPU runs need many."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if soft is None else soft
+    needed = ASCEND_OPEN_FILES if ascend else 1024
+    evidence = "no limit" if soft == resource.RLIM_INFINITY else f"{soft} open files allowed"
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return Row(check="open-files", level="ok", evidence=evidence)
+    return Row(check="open-files", level="warn", evidence=evidence, fix=f"ulimit -n {needed}")
+
+
+def check_locale(encoding: str | None = None) -> Row:
+    """Check that text is UTF-8 by default: prompts and answers are not ASCII."""
+    encoding = sys.getfilesystemencoding() if encoding is None else encoding
+    if encoding.lower().replace("-", "") == "utf8":
+        return Row(check="locale", level="ok", evidence=f"text is {encoding}")
+    return Row(check="locale", level="warn", evidence=f"text is {encoding}, not UTF-8", fix="export LANG=C.UTF-8")
+
+
+def check_variables(environment: Mapping[str, str]) -> Row:
+    """Check for launch variables that an earlier run left in this shell."""
+    leaked = [name for name in LEAKED if name in environment]
+    if leaked:
+        evidence = f"left over from an earlier run: {', '.join(leaked)}"
+        return Row(check="variables", level="warn", evidence=evidence, fix=f"unset {' '.join(leaked)}")
+    if environment.get("LD_PRELOAD"):
+        evidence = f"LD_PRELOAD is {environment['LD_PRELOAD']}"
+        fix = "unset LD_PRELOAD, unless you know that a library needs it"
+        return Row(check="variables", level="warn", evidence=evidence, fix=fix)
+    return Row(check="variables", level="ok", evidence="no launch variables left over in this shell")
+
+
+def _available_memory() -> int:
+    """Give the bytes that can still be allocated: the machine's, or the container's where that is less."""
+    system = _first_number(Path("/proc/meminfo"), "MemAvailable:") * 1024
+    limit = _first_number(Path("/sys/fs/cgroup/memory.max"))
+    used = _first_number(Path("/sys/fs/cgroup/memory.current"))
+    return min(system, limit - used) if 0 < used < limit else system
+
+
+def _first_number(path: Path, label: str = "") -> int:
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    words = next((line.removeprefix(label).split() for line in lines if line.startswith(label)), [])
+    return int(words[0]) if words and words[0].isdigit() else 0

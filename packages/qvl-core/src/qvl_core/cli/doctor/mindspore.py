@@ -1,0 +1,142 @@
+"""MindSpore: there or not, for this machine or another, in a tested version, and able to compute. Never imported here."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import installed_version, release
+
+OLDEST, NEWEST = (2, 7), (2, 10)
+# The first version with wheels for Python 3.12.
+FIRST_FOR_PYTHON_312 = (2, 7, 2)
+ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+# On a busy two-core machine the import alone takes ten seconds.
+DEADLINE_S = 60.0
+
+# d/dw sum(x @ w) is the column sums of x, [4, 6]: a product and a gradient, through the same calls as the model.
+SMOKE = """
+import numpy, mindspore
+mindspore.set_device("CPU")
+x = mindspore.Tensor(numpy.array([[1, 2], [3, 4]], numpy.float32))
+w = mindspore.Tensor(numpy.ones((2, 1), numpy.float32))
+loss, slope = mindspore.value_and_grad(lambda w: mindspore.ops.matmul(x, w).sum())(w)
+assert float(loss.asnumpy()) == 10.0, loss
+assert slope.asnumpy().ravel().tolist() == [4.0, 6.0], slope
+print("ok")
+"""
+
+Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
+
+
+def check_mindspore(environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner | None = None) -> list[Row]:
+    """Check MindSpore from presence to a computation in a child process; later checks are skipped after a failure.
+
+    `needed` tells whether a package is installed that runs a model, `ascend` whether NPUs are meant to be used.
+    """
+    present = _presence(needed, ascend)
+    rows = [present]
+    if present.level != "ok":
+        return [*rows, *(_skipped(name) for name in ("mindspore-wheel", "mindspore-version", "mindspore-run"))]
+    wheel = check_wheel(_folder())
+    version = check_version(installed_version("mindspore") or "")
+    rows += [wheel, version]
+    rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run or _run_child))
+    return rows
+
+
+def check_version(version: str, python: tuple[int, ...] = sys.version_info[:2]) -> Row:
+    """Check that the version is one that our tests run on, and that it fits this Python."""
+    name, found = "mindspore-version", release(version)
+    if not found:
+        evidence = "the version is unknown: not installed by pip"
+        fix = "python -m qvl_core.conformance"
+        return Row(check=name, level="warn", evidence=evidence, fix=fix)
+    if found[:2] < OLDEST:
+        evidence = f"{version} is older than {OLDEST[0]}.{OLDEST[1]}"
+        return Row(check=name, level="fail", evidence=evidence, fix="pip install 'mindspore>=2.7.0,<2.11'")
+    if found[:2] > NEWEST:
+        evidence = f"{version} is newer than the newest tested, {NEWEST[0]}.{NEWEST[1]}"
+        fix = "python -m qvl_core.conformance before you trust it: some versions compute silently wrong"
+        return Row(check=name, level="warn", evidence=evidence, fix=fix)
+    if python >= (3, 12) and found < FIRST_FOR_PYTHON_312:
+        evidence = f"{version} has no build for Python {python[0]}.{python[1]}"
+        return Row(check=name, level="fail", evidence=evidence, fix="use Python 3.11, or MindSpore 2.7.2 or newer")
+    return Row(check=name, level="ok", evidence=f"{version} is in the tested range 2.7 to 2.10")
+
+
+def check_wheel(folder: Path, machine: str = "") -> Row:
+    """Check that MindSpore's extension was built for this machine; a wheel of another one installs without a word."""
+    name, machine = "mindspore-wheel", machine or platform.machine()
+    library = next(iter(sorted(folder.glob("_c_expression*.so"))), None)
+    built_for = elf_machine(library) if library else None
+    if built_for is None:
+        evidence = f"no extension _c_expression*.so in {folder}" if library is None else f"{library} is no ELF file"
+        fix = "pip install --force-reinstall --no-cache-dir mindspore"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    if built_for != machine:
+        evidence = f"built for {built_for}, this machine is {machine}"
+        fix = "pip install --force-reinstall --no-cache-dir mindspore, on this machine"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
+
+
+def check_run(environment: Mapping[str, str], run: Runner) -> Row:
+    """Check that MindSpore imports and computes on the CPU, in a child process with a deadline."""
+    name = "mindspore-run"
+    child = {**environment, "MS_DEV_HOST_BLOCKING_RUN": "1", "GLOG_v": "3"}
+    fix = "see the first error; often a missing libstdc++ (conda install libstdcxx-ng) or a half-installed wheel"
+    try:
+        done = run([sys.executable, "-c", SMOKE], child)
+    except subprocess.TimeoutExpired:
+        evidence = f"did not compute a 2 x 2 product within {DEADLINE_S:.0f} s"
+        return Row(check=name, level="fail", evidence=evidence, fix="unset the variables named above; then run it again")
+    if done.returncode == 0:
+        return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
+    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
+    return Row(check=name, level="fail", evidence=last.strip()[:300], fix=fix)
+
+
+def elf_machine(library: Path) -> str | None:
+    """Give the architecture in an ELF file's header; None for a file of another kind."""
+    try:
+        with library.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return None
+    if len(head) < 20 or head[:4] != b"\x7fELF":
+        return None
+    # Byte 5 is the byte order, bytes 18 and 19 the machine (System V ABI, ELF header).
+    (code,) = struct.unpack("<H" if head[5] == 1 else ">H", head[18:20])
+    return ELF_MACHINES.get(code, f"machine {code:#x}")
+
+
+def _presence(needed: bool, ascend: bool) -> Row:
+    version = installed_version("mindspore")
+    if importlib.util.find_spec("mindspore") is not None:
+        return Row(check="mindspore", level="ok", evidence=f"{version or 'of unknown version'} in {_folder()}")
+    fix = "install the MindSpore build that pairs with your CANN" if ascend else "pip install 'qvl-core[mindspore]'"
+    evidence = "not installed: recipes, conversion and scoring work, models do not run"
+    return Row(check="mindspore", level="fail" if needed else "warn", evidence=evidence, fix=fix)
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("mindspore")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) if places else Path()
+
+
+def _skipped(name: str) -> Row:
+    return Row(check=name, level="skipped", evidence="an earlier check failed")
+
+
+def _run_child(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )

@@ -1,0 +1,68 @@
+"""Our packages, what they require, and the commands and tasks that they add."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import installed_version, requirements_of, satisfies
+from qvl_core.cli.plugins import COMMAND_GROUP
+
+BRINGS = {
+    "qvl-core": "recipes, layouts, the model",
+    "qvl-convert": "conversion between HF and sharded weights",
+    "qvl-data": "data for training and evaluation",
+    "qvl-train": "training (task = 'sft')",
+    "qvl-eval": "evaluation and inference (tasks eval and infer)",
+}
+
+
+def check_packages() -> list[Row]:
+    """Check each of our packages: its version, or what its absence means."""
+    return [_package_row(name) for name in BRINGS]
+
+
+def check_requirements() -> Row:
+    """Check that what our packages and MindSpore require is installed in the versions that they state."""
+    faults, fixes = [], []
+    for owner in (*BRINGS, "mindspore"):
+        if installed_version(owner) is None:
+            continue
+        for requirement in requirements_of(owner):
+            found = installed_version(requirement.name)
+            wanted = f"{requirement.name}{requirement.ranges}"
+            if found is None:
+                faults.append(f"{owner} needs {wanted}, which is not installed")
+            elif not satisfies(found, requirement.ranges):
+                faults.append(f"{owner} needs {wanted}, found {found}")
+            else:
+                continue
+            fixes.append(f"'{wanted}'")
+    if not faults:
+        return Row(check="requirements", level="ok", evidence="all requirements are met")
+    fix = f"pip install {' '.join(dict.fromkeys(fixes))}"
+    return Row(check="requirements", level="fail", evidence="; ".join(faults), fix=fix)
+
+
+def check_plugins() -> Row:
+    """Check that the commands which other packages add can be loaded."""
+    from qvl_core.cli.plugins import load_plugins
+
+    found = load_plugins((), quiet=True)
+    if found.broken:
+        faults = [f"qvl {name} ({package}): {error}" for name, (package, error) in found.broken.items()]
+        packages = " ".join(dict.fromkeys(package for package, _ in found.broken.values()))
+        fix = f"pip install --force-reinstall {packages}"
+        return Row(check="plug-ins", level="fail", evidence="; ".join(faults), fix=fix)
+    count = len(metadata.entry_points(group=COMMAND_GROUP))
+    evidence = f"{', '.join(sorted(found.names))} load" if count else "no other package adds a command"
+    return Row(check="plug-ins", level="ok", evidence=evidence)
+
+
+def _package_row(name: str) -> Row:
+    version = installed_version(name)
+    if version is not None:
+        return Row(check=name, level="ok", evidence=f"{version}: {BRINGS[name]}")
+    return Row(
+        check=name, level="skipped", evidence=f"not installed; it brings {BRINGS[name]}", fix=f"pip install {name}"
+    )

@@ -1,0 +1,19 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, a TOML file.", show_default=False)]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace one value of the recipe: --set train.steps=10. May be given several times.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,84 @@
+"""Command line of the conformance suite. Exit code 0: conforms; 1: it does not; 2: wrong input; 3: not installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from qvl_core.errors import EXIT_DONE, EXIT_FAILED, OutputError, Problem, QvlError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite as the arguments say and return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except QvlError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m qvl_core.conformance",
+        description="Check the kernels on this MindSpore and this device against their definitions.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result there")
+    parser.add_argument("--kernels", choices=("auto", "reference", "ascend"), default="auto", help="which forms")
+    parser.add_argument(
+        "--precision", choices=("float32", "float16", "bfloat16"),
+        help="of the inputs; left out: bfloat16 for the Ascend forms, float32 for the reference",
+    )  # fmt: skip
+    parser.add_argument("--no-jit", action="store_true", help="leave out compiled execution (most of the time)")
+    parser.add_argument("--only", nargs="+", default=(), metavar="KERNEL", help="these kernels only")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported here, so that --help needs no mindspore.
+    from qvl_core.kernels import select
+
+    table = select.use(options.kernels)
+    from qvl_core.conformance.cases import all_cases
+    from qvl_core.conformance.suite import render, run_suite
+
+    known = dict.fromkeys(case.kernel for case in all_cases())
+    unknown = [name for name in options.only if name not in known]
+    if unknown:
+        sys.stderr.write(f"unknown kernel {', '.join(unknown)}; there are {', '.join(known)}\n")
+        return 2
+    precision = options.precision or ("bfloat16" if table.name == "ascend" else "float32")
+    result = run_suite(
+        table, precision, jit=not options.no_jit, kernels=options.only,
+        tell=lambda line: _say(sys.stderr, line),
+    )  # fmt: skip
+    _say(sys.stdout, render(result))
+    if options.json is not None:
+        _write(options.json, json.dumps(result.as_json(), indent=1))
+    return EXIT_DONE if result.passed else EXIT_FAILED
+
+
+def _say(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    # A report for people, small and easy to make again: not worth an atomic write.
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            Problem(
+                where=str(path),
+                message=f"cannot be written: {error.strerror}",
+                fix="name a file in a folder that exists",
+            )
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

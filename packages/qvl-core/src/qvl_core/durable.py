@@ -1,0 +1,241 @@
+"""Writing that survives a crash: new files, atomic replacement, folders that appear complete or not at all, locks.
+
+Every durable write of qvl goes through this module: create, write, fsync, rename, fsync of the folder. Temporary
+names lie in the target's own folder, so that the rename never crosses a file system, and are created exclusively, so
+that a planted symlink is not followed. A read-only or missing place is an OutputError, a full or failing disk a
+RunError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from qvl_core.errors import OutputError, Problem, QvlError, RunError
+from qvl_core.input_file import open_regular_file, printable
+
+LOCK_NAME = ".lock"
+TEMPORARY_MARK = ".tmp-"
+TRASH_MARK = ".trash-"
+
+# Never writable for everyone, whatever the umask; the umask takes away more.
+_FILE_MODE = 0o664
+_FOLDER_MODE = 0o775
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Replace a file's content so that a reader, or a crash, sees the old content or the new, never a part."""
+    temporary = path.with_name(_temporary_name(path.name))
+    with explained(path):
+        try:
+            with new_file(temporary) as file:
+                file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that must not exist yet, and put it on the disk when the block ends; a failure removes it.
+
+    The folder's entry is not synced: the caller does that once for all files of the folder.
+    """
+    with explained(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, _FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give an empty temporary folder that becomes `target` when the block ends without an error, else vanishes.
+
+    `target` must not exist, or be an empty folder. Files in it have to be synced by their writers (`new_file`,
+    `copy_file`). Raises OutputError if the target is taken, before or while the block runs.
+    """
+    target = target.parent.resolve() / target.name
+    require_free(target)
+    with explained(target):
+        target.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        temporary = target.with_name(_temporary_name(target.name))
+        temporary.mkdir(mode=_FOLDER_MODE)
+        try:
+            yield temporary
+            for folder, _, _ in os.walk(temporary):
+                sync_folder(Path(folder))
+            _rename_folder(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(target.parent)
+
+
+def require_free(target: Path) -> None:
+    """Raise OutputError unless a folder can be made at `target`: nothing there, or an empty folder."""
+    with explained(target):
+        if os.path.lexists(target) and not (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+            raise OutputError(_taken(target))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a regular file's content to a new file, durably; a symlink's target is copied, not the link."""
+    with open_regular_file(source) as reader, new_file(target) as writer:
+        shutil.copyfileobj(reader, writer, 1024**2)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash leaves nothing under its own name: rename first, then delete."""
+    trash = path.with_name(f"{path.name}{TRASH_MARK}{uuid.uuid4().hex[:8]}")
+    with explained(path):
+        path.rename(trash)
+        sync_folder(path.parent)
+        shutil.rmtree(trash)
+
+
+def remove_leftovers(folder: Path) -> tuple[str, ...]:
+    """Remove the temporary and trash entries that dead runs left in a folder; give their names.
+
+    Call it only while holding the folder's lock: a living writer's temporary entries look the same.
+    """
+    removed = []
+    with explained(folder):
+        for entry in sorted(folder.iterdir()):
+            if TEMPORARY_MARK in entry.name or TRASH_MARK in entry.name:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+                removed.append(entry.name)
+    return tuple(removed)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's entries (names of new, renamed and removed files) on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FolderLock:
+    """One writer for a folder: `with FolderLock(folder): ...`. The kernel frees the lock when the process ends.
+
+    Raises OutputError naming the holder's process and host if another process has it. The lock file stays behind;
+    it means nothing by itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        path = self._folder / LOCK_NAME
+        with explained(path):
+            self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, _FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = {"pid": os.getpid(), "host": socket.gethostname()}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            found = os.pread(descriptor, 500, 0)
+            os.close(descriptor)
+            raise self._refusal(error, found) from None
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _refusal(self, error: OSError, found: bytes) -> QvlError:
+        where = printable(str(self._folder))
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            message = f"the file system cannot lock files ({error.strerror})"
+            return OutputError(Problem(where=where, message=message, fix="put the output on a local disk"))
+        return OutputError(
+            Problem(
+                where=where,
+                message=f"another process is writing here: {_holder(found)}",
+                fix="wait until it has ended, or choose another output folder",
+            )
+        )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError into an error for people: OutputError for a wrong place, RunError for a full or broken disk."""
+    try:
+        yield
+    except OSError as error:
+        where, reason = printable(str(path)), error.strerror or str(error)
+        if error.errno in _DISK_ERRORS:
+            raise RunError(f"{where}: cannot be written: {reason}{_free_space(path)}") from error
+        fix = "choose another output folder, or make this one writable"
+        raise OutputError(Problem(where=where, message=f"cannot be written: {reason}", fix=fix)) from error
+
+
+def _rename_folder(temporary: Path, target: Path) -> None:
+    try:
+        # Renaming onto an existing folder works only if that folder is empty, and is atomic.
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputError(_taken(target)) from None
+        raise
+
+
+def _taken(target: Path) -> Problem:
+    kind = "is a symbolic link" if target.is_symlink() else "exists already"
+    return Problem(
+        where=printable(str(target)), message=f"{kind}; nothing is overwritten", fix="give the path of a new folder"
+    )
+
+
+def _temporary_name(name: str) -> str:
+    # The leading part is cut so that the result stays within the 255 bytes of a file name.
+    return f".{name[:60]}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}"
+
+
+def _holder(found: bytes) -> str:
+    try:
+        holder = json.loads(found)
+        return f"process {int(holder['pid'])} on {printable(str(holder['host']), 80)}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has not named itself yet"
+
+
+def _free_space(path: Path) -> str:
+    try:
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        return f"; {shutil.disk_usage(existing).free / 1024**3:.2f} GiB are free there"
+    except (OSError, StopIteration):
+        return ""

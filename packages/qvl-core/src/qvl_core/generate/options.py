@@ -1,0 +1,114 @@
+"""How to choose tokens and when to stop. Names, meanings and neutral values are those of HF's `GenerationConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvl_core.errors import InputError, Problem
+from qvl_core.json_file import read_json_object
+
+GENERATION_CONFIG = "generation_config.json"
+
+# Keys of the file that do not change which token is chosen.
+_WITHOUT_EFFECT = frozenset({"bos_token_id", "transformers_version", "_from_model_config", "use_cache"})
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Options of one call. Greedy unless `do_sample` is true and the temperature above 0."""
+
+    max_new_tokens: int = 256
+    """Most tokens to add to a row, from 1."""
+    do_sample: bool = False
+    temperature: float = 1.0
+    """Divides the scores, from 0; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k best tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the best tokens that together reach this probability, above 0 to 1; 1 keeps all."""
+    repetition_penalty: float = 1.0
+    """Makes tokens already in the row less likely, above 0; 1 changes nothing. Applies to greedy choice too."""
+    eos_token_id: int | tuple[int, ...] = ()
+    """Stop tokens; the stop token itself is part of the result."""
+    pad_token_id: int | None = None
+    """Fills rows that stopped; the first stop token where left out, 0 where there is none."""
+    seed: int = 0
+    """Of the random numbers, from 0. Row b draws from stream (seed, b), whatever the other rows do."""
+
+    def __post_init__(self) -> None:
+        problems = tuple(_problems(self))
+        if problems:
+            raise InputError(problems)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Give the stop tokens as a tuple."""
+        return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Give the id that fills rows that stopped."""
+        return self.pad_token_id if self.pad_token_id is not None else next(iter(self.stop_ids), 0)
+
+    @property
+    def samples(self) -> bool:
+        """Tell whether a random number decides."""
+        return self.do_sample and self.temperature > 0.0
+
+
+def changed_options(defaults: GenerationOptions, changes: Mapping[str, Any]) -> GenerationOptions:
+    """Give `defaults` with some fields changed. Raises InputError for an unknown name or a value out of range."""
+    names = [field.name for field in dataclasses.fields(GenerationOptions)]
+    unknown = [name for name in changes if name not in names]
+    if unknown:
+        raise InputError(
+            [
+                Problem(where="generation options", key=name, message="is not an option", fix=f"use {', '.join(names)}")
+                for name in unknown
+            ]
+        )
+    return dataclasses.replace(defaults, **_tupled(changes))
+
+
+def read_generation_config(folder: Path) -> GenerationOptions:
+    """Give the options of a checkpoint's generation_config.json; the plain defaults where it has none.
+
+    What this engine does not know is named in a warning. Raises WeightsError if the file is not a JSON object, and
+    InputError if a value is out of range.
+    """
+    path = folder / GENERATION_CONFIG
+    if not path.exists():
+        return GenerationOptions()
+    config = {key: value for key, value in read_json_object(path).items() if value is not None}
+    names = {field.name for field in dataclasses.fields(GenerationOptions)}
+    ignored = sorted(config.keys() - names - _WITHOUT_EFFECT)
+    if ignored:
+        logger.warning("%s: not supported and left out: %s", path, ", ".join(ignored))
+    return GenerationOptions(**_tupled({key: value for key, value in config.items() if key in names}))
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    stops = values.get("eos_token_id")
+    return {**values, "eos_token_id": tuple(stops)} if isinstance(stops, list) else dict(values)
+
+
+def _problems(options: GenerationOptions) -> Iterator[Problem]:
+    checks = (
+        ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
+        ("temperature", options.temperature, 0.0 <= options.temperature < math.inf, "0 or more"),
+        ("top_k", options.top_k, options.top_k >= 0, "0 or more"),
+        ("top_p", options.top_p, 0.0 < options.top_p <= 1.0, "above 0 and at most 1"),
+        ("repetition_penalty", options.repetition_penalty, 0.0 < options.repetition_penalty < math.inf, "above 0"),
+        ("seed", options.seed, 0 <= options.seed < 2**64, "from 0 to 2**64 - 1"),
+    )
+    for key, value, good, wanted in checks:
+        if not good:
+            yield Problem(where="generation options", key=key, message=f"is {value}; it has to be {wanted}")

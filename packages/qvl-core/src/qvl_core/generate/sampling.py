@@ -1,0 +1,80 @@
+"""Choose the next token of one row from its scores. Pure numpy on the host.
+
+Order and meaning are those of HF `generate`: repetition penalty, then, only when sampling, temperature, top-k, top-p.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_core.generate.options import GenerationOptions
+
+Scores = NDArray[np.float32]
+
+
+def choose_token(
+    scores_V: Scores, seen_ids: NDArray[np.integer], options: GenerationOptions, generator: np.random.Generator
+) -> int:
+    """Give the id of the next token. `seen_ids` are the row's prompt and new tokens, without padding."""
+    scores_V = penalise_repetition(scores_V, seen_ids, options.repetition_penalty)
+    if not options.samples:
+        return int(scores_V.argmax())
+    scores_V = scores_V / np.float32(options.temperature)
+    scores_V = keep_top_p(keep_top_k(scores_V, options.top_k), options.top_p)
+    return draw(scores_V, generator)
+
+
+def row_generator(seed: int, row: int) -> np.random.Generator:
+    """Give the random stream of one row; it does not depend on how many other rows there are."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, row], np.uint64)))
+
+
+def penalise_repetition(scores_V: Scores, seen_ids: NDArray[np.integer], penalty: float) -> Scores:
+    """Divide positive scores of seen tokens by the penalty and multiply negative ones. CTRL (arXiv 1909.05858), 4.1.
+
+    HF counts the padding of a left-padded row as seen; we do not, so that a row does not depend on its neighbours.
+    """
+    if penalty == 1.0:
+        return scores_V
+    scores_V = scores_V.copy()
+    seen = np.unique(seen_ids)
+    values, factor = scores_V[seen], np.float32(penalty)
+    scores_V[seen] = np.where(values < 0, values * factor, values / factor)
+    return scores_V
+
+
+def keep_top_k(scores_V: Scores, count: int) -> Scores:
+    """Set all but the `count` best scores to -inf; ties with the last one kept stay."""
+    if count == 0 or count >= len(scores_V):
+        return scores_V
+    threshold = np.partition(scores_V, -count)[-count]
+    return np.where(scores_V < threshold, np.float32(-np.inf), scores_V)
+
+
+def keep_top_p(scores_V: Scores, probability: float) -> Scores:
+    """Set to -inf the worst tokens whose probabilities add up to at most 1 - `probability`; the best one stays."""
+    if probability >= 1.0:
+        return scores_V
+    order = np.argsort(scores_V, kind="stable")
+    below = np.cumsum(probabilities(scores_V)[order]) <= 1.0 - probability
+    below[-1] = False
+    kept_V = scores_V.copy()
+    kept_V[order[below]] = -np.inf
+    return kept_V
+
+
+def draw(scores_V: Scores, generator: np.random.Generator) -> int:
+    """Draw a token with the softmax of the scores as probability; uses exactly one random number."""
+    cumulative = np.cumsum(probabilities(scores_V))
+    # Against the last sum, not 1: rounding may leave it a little below, and the draw must hit a token.
+    return int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+
+
+def probabilities(scores_V: Scores) -> NDArray[np.float64]:
+    """Give the softmax in float64: the sum over 150 000 tokens decides where a draw falls."""
+    exponentials = np.exp((scores_V - scores_V.max()).astype(np.float64))
+    total: NDArray[np.float64] = exponentials / exponentials.sum()
+    return total

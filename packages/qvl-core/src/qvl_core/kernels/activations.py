@@ -1,0 +1,25 @@
+"""Activations of the feed-forward blocks. Shapes: F ffn."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, mint, ops
+
+
+def swiglu_reference(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up; both [..., F]."""
+    return ops.silu(gate) * up
+
+
+def swiglu_ascend(gate: Tensor, up: Tensor) -> Tensor:
+    """Return the same with the fused operation, which wants both halves side by side. Not verified on a device."""
+    return ops.swiglu(mint.cat((gate, up), -1), -1)
+
+
+def gelu_reference(x: Tensor) -> Tensor:
+    """Return the exact (erf) GELU, as the vision merger uses it; not the tanh approximation."""
+    return ops.gelu(x)
+
+
+def gelu_ascend(x: Tensor) -> Tensor:
+    """Return the exact GELU with mint's operation. Not verified on a device."""
+    return mint.nn.functional.gelu(x)

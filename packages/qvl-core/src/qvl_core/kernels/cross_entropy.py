@@ -1,0 +1,24 @@
+"""Cross-entropy of each token. Shapes: T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, mint, ops
+
+IGNORE_LABEL = -100
+
+
+def cross_entropy_reference(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return -log softmax(logits)[label] for each token, fp32 [T], and 0 (with gradient 0) where the label is -100."""
+    # fp32 whatever the logits are: the sum over 150 000 exponentials needs it.
+    logits = logits_TV if logits_TV.dtype == ms.float32 else logits_TV.astype(ms.float32)
+    counted_T = labels_T != IGNORE_LABEL
+    column_T1 = ops.maximum(labels_T, 0).expand_dims(1)
+    picked_T = ops.gather_elements(ops.log_softmax(logits, -1), 1, column_T1).squeeze(1)
+    return mint.where(counted_T, -picked_T, 0.0)
+
+
+def cross_entropy_ascend(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return the same with mint's fused form. Not verified on a device."""
+    logits = logits_TV if logits_TV.dtype == ms.float32 else logits_TV.astype(ms.float32)
+    return mint.nn.functional.cross_entropy(logits, labels_T, ignore_index=IGNORE_LABEL, reduction="none")

@@ -1,0 +1,175 @@
+"""Which stretches of the token axis attend to each other, planned once per forward on the host.
+
+A stretch of equal-length segments needs a reshape only; mixed lengths (edge windows of an image, packed samples) are
+brought into a few groups of equal length by one gather, padded only where there are many different lengths. All
+layers share one plan.
+
+A plan is a constant to jit: build one per batch shape, outside the compiled function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from mindspore import Tensor
+from numpy.typing import NDArray
+
+# A group costs about 20 operations a layer, some 2 ms forward on CPU: more groups cost more than a little padding.
+MOST_GROUPS = 4
+# Up to this length the causal bias is one shared array (16 MiB); above it each chunk computes its own piece.
+LONGEST_SHARED_BIAS = 2048
+# Added to a score to hide it. Finite, so that a row that sees nothing stays a number; its exponential is exactly 0.
+HIDDEN = -1e30
+# No score array has more numbers than this (64 MiB in fp32): longer work is done in pieces of segments or queries.
+# Under automatic differentiation the pieces are all kept; there recomputing the layer is what bounds memory.
+MOST_SCORES = 2**24
+# The size of the compressed causal mask that the fused attention prescribes.
+COMPRESSED_MASK = 2048
+# The most segments that one call of the fused attention takes.
+MOST_FUSED_SEGMENTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmentGroup:
+    """`count` segments of `length` rows each (true `lengths`, the rest is padding), from ordered row `start`."""
+
+    start: int
+    count: int
+    length: int
+    lengths: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Give the number of rows of the group, padding included."""
+        return self.count * self.length
+
+    @cached_property
+    def causal_bias(self) -> Tensor | None:
+        """Give fp32 [length, length]: 0 where a row may look, HIDDEN above the diagonal; None above the limit."""
+        if self.length > LONGEST_SHARED_BIAS:
+            return None
+        return Tensor(np.triu(np.full((self.length, self.length), HIDDEN, np.float32), 1))
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Give int32 [length]: 0, 1, 2, ..."""
+        return Tensor(np.arange(self.length, dtype=np.int32))
+
+    @cached_property
+    def padding_bias(self) -> Tensor | None:
+        """Give fp32 [count, 1, 1, length] that hides the padding keys; None where nothing is padded."""
+        if all(length == self.length for length in self.lengths):
+            return None
+        hidden = np.arange(self.length)[None, :] >= np.asarray(self.lengths)[:, None]
+        return Tensor(np.where(hidden, np.float32(HIDDEN), np.float32(0.0))[:, None, None, :])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segments:
+    """Attention segments of a flat token axis: token i sees token j only inside the same segment.
+
+    `order` int32 [R] gathers the tokens into the rows of `groups`, `inverse` int32 [T] brings them back; both None
+    where the tokens already lie as the groups want them. `most_scores` bounds the numbers in one score array.
+    """
+
+    lengths: tuple[int, ...]
+    groups: tuple[SegmentGroup, ...]
+    order: Tensor | None
+    inverse: Tensor | None
+    most_scores: int
+
+    @property
+    def total(self) -> int:
+        """Give the number of tokens T."""
+        return sum(self.lengths)
+
+    @cached_property
+    def fused_batches(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Give what the fused attention takes at a time: the first row, and the ends of at most 1024 segments.
+
+        The ends count from that row, without a leading 0, so that the last one is the number of rows.
+        """
+        batches = []
+        first = 0
+        for i in range(0, len(self.lengths), MOST_FUSED_SEGMENTS):
+            ends = np.cumsum(self.lengths[i : i + MOST_FUSED_SEGMENTS])
+            batches.append((first, tuple(int(end) for end in ends)))
+            first += int(ends[-1])
+        return tuple(batches)
+
+    @cached_property
+    def compressed_causal_mask(self) -> Tensor:
+        """Give bool [2048, 2048], True (= hidden) above the diagonal: what the fused attention wants for causal."""
+        return Tensor(np.triu(np.ones((COMPRESSED_MASK, COMPRESSED_MASK), np.bool_), 1))
+
+
+def build_segments(lengths: Sequence[int], *, most_scores: int = MOST_SCORES) -> Segments:
+    """Plan the segments of these lengths (tokens, in order; empty ones are left out). The sum is T, at least 1.
+
+    jit compiles once for each plan object, not for each value: whoever compiles keeps the plan of a batch shape.
+    """
+    kept = tuple(int(length) for length in lengths if length != 0)
+    assert kept, "attention over no token at all: the caller skips the layer"
+    assert min(kept) > 0, f"negative segment length in {kept}"
+    stretches = _stretches(kept)
+    if len(stretches) <= MOST_GROUPS:
+        return Segments(
+            lengths=kept, groups=_place(stretches), order=None, inverse=None, most_scores=most_scores
+        )  # fmt: skip
+    starts = np.cumsum((0, *kept[:-1]))
+    members = _bucket(kept)
+    groups = _place([tuple(kept[i] for i in bucket) for bucket in members])
+    order, inverse = _rows(kept, starts, members)
+    return Segments(
+        lengths=kept, groups=groups, order=Tensor(order), inverse=Tensor(inverse), most_scores=most_scores
+    )  # fmt: skip
+
+
+def _stretches(lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Cut the lengths into runs of equal neighbours."""
+    borders = [0, *(i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]), len(lengths)]
+    return [lengths[a:b] for a, b in zip(borders[:-1], borders[1:], strict=True)]
+
+
+def _place(buckets: Sequence[tuple[int, ...]]) -> tuple[SegmentGroup, ...]:
+    """Lay the buckets one after another, each padded to its longest segment."""
+    groups: list[SegmentGroup] = []
+    start = 0
+    for lengths in buckets:
+        group = SegmentGroup(start=start, count=len(lengths), length=max(lengths), lengths=lengths)
+        groups.append(group)
+        start += group.rows
+    return tuple(groups)
+
+
+def _bucket(lengths: tuple[int, ...]) -> list[list[int]]:
+    """Sort segment numbers into at most MOST_GROUPS buckets of like length, with as little padding as greed finds."""
+    buckets = [[i for i, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
+    tops = sorted(set(lengths))
+    while len(buckets) > MOST_GROUPS:
+        # Only neighbours merge, so padding is what the smaller bucket has to grow by.
+        padding = [len(buckets[i]) * (tops[i + 1] - tops[i]) for i in range(len(buckets) - 1)]
+        i = padding.index(min(padding))
+        buckets[i : i + 2] = [sorted(buckets[i] + buckets[i + 1])]
+        del tops[i]
+    return buckets
+
+
+def _rows(
+    lengths: tuple[int, ...], starts: NDArray[np.int64], buckets: list[list[int]]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return (order [R], inverse [T]): the token of every row, and the row of every token."""
+    order: list[NDArray[np.int64]] = []
+    inverse = np.empty(sum(lengths), np.int32)
+    row = 0
+    for bucket in buckets:
+        width = max(lengths[i] for i in bucket)
+        for i in bucket:
+            # Padding repeats the segment's last token: any real number will do, its keys are hidden.
+            order.append(starts[i] + np.minimum(np.arange(width), lengths[i] - 1))
+            inverse[starts[i] : starts[i] + lengths[i]] = np.arange(row, row + lengths[i])
+            row += width
+    return np.concatenate(order).astype(np.int32), inverse

@@ -1,0 +1,158 @@
+"""The choice between reference and Ascend kernels: the only code that asks for the device.
+
+The choice is a frozen table. `qvl_core.kernels` takes its functions from the table of `QVL_KERNELS` (auto, reference,
+ascend) once, at import, so that nothing changes under a compiled function. To bisect a difference on a device set
+QVL_KERNELS=reference; to have two tables at once (as the conformance suite does) call `use` and keep what it returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+from mindspore import Parameter, Tensor
+
+from qvl_core.device import current_device
+from qvl_core.errors import NotInstalledError
+from qvl_core.kernels.activations import gelu_ascend, gelu_reference, swiglu_ascend, swiglu_reference
+from qvl_core.kernels.adamw import adamw_update_ascend, adamw_update_reference
+from qvl_core.kernels.attention import attention_ascend, attention_reference
+from qvl_core.kernels.cross_entropy import cross_entropy_ascend, cross_entropy_reference
+from qvl_core.kernels.decode_attention import decode_attention_ascend, decode_attention_reference
+from qvl_core.kernels.linear import (
+    embedding_ascend,
+    embedding_reference,
+    linear_ascend,
+    linear_reference,
+    patch_embed_ascend,
+    patch_embed_reference,
+)
+from qvl_core.kernels.merge_tokens import merge_tokens_ascend, merge_tokens_reference
+from qvl_core.kernels.rms_norm import rms_norm_ascend, rms_norm_reference
+from qvl_core.kernels.rope import rope_ascend, rope_reference
+from qvl_core.kernels.segments import Segments
+
+Choice = Literal["auto", "reference", "ascend"]
+
+KERNELS_VARIABLE = "QVL_KERNELS"
+
+
+class LinearKernel(Protocol):
+    """y = x W^T + b."""
+
+    def __call__(self, x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor: ...
+
+
+class AttentionKernel(Protocol):
+    """Attention inside segments."""
+
+    def __call__(
+        self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, segments: Segments, *, causal: bool, scale: float
+    ) -> Tensor: ...
+
+
+class DecodeAttentionKernel(Protocol):
+    """Attention of one new token per sequence over a cache."""
+
+    def __call__(
+        self, q_BNH: Tensor, keys_BSKH: Tensor, values_BSKH: Tensor, lengths_B: Tensor, *, scale: float
+    ) -> Tensor: ...
+
+
+class AdamWKernel(Protocol):
+    """One AdamW update in place."""
+
+    def __call__(
+        self,
+        parameter: Parameter,
+        moment1: Parameter,
+        moment2: Parameter,
+        gradient: Tensor,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTable:
+    """One function for each kernel; every table has the same signatures."""
+
+    name: Literal["reference", "ascend"]
+    embedding: Callable[[Tensor, Tensor], Tensor]
+    linear: LinearKernel
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    swiglu: Callable[[Tensor, Tensor], Tensor]
+    gelu: Callable[[Tensor], Tensor]
+    rope: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attention: AttentionKernel
+    decode_attention: DecodeAttentionKernel
+    cross_entropy: Callable[[Tensor, Tensor], Tensor]
+    patch_embed: Callable[[Tensor, Tensor], Tensor]
+    merge_tokens: Callable[[Tensor, Tensor, Tensor], Tensor]
+    adamw_update: AdamWKernel
+
+
+def use(choice: Choice = "auto") -> KernelTable:
+    """Return the table of the choice; "auto" is the device's own. Raises NotInstalledError for Ascend kernels on CPU."""
+    device = current_device()
+    if choice == "auto":
+        return ascend_table() if device == "ascend" else reference_table()
+    if choice == "ascend" and device != "ascend":
+        raise NotInstalledError(
+            f"the Ascend kernels need an Ascend device; this process runs on {device}\n"
+            f"  fix: use the reference kernels ({KERNELS_VARIABLE}=reference), which run on both"
+        )
+    return ascend_table() if choice == "ascend" else reference_table()
+
+
+def requested() -> Choice:
+    """Return the choice in the environment, "auto" where there is none. Raises ValueError for an unknown one."""
+    choice = os.environ.get(KERNELS_VARIABLE, "auto")
+    if choice not in ("auto", "reference", "ascend"):
+        raise ValueError(f"{KERNELS_VARIABLE} is {choice!r}; it has to be auto, reference or ascend")
+    return cast(Choice, choice)
+
+
+def reference_table() -> KernelTable:
+    """Return the plain forms, which run on every device."""
+    return KernelTable(
+        name="reference",
+        embedding=embedding_reference,
+        linear=linear_reference,
+        rms_norm=rms_norm_reference,
+        swiglu=swiglu_reference,
+        gelu=gelu_reference,
+        rope=rope_reference,
+        attention=attention_reference,
+        decode_attention=decode_attention_reference,
+        cross_entropy=cross_entropy_reference,
+        patch_embed=patch_embed_reference,
+        merge_tokens=merge_tokens_reference,
+        adamw_update=adamw_update_reference,
+    )
+
+
+def ascend_table() -> KernelTable:
+    """Return the fused forms, which run on Ascend only. Not verified on a device."""
+    return KernelTable(
+        name="ascend",
+        embedding=embedding_ascend,
+        linear=linear_ascend,
+        rms_norm=rms_norm_ascend,
+        swiglu=swiglu_ascend,
+        gelu=gelu_ascend,
+        rope=rope_ascend,
+        attention=attention_ascend,
+        decode_attention=decode_attention_ascend,
+        cross_entropy=cross_entropy_ascend,
+        patch_embed=patch_embed_ascend,
+        merge_tokens=merge_tokens_ascend,
+        adamw_update=adamw_update_ascend,
+    )

@@ -1,0 +1,36 @@
+"""Random weights for training from nothing and for tests. numpy only.
+
+Every tensor has its own random stream, keyed by seed and name: its values do not depend on the order in which tensors
+are drawn, nor on which other tensors a rank holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_core.params import Parameter, parameter_table
+from qvl_core.specs.model_spec import ModelSpec
+
+# The standard deviation that the family's configurations state as `initializer_range`.
+STANDARD_DEVIATION = 0.02
+
+
+def random_weights(spec: ModelSpec, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield (name, fp32 array) in checkpoint order: matrices normal with mean 0, norms 1, biases 0."""
+    for row in parameter_table(spec):
+        yield row.name, random_tensor(row, seed)
+
+
+def random_tensor(row: Parameter, seed: int) -> NDArray[np.float32]:
+    """Give the initial value of one parameter."""
+    if row.name.endswith(".bias"):
+        return np.zeros(row.shape, np.float32)
+    if len(row.shape) == 1:
+        return np.ones(row.shape, np.float32)
+    digest = hashlib.sha256(f"{seed}/{row.name}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return generator.standard_normal(row.shape, np.float32) * np.float32(STANDARD_DEVIATION)

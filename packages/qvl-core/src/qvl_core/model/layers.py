@@ -1,0 +1,62 @@
+"""The three cells with weights that everything else is made of. No rank, mesh or collective here.
+
+A tensor-parallel stage swaps `Linear` and `Embedding` for cells of the same call with a cut weight; no other code in
+this package reads a head count or a width that a cut would change.
+
+Legend: T tokens, D width in, O width out, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from qvl_core import kernels
+
+DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+
+
+def empty_parameter(shape: tuple[int, ...], dtype: str) -> Parameter:
+    """Make a parameter of zeros to be filled by `Qwen25VL.from_spec`.
+
+    The zeros share numpy's untouched pages, so that a large model does not exist twice while its weights are read.
+    """
+    if dtype == "bfloat16":
+        return Parameter(Tensor(np.zeros(shape, np.float32)).astype(ms.bfloat16))
+    return Parameter(Tensor.from_numpy(np.zeros(shape, dtype)))
+
+
+class Linear(nn.Cell):
+    """x_..D -> x_..O."""
+
+    def __init__(self, width_in: int, width_out: int, *, bias: bool, dtype: str) -> None:
+        super().__init__()
+        self.weight = empty_parameter((width_out, width_in), dtype)
+        self.bias = empty_parameter((width_out,), dtype) if bias else None
+
+    def construct(self, x_TD: Tensor) -> Tensor:
+        return kernels.linear(x_TD, self.weight, self.bias)
+
+
+class RMSNorm(nn.Cell):
+    """Root-mean-square norm over the last dim, computed in fp32 by the kernel."""
+
+    def __init__(self, width: int, eps: float, dtype: str) -> None:
+        super().__init__()
+        self.weight = empty_parameter((width,), dtype)
+        self.eps = eps
+
+    def construct(self, x_TD: Tensor) -> Tensor:
+        return kernels.rms_norm(x_TD, self.weight, self.eps)
+
+
+class Embedding(nn.Cell):
+    """ids_T -> x_TD."""
+
+    def __init__(self, vocabulary: int, width: int, dtype: str) -> None:
+        super().__init__()
+        self.weight = empty_parameter((vocabulary, width), dtype)
+
+    def construct(self, ids_T: Tensor) -> Tensor:
+        return kernels.embedding(self.weight, ids_T)

@@ -1,0 +1,198 @@
+"""The whole model: vision features at the image and video tokens, decoder, logits or token losses.
+
+Qwen2.5-VL (arXiv 2502.13923), section 2.1. Everything that can be computed on the host from token ids and grids is in
+the `Plan` (plan.py), once for each batch; this file is only what has weights.
+
+Legend: B batch, T tokens, D model width, U merged units, L rows with a label, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from numpy.typing import ArrayLike, NDArray
+
+from qvl_core import kernels
+from qvl_core.batch import Batch
+from qvl_core.generate.options import GenerationOptions, changed_options
+from qvl_core.model.inputs import Prompt, flatten_prompt
+from qvl_core.model.layers import DTYPES, Linear
+from qvl_core.model.plan import Plan, plan_batch
+from qvl_core.model.text import AttentionCache, TextDecoder
+from qvl_core.model.vision import VisionEncoder
+from qvl_core.params import Component, parameter_table
+from qvl_core.specs.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from qvl_core.generate.stream import Step
+
+
+class Qwen25VL(nn.Cell):
+    """Qwen2.5-VL with the parameter names of the published checkpoints (`params.parameter_table`)."""
+
+    def __init__(self, spec: ModelSpec, dtype: str = "float32") -> None:
+        """Build with all weights zero; `from_pretrained`, `from_spec` and `initialize` fill them."""
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: one of {', '.join(DTYPES)}")
+        self.spec = spec
+        self.dtype = dtype
+        self.visual = VisionEncoder(spec.vision, dtype)
+        self.model = TextDecoder(spec.text, dtype)
+        width, vocabulary = spec.text.hidden_size, spec.text.vocab_size
+        tied = spec.text.tie_word_embeddings
+        self.lm_head = None if tied else Linear(width, vocabulary, bias=False, dtype=dtype)
+        self.generation_defaults = GenerationOptions()
+        for name, parameter in self.parameters_and_names():
+            parameter.name = name
+
+    @classmethod
+    def from_pretrained(cls, hf_dir: str | Path, dtype: str = "float32") -> Qwen25VL:
+        """Load an HF folder of the family, either key spelling, one file or several, cast to `dtype`.
+
+        Raises WeightsError naming every tensor that is missing, left over or of another shape.
+        """
+        from qvl_core.model.load import load_pretrained
+
+        return load_pretrained(hf_dir, dtype)
+
+    @classmethod
+    def from_spec(
+        cls, spec: ModelSpec, weights: Iterable[tuple[str, NDArray[np.generic]]], dtype: str = "float32"
+    ) -> Qwen25VL:
+        """Build from (name, array) pairs in any order, e.g. of `initialize.random_weights`.
+
+        Raises WeightsError if a parameter is missing, unknown, or of another shape.
+        """
+        from qvl_core.model.load import fill
+
+        model = cls(spec, dtype)
+        fill(model, weights)
+        return model
+
+    def construct(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
+        image_grid_thw: ArrayLike | None = None,
+        pixel_values_videos: ArrayLike | None = None,
+        video_grid_thw: ArrayLike | None = None,
+        second_per_grid_ts: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+    ) -> Tensor:
+        """Give logits [B, T, V] for HF-style arguments (argument names and layouts of the HF class); zeros at pads.
+
+        Raises DataError if the number of image or video tokens does not fit the grids.
+        """
+        prompt = flatten_prompt(
+            self.spec,
+            input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            second_per_grid_ts=second_per_grid_ts,
+            position_ids=position_ids,
+        )
+        return self._padded(self.logits(self.hidden(self.plan(prompt.batch))), prompt)
+
+    def plan(self, batch: Batch) -> Plan:
+        """Compute what depends only on ids and grids and move the batch to the device."""
+        return plan_batch(batch, self.spec, self.dtype)
+
+    def hidden(self, plan: Plan, cache: AttentionCache | None = None) -> Tensor:
+        """Give the last layer's output [T, D], before the final norm."""
+        x_TD = self.model.embed_tokens(plan.ids_T)
+        if plan.vision is not None:
+            vision = plan.vision
+            features_UD = self.visual(vision.patches_PC, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
+            x_TD = kernels.merge_tokens(x_TD, features_UD, plan.merge_index_T)
+        return self.model(x_TD, plan.cos_TH, plan.sin_TH, plan.segments, cache)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Give logits [T, V] of the rows of `hidden` (or of any choice of its rows)."""
+        normed_TD = self.model.norm(hidden_TD)
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return kernels.linear(normed_TD, head.weight)
+
+    def token_losses(self, batch: Batch | Plan) -> Tensor:
+        """Give the cross-entropy of each labelled token, fp32 [L], in the order of `batch.loss_rows`.
+
+        Without any label: one row of exactly 0 with zero gradients. The output head runs on these rows only.
+        """
+        plan = self.plan(batch) if isinstance(batch, Batch) else batch
+        hidden_LD = ops.gather(self.hidden(plan), plan.loss_rows_L, 0)
+        return kernels.cross_entropy(self.logits(hidden_LD), plan.labels_L)
+
+    def freeze(self, components: Iterable[Component]) -> None:
+        """Take the gradient from the parameters of `components`, and give it back to all others.
+
+        With the vision tower frozen its backward does not run at all: the gradient stops at its last trainable cell.
+        """
+        frozen = frozenset(components)
+        of = {row.name: row.component for row in parameter_table(self.spec)}
+        for name, parameter in self.parameters_and_names():
+            parameter.requires_grad = of[name] not in frozen
+        cut = ("merger" if "merger" in frozen else "blocks") if "vision" in frozen else ""
+        self.visual.stop_after = cut
+
+    def named_arrays(self) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        """Yield (name, host array) in checkpoint order; bfloat16 arrays have MindSpore's numpy dtype of that name."""
+        parameters = self.named_parameters()
+        for row in parameter_table(self.spec):
+            yield row.name, parameters[row.name].asnumpy()
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """Map each name of the parameter table to the parameter."""
+        return dict(self.parameters_and_names())
+
+    def generate(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
+        image_grid_thw: ArrayLike | None = None,
+        pixel_values_videos: ArrayLike | None = None,
+        video_grid_thw: ArrayLike | None = None,
+        second_per_grid_ts: ArrayLike | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Give prompt and new ids, int64 [B, T + new]; rows that stop early are filled with the pad id.
+
+        `options` are the fields of `GenerationOptions`, which have HF's names; those left out come from the
+        checkpoint's generation_config.json. Raises DataError for arrays that do not fit, InputError for an option.
+        """
+        from qvl_core.generate.stream import complete
+
+        inputs = {
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "pixel_values_videos": pixel_values_videos,
+            "video_grid_thw": video_grid_thw,
+            "second_per_grid_ts": second_per_grid_ts,
+        }
+        prompt = flatten_prompt(self.spec, input_ids, **inputs)
+        return Tensor(complete(self, prompt, input_ids, changed_options(self.generation_defaults, options)))
+
+    def generate_stream(self, input_ids: ArrayLike, *, inputs: Mapping[str, ArrayLike], **options: Any) -> Iterator[Step]:
+        """Yield the same tokens one step at a time; `inputs` are the other array arguments of `generate` by name."""
+        from qvl_core.generate.stream import stream_tokens
+
+        prompt = flatten_prompt(self.spec, input_ids, **inputs)
+        return stream_tokens(self, prompt, changed_options(self.generation_defaults, options))
+
+    def _padded(self, logits_TV: Tensor, prompt: Prompt) -> Tensor:
+        rows, columns = prompt.shape
+        if logits_TV.shape[0] != rows * columns:
+            zero_1V = ops.zeros((1, logits_TV.shape[1]), logits_TV.dtype)
+            index = np.full(rows * columns, logits_TV.shape[0], np.int32)
+            index[prompt.kept_F] = np.arange(logits_TV.shape[0], dtype=np.int32)
+            logits_TV = ops.gather(ops.cat((logits_TV, zero_1V), 0), Tensor(index), 0)
+        return logits_TV.reshape(rows, columns, -1)

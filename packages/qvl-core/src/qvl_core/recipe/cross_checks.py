@@ -1,0 +1,249 @@
+"""Rules between keys, one named check each. Each runs when the keys that it reads are right, whatever else is wrong.
+
+Checks give Problems without `where`: the loader fills it in from the key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from qvl_core.errors import Problem
+from qvl_core.recipe.draft import Draft
+from qvl_core.recipe.merge import EXCLUSIVE
+from qvl_core.recipe.wording import shown
+from qvl_core.specs.model_spec import ModelSpec
+
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62})?)*")
+_MASTER_RULE = "host:port, a host name or IPv4 address and a port from 1024 to 65535"
+_LOCAL = ("localhost", "127.0.0.1")
+_COMPONENTS = ("vision", "merger", "text")
+
+
+def check_recipe(draft: Draft) -> Iterator[Problem]:
+    """Run every check that needs no model spec."""
+    yield from check_task_sections(draft)
+    yield from check_exclusive_keys(draft)
+    yield from check_something_trains(draft)
+    yield from check_learning_rates(draft)
+    yield from check_pixel_bounds(draft)
+    yield from check_precision(draft)
+    yield from check_sampling(draft)
+    yield from check_rules_fit_benchmark(draft)
+    yield from check_master(draft)
+    yield from check_visible_devices(draft)
+    yield from check_output_apart_from_weights(draft)
+
+
+def check_against_spec(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
+    """Run every check between the data and the model's shape."""
+    yield from check_pixels_make_a_token(draft, spec)
+    yield from check_sequence_length(draft, spec)
+    yield from check_media_fit_sequence(draft, spec)
+
+
+def check_task_sections(draft: Draft) -> Iterator[Problem]:
+    """Refuse a task without the sections that it needs."""
+    taken = draft.take("task")
+    if taken is None:
+        return
+    (task,) = taken
+    needed = {"sft": ("data", "train"), "eval": ("eval",), "infer": ("generation",)}[task]
+    for section in needed:
+        if not draft.states(section):
+            yield _error(section, f'is missing; task = "{task}" needs it', f"[{section}]\n{_EXAMPLES[section]}")
+    if task == "sft" and draft.states("data") and draft.take("data.sources") == ((),):
+        fix = 'sources = [{ path = "data/llava.json", format = "llava" }]'
+        yield _error("data.sources", 'is missing; task = "sft" needs at least one file of records', fix)
+
+
+_EXAMPLES = {
+    "data": 'sources = [{ path = "data/llava.json", format = "llava" }]',
+    "train": "steps = 10000\nglobal_batch = 192\noptimizer = { lr = 1e-5 }",
+    "eval": 'benchmark = "ai2d_test"\ndata = "data/AI2D_TEST.tsv"',
+    "generation": "max_new_tokens = 256",
+}
+
+
+def check_exclusive_keys(draft: Draft) -> Iterator[Problem]:
+    """Refuse both or neither of model.name and config, train.steps and epochs, validation.fraction and path."""
+    for table, first, second in EXCLUSIVE:
+        prefix = ".".join(table)
+        if not draft.states(prefix) or draft.take(prefix) == (None,):
+            continue
+        stated = [key for key in (first, second) if draft.states(f"{prefix}.{key}")]
+        if len(stated) == 2:
+            yield _error(
+                f"{prefix}.{second}",
+                f"is stated together with {first}; a recipe states one",
+                f"leave {second} or {first} out",
+            )
+        elif not stated and draft.take(f"{prefix}.{first}", f"{prefix}.{second}"):
+            yield _error(prefix, f"states neither {first} nor {second}; it needs one", _ONE_OF[first])
+
+
+_ONE_OF = {"name": 'name = "qwen2.5-vl-7b"', "steps": "steps = 10000", "fraction": "fraction = 0.1"}
+
+
+def check_something_trains(draft: Draft) -> Iterator[Problem]:
+    """Refuse fine-tuning with every component frozen; warn of learning-rate scales of frozen ones."""
+    taken = draft.take("task", "model.freeze")
+    if taken is None or taken[0] != "sft":
+        return
+    frozen = taken[1]
+    if set(frozen) == set(_COMPONENTS) and not draft.states("train.lora"):
+        message = "freezes vision, merger and text: nothing is left to train"
+        yield _error("model.freeze", message, 'freeze = ["vision", "merger"], or add [train.lora]')
+    for component in _COMPONENTS:
+        if component in frozen and draft.states(f"train.optimizer.lr_scale.{component}"):
+            message = f"has no effect: model.freeze holds {component}"
+            yield _warning(f"train.optimizer.lr_scale.{component}", message, "leave it out")
+
+
+def check_learning_rates(draft: Draft) -> Iterator[Problem]:
+    """Refuse a schedule that ends above its peak."""
+    taken = draft.take("train.optimizer.lr", "train.schedule.min_lr")
+    if taken and taken[1] > taken[0]:
+        message = f"is {taken[1]}, more than train.optimizer.lr = {taken[0]}"
+        yield _error("train.schedule.min_lr", message, f"min_lr = {taken[0]} or less")
+
+
+def check_pixel_bounds(draft: Draft) -> Iterator[Problem]:
+    """Refuse a smallest area above the largest."""
+    for kind in ("image", "video"):
+        taken = draft.take(f"data.{kind}.min_pixels", f"data.{kind}.max_pixels")
+        if taken and taken[0] > taken[1]:
+            message = f"is {taken[0]}, more than max_pixels = {taken[1]}"
+            yield _error(f"data.{kind}.min_pixels", message, f"min_pixels = {taken[1]}")
+
+
+def check_precision(draft: Draft) -> Iterator[Problem]:
+    """Refuse bfloat16 on CPU: MindSpore has no bfloat16 matmul there."""
+    taken = draft.take("model.dtype", "launch.device")
+    if taken == ("bfloat16", "cpu"):
+        message = 'is "bfloat16", but launch.device is "cpu", where MindSpore has no bfloat16 matmul'
+        yield _error("model.dtype", message, 'dtype = "float32"')
+
+
+def check_sampling(draft: Draft) -> Iterator[Problem]:
+    """Warn of a temperature that changes nothing."""
+    taken = draft.take("generation.temperature", "generation.top_k")
+    if taken and taken[0] > 0 and taken[1] == 1:
+        message = f"is {taken[0]}, but top_k = 1 always takes the likeliest token: answers stay greedy"
+        yield _warning("generation.temperature", message, "temperature = 0.0, or top_k = 0 to sample among all tokens")
+
+
+def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
+    """Refuse scoring rules that do not know the benchmark."""
+    taken = draft.take("eval.benchmark", "eval.rules")
+    if taken and taken[0] == "digits_test" and taken[1] != "exact":
+        yield _error("eval.rules", f'is "{taken[1]}", which has no rules for digits_test', 'rules = "exact"')
+
+
+def check_master(draft: Draft) -> Iterator[Problem]:
+    """Refuse a meeting point that is not host:port, or that other machines cannot reach."""
+    taken = draft.take("launch.master")
+    if taken is None:
+        return
+    master = taken[0]
+    fix = 'master = "localhost:29501"'
+    if reason := _master_fault(master):
+        yield _error("launch.master", f"is {shown(master)}: {reason}; it has to be {_MASTER_RULE}", fix)
+        return
+    nodes = draft.take("launch.nodes")
+    if nodes and nodes[0] > 1 and master.rpartition(":")[0].lower() in _LOCAL:
+        message = f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes[0]}"
+        yield _error(
+            "launch.master", message, 'master = "HOST:29501" with the first machine\'s host name or IPv4 address'
+        )
+
+
+def _master_fault(master: str) -> str:
+    host, colon, port = master.rpartition(":")
+    if not colon or not host:
+        return "it has no host or no port"
+    if host.startswith("[") or ":" in host:
+        return "IPv6 addresses and several ports are not understood by msrun"
+    if not port.isascii() or not port.isdecimal() or not 1024 <= int(port[:9]) <= 65535 or len(port) > 5:
+        return f"the port is {shown(port)}"
+    if re.fullmatch(r"[0-9.]+", host):
+        numbers = host.split(".")
+        legal = len(numbers) == 4 and all(part.isdecimal() and len(part) <= 3 and int(part) <= 255 for part in numbers)
+        return "" if legal else f"{shown(host)} is not an IPv4 address"
+    return "" if _HOST.fullmatch(host) and not host.endswith("-") else f"{shown(host)} is not a host name"
+
+
+def check_visible_devices(draft: Draft) -> Iterator[Problem]:
+    """Refuse a device list that is not one, or that is shorter than the processes of a machine."""
+    taken = draft.take("env.ASCEND_RT_VISIBLE_DEVICES")
+    if taken is None or taken[0] is None:
+        return
+    key, stated = "env.ASCEND_RT_VISIBLE_DEVICES", taken[0]
+    numbers = stated.split(",")
+    if not all(number.isascii() and number.isdecimal() and len(number) <= 4 for number in numbers):
+        message = f"is {shown(stated)}; it has to be a comma list of device numbers without spaces"
+        yield _error(key, message, f'{key.partition(".")[2]} = "0,1,2,3,4,5,6,7"')
+        return
+    if len(set(numbers)) < len(numbers):
+        yield _error(key, f"is {shown(stated)}, which names a device twice", "name each device once")
+        return
+    launch = draft.take("launch.device", "launch.devices_per_node")
+    devices = (launch[1] or 8) if launch and launch[0] == "ascend" else 0
+    if len(numbers) < devices:
+        message = f"names {len(numbers)} devices; launch.devices_per_node is {devices}"
+        yield _error(key, message, f"devices_per_node = {len(numbers)} under [launch], or name {devices} devices")
+
+
+def check_output_apart_from_weights(draft: Draft) -> Iterator[Problem]:
+    """Refuse an output folder that is the weights folder or lies in it: a run must not write into its source."""
+    taken = draft.take("output.dir", "weights.source")
+    if taken is None:
+        return
+    output, weights = os.path.realpath(taken[0]), os.path.realpath(taken[1])
+    if os.path.commonpath([output, weights]) == weights:
+        relation = "is the folder of" if output == weights else "lies in"
+        via = f" ({output})" if output != os.path.normpath(Path.cwd() / taken[0]) else ""
+        message = f"is {shown(taken[0])}{via}, which {relation} weights.source = {shown(taken[1])}"
+        yield _error("output.dir", message, 'dir = "runs/NAME"')
+
+
+def check_pixels_make_a_token(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
+    """Refuse a largest area below one merged patch."""
+    side = spec.vision.patch_size * spec.vision.spatial_merge_size
+    for kind in ("image", "video"):
+        taken = draft.take(f"data.{kind}.max_pixels")
+        if taken and taken[0] < side**2:
+            message = f"is {taken[0]}; one token of {spec.name} covers {side} x {side} = {side**2} pixels"
+            yield _error(f"data.{kind}.max_pixels", message, f"max_pixels = {side**2} or more")
+
+
+def check_sequence_length(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
+    """Refuse samples longer than the model's context."""
+    taken = draft.take("task", "data.sequence_length")
+    limit = spec.text.max_position_embeddings
+    if taken and taken[0] == "sft" and taken[1] > limit:
+        message = f"is {taken[1]}; the context of {spec.name} is {limit} tokens"
+        yield _error("data.sequence_length", message, f"sequence_length = {limit}")
+
+
+def check_media_fit_sequence(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
+    """Warn where one image of the largest area fills a whole sample: such samples would all be dropped."""
+    taken = draft.take("task", "data.sequence_length", "data.image.max_pixels", "data.too_long")
+    if taken is None or taken[0] != "sft" or taken[3] == "shrink":
+        return
+    side = spec.vision.patch_size * spec.vision.spatial_merge_size
+    tokens = taken[2] // side**2
+    if tokens >= taken[1]:
+        message = f"is {taken[1]}, but one image of data.image.max_pixels = {taken[2]} has about {tokens} tokens"
+        fix = f"max_pixels = {taken[1] // 2 * side**2} under [data.image], or a longer sequence_length"
+        yield _warning("data.sequence_length", message, fix)
+
+
+def _error(key: str, message: str, fix: str) -> Problem:
+    return Problem(where="", key=key, message=message, fix=fix)
+
+
+def _warning(key: str, message: str, fix: str) -> Problem:
+    return Problem(where="", key=key, message=message, fix=fix, severity="warning")

@@ -1,0 +1,59 @@
+"""The sections of a recipe, one module each."""
+
+# What is run.
+# What it is run on.
+from qvl_core.recipe.sections.data import (
+    DataSection,
+    ImageSection,
+    SourceSection,
+    ValidationSection,
+    VideoSection,
+)
+
+# Where.
+from qvl_core.recipe.sections.env import EnvSection
+from qvl_core.recipe.sections.evaluation import EvalSection
+from qvl_core.recipe.sections.generation import GenerationSection
+from qvl_core.recipe.sections.launch import LaunchSection
+from qvl_core.recipe.sections.layout import LayoutSection
+from qvl_core.recipe.sections.model import ModelSection
+from qvl_core.recipe.sections.output import ExpectedSection, OutputSection
+from qvl_core.recipe.sections.section import Component, Section
+
+# How.
+from qvl_core.recipe.sections.train import (
+    LearningRateScale,
+    LogSection,
+    LoraSection,
+    OptimizerSection,
+    SaveSection,
+    ScheduleSection,
+    TrainSection,
+)
+from qvl_core.recipe.sections.weights import WeightsSection
+
+__all__ = [
+    "Component",
+    "DataSection",
+    "EnvSection",
+    "EvalSection",
+    "ExpectedSection",
+    "GenerationSection",
+    "ImageSection",
+    "LaunchSection",
+    "LayoutSection",
+    "LearningRateScale",
+    "LogSection",
+    "LoraSection",
+    "ModelSection",
+    "OptimizerSection",
+    "OutputSection",
+    "SaveSection",
+    "ScheduleSection",
+    "Section",
+    "SourceSection",
+    "TrainSection",
+    "ValidationSection",
+    "VideoSection",
+    "WeightsSection",
+]

@@ -1,0 +1,25 @@
+"""[weights]: where the weights come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from qvl_core.recipe.sections.section import PathText, Section
+
+
+class WeightsSection(Section):
+    """A folder with weights, tokenizer and processor."""
+
+    source: PathText = Field(
+        description="Folder of the weights, relative to the working directory. An HF folder or a sharded folder: found "
+        "out, not declared. With init = 'random' only its config, tokenizer and processor files are read.",
+        examples=["ckpt/hf/Qwen2.5-VL-7B-Instruct"],
+    )
+    init: Literal["checkpoint", "random"] = Field(
+        default="checkpoint",
+        description="Start from the weights of `source`, or from random ones drawn with train.seed. "
+        "Default 'checkpoint': fine-tuning.",
+        examples=["checkpoint"],
+    )

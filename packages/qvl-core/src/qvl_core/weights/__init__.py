@@ -1,0 +1,14 @@
+"""Weights on disk: HF checkpoints, sharded folders, and the safetensors files that both consist of.
+
+Import from the modules; nothing is imported here, so that headers can be read without numpy.
+
+    source              what a folder is; open it
+    hf_folder           HF checkpoints: open, compare with the model
+    hf_writer           HF checkpoints: write
+    sharded_folder      sharded folders: open, verify
+    manifest            their manifest: build and write; manifest_reader reads and checks it
+    safetensors_header  strict reading of a file's header; safetensors_writer writes files
+    tensor_io           numpy arrays from and to files
+    sharding            one tensor rank's part of a tensor, and back
+    names               the classic and the new spelling of tensor names
+"""

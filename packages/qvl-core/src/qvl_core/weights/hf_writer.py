@@ -1,0 +1,107 @@
+"""Write an HF checkpoint folder: weights in one file or in shards with an index, and everything that goes with them.
+
+The folder appears complete or not at all. Used by `qvl convert export` and by the export at the end of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qvl_core.durable import copy_file, new_file, new_folder
+from qvl_core.specs.load import CONFIG_NAME
+from qvl_core.weights.hf_folder import INDEX_FILE, SINGLE_FILE
+from qvl_core.weights.names import Naming, spell
+from qvl_core.weights.safetensors_writer import TensorToWrite, WrittenFile, write_safetensors
+
+GIB = 1024**3
+DEFAULT_SHARD_BYTES = 5 * GIB
+
+_WEIGHT_SUFFIXES = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".npz",
+    ".safetensors.index.json", ".bin.index.json",
+)  # fmt: skip
+# Code from a checkpoint is never carried on.
+_CODE_SUFFIXES = (".py", ".pyc", ".so")
+# What our own sharded folders and training checkpoints hold beside the HF files.
+_OWN_FILES = ("manifest.json", "state.json", "run.json", "metrics.jsonl")
+
+
+def write_hf_folder(
+    tensors: Iterable[TensorToWrite],
+    side_files: Path,
+    out: Path,
+    *,
+    naming: Naming = "classic",
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[WrittenFile, ...]:
+    """Write the tensors (named in either spelling) to a new folder `out`, with the side files of another folder.
+
+    `config` replaces the content of `config.json`. `out` must not exist or be empty. A shard is larger than
+    `max_shard_bytes` only if a single tensor is. Raises OutputError, RunError.
+    """
+    shards = _plan_shards(tensors, naming, max_shard_bytes)
+    with new_folder(out) as folder:
+        names = [SINGLE_FILE] if len(shards) == 1 else _shard_names(len(shards))
+        written = [write_safetensors(folder / name, shard) for name, shard in zip(names, shards, strict=True)]
+        if len(shards) > 1:
+            _write_json(folder / INDEX_FILE, _index(shards, names))
+        for source in list_side_files(side_files):
+            if source.name == CONFIG_NAME and config is not None:
+                continue
+            copy_file(source, folder / source.name)
+        if config is not None:
+            _write_json(folder / CONFIG_NAME, config)
+    return tuple(written)
+
+
+def list_side_files(folder: Path) -> tuple[Path, ...]:
+    """List what belongs to a checkpoint beside its weights: config, tokenizer, processor, chat template, licence.
+
+    Regular files of the folder itself (symlinks to such files included), without weights, code and hidden files.
+    """
+    return tuple(path for path in sorted(folder.iterdir()) if path.is_file() and _is_side_file(path.name))
+
+
+def _is_side_file(name: str) -> bool:
+    if name.startswith(".") or name in _OWN_FILES:
+        return False
+    return not name.lower().endswith(_WEIGHT_SUFFIXES + _CODE_SUFFIXES)
+
+
+def _plan_shards(tensors: Iterable[TensorToWrite], naming: Naming, max_shard_bytes: int) -> list[list[TensorToWrite]]:
+    shards: list[list[TensorToWrite]] = [[]]
+    filled = 0
+    for tensor in _renamed(tensors, naming):
+        if shards[-1] and filled + tensor.size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.size
+    return shards
+
+
+def _renamed(tensors: Iterable[TensorToWrite], naming: Naming) -> Iterator[TensorToWrite]:
+    for tensor in tensors:
+        yield TensorToWrite(
+            name=spell(tensor.name, naming), dtype=tensor.dtype, shape=tensor.shape, chunks=tensor.chunks
+        )
+
+
+def _shard_names(count: int) -> list[str]:
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(shards: Sequence[Sequence[TensorToWrite]], names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(tensor.size for shard in shards for tensor in shard)},
+        "weight_map": {tensor.name: name for shard, name in zip(shards, names, strict=True) for tensor in shard},
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with new_file(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

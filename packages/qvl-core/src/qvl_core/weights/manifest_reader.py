@@ -1,0 +1,221 @@
+"""Read a manifest strictly: version, spec, layout, and that its table is the one the layout asks for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qvl_core.errors import Problem, WeightsError
+from qvl_core.input_file import printable
+from qvl_core.json_file import read_json_object
+from qvl_core.layout import Layout
+from qvl_core.params import parameter_table
+from qvl_core.specs.hf_config import spec_from_hf_config
+from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.hf_folder import SHOWN, WEIGHT_DTYPES, is_plain_name
+from qvl_core.weights.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    TensorRecord,
+    rank_file_name,
+)
+
+_AGAIN = "copy the folder again from where it was written"
+_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
+_KEYS = {"format", "format_version", "spec", "layout", "dtype", "tied", "source_revision", "files", "tensors"}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Give the folder's manifest, once every file that it lists is there with its size.
+
+    Raises WeightsError: no manifest, a newer version, a damaged one, files missing or of another size.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        raise WeightsError(
+            Problem(
+                where=printable(str(folder)),
+                message=f"has no {MANIFEST_NAME}: not a sharded weights folder, or one whose writing was interrupted",
+                fix="give a complete folder",
+            )
+        )
+    value = read_json_object(path, fix=_AGAIN)
+    manifest = _Reader(path).manifest(value)
+    problems = list(_file_problems(folder, manifest))
+    if problems:
+        raise WeightsError(problems[:SHOWN])
+    return manifest
+
+
+def check_manifest_layout(manifest: Manifest, layout: Layout, *, folder: Path) -> tuple[Problem, ...]:
+    """Compare a folder's layout with the one to be run; the problem's fix is the exact reshard command."""
+    differences = [
+        f"{name} is {_shown(found)} in the folder, {_shown(wanted)} in the recipe"
+        for name in ("tp", "pp", "vision_stages", "text_stages")
+        if (found := getattr(manifest.layout, name)) != (wanted := getattr(layout, name))
+    ]
+    if not differences:
+        return ()
+    return (
+        Problem(
+            where=printable(str(folder)),
+            key="layout",
+            message="\n".join(["the weights are cut for another layout:", *differences]),
+            fix=reshard_command(folder, layout),
+        ),
+    )
+
+
+def reshard_command(folder: Path, layout: Layout) -> str:
+    """Give the command that cuts a sharded folder for a layout."""
+    out = f"{str(folder).rstrip('/')}-tp{layout.tp}-pp{layout.pp}"
+    return (
+        f"qvl convert reshard --sharded {shlex.quote(str(folder))} --out {shlex.quote(out)} --tp {layout.tp} --pp {layout.pp} "
+        f"--vision-stages {_shown(layout.vision_stages)} --text-stages {_shown(layout.text_stages)}"
+    )
+
+
+class _Reader:
+    """Reads one manifest; every method raises WeightsError naming the file and the key."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def manifest(self, value: Mapping[str, Any]) -> Manifest:
+        self._check_version(value)
+        missing, unknown = sorted(_KEYS - set(value)), sorted(set(value) - _KEYS)
+        if missing or unknown:
+            self._fail((missing or unknown)[0], "is missing" if missing else "is not a key of this version")
+        spec = self._spec(value["spec"])
+        layout = self._layout(value["layout"], spec)
+        manifest = Manifest(
+            spec=spec,
+            layout=layout,
+            dtype=self._text(value["dtype"], "dtype"),
+            tied=value["tied"],
+            source_revision=self._text(value["source_revision"], "source_revision"),
+            tensors={name: self._tensor(name, item) for name, item in self._table(value["tensors"], "tensors")},
+            files={name: self._file(name, item) for name, item in self._table(value["files"], "files")},
+        )
+        self._check_consistency(manifest)
+        return manifest
+
+    def _check_version(self, value: Mapping[str, Any]) -> None:
+        if value.get("format") != FORMAT:
+            self._fail("format", f"is {_short(value.get('format'))}, not {FORMAT!r}")
+        version = value.get("format_version")
+        if type(version) is not int or version < 1:
+            self._fail("format_version", f"is {_short(version)}, not a version number")
+        if version > FORMAT_VERSION:
+            message = f"is {version}; this qvl-core reads versions up to {FORMAT_VERSION}"
+            self._fail("format_version", message, fix="pip install -U qvl-core")
+
+    def _spec(self, value: Any) -> ModelSpec:
+        if not isinstance(value, dict) or set(value) != {"name", "config"} or not isinstance(value["config"], dict):
+            self._fail("spec", "has to be an object of name and config")
+        return spec_from_hf_config(value["config"], where=str(self._path), name=self._text(value["name"], "spec.name"))
+
+    def _layout(self, value: Any, spec: ModelSpec) -> Layout:
+        if not isinstance(value, dict) or set(value) != {"tp", "pp", "vision_stages", "text_stages"}:
+            self._fail("layout", "has to be an object of tp, pp, vision_stages and text_stages")
+        tp, pp = value["tp"], value["pp"]
+        stages: dict[str, tuple[int, ...]] = {}
+        for key, depth in (("vision_stages", spec.vision.depth), ("text_stages", spec.text.num_layers)):
+            counts = value[key]
+            if not isinstance(counts, list) or not all(_is_count(count) for count in counts):
+                self._fail(f"layout.{key}", "has to be a list of whole numbers")
+            if len(counts) != pp or sum(counts) != depth:
+                self._fail(f"layout.{key}", f"has {len(counts)} numbers, sum {sum(counts)}; pp is {pp}, depth {depth}")
+            stages[key] = tuple(counts)
+        if not _is_count(tp) or not 1 <= tp <= 1024:
+            self._fail("layout.tp", f"is {_short(tp)}, not a tensor parallel degree")
+        return Layout(tp=tp, pp=pp, vision_stages=stages["vision_stages"], text_stages=stages["text_stages"])
+
+    def _tensor(self, name: str, value: Any) -> TensorRecord:
+        key = f"tensors.{printable(name, 80)}"
+        if not isinstance(value, dict) or set(value) != {"shape", "dtype", "parts"}:
+            self._fail(key, "has to be an object of shape, dtype and parts")
+        if not isinstance(value["shape"], list) or not all(_is_count(extent) for extent in value["shape"]):
+            self._fail(key, "has a shape that is not a list of whole numbers")
+        if value["dtype"] not in WEIGHT_DTYPES:
+            self._fail(key, f"has dtype {_short(value['dtype'])}, not one of {', '.join(WEIGHT_DTYPES)}")
+        parts = dict(self._table(value["parts"], f"{key}.parts"))
+        if not all(isinstance(checksum, str) and _CHECKSUM.fullmatch(checksum) for checksum in parts.values()):
+            self._fail(key, "has a checksum that is not sha256: and 64 hexadecimal digits")
+        return TensorRecord(shape=tuple(value["shape"]), dtype=value["dtype"], parts=parts)
+
+    def _file(self, name: str, value: Any) -> FileRecord:
+        key = f"files.{printable(name, 80)}"
+        if not is_plain_name(name):
+            self._fail(key, "is not a plain file name")
+        if not isinstance(value, dict) or set(value) != {"size", "checksum"} or not _is_count(value["size"]):
+            self._fail(key, "has to be an object of size (bytes) and checksum")
+        checksum = value["checksum"]
+        if checksum is not None and not (isinstance(checksum, str) and _CHECKSUM.fullmatch(checksum)):
+            self._fail(key, "has a checksum that is not null or sha256: and 64 hexadecimal digits")
+        return FileRecord(size=value["size"], checksum=checksum)
+
+    def _check_consistency(self, manifest: Manifest) -> None:
+        """Check that the table is the one of this spec and layout, and that all parts lie in listed files."""
+        layout, table = manifest.layout, parameter_table(manifest.spec, manifest.layout)
+        if manifest.tied is not manifest.spec.text.tie_word_embeddings:
+            self._fail("tied", f"is {_short(manifest.tied)}, the spec says {manifest.spec.text.tie_word_embeddings}")
+        for parameter in table:
+            record = manifest.tensors.get(parameter.name)
+            if record is None:
+                self._fail(f"tensors.{parameter.name}", "is missing")
+            if record.shape != parameter.shape:
+                message = f"has shape {list(record.shape)}, the spec gives {list(parameter.shape)}"
+                self._fail(f"tensors.{parameter.name}", message)
+            homes = {rank_file_name(pp, tp) for pp in parameter.stages for tp in range(layout.tp)}
+            if set(record.parts) != homes:
+                self._fail(f"tensors.{parameter.name}.parts", f"have to be the files {', '.join(sorted(homes))}")
+        extra = set(manifest.tensors) - {parameter.name for parameter in table}
+        if extra:
+            self._fail(f"tensors.{printable(min(extra), 80)}", "is not part of the model")
+        for name in (rank_file_name(pp, tp) for pp in range(layout.pp) for tp in range(layout.tp)):
+            if name not in manifest.files:
+                self._fail(f"files.{name}", "is missing")
+
+    def _table(self, value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(value, dict):
+            self._fail(key, "has to be an object")
+        yield from value.items()
+
+    def _text(self, value: Any, key: str) -> str:
+        if not isinstance(value, str) or len(value) > 1000:
+            self._fail(key, "has to be text")
+        return str(value)
+
+    def _fail(self, key: str, message: str, fix: str = _AGAIN) -> NoReturn:
+        raise WeightsError(Problem(where=printable(str(self._path)), key=key, message=message, fix=fix))
+
+
+def _file_problems(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            message = "is listed in the manifest and not there" if not path.exists() else "is not a regular file"
+        elif (size := path.stat().st_size) != record.size:
+            message = f"has {size:,} bytes, the manifest says {record.size:,}"
+        else:
+            continue
+        yield Problem(where=printable(str(path)), message=message, fix=_AGAIN)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _shown(value: int | tuple[int, ...]) -> str:
+    return str(value) if isinstance(value, int) else ",".join(map(str, value))
+
+
+def _short(value: object) -> str:
+    return printable(repr(value), 60)

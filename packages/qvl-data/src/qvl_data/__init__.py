@@ -1,0 +1,61 @@
+"""Records to samples to batches for fine-tuning Qwen2.5-VL. No mindspore, no torch.
+
+For a run:       prepare(recipe, *, progress=None) -> PreparedData(train, validation, report, data_hash, processor)
+                 batches(data, *, recipe, consumed_samples=0, dp_rank=0, dp_size=1) -> endless steps of micro batches
+                 validation_batches(data, *, recipe, dp_rank=0, dp_size=1) -> micro batches, once
+For a question:  load_processor(folder, spec, *, min_pixels, max_pixels) -> Processor
+                 build_prompt(processor, images, text, system=None, *, sample_id="prompt") -> Sample
+                 collate(samples, spec) -> qvl_core.batch.Batch
+Pieces:          Dataset, DataReport, Sample, Processor, BatchIterator
+
+Names are imported on first use, so that `import qvl_data` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qvl_data.batch_iterator import BatchIterator, batches, validation_batches
+    from qvl_data.dataset import DataReport, Dataset, PreparedData, prepare
+    from qvl_data.micro_batch import collate
+    from qvl_data.processor import Processor, load_processor
+    from qvl_data.prompt import build_prompt
+    from qvl_data.samples import Sample
+
+_HOMES = {
+    "BatchIterator": "batch_iterator",
+    "batches": "batch_iterator",
+    "validation_batches": "batch_iterator",
+    "collate": "micro_batch",
+    "DataReport": "dataset",
+    "Dataset": "dataset",
+    "PreparedData": "dataset",
+    "prepare": "dataset",
+    "Processor": "processor",
+    "load_processor": "processor",
+    "build_prompt": "prompt",
+    "Sample": "samples",
+}
+
+__all__ = [
+    "BatchIterator",
+    "DataReport",
+    "Dataset",
+    "PreparedData",
+    "Processor",
+    "Sample",
+    "batches",
+    "build_prompt",
+    "collate",
+    "load_processor",
+    "prepare",
+    "validation_batches",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

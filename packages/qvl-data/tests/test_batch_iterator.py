@@ -1,0 +1,149 @@
+"""The batches of a run depend on seed and position only: not on workers, not on the number of ranks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import save_image
+from qvl_core.batch import IGNORE, Batch
+from qvl_core.errors import DataError, RunError
+from qvl_data import batches, prepare, validation_batches
+from qvl_data.dataset import Dataset
+
+
+def ids(steps: list[list[Batch]]) -> list[list[tuple[str, ...]]]:
+    return [[batch.sample_ids for batch in step] for step in steps]
+
+
+def take(data: Any, recipe: Any, count: int, **where: int) -> list[list[Batch]]:
+    with batches(data, recipe=recipe, **where) as steps:
+        return list(islice(steps, count))
+
+
+def test_same_batches_for_any_number_of_workers(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    found = []
+    for workers in (0, 1, 3):
+        recipe = make_recipe([data_file], workers=workers, micro_batch=2, global_batch=4)
+        found.append(take(prepare(recipe), recipe, 6))
+    for other in found[1:]:
+        assert ids(other) == ids(found[0])
+        for step, same in zip(found[0], other, strict=True):
+            for batch, twin in zip(step, same, strict=True):
+                np.testing.assert_array_equal(batch.patches, twin.patches)
+                np.testing.assert_array_equal(batch.labels, twin.labels)
+
+
+def test_consumed_samples_is_the_whole_state(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    recipe = make_recipe([data_file], micro_batch=1, global_batch=4)
+    data = prepare(recipe)
+    whole = ids(take(data, recipe, 9))
+    for step in (1, 2, 5, 7):
+        assert ids(take(data, recipe, 2, consumed_samples=4 * step)) == whole[step : step + 2]
+
+
+def test_an_epoch_uses_every_sample_once_also_across_steps(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    recipe = make_recipe([data_file], micro_batch=1, global_batch=4)
+    data = prepare(recipe)
+    used = [name for step in take(data, recipe, 5) for batch in step for name in batch.sample_ids]
+    assert len(set(used[:10])) == 10
+    assert sorted(used[:10]) == sorted(used[10:])
+    assert used[:10] != used[10:]
+
+
+def test_ranks_share_a_step_and_the_step_is_the_same_for_any_number_of_ranks(
+    make_recipe: Callable[..., Any], data_file: Path
+) -> None:
+    recipe = make_recipe([data_file], micro_batch=1, global_batch=4)
+    data = prepare(recipe)
+    alone = ids(take(data, recipe, 3))
+    for dp_size in (2, 4):
+        ranks = [ids(take(data, recipe, 3, dp_rank=rank, dp_size=dp_size)) for rank in range(dp_size)]
+        for number in range(3):
+            woven = [micro for group in zip(*(rank[number] for rank in ranks), strict=True) for micro in group]
+            assert woven == alone[number]
+
+
+def test_seed_changes_the_order(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    found = []
+    for seed in (1, 2):
+        recipe = make_recipe([data_file], seed=seed, global_batch=4)
+        found.append(ids(take(prepare(recipe), recipe, 3)))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_changed_image_stops_with_its_record_and_leaves_no_thread(
+    make_recipe: Callable[..., Any], data_file: Path, workers: int
+) -> None:
+    before = threading.active_count()
+    recipe = make_recipe([data_file], workers=workers, global_batch=4)
+    data = prepare(recipe)
+    save_image(data_file.parent / "3.png", 10, 10, seed=99)
+    with pytest.raises(DataError, match=f"{data_file}:5"), batches(data, recipe=recipe) as steps:
+        list(islice(steps, 3))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_our_own_bug_names_the_sample(
+    make_recipe: Callable[..., Any], data_file: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe([data_file], workers=workers)
+    data = prepare(recipe)
+
+    def broken(self: Dataset, index: int) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Dataset, "sample", broken)
+    with pytest.raises(RunError, match=f"{data_file}:.*ZeroDivisionError: oops"), batches(data, recipe=recipe) as steps:
+        next(steps)
+
+
+def test_close_stops_the_threads_and_the_iterator(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    before = threading.active_count()
+    recipe = make_recipe([data_file], workers=3)
+    steps = batches(prepare(recipe), recipe=recipe)
+    next(steps)
+    steps.close()
+    steps.close()
+    assert threading.active_count() == before
+    assert list(steps) == []
+
+
+def test_validation_comes_once_in_file_order(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    recipe = make_recipe([data_file], validation={"fraction": 0.5}, micro_batch=2)
+    data = prepare(recipe)
+    assert data.validation is not None
+    found = [name for batch in validation_batches(data, recipe=recipe) for name in batch.sample_ids]
+    assert found == [planned.record.where for planned in data.validation.planned]
+
+
+def test_validation_ranks_get_equally_many_and_repeats_carry_no_labels(
+    make_recipe: Callable[..., Any], data_file: Path
+) -> None:
+    recipe = make_recipe([data_file], validation={"fraction": 0.5}, micro_batch=1)
+    data = prepare(recipe)
+    ranks = [list(validation_batches(data, recipe=recipe, dp_rank=rank, dp_size=3)) for rank in range(3)]
+    assert [len(rank) for rank in ranks] == [2, 2, 2]
+    labelled = [batch.sample_ids for rank in ranks for batch in rank if (batch.labels != IGNORE).any()]
+    assert len(labelled) == len(set(labelled)) == 5
+
+
+def test_validation_may_be_left_half_way(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    before = threading.active_count()
+    recipe = make_recipe([data_file], validation={"fraction": 0.5})
+    steps = validation_batches(prepare(recipe), recipe=recipe)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_no_validation_is_no_batch(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    recipe = make_recipe([data_file])
+    assert list(validation_batches(prepare(recipe), recipe=recipe)) == []

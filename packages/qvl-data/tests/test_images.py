@@ -1,0 +1,190 @@
+"""Each image file has one defined RGB meaning, or one short reason why it is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_files import save_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from qvl_data.images import ImageError, ImageFacts, check_image, decode_image, load_image
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b""))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes"),
+        (b"this is text", "is not a JPEG, PNG, WEBP, BMP, GIF image"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is not a JPEG"),
+        (EPS, "is not a JPEG"),
+        (png_header(10_000, 10_000), "10000 x 10000 = 100,000,000 pixels by its header, more than 89,478,485"),
+        (png_header(20_000, 20_000), "more than 89,478,485"),
+        (png_header(64, 64), "cannot be decoded"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_refuses_what_is_no_image_or_too_large(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        check_image(path)
+    with pytest.raises(ImageError):
+        load_image(path)
+
+
+def test_refuses_a_missing_file_a_folder_and_a_pipe_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, message in (
+        (tmp_path / "none.png", "no such file"),
+        (tmp_path, "folder"),
+        (tmp_path / "pipe.png", "pipe"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            check_image(path)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_truncated_files_are_found_by_the_check(tmp_path: Path, file_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels), file_format)
+    path = tmp_path / "x.img"
+    path.write_bytes(content)
+    facts = check_image(path)
+    assert (facts.height, facts.width) == (200, 300)
+    for part in (0.9, 0.5, 0.1):
+        path.write_bytes(content[: int(len(content) * part)])
+        with pytest.raises(ImageError):
+            check_image(path)
+
+
+def test_huge_compressed_text_in_a_png_is_refused(tmp_path: Path) -> None:
+    good = encoded(Image.new("RGB", (4, 4)))
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 80_000_000))
+    path = tmp_path / "x.png"
+    path.write_bytes(good[:33] + text + good[33:])
+    with pytest.raises(ImageError):
+        check_image(path)
+
+
+def test_alpha_is_laid_on_white() -> None:
+    half = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
+    assert decode_image(encoded(half)).getpixel((0, 0)) == (255, 127, 127)
+    grey = Image.new("LA", (2, 2), (0, 0))
+    assert decode_image(encoded(grey)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_and_its_transparency() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    assert list(np.asarray(decode_image(encoded(image))).reshape(-1, 3)[1]) == [40, 50, 60]
+    found = np.asarray(decode_image(encoded(image, transparency=0))).reshape(-1, 3)
+    assert found.tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_sixteen_bit_grey_keeps_the_high_byte() -> None:
+    levels = np.array([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
+    found = np.asarray(decode_image(encoded(Image.fromarray(levels))))
+    assert found[0, :, 0].tolist() == [0, 0, 1, 0x80, 0xFF]
+    assert (found == found[:, :, :1]).all()
+
+
+def test_cmyk_grey_and_black_white() -> None:
+    assert decode_image(encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", quality=100)).mode == "RGB"
+    assert decode_image(encoded(Image.new("L", (1, 1), 77))).getpixel((0, 0)) == (77, 77, 77)
+    assert decode_image(encoded(Image.new("1", (1, 1), 1))).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_exif_rotation_is_applied_to_pixels_and_size(tmp_path: Path, file_format: str) -> None:
+    image = Image.new("RGB", (40, 20))
+    image.paste((255, 255, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Shown after a quarter turn clockwise: what is left comes on top.
+    path = tmp_path / "x.img"
+    path.write_bytes(encoded(image, file_format, exif=exif))
+    facts = check_image(path)
+    shown = load_image(path)
+    assert (facts.height, facts.width) == (40, 20) == (shown.height, shown.width)
+    assert shown.getpixel((10, 5))[0] > 200
+    assert shown.getpixel((10, 35))[0] < 50
+
+
+def test_an_orientation_outside_1_to_8_changes_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    path = tmp_path / "x.jpg"
+    path.write_bytes(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif))
+    assert (check_image(path).height, check_image(path).width) == (20, 40)
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (4, 4), (index, 0, 0)) for index in (200, 100, 50)]
+    for file_format in ("GIF", "WEBP"):
+        options = {"lossless": True} if file_format == "WEBP" else {}
+        content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+        assert decode_image(content).getpixel((0, 0)) == (200, 0, 0)
+
+
+def test_a_file_changed_after_the_check_is_named_not_used(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "x.png", seed=1)
+    facts = check_image(path)
+    assert load_image(path, facts).size == (80, 60)
+    save_image(path, seed=2)
+    with pytest.raises(ImageError, match="changed after it had been checked"):
+        load_image(path, facts)
+
+
+GOOD = {
+    name: encoded(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)), name)
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+}
+
+
+@given(st.sampled_from(sorted(GOOD)), st.integers(0, 2000), st.binary(min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_end_in_an_image_or_an_image_error(file_format: str, at: int, noise: bytes) -> None:
+    content = GOOD[file_format]
+    at %= len(content)
+    try:
+        found = decode_image(content[:at] + noise + content[at + len(noise) :])
+    except ImageError:
+        return
+    assert found.mode == "RGB"
+
+
+def test_facts_are_plain_values(tmp_path: Path) -> None:
+    found = check_image(save_image(tmp_path / "x.png"))
+    assert found == ImageFacts(height=60, width=80, digest=found.digest)
+    assert len(found.digest) == 64

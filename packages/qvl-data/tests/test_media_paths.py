@@ -1,0 +1,65 @@
+"""Media paths lead under media_root or are refused; nothing is opened to find out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qvl_data.media_paths import MediaPathError, resolve_media_path
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("../../x.png", "`..` part"),
+        ("a/../../x.png", "`..` part"),
+        ("/etc/passwd", "absolute path out of media_root"),
+        ("file:///etc/passwd", "URL"),
+        ("file:x.png", "URL"),
+        ("http://host/x.png", "URL"),
+        ("data:image/png;base64,AAAA", "URL"),
+        ("~/x.png", "starts with ~"),
+        ("$HOME/x.png", "starts with ~ or \\$"),
+        ("C:\\x.png", "drive letter"),
+        ("c:x.png", "drive letter"),
+        ("a\\..\\x.png", "backslash"),
+        ("a\0b.png", "NUL"),
+    ],
+)
+def test_refuses_paths_that_lead_elsewhere(tmp_path: Path, written: str, message: str) -> None:
+    with pytest.raises(MediaPathError, match=message):
+        resolve_media_path(written, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "written", ["a.png", "sub/a b.png", "图 😀.png", "a..b.png", "./a.png", "new\nline.png", "12:30.png"]
+)
+def test_accepts_paths_under_the_root(tmp_path: Path, written: str) -> None:
+    assert resolve_media_path(written, tmp_path) == (tmp_path / written).resolve()
+
+
+def test_accepts_an_absolute_path_inside_the_root_and_refuses_a_sibling_with_its_prefix(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    assert resolve_media_path(str(root / "a.png"), root) == (root / "a.png").resolve()
+    with pytest.raises(MediaPathError):
+        resolve_media_path(str(tmp_path / "rootless" / "a.png"), root)
+
+
+def test_refuses_a_link_out_of_the_root_and_accepts_one_inside(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "sub" / "up").symlink_to(tmp_path)
+    (root / "in.png").symlink_to(root / "sub" / "real.png")
+    for written in ("out.png", "sub/up/secret.png"):
+        with pytest.raises(MediaPathError, match="symbolic link"):
+            resolve_media_path(written, root)
+    assert resolve_media_path("in.png", root) == (root / "sub" / "real.png").resolve()
+
+
+def test_accepts_a_root_that_is_itself_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    assert resolve_media_path("a.png", tmp_path / "root") == (tmp_path / "real" / "a.png").resolve()

@@ -1,0 +1,79 @@
+"""Each media file is checked once and remembered by path, size and time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from data_files import save_image
+from qvl_data import preflight
+from qvl_data.preflight import check_media
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Count how often a file is really read."""
+    calls: list[Path] = []
+    real = preflight.check_image
+
+    def counting(path: Path) -> object:
+        calls.append(path)
+        return real(path)
+
+    monkeypatch.setattr(preflight, "check_image", counting)
+    return calls
+
+
+def test_good_and_bad_files_and_progress(tmp_path: Path) -> None:
+    good = [save_image(tmp_path / f"{i}.png", 30 + i, 40, seed=i) for i in range(3)]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    seen: list[tuple[str, int, int]] = []
+    found = check_media([*good, bad, good[0]], cache_dir=None, workers=2, progress=lambda *a: seen.append(a))
+    assert {path: facts.height for path, facts in found.facts.items()} == {path: 30 + i for i, path in enumerate(good)}
+    assert list(found.errors) == [bad]
+    assert seen[-1] == ("checking images", 4, 4)
+
+
+def test_unchanged_files_are_not_read_again_changed_and_bad_ones_are(tmp_path: Path, counted: list[Path]) -> None:
+    first, second = (save_image(tmp_path / f"{i}.png", seed=i) for i in range(2))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    cache = tmp_path / "cache"
+    before = check_media([first, second, bad], cache_dir=cache)
+    counted.clear()
+    assert check_media([first, second, bad], cache_dir=cache) == before
+    assert counted == [bad]
+    counted.clear()
+    save_image(second, 20, 20, seed=9)
+    os.utime(second, ns=(1, 1))
+    assert check_media([first, second], cache_dir=cache).facts[second].height == 20
+    assert counted == [second]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1, "images": [[1]]}', '{"version": 0, "images": []}'])
+def test_a_damaged_memory_is_left_alone(tmp_path: Path, content: str, counted: list[Path]) -> None:
+    image = save_image(tmp_path / "a.png")
+    cache = tmp_path / "cache"
+    check_media([image], cache_dir=cache)
+    (file,) = cache.iterdir()
+    file.write_text(content)
+    counted.clear()
+    assert image in check_media([image], cache_dir=cache).facts
+    assert counted == [image]
+    assert json.loads(file.read_text())["images"]
+
+
+def test_a_memory_that_cannot_be_written_is_said_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = save_image(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    assert image in check_media([image], cache_dir=tmp_path / "file" / "cache").facts
+    assert "cannot be" in caplog.text
+
+
+def test_no_media_is_no_work(tmp_path: Path) -> None:
+    found = check_media([], cache_dir=tmp_path / "cache")
+    assert not found.facts
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,158 @@
+"""Records of both formats become turns; every broken one is named with file, line and the numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_files import llava, write_records
+from qvl_core.errors import DataError
+from qvl_data.json_records import Element
+from qvl_data.problem_list import ProblemList
+from qvl_data.records import Record, parse_element, read_records
+
+PATH = Path("d.json")
+
+
+def parse(value: Any, format_name: str = "llava") -> Record | tuple[Any, ...]:
+    return parse_element(Element(line=7, index=5, value=value), path=PATH, format_name=format_name)
+
+
+def complaint(value: Any, format_name: str = "llava") -> str:
+    found = parse(value, format_name)
+    assert isinstance(found, tuple)
+    assert all(problem.where == "d.json:7" and problem.key == "record 5" for problem in found)
+    return "\n".join(problem.message for problem in found)
+
+
+def test_llava_with_image_string_list_none_and_several() -> None:
+    one = parse(llava("<image>\nWhat?", "A cat", "a.jpg"))
+    assert isinstance(one, Record)
+    assert one.images == ("a.jpg",)
+    assert one.where == "d.json:7"
+    assert [(turn.role, turn.texts) for turn in one.turns] == [("user", ("", "\nWhat?")), ("assistant", ("A cat",))]
+    two = parse(llava("<image> and <image>?", "A", ["a.jpg", "b.jpg"]))
+    assert isinstance(two, Record)
+    assert two.turns[0].texts == ("", " and ", "?")
+    for nothing in (None, "", []):
+        text_only = parse({**llava("Hello", "Hi"), "image": nothing})
+        assert isinstance(text_only, Record)
+        assert text_only.images == ()
+
+
+def test_sharegpt_with_system_and_several_turns() -> None:
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "<image>What?"},
+        {"role": "assistant", "content": "A cat"},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes"},
+    ]
+    found = parse({"messages": messages, "images": ["a.jpg"]}, "sharegpt")
+    assert isinstance(found, Record)
+    assert [turn.role for turn in found.turns] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def turns(*roles: str) -> dict[str, Any]:
+    return {"conversations": [{"from": role, "value": "x"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        (("gpt",), "message 0 is of the assistant; expected one of the user"),
+        (("human", "human", "gpt"), "message 1 is of the user; expected one of the assistant"),
+        (("human", "gpt", "gpt"), "message 2 is of the assistant"),
+        (("human",), "the last message is not of the assistant"),
+        (("human", "gpt", "human"), "the last message is not of the assistant"),
+        (("system",), "the last message is not of the assistant"),
+        (("human", "gpt", "system"), "message 2 is of the system"),
+        (("human", "bot"), "known are human, gpt, system"),
+    ],
+)
+def test_refuses_wrong_roles(roles: tuple[str, ...], message: str) -> None:
+    assert message in complaint(turns(*roles))
+
+
+@pytest.mark.parametrize("roles", [("human", "gpt"), ("system", "human", "gpt"), ("human", "gpt", "human", "gpt")])
+def test_accepts_right_roles(roles: tuple[str, ...]) -> None:
+    assert isinstance(parse(turns(*roles)), Record)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (llava("<image><image>", "a", "x.jpg"), "2 <image> marker(s) in the text, 1 image(s)"),
+        (llava("Hello", "a", "x.jpg"), "0 <image> marker(s) in the text, 1 image(s)"),
+        (llava("<image>", "a"), "1 <image> marker(s) in the text, 0 image(s)"),
+        (llava("Hello", " \n"), "the answer is empty"),
+        (llava(" ", "a"), "the user's message is empty"),
+        (llava("Hello", "an <image>", "x.jpg"), "in a message of the assistant"),
+        (llava("<video> what?", "a"), "reads images only"),
+        ({**llava("Hello", "a"), "video": "x.mp4"}, "`video`, but this version reads images only"),
+        (llava("<image>", "a", {"path": "x"}), "expected a path or a list of paths"),
+        (llava("<image>", "a", [""]), "expected a path or a list of paths"),
+        ({**llava("Hello", "a"), "images": ["x.jpg"]}, "the llava format has `image`"),
+        ("text", "is a string, not an object"),
+        ([], "is a list, not an object"),
+        ({"messages": []}, "`conversations` is missing"),
+        ({"conversations": []}, "`conversations` is empty"),
+        ({"conversations": "x"}, "`conversations` is a string"),
+        ({"conversations": ["x"]}, "`conversations[0]` is a string"),
+        ({"conversations": [{"from": "human", "value": 1}]}, "`value` of kind a number"),
+        ({"conversations": [{"from": "human"}]}, "`value` of kind null"),
+    ],
+)
+def test_refuses_broken_records(value: Any, message: str) -> None:
+    assert message in complaint(value)
+
+
+def test_refuses_content_lists_and_single_image_key_in_sharegpt() -> None:
+    content = [{"type": "text", "text": "x"}]
+    assert "of kind a list" in complaint({"messages": [{"role": "user", "content": content}]}, "sharegpt")
+    good = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "x"}]
+    assert "the sharegpt format has `images`" in complaint({"messages": good, "image": "x.jpg"}, "sharegpt")
+
+
+def test_unknown_format_names_the_known_ones() -> None:
+    with pytest.raises(DataError, match="known: llava, sharegpt"):
+        parse({}, "alpaca")
+
+
+def test_all_broken_records_are_found_and_the_good_ones_kept(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "x.json", [llava("a", "b"), {}, llava("c", "d"), llava("e", "")])
+    problems = ProblemList()
+    records, data = read_records(path, format_name="llava", problems=problems)
+    assert [record.where for record in records] == [f"{path}:2", f"{path}:4"]
+    assert data == path.read_bytes()
+    text = str(problems.error("x"))
+    assert problems.count == 2
+    assert f"{path}:3" in text
+    assert f"{path}:5" in text
+
+
+def test_the_message_stays_short_for_many_problems_and_long_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    long = json.dumps({"conversations": [{"from": "x" * 1_000_000, "value": "y"}]})
+    path.write_text("\n".join([long] + ["{}"] * 999))
+    problems = ProblemList()
+    read_records(path, format_name="llava", problems=problems)
+    text = str(problems.error("x.jsonl"))
+    assert "1,000 in all" in text
+    assert "980 more" in text
+    assert len(text) < 10_000
+
+
+def test_max_samples_takes_the_first_records(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "x.json", [llava(str(i), "a") for i in range(5)])
+    problems = ProblemList()
+    records, _ = read_records(path, format_name="llava", max_samples=2, problems=problems)
+    assert [record.turns[0].texts for record in records] == [("0",), ("1",)]
+    assert problems.count == 0
+
+
+def test_refuses_an_empty_list(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="0 records"):
+        read_records(write_records(tmp_path / "x.json", []), format_name="llava", problems=ProblemList())

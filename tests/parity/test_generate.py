@@ -1,0 +1,123 @@
+"""Greedy generation gives the tokens of HF `generate`: with and without images, one row and left-padded batches.
+
+Equality is exact. It could only break where two tokens' scores are closer than the logits' deviation of about 1e-5;
+the seeds are fixed, so it either happens always or never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hf_models import PAD, SPECS, Inputs, Pair, Part, make_inputs, pair
+from numpy.typing import NDArray
+from parity_report import ParityReport
+
+NEW_TOKENS = 64
+
+CASES: dict[str, Sequence[Sequence[Part]]] = {
+    "text": [[9]],
+    "image": [[3, (4, 6), 5]],
+    "video": [[3, (3, 4, 5, 0.5), 5]],
+    "texts, padded left": [[5], [17], [11]],
+    "mixed, padded left": [[2, (3, 4), 5, (2, 4, 4, 0.6), 3], [11], [1, (2, 5, 3, 0.7), 2, (2, 3), 6]],
+}
+
+
+@pytest.fixture(scope="module")
+def report(request: pytest.FixtureRequest) -> Iterator[ParityReport]:
+    collected = ParityReport("generate")
+    yield collected
+    path = collected.write()
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{collected.summary()}\nwritten to {path}")
+
+
+# Every configuration with the batch that holds everything, two of them with each kind of input alone as well.
+GREEDY = [
+    (name, case) for number, name in enumerate(SPECS) for case in CASES if number < 2 or case == "mixed, padded left"
+]
+
+
+@pytest.mark.parametrize(("name", "case"), GREEDY)
+def test_greedy_tokens_equal_hf(name: str, case: str, report: ParityReport) -> None:
+    both = pair(name)
+    inputs = make_inputs(both.spec, CASES[case], seed=3)
+    ours = both.ours.generate(**inputs.arrays, max_new_tokens=NEW_TOKENS, pad_token_id=PAD).asnumpy()
+    theirs = _hf_generate(both, inputs)
+    new = theirs[:, inputs.mask.shape[1] :]
+    assert new.shape[1] == NEW_TOKENS
+    report.record("tokens that differ", f"{name} | {case}", int((ours[:, -NEW_TOKENS:] != new).sum()))
+    report.record("tokens compared", f"{name} | {case}", new.size)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["tied, two full blocks", "merge of three, tied"])
+def test_stop_tokens_and_padding_equal_hf(name: str, report: ParityReport) -> None:
+    both = pair(name)
+    inputs = make_inputs(both.spec, CASES["mixed, padded left"], seed=3)
+    free = _hf_generate(both, inputs)[:, inputs.mask.shape[1] :]
+    # One row stops at its tenth new token, or earlier; the others where they meet it, or not at all.
+    stops = (int(free[0, 9]), int(free[2, 20]))
+    ours = both.ours.generate(
+        **inputs.arrays, max_new_tokens=NEW_TOKENS, eos_token_id=stops, pad_token_id=PAD
+    ).asnumpy()
+    theirs = _hf_generate(both, inputs, eos_token_id=list(stops))
+    assert (theirs == PAD).sum() > (inputs.arrays["input_ids"] == PAD).sum(), "no row stopped early"
+    np.testing.assert_array_equal(ours, theirs)
+    report.record("tokens compared", f"{name} | stop tokens", theirs.size - inputs.mask.size)
+
+
+def test_repetition_penalty_equals_hf(report: ParityReport) -> None:
+    # One row: HF counts padding as a token that was seen, we do not.
+    both = pair("no grouping, window of three units")
+    inputs = make_inputs(both.spec, CASES["image"], seed=3)
+    free = _hf_generate(both, inputs)
+    penalised = _hf_generate(both, inputs, repetition_penalty=1.3)
+    assert (free != penalised).any(), "the penalty changes nothing here"
+    ours = both.ours.generate(**inputs.arrays, max_new_tokens=NEW_TOKENS, repetition_penalty=1.3).asnumpy()
+    np.testing.assert_array_equal(ours, penalised)
+    report.record("tokens compared", "repetition penalty", NEW_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.7}, {"temperature": 2.0, "top_k": 7}, {"top_p": 0.8}, {"top_k": 40, "top_p": 0.5}],
+    ids=str,
+)
+def test_sampling_keeps_the_probabilities_of_hf(options: dict[str, float], report: ParityReport) -> None:
+    from qvl_core.generate import GenerationOptions, sampling
+    from transformers import GenerationConfig
+    from transformers.generation.logits_process import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    makers = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper}
+    theirs = LogitsProcessorList(makers[name](value) for name, value in options.items())
+    assert GenerationConfig(**options) is not None
+    choice = GenerationOptions(do_sample=True, **options)
+    rng = np.random.default_rng(11)
+    for _ in range(50):
+        scores = (3 * rng.standard_normal(500)).astype(np.float32)
+        expected = torch.softmax(theirs(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(scores)[None])[0], -1)
+        kept = sampling.keep_top_p(
+            sampling.keep_top_k(scores / np.float32(choice.temperature), choice.top_k), choice.top_p
+        )
+        found = sampling.probabilities(kept)
+        np.testing.assert_array_equal(found > 0, expected.numpy() > 0)
+        report.record("sampling probabilities, largest difference", str(options), np.abs(found - expected.numpy()).max())
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+def _hf_generate(both: Pair, inputs: Inputs, **options: object) -> NDArray[np.int64]:
+    both.theirs.model.rope_deltas = None
+    with torch.no_grad():
+        result = both.theirs.generate(
+            **inputs.for_hf(), max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=PAD, **options
+        )
+    return result.numpy()

@@ -1,0 +1,145 @@
+"""Images to patches: equal to the bit to the published pillow-based image processor, for every size and mode.
+
+torch is needed by neither side; the test lives here because the oracle is HF's. The torchvision-based processor is
+compared too where torchvision is installed; it resizes by another algorithm, so its largest difference is measured and
+bounded instead.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from qvl_core.geometry import patchify
+from qvl_core.specs.model_spec import VisionSpec
+from qvl_data.images import decode_image
+from qvl_data.pixels import ImageRules, normalised_levels
+
+transformers = pytest.importorskip("transformers")
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+VISION = VisionSpec(depth=1, hidden_size=16, num_heads=1, intermediate_size=16, out_hidden_size=16)
+LIMITS = ((3136, 262144), (12544, 12544), (56 * 56, 28 * 28 * 1280), (784, 20000))
+MODES = ("RGB", "L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr")
+
+
+def rules(min_pixels: int, max_pixels: int) -> ImageRules:
+    levels = normalised_levels(MEAN, DEVIATION, 1 / 255)
+    return ImageRules(vision=VISION, min_pixels=min_pixels, max_pixels=max_pixels, levels=levels)
+
+
+def published(image: Image.Image, min_pixels: int, max_pixels: int, kind: str = "Pil") -> tuple[np.ndarray, list[int]]:
+    """Give patches and grid of the HF processor; before transformers 5 its pillow form has no suffix."""
+    from transformers.models.qwen2_vl import image_processing_qwen2_vl as module
+
+    if kind == "Pil":
+        try:
+            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Published
+        except ImportError:
+            Published = module.Qwen2VLImageProcessor
+    else:
+        Published = module.Qwen2VLImageProcessor
+    processor = Published(size={"shortest_edge": min_pixels, "longest_edge": max_pixels})
+    found = processor(images=[image], return_tensors="np")
+    return np.asarray(found["pixel_values"]), np.asarray(found["image_grid_thw"])[0].tolist()
+
+
+def random_image(rng: np.random.Generator, mode: str = "RGB", largest: int = 900) -> Image.Image:
+    """Give noise with structure: low-frequency colour plus noise, so that rounding is exercised at all levels."""
+    height, width = (int(size) for size in np.exp(rng.uniform(np.log(6), np.log(largest), 2)))
+    small = rng.integers(0, 256, (rng.integers(1, 9), rng.integers(1, 9), 4), dtype=np.uint8)
+    base = np.asarray(Image.fromarray(small, "RGBA").resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    noise = rng.integers(-60, 60, base.shape)
+    image = Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8), "RGBA")
+    return image if mode == "RGBA" else image.convert("RGB").convert(mode)
+
+
+def assert_equal_bits(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.dtype == np.float32
+    assert theirs.dtype == np.float32
+    np.testing.assert_array_equal(ours.view(np.int32), theirs.view(np.int32))
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_rgb_images_of_many_sizes_are_equal_to_the_bit(limits: tuple[int, int]) -> None:
+    rng = np.random.default_rng(limits[0])
+    for _ in range(75):
+        image = random_image(rng)
+        ours, grid = rules(*limits).patches(image)
+        theirs, their_grid = published(image, *limits)
+        assert list(grid) == their_grid
+        assert_equal_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_modes_saved_as_files_are_equal_to_the_bit(mode: str) -> None:
+    rng = np.random.default_rng(7)
+    file_format = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
+    for _ in range(12):
+        buffer = io.BytesIO()
+        random_image(rng, mode, 300).save(buffer, file_format)
+        ours, _ = rules(3136, 50176).patches(decode_image(buffer.getvalue()))
+        theirs, _ = published(Image.open(io.BytesIO(buffer.getvalue())), 3136, 50176)
+        assert_equal_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_each_file_format_is_equal_to_the_bit(file_format: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    for number in range(6):
+        path = tmp_path / f"{number}.img"
+        random_image(rng, "RGB", 400).save(path, file_format)
+        ours, _ = rules(3136, 50176).patches(decode_image(path.read_bytes()))
+        theirs, _ = published(Image.open(path), 3136, 50176)
+        assert_equal_bits(ours, theirs)
+
+
+def test_palette_with_transparency_is_equal_to_the_bit() -> None:
+    rng = np.random.default_rng(13)
+    for _ in range(12):
+        image = random_image(rng, "P", 200)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=bytes(rng.integers(0, 256, 256, dtype=np.uint8)))
+        ours, _ = rules(3136, 50176).patches(decode_image(buffer.getvalue()))
+        theirs, _ = published(Image.open(io.BytesIO(buffer.getvalue())), 3136, 50176)
+        assert_equal_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_that_of_pillow(orientation: int) -> None:
+    from PIL import ImageOps
+
+    image = random_image(np.random.default_rng(17), "RGB", 200)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    theirs, _ = published(ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))), 3136, 50176)
+    assert_equal_bits(rules(3136, 50176).patches(decode_image(buffer.getvalue()))[0], theirs)
+
+
+def test_equals_normalising_first_and_geometry_patchify() -> None:
+    image = random_image(np.random.default_rng(19))
+    found, (_, rows, columns) = rules(3136, 50176).patches(image)
+    resized = np.asarray(image.resize((columns * 14, rows * 14), Image.Resampling.BICUBIC))
+    levels = normalised_levels(MEAN, DEVIATION, 1 / 255)
+    normalised = np.stack([levels[c][resized[:, :, c]] for c in range(3)], axis=-1)
+    assert_equal_bits(found, patchify(normalised, VISION))
+
+
+def test_torchvision_processor_differs_by_rounding_of_the_resize_only(record_property: pytest.RecordProperty) -> None:
+    pytest.importorskip("torchvision", reason="torchvision is not installed: its difference is not measured")
+    rng = np.random.default_rng(23)
+    largest = 0.0
+    for _ in range(40):
+        image = random_image(rng)
+        ours, _ = rules(3136, 262144).patches(image)
+        theirs, _ = published(image, 3136, 262144, kind="torchvision")
+        largest = max(largest, float(np.abs(ours - theirs).max()))
+    record_property("largest_difference", largest)
+    # Two levels of 255 over the smallest deviation: the two resizers round intermediate rows differently.
+    assert largest <= 2 / 255 / min(DEVIATION) + 1e-6
