@@ -28,22 +28,31 @@ BANNED_CALLS = {
 }
 # No CPU kernel, or only in one of plain, gradient and compiled execution, on a version that we support.
 FAILS_ON_CPU = {
-    "mint": (
-        "addmm arange argmax argsort bincount count_nonzero cumsum einsum empty full index_select linspace "
-        "logsumexp multinomial narrow norm normal ones_like outer rand randn repeat_interleave roll scatter_add "
-        "searchsorted sort stack std topk transpose tril unbind unique var zeros_like"
-    ).split(),
-    "mint.nn.functional": (
-        "conv3d cross_entropy dropout embedding gelu layer_norm linear log_softmax mse_loss normalize one_hot pad"
-    ).split(),
-    "mint.optim": "Adam AdamW FusedAdamW".split(),
-    "ops": ("einsum embedding flash_attention_score layer_norm rms_norm roll rotary_position_embedding swiglu").split(),
-}
-IN_PLACE = frozenset(
-    "abs_ add_ addmm_ bernoulli_ clamp_ copy_ div_ exp_ exponential_ fill_ floor_ index_add_ index_copy_ index_fill_ "
-    "log_ masked_fill_ masked_scatter_ mul_ neg_ normal_ pow_ put_ random_ relu_ scatter_ scatter_add_ sigmoid_ "
-    "sqrt_ sub_ tanh_ uniform_ zero_".split()
-)
+    "mint": frozenset({
+        "addmm", "arange", "argmax", "argsort", "bincount", "count_nonzero", "cumsum", "einsum", "empty", "full",
+        "index_select", "linspace", "logsumexp", "multinomial", "narrow", "norm", "normal", "ones_like", "outer",
+        "rand", "randn", "repeat_interleave", "roll", "scatter_add", "searchsorted", "sort", "stack", "std", "topk",
+        "transpose", "tril", "unbind", "unique", "var", "zeros_like"
+    }),
+    "mint.nn.functional": frozenset({
+        "conv3d", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "log_softmax", "mse_loss",
+        "normalize", "one_hot", "pad"
+    }),
+    "mint.optim": frozenset({"Adam", "AdamW", "FusedAdamW"}),
+    "ops": frozenset({
+        "einsum", "embedding", "flash_attention_score", "layer_norm", "rms_norm", "roll", "rotary_position_embedding",
+        "swiglu"
+    }),
+}  # fmt: skip
+# Runs everywhere, but not as it should on CPU.
+SLOW_ON_CPU = {"mint.nn.functional.linear": "it copies the transposed weight on CPU; kernels.linear"}
+# They return a new tensor and leave the old one as it was, or raise. (copy_ into a whole tensor does work.)
+IN_PLACE = frozenset({
+    "abs_", "add_", "addmm_", "bernoulli_", "clamp_", "div_", "exp_", "exponential_", "fill_", "floor_",
+    "index_add_", "index_copy_", "index_fill_", "log_", "masked_fill_", "masked_scatter_", "mul_", "neg_",
+    "normal_", "pow_", "put_", "random_", "relu_", "scatter_", "scatter_add_", "sigmoid_", "sqrt_", "sub_",
+    "tanh_", "uniform_", "zero_"
+})  # fmt: skip
 # Right only if nobody in the process has differentiated it over a dim of size 1 before: only where that is ruled out.
 SOFTMAX = ("ops.softmax", "mint.softmax", "mint.nn.functional.softmax", "ops.Softmax", "nn.Softmax")
 SOFTMAX_MODULES = ("qvl_core/kernels/", "qvl_core/conformance/")
@@ -128,15 +137,25 @@ def _messages(node: ast.stmt | ast.expr, names: dict[str, str], function: str, p
         yield from _name_messages(_dotted(node, names), function, path)
     elif isinstance(node, ast.Call) and uses_mindspore and isinstance(node.func, ast.Attribute):
         yield from _method_messages(node.func)
-    elif isinstance(node, ast.AugAssign) and uses_mindspore and isinstance(node.target, (ast.Attribute, ast.Subscript)):
-        if not isinstance(node.value, ast.Constant):
-            yield "augmented assignment to an attribute or item: on a Parameter it rebinds the name to a plain Tensor; ops.assign"
+    elif isinstance(node, ast.AugAssign) and uses_mindspore and _may_hold_a_tensor(node):
+        yield (
+            "augmented assignment to an attribute or item: on a Parameter it rebinds the name to a plain Tensor; "
+            "ops.assign"
+        )
+
+
+def _may_hold_a_tensor(node: ast.AugAssign) -> bool:
+    """Tell whether the target may be a Parameter: an attribute or item that does not just count up by a constant."""
+    return isinstance(node.target, (ast.Attribute, ast.Subscript)) and not isinstance(node.value, ast.Constant)
 
 
 def _import_messages(node: ast.Import | ast.ImportFrom, path: str) -> Iterator[str]:
     modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
     if not _is_in(path, MINDSPORE_MODULES) and any(module.split(".")[0] == "mindspore" for module in modules):
-        yield "mindspore is imported in the light part; only model, kernels, parallel, generate, conformance, train, eval may"
+        yield (
+            "mindspore is imported in the light part; only model, kernels, parallel, generate, conformance, train and "
+            "eval may"
+        )
 
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:
@@ -152,8 +171,12 @@ def _name_messages(name: str, function: str, path: str) -> Iterator[str]:
             f"{short}: one gradient of it over a dim of size 1 makes every later one of that rank wrong, silently; "
             "kernels.attention, kernels.cross_entropy, or numpy where nothing is differentiated"
         )
+    if function.endswith(ASCEND_SUFFIX):
+        return
+    if short in SLOW_ON_CPU:
+        yield f"{short}: {SLOW_ON_CPU[short]}"
     module, _, last = name.rpartition(".")
-    if last in FAILS_ON_CPU.get(module, ()) and not function.endswith(ASCEND_SUFFIX):
+    if last in FAILS_ON_CPU.get(module, ()):
         yield f"{name} does not run on CPU in every mode and version that we support; the kernel table has what does"
 
 
@@ -161,7 +184,10 @@ def _method_messages(function: ast.Attribute) -> Iterator[str]:
     if function.attr == "copy_" and isinstance(function.value, ast.Subscript):
         yield "copy_ through a view never writes the right cells; t[...] = v"
     elif function.attr in IN_PLACE:
-        yield f"{function.attr} does nothing on CPU (it returns a new tensor) or raises; y = x + ..., ops.assign for a Parameter"
+        yield (
+            f"{function.attr} does nothing on CPU (it returns a new tensor) or raises; y = x + ..., "
+            "ops.assign for a Parameter"
+        )
     elif function.attr == "requires_grad_":
         yield "requires_grad_ does not exist in MindSpore 2.7; name the weights in ms.grad"
     elif function.attr == "expand":

@@ -8,18 +8,24 @@ bounded instead.
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from qvl_core.geometry import patchify
+from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import VisionSpec
 from qvl_data.images import decode_image
 from qvl_data.pixels import ImageRules, normalised_levels
+from qvl_data.processor import load_processor
+from qvl_data.prompt import build_prompt
 
 transformers = pytest.importorskip("transformers")
 
+TINY = Path(__file__).parents[2] / "recipes" / "tiny" / "checkpoint"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 VISION = VisionSpec(depth=1, hidden_size=16, num_heads=1, intermediate_size=16, out_hidden_size=16)
@@ -143,3 +149,47 @@ def test_torchvision_processor_differs_by_rounding_of_the_resize_only(record_pro
     record_property("largest_difference", largest)
     # Two levels of 255 over the smallest deviation: the two resizers round intermediate rows differently.
     assert largest <= 2 / 255 / min(DEVIATION) + 1e-6
+
+
+def published_processor() -> Any:
+    """Give HF's whole processor on the tiny checkpoint, without its video half, which needs torchvision."""
+    from transformers import AutoTokenizer
+    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+
+    pil = pytest.importorskip(
+        "transformers.models.qwen2_vl.image_processing_pil_qwen2_vl", reason="this transformers has no pillow processor"
+    )
+
+    class ImagesAndText(Qwen2_5_VLProcessor):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    return ImagesAndText(
+        pil.Qwen2VLImageProcessorPil.from_pretrained(str(TINY)),
+        AutoTokenizer.from_pretrained(str(TINY), local_files_only=True),
+        chat_template=(TINY / "chat_template.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def test_prompts_with_images_equal_the_whole_published_processor() -> None:
+    theirs = published_processor()
+    limits = json.loads((TINY / "preprocessor_config.json").read_text())
+    spec = load_spec(TINY)
+    ours = load_processor(TINY, spec, min_pixels=limits["min_pixels"], max_pixels=limits["max_pixels"])
+    rng = np.random.default_rng(29)
+    for number in range(40):
+        images = [random_image(rng, "RGB", 500) for _ in range(number % 4)]
+        text = ("Which digit is this?", "图 e\u0301 😀\n\n", "  two  spaces ", "\nnew line")[number % 4 - 1] + str(
+            number
+        )
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+        rendered = theirs.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        expected = theirs(text=[rendered], images=images or None, return_tensors="np")
+        found = build_prompt(ours, images, text)
+        assert found.input_ids.tolist() == np.asarray(expected["input_ids"])[0].tolist()
+        if images:
+            assert found.grids.tolist() == np.asarray(expected["image_grid_thw"]).tolist()
+            assert_equal_bits(found.patches, np.asarray(expected["pixel_values"]))

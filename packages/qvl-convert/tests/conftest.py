@@ -53,9 +53,9 @@ class Maker:
         self.kinds = {row.name: "BF16" if row.size % 3 else "F32" for row in parameter_table(self.spec)}
         # Random bits, so that infinities and many kinds of not-a-number are among them.
         self.arrays = {
-            row.name: random.integers(
-                0, 2**16 if self.kinds[row.name] == "BF16" else 2**32, row.shape, np.uint64
-            ).astype(np.uint16 if self.kinds[row.name] == "BF16" else np.uint32)
+            row.name: random.integers(0, 2**16, row.shape, np.uint16)
+            if self.kinds[row.name] == "BF16"
+            else random.integers(0, 2**32, row.shape, np.uint32)
             for row in parameter_table(self.spec)
         }
         self.side = root / "side"

@@ -134,6 +134,22 @@ def test_export_takes_the_side_files_of_the_sharded_folder_by_default(run, make,
     assert names == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
+def test_export_states_the_dtype_of_the_weights(run, make, tmp_path):
+    config = json.loads((make.side / "config.json").read_text())
+    nested = {**config, "torch_dtype": "bfloat16", "vision_config": {**config["vision_config"], "dtype": "float16"}}
+    (make.side / "config.json").write_text(json.dumps(nested))
+    layout = Layout(vision_stages=(2,), text_stages=(3,))
+    # Of mixed weights no single dtype is true: the file stays as it was.
+    assert run("export", "--sharded", make.sharded("mixed", layout), "--out", tmp_path / "same").exit_code == 0
+    assert (tmp_path / "same" / "config.json").read_bytes() == (make.side / "config.json").read_bytes()
+    make.kinds = dict.fromkeys(make.kinds, "F32")
+    make.arrays = {name: array.astype(np.uint32) for name, array in make.arrays.items()}
+    assert run("export", "--sharded", make.sharded("single", layout), "--out", tmp_path / "out").exit_code == 0
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (found["torch_dtype"], found["vision_config"]["dtype"]) == ("float32", "float32")
+    assert found["hidden_size"] == config["hidden_size"]
+
+
 def test_export_of_a_damaged_folder_leaves_nothing(run, make, tmp_path):
     source = make.sharded("sharded", Layout(vision_stages=(2,), text_stages=(3,), tp=2))
     file = sorted(source.glob("rank-*"))[1]
@@ -173,6 +189,7 @@ def test_the_source_is_never_a_target(run, make):
 def test_commands_import_nothing_heavy():
     code = (
         "import sys, qvl_convert.commands; "
-        "heavy = {'numpy', 'mindspore', 'torch', 'transformers', 'safetensors'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'numpy', 'mindspore', 'torch', 'transformers', 'safetensors'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

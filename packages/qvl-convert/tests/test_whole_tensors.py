@@ -5,6 +5,7 @@ import pytest
 from qvl_convert import whole_tensors
 from qvl_convert.whole_tensors import blocks, open_whole_tensors
 from qvl_core.errors import RunError, WeightsError
+from qvl_core.layout import Layout
 from qvl_core.weights.manifest import rank_file_name
 from qvl_core.weights.safetensors_header import read_header
 
@@ -51,12 +52,18 @@ def test_a_flipped_bit_is_found_with_file_and_tensor(make, layout):
     list(blocks(found.tensors["model.layers.1.mlp.down_proj.weight"]))
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(vision_stages=(2,), text_stages=(3,), tp=2),
+        Layout(vision_stages=(1, 1, 0), text_stages=(0, 1, 2), pp=3, tp=4),
+    ],
+    ids=["one stage", "three stages"],
+)
 def test_copies_that_differ_are_found(make, layout):
-    if layout.tp == 1:
-        pytest.skip("with one tensor rank nothing is replicated")
     path = make.sharded("sharded", layout)
     flip(path, rank_file_name(layout.pp - 1, 1), "model.norm.weight")
-    with pytest.raises(WeightsError, match="differs from the copy in rank-pp00.-tt000.*byte 3 of"):
+    with pytest.raises(WeightsError, match=r"differs from the copy in rank-pp00.-tt000.*byte 3 of"):
         open_whole_tensors(path)
 
 
@@ -73,4 +80,13 @@ def test_an_incomplete_folder_is_refused(make):
     path = make.hf("hf")
     (path / "config.json").write_text((path / "config.json").read_text().replace('"depth": 2', '"depth": 3'))
     with pytest.raises(WeightsError, match="tensors are missing"):
+        open_whole_tensors(path)
+
+
+@pytest.mark.parametrize("make", [True], indirect=True, ids=["tied"])
+def test_tied_copies_that_differ_are_found(make):
+    layout = Layout(vision_stages=(2, 0), text_stages=(1, 2), pp=2)
+    path = make.sharded("sharded", layout)
+    flip(path, rank_file_name(1, 0), "model.embed_tokens.weight")
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight\n  differs from the copy in rank-pp000-tt000"):
         open_whole_tensors(path)

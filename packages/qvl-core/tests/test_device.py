@@ -9,7 +9,6 @@ import warnings
 from typing import Any
 
 import pytest
-
 from qvl_core import device
 from qvl_core.errors import EXIT_NOT_INSTALLED, NotInstalledError
 
@@ -141,7 +140,7 @@ class TestRequireMindspore:
     ) -> None:
         device.prepare("ascend")
         _stand_in(monkeypatch, _Mindspore(failure="libge_runner.so: cannot open shared object file\nmore"))
-        with pytest.raises(NotInstalledError, match="cannot use the device Ascend: libge_runner.so") as caught:
+        with pytest.raises(NotInstalledError, match=r"cannot use the device Ascend: libge_runner\.so") as caught:
             device.require_mindspore()
         assert 'device = "cpu"' in str(caught.value)
         assert "more" not in str(caught.value)

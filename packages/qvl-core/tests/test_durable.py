@@ -36,6 +36,10 @@ class Interrupted(BaseException):
     """Stands for a signal that arrives in the middle of a write."""
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def fail(error):
     def raising(*arguments, **options):
         raise error
@@ -49,7 +53,7 @@ def test_atomic_write_replaces_bytes_and_text(tmp_path):
     assert path.read_bytes() == b"\xc3\xa9"
     atomic_write(path, b"new")
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert names_in(tmp_path) == ["x.json"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -62,7 +66,7 @@ def test_a_failed_atomic_write_leaves_the_old_content_and_nothing_else(tmp_path,
     with pytest.raises((RunError, Interrupted)):
         atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x"]
+    assert names_in(tmp_path) == ["x"]
 
 
 def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
@@ -98,7 +102,7 @@ def test_disk_errors_fail_the_run_and_wrong_places_are_wrong_input(tmp_path, mon
     with pytest.raises(kind, match=os.strerror(code)) as caught:
         atomic_write(tmp_path / "x", b"data")
     assert caught.value.exit_code == exit_code
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_full_disk_says_what_is_free(tmp_path, monkeypatch):
@@ -142,15 +146,19 @@ def test_a_new_folder_appears_complete(tmp_path):
         assert not target.exists()
         assert folder.parent == target.parent
     assert (target / "inner" / "x").read_text() == "data"
-    assert os.listdir(target.parent) == ["target"]
+    assert names_in(target.parent) == ["target"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), Interrupted()])
 def test_a_new_folder_whose_writing_fails_does_not_appear(tmp_path, error):
-    with pytest.raises(type(error)), new_folder(tmp_path / "target") as folder:
-        (folder / "x").write_text("data")
-        raise error
-    assert os.listdir(tmp_path) == []
+    def write():
+        with new_folder(tmp_path / "target") as folder:
+            (folder / "x").write_text("data")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert names_in(tmp_path) == []
 
 
 def test_a_taken_target_is_refused_before_and_after_the_work(tmp_path):
@@ -161,11 +169,16 @@ def test_a_taken_target_is_refused_before_and_after_the_work(tmp_path):
     with pytest.raises(OutputError, match="exists already"), new_folder(target):
         pytest.fail("the block must not run")
     late = tmp_path / "late"
-    with pytest.raises(OutputError, match="exists already"), new_folder(late):
-        late.mkdir()
-        (late / "theirs").write_text("")
-    assert os.listdir(late) == ["theirs"]
-    assert sorted(os.listdir(tmp_path)) == ["late", "target"]
+
+    def write():
+        with new_folder(late):
+            late.mkdir()
+            (late / "theirs").write_text("")
+
+    with pytest.raises(OutputError, match="exists already"):
+        write()
+    assert names_in(late) == ["theirs"]
+    assert names_in(tmp_path) == ["late", "target"]
 
 
 def test_a_symlink_is_no_free_target(tmp_path):
@@ -207,7 +220,7 @@ def test_removal_takes_the_name_away_first(tmp_path, monkeypatch):
     assert not folder.exists()
     monkeypatch.undo()
     assert len(remove_leftovers(tmp_path)) == 1
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
@@ -217,7 +230,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / ".x.json.tmp-0123456789ab").write_text("")
     (tmp_path / "step_000000.trash-01234567").symlink_to("step_000100")
     assert len(remove_leftovers(tmp_path)) == 3
-    assert os.listdir(tmp_path) == ["step_000100"]
+    assert names_in(tmp_path) == ["step_000100"]
 
 
 def hold(folder):

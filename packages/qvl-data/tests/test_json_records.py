@@ -22,6 +22,11 @@ def test_array_elements_carry_the_line_they_start_on() -> None:
     assert [(e.line, e.index, e.value) for e in found] == [(2, 0, {"a": 1}), (4, 1, {"a": 2}), (6, 2, {"a": 3})]
 
 
+def test_elements_on_one_line_are_told_apart() -> None:
+    found = elements(b'[{"a": 1}, {"a": 2},\n{"a": 3}, {"a": 4}]')
+    assert [e.where(Path("x.json")) for e in found] == ["x.json:1", "x.json:1[1]", "x.json:2", "x.json:2[3]"]
+
+
 def test_json_lines_carry_their_line_and_skip_blank_lines() -> None:
     found = elements(b'{"a": 1}\n\n{"a": 2}\r\n{"a": 3}')
     assert [(e.line, e.index, e.value) for e in found] == [(1, 0, {"a": 1}), (3, 1, {"a": 2}), (4, 2, {"a": 3})]

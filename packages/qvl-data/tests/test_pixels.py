@@ -21,7 +21,7 @@ def test_levels_are_the_plain_arithmetic() -> None:
     assert levels[2, 51] == np.float32(51 * (1 / 255))
 
 
-@pytest.mark.parametrize("size", [(28, 28), (60, 80), (500, 90), (3, 400)])
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (60, 80), (500, 90), (3, 400)])
 def test_patches_equal_normalise_then_patchify(processor: Processor, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

@@ -53,6 +53,13 @@ def test_unchanged_files_are_not_read_again_changed_and_bad_ones_are(tmp_path: P
     assert counted == [second]
 
 
+def test_two_data_sets_of_one_folder_share_the_memory(tmp_path: Path, counted: list[Path]) -> None:
+    first, second = (save_image(tmp_path / f"{i}.png", seed=i) for i in range(2))
+    for paths in ([first], [second], [first, second]):
+        check_media(paths, cache_dir=tmp_path / "cache")
+    assert counted == [first, second]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1, "images": [[1]]}', '{"version": 0, "images": []}'])
 def test_a_damaged_memory_is_left_alone(tmp_path: Path, content: str, counted: list[Path]) -> None:
     image = save_image(tmp_path / "a.png")

@@ -8,8 +8,9 @@ from pathlib import Path
 from qvl_core.durable import require_free
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
-from qvl_core.specs.load import load_spec, spec_differences
-from qvl_core.weights.hf_writer import write_hf_folder
+from qvl_core.json_file import read_json_object
+from qvl_core.specs.load import CONFIG_NAME, load_spec, spec_differences
+from qvl_core.weights.hf_writer import config_with_dtype, write_hf_folder
 from qvl_core.weights.names import Naming
 from qvl_core.weights.safetensors_writer import TensorToWrite, WrittenFile
 
@@ -35,8 +36,19 @@ def export_folder(
         message = "\n".join(["its config.json describes another model than the weights:", *differences[:10]])
         fix = "give the folder of the model that the weights were made from"
         raise WeightsError(Problem(where=printable(str(hf_files)), message=message, fix=fix))
+    # Read strictly by load_spec above; the file is copied as it is unless its dtype is not that of the weights.
+    config = read_json_object(hf_files / CONFIG_NAME)
+    dtypes = {tensor.dtype for tensor in source.tensors.values()}
+    changed = config_with_dtype(config, dtypes.pop()) if len(dtypes) == 1 else config
     tensors = [_to_write(name, tensor, advance) for name, tensor in source.tensors.items()]
-    return write_hf_folder(tensors, hf_files, out, naming=naming, max_shard_bytes=max_shard_bytes)
+    return write_hf_folder(
+        tensors,
+        hf_files,
+        out,
+        naming=naming,
+        max_shard_bytes=max_shard_bytes,
+        config=changed if changed != config else None,
+    )
 
 
 def _to_write(name: str, tensor: WholeTensor, advance: Callable[[int], None]) -> TensorToWrite:

@@ -84,7 +84,8 @@ def blocks(tensor: WholeTensor) -> Iterator[NDArray[Any]]:
     changes meanwhile.
     """
     tp = len(tensor.parts)
-    digests = [hashlib.sha256() for _ in tensor.parts]
+    # HF files have no recorded checksums, so theirs are not computed.
+    digests = [None if wanted is None else hashlib.sha256() for _, wanted in tensor.parts]
     with ExitStack() as stack:
         files = [stack.enter_context(open_regular_file(entry.file)) for entry, _ in tensor.parts]
 
@@ -93,8 +94,9 @@ def blocks(tensor: WholeTensor) -> Iterator[NDArray[Any]]:
             row_bytes = entry.size // entry.shape[0] if entry.shape[0] else 0
             first = entry.start + start * row_bytes
             data = read_exactly(files[rank].fileno(), first, (stop - start) * row_bytes, entry.file)
-            # A rank's rows are asked for in order and once each, so its checksum comes for free.
-            digests[rank].update(data)
+            # A rank's rows are asked for in order and once each, so its checksum needs no second reading.
+            if (digest := digests[rank]) is not None:
+                digest.update(data)
             return np.frombuffer(data, _UNSIGNED[DTYPE_BYTES[tensor.dtype]]).reshape(stop - start, -1)
 
         for start in range(0, tensor.row_count, tensor.rows_per_block):
@@ -104,7 +106,7 @@ def blocks(tensor: WholeTensor) -> Iterator[NDArray[Any]]:
             else:
                 found = [read(*segment) for segment in _segments(tensor, start, stop)]
                 yield found[0] if len(found) == 1 else np.concatenate(found, axis=0)
-    _check_digests(tensor, [f"sha256:{digest.hexdigest()}" for digest in digests])
+    _check_digests(tensor, [None if digest is None else f"sha256:{digest.hexdigest()}" for digest in digests])
 
 
 def _segments(tensor: WholeTensor, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -151,7 +153,7 @@ def _check_copy(entry: TensorEntry, copy: TensorEntry) -> None:
         raise WeightsError(Problem(where=printable(str(copy.file)), key=copy.name, message=message, fix=_ANEW))
 
 
-def _check_digests(tensor: WholeTensor, found: list[str]) -> None:
+def _check_digests(tensor: WholeTensor, found: list[str | None]) -> None:
     problems = [
         Problem(
             where=printable(str(entry.file)),
@@ -160,7 +162,7 @@ def _check_digests(tensor: WholeTensor, found: list[str]) -> None:
             fix=_ANEW,
         )
         for (entry, wanted), digest in zip(tensor.parts, found, strict=True)
-        if wanted is not None and wanted != digest
+        if digest is not None and wanted is not None and wanted != digest
     ]
     if problems:
         raise WeightsError(problems)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,18 @@ def read_regular_file(path: Path, *, limit: int, error_type: ErrorType = Weights
         message = f"is larger than the {limit:,} bytes that are expected here at most"
         raise error_type(Problem(where=printable(str(path)), message=message, fix=fix))
     return data
+
+
+@contextmanager
+def readable(path: Path, *, error_type: ErrorType = WeightsError) -> Iterator[None]:
+    """Turn an OSError of looking at a path (no permission, name too long, a NUL in it) into `error_type`."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}"
+        raise error_type(Problem(where=printable(str(path)), message=message)) from None
+    except ValueError:
+        raise error_type(Problem(where=printable(str(path)), message="a path cannot hold a NUL character")) from None
 
 
 def kind_of_file(mode: int) -> str:

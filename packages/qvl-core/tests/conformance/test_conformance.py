@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("mindspore", reason="the conformance suite needs mindspore")
 
 from mindspore import Tensor
-
 from qvl_core.conformance.__main__ import main
 from qvl_core.conformance.cases import all_cases
 from qvl_core.conformance.checks import Check, check_case

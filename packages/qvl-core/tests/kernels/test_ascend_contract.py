@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ pytest.importorskip("mindspore", reason="kernels need mindspore")
 
 import mindspore as ms
 from mindspore import Tensor, mint, ops
-
 from qvl_core.conformance import truth
 from qvl_core.kernels import announce, select
 from qvl_core.kernels.segments import build_segments
@@ -76,7 +76,7 @@ class FlashAttention:
         for ends, rows in ((actual_seq_qlen, query.shape[0]), (actual_seq_kvlen, key.shape[0])):
             assert isinstance(ends, (tuple, list))
             assert ends[0] > 0, "cumulative ends without a leading 0"
-            assert all(b > a for a, b in zip(ends[:-1], ends[1:], strict=True)), "no empty kv sequence"
+            assert all(b > a for a, b in pairwise(ends)), "no empty kv sequence"
             assert ends[-1] == rows, "the last end is the number of rows"
             assert len(ends) <= 1024, "at most 1024 sequences"
         if sparse_mode in (2, 3):

@@ -12,7 +12,6 @@ pytest.importorskip("mindspore", reason="kernels need mindspore")
 
 import mindspore as ms
 from mindspore import Parameter, Tensor
-
 from qvl_core import kernels
 from qvl_core.conformance import truth
 from qvl_core.kernels import segments as segments_module

@@ -62,6 +62,7 @@ def test_unknown_name_gets_the_closest():
     assert "did you mean 'qwen2.5-vl-7b'" in refused("qwen2.5vl-7b")
     assert "qwen2.5-vl-3b, qwen2.5-vl-7b" in refused("zzz")
     assert "NUL" in refused("a\0b")
+    assert "cannot be read" in refused("x" * 300)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_reads_places_counted_from_the_beginning_of_the_file(read):
             framed('{"a":%s,"a":%s}' % ((json.dumps(entry()),) * 2), bytes(4)), "twice", id="W9 same name, same entry"
         ),
         pytest.param(
-            framed('{"a":%s,"a":%s}' % (json.dumps(entry()), json.dumps(entry("U8", (4,)))), bytes(4)),
+            framed(f'{{"a":{json.dumps(entry())},"a":{json.dumps(entry("U8", (4,)))}}}', bytes(4)),
             "twice",
             id="W10 same name, other shape",
         ),

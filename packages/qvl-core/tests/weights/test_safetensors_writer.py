@@ -1,7 +1,6 @@
 """Writing safetensors: readable by the usual library, aligned, checksummed, never over something that is there."""
 
 import hashlib
-import os
 
 import numpy as np
 import pytest
@@ -82,4 +81,4 @@ def test_a_failure_leaves_no_file(tmp_path):
     tensor = tensor_from_array("x", np.zeros(4, np.uint8))
     with pytest.raises(Exception, match="No space left"):
         write_safetensors(tmp_path / "x", [type(tensor)(name="x", dtype="U8", shape=(4,), chunks=broken)])
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -29,12 +29,21 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True)
 class Element:
-    """One element of a data file: its value, or what is wrong with it. `line` counts from 1, `index` from 0."""
+    """One element of a data file: its value, or what is wrong with it. `line` counts from 1, `index` from 0.
+
+    `shares_line`: the element before it starts on the same line, so the line alone does not name it.
+    """
 
     line: int
     index: int
     value: Any = None
     error: str = ""
+    shares_line: bool = False
+
+    def where(self, path: Path) -> str:
+        """Name the element: `file:line`, or `file:line[index]` where several stand on one line."""
+        place = f"{printable(str(path))}:{self.line}"
+        return f"{place}[{self.index}]" if self.shares_line else place
 
 
 def read_data_file(path: Path) -> bytes:
@@ -105,6 +114,7 @@ def _iterate_array(data: bytes) -> Iterator[Element]:
     position = _skip_space(text, text.index("[") + 1)
     line = text.count("\n", 0, position) + 1
     index = 0
+    previous_line = 0
     if text[position : position + 1] == "]":
         yield from _trailing(text, position + 1, line, index)
         return
@@ -119,8 +129,9 @@ def _iterate_array(data: bytes) -> Iterator[Element]:
         except (ValueError, RecursionError) as error:
             yield _broken_element(text, line, index, error)
             return
-        yield Element(line=line, index=index, value=value)
+        yield Element(line=line, index=index, value=value, shares_line=line == previous_line)
         index += 1
+        previous_line = line
         after = _skip_space(text, end)
         line += text.count("\n", position, after)
         mark = text[after : after + 1]

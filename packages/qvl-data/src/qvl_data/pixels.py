@@ -15,8 +15,8 @@ from PIL import Image
 from qvl_core.geometry import image_grid, smart_resize
 from qvl_core.specs.model_spec import VisionSpec
 
-# Patches per block: 3 x 196 levels x 4 bytes x 128 stay in the second-level cache.
-_BLOCK = 128
+# Patches per strip of rows: what a strip needs stays in the second-level cache, and a small image is one strip.
+_STRIP = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,18 @@ class ImageRules:
     def _look_up(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         patch, merge, frames = self.vision.patch_size, self.vision.spatial_merge_size, self.vision.temporal_patch_size
         height, width, channels = pixels_HWC.shape
-        rows, columns = height // patch, width // patch
-        blocks = pixels_HWC.reshape(rows // merge, merge, patch, columns // merge, merge, patch, channels)
-        # (merged row, merged column, row inside, column inside, channel, y, x): one byte per number is moved, not four.
-        ordered = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 6, 2, 5)).reshape(rows * columns, channels, -1)
-        out = np.empty((rows * columns, channels, frames, patch * patch), np.float32)
-        for start in range(0, rows * columns, _BLOCK):
-            part = ordered[start : start + _BLOCK]
+        rows, columns = height // patch // merge, width // patch // merge
+        blocks = pixels_HWC.reshape(rows, merge, patch, columns, merge, patch, channels)
+        # (merged row, merged column, row inside, column inside, channel, frame, y, x)
+        out = np.empty((rows, columns, merge, merge, channels, frames, patch, patch), np.float32)
+        strip = max(1, _STRIP // (columns * merge**2))
+        for start in range(0, rows, strip):
+            part = slice(start, start + strip)
             for channel in range(channels):
-                values = np.take(self.levels[channel], part[:, channel], mode="clip")
-                out[start : start + _BLOCK, channel] = values[:, None]
-        return out.reshape(rows * columns, -1)
+                # Pixels change places while they are one byte each, not four.
+                levels = blocks[part, ..., channel].transpose(0, 3, 1, 4, 2, 5)
+                out[part, ..., channel, :, :, :] = np.take(self.levels[channel], levels, mode="clip")[..., None, :, :]
+        return out.reshape(rows * columns * merge**2, -1)
 
 
 def normalised_levels(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from qvl_core.errors import Problem
 from qvl_core.geometry import GeometryError, tokens_of
+from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError
 from qvl_data.images import ImageFacts
@@ -90,7 +91,7 @@ def _media_files(
 ) -> tuple[MediaFile, ...] | None:
     for path in paths:
         if path in errors:
-            problems.add(Problem(where=record.where, key=str(path), message=errors[path]))
+            problems.add(Problem(where=record.where, key=printable(str(path)), message=errors[path]))
     if any(path in errors for path in paths):
         return None
     pairs = zip(record.images, paths, strict=True)

@@ -58,7 +58,8 @@ def check_media(
         except ImageError as error:
             return None, str(error)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(workers, os.cpu_count() or 1))) as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, os.cpu_count() or 1)))
+    try:
         for done, (path, (key, found)) in enumerate(zip(unique, pool.map(check, unique), strict=True), 1):
             if isinstance(found, ImageFacts):
                 facts[path] = found
@@ -68,8 +69,14 @@ def check_media(
                 errors[path] = found
             if progress and (done % _REPORT_EVERY == 0 or done == len(unique)):
                 progress("checking images", done, len(unique))
-    if cache_file and checked.keys() != remembered.keys():
-        _write_cache(cache_file, checked)
+    finally:
+        # After Ctrl-C nobody waits for the rest.
+        pool.shutdown(wait=True, cancel_futures=True)
+    # Files of other data sets in the same folders stay in the memory; files of this one are replaced.
+    ours = {str(path) for path in unique}
+    kept = {key: found for key, found in remembered.items() if key[0] not in ours} | checked
+    if cache_file and kept.keys() != remembered.keys():
+        _write_cache(cache_file, kept)
     return MediaCheck(facts=facts, errors=errors)
 
 

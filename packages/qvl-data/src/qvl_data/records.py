@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qvl_core.errors import DataError, Problem
-from qvl_core.input_file import printable
 
 from qvl_data.json_records import Element, iterate_elements, read_data_file
 from qvl_data.problem_list import ProblemList
@@ -38,7 +37,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One conversation that passed every check that needs no media. `where` is `file:line` and names the sample."""
+    """One conversation that passed every check that needs no media. `where` (see Element) names the sample."""
 
     where: str
     turns: tuple[Turn, ...]
@@ -82,7 +81,7 @@ def read_records(
 
 def parse_element(element: Element, *, path: Path, format_name: str) -> Record | tuple[Problem, ...]:
     """Give the checked record of one element, or everything that is wrong with it."""
-    where = f"{printable(str(path))}:{element.line}"
+    where = element.where(path)
     layout = FORMATS.get(format_name)
     if layout is None:
         known = ", ".join(sorted(FORMATS))

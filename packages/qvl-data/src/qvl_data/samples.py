@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from qvl_core.errors import DataError, Problem
 from qvl_core.geometry import GeometryError, tokens_of
+from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError, LossOn
 from qvl_data.images import ImageError, ImageFacts, load_image
@@ -60,7 +61,7 @@ def build_sample(planned: PlannedSample, processor: Processor, *, loss_on: LossO
         try:
             images.append(load_image(file.path, file.facts))
         except ImageError as error:
-            raise DataError(Problem(where=record.where, key=str(file.path), message=str(error))) from None
+            raise DataError(Problem(where=record.where, key=printable(str(file.path)), message=str(error))) from None
     try:
         patches, grids = patches_of(images, processor, max_pixels=planned.max_pixels)
         counts = tokens_of(grids, processor.spec.vision.spatial_merge_size).tolist()

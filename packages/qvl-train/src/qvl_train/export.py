@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qvl_core.durable import remove_folder
 from qvl_core.model import Qwen25VL
 from qvl_core.specs.load import CONFIG_NAME
-from qvl_core.weights.hf_writer import write_hf_folder
+from qvl_core.weights.hf_writer import config_with_dtype, write_hf_folder
 
 from qvl_train.checkpoint import to_write
 
@@ -27,19 +25,6 @@ def export_hf(model: Qwen25VL, side_files: Path, run: Path) -> Path:
         remove_folder(target)
     config = json.loads((side_files / CONFIG_NAME).read_text(encoding="utf-8"))
     tensors = [to_write(name, array) for name, array in model.named_arrays()]
-    write_hf_folder(tensors, side_files, target, config=with_dtype(config, model.dtype))
+    write_hf_folder(tensors, side_files, target, config=config_with_dtype(config, tensors[0].dtype))
     return target
 
-
-def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Give the configuration with every stated dtype set to the one of the weights.
-
-    HF loads in the dtype that the configuration names: a wrong one would round the weights on loading.
-    """
-    changed: dict[str, Any] = {
-        key: with_dtype(value, dtype) if isinstance(value, dict) else dtype if key in ("torch_dtype", "dtype") else value
-        for key, value in config.items()
-    }
-    if "model_type" in changed and "vision_config" in changed and not {"torch_dtype", "dtype"} & changed.keys():
-        changed["torch_dtype"] = dtype
-    return changed

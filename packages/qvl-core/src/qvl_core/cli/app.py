@@ -16,7 +16,8 @@ from qvl_core.cli.commands import check, doctor, recipes, run, schema, show
 
 HELP = """Fine-tune, convert, run and evaluate Qwen2.5-VL on MindSpore, from one recipe.
 
-Exit codes: 0 done, 1 failed while running, 2 the input is wrong, 3 something needed is not installed, 130 interrupted."""
+Exit codes: 0 done, 1 failed while running, 2 the input is wrong, 3 something needed is not installed,
+130 interrupted."""
 
 # In the order of the help text.
 CORE_COMMANDS: Mapping[str, Callable[[typer.Typer], None]] = {
@@ -68,11 +69,8 @@ def take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 def _dispatch(words: list[str], debug: bool) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
-    if command in CORE_COMMANDS:
-        # The signature of each further command would cost as much as reading the recipe.
-        app = build_app((command,))
-    else:
-        app = _full_app(command, debug)
+    # Of our own commands only the one that is called: reading the signatures of all takes longer than the recipe.
+    app = build_app((command,)) if command and command in CORE_COMMANDS else _full_app(command, debug)
     result = app(words or ["--help"], prog_name="qvl", standalone_mode=False, obj=debug)
     # A command gives its exit code, or None for 0. True is no exit code.
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
@@ -105,19 +103,20 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"qvl-core {version('qvl-core')}")
+        raise typer.Exit(0)
+
+
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere on the line.")
     ] = False,
 ) -> None:
     """Hold the options that every command has; `--debug` is taken out before typer sees it."""
-    if version:
-        from importlib.metadata import version as installed_version
-
-        print(f"qvl-core {installed_version('qvl-core')}")
-        raise typer.Exit(0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

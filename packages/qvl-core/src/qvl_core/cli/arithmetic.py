@@ -63,18 +63,21 @@ def _save_lines(recipe: Recipe, train: TrainSection) -> list[tuple[str, str]]:
     rows = rows_of(recipe)
     weights = sum(row.rank_bytes for row in rows) * recipe.parallel.tp
     optimizer = OPTIMIZER_BYTES * sum(row.rank_trainable for row in rows) * recipe.parallel.tp if save.optimizer else 0
-    size = f"{bytes_text(weights + optimizer)} = {bytes_text(weights)} weights"
-    size += f" + {bytes_text(optimizer)} optimizer" if optimizer else ", no optimizer"
+    parts = f"{bytes_text(weights)} weights"
+    parts += f" + {bytes_text(optimizer)} optimizer" if optimizer else ", no optimizer"
+    kept = f"{save.keep} kept; {bytes_text((weights + optimizer) * (save.keep + 1))} while one more is written"
     return [
-        ("checkpoint", f"every {_count(save.every, 'step')}, about {size}"),
-        ("", f"newest {save.keep} kept; while one is written, {bytes_text((weights + optimizer) * (save.keep + 1))}"),
+        ("checkpoint", f"every {_count(save.every, 'step')}, about {bytes_text(weights + optimizer)}"),
+        ("", parts),
+        ("", kept),
         ("a crash loses", _loss_text(recipe, min(save.every, train.steps or save.every))),
     ]
 
 
 def _loss_text(recipe: Recipe, every: int) -> str:
-    # A stop falls anywhere between two checkpoints with equal chance. Ctrl-C and SIGTERM save before they end.
-    text = f"at most {_count(every, 'step')}, {every / 2:g} on average; Ctrl-C and SIGTERM save first"
+    # A stop falls anywhere between two checkpoints with equal chance.
+    text = f"at most {_count(every, 'step')}, {every / 2:g} on average"
+    # Ctrl-C and SIGTERM lose nothing: they save first.
     step_time = recipe.expected.step_time_s if recipe.expected else None
     if step_time:
         text += f"; at {step_time:g} s a step that is {_duration(every / 2 * step_time)} on average"

@@ -21,8 +21,7 @@ def start(recipe: Recipe, plan: LaunchPlan, options: RunOptions) -> int:
         raise NotInstalledError(
             f"this recipe needs {plan.world_size} processes; this version of qvl starts one process only\n"
             "  several processes come with a later version; `qvl run --dry-run` shows what would be started\n"
-            "  fix: use a recipe for one device, or --set layout.tp=1 --set layout.pp=1 --set layout.dp=1 "
-            "--set launch.nodes=1 --set launch.devices_per_node=1"
+            "  fix: use a recipe for one device; `qvl recipes` shows how many each needs"
         )
     task = load_task(recipe.task)
     export(plan)

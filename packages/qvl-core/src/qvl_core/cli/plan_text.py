@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.terminal import layers_text
+from qvl_core.cli.terminal import aligned, layers_text
 from qvl_core.launch_plan import LaunchPlan, RankPlace
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ RANK_COLUMNS = ("rank", "node", "device", "pp", "dp", "tp", "vision layers", "te
 
 def plan_text(recipe: Recipe, plan: LaunchPlan, node_rank: int | None = None) -> str:
     """Give the whole plan, or with `node_rank` the command and ranks of that machine only."""
-    return "\n".join([*_head(recipe, plan), "", *_variables(plan), "", *_commands(plan, node_rank), "", *_ranks(plan, node_rank)])
+    parts = (_head(recipe, plan), _variables(plan), _commands(plan, node_rank), _ranks(plan, node_rank))
+    return "\n\n".join("\n".join(lines) for lines in parts)
 
 
 def rank_rows(ranks: Sequence[RankPlace]) -> list[tuple[str, ...]]:
     """Give the cells of the rank table; the ranks of one tensor group on one machine share a row: `0-7`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for _, group in groupby(ranks, key=lambda rank: (rank.node, rank.place.pp, rank.place.dp)):
         places = list(group)
         first, last = places[0], places[-1]
@@ -50,7 +51,8 @@ def _head(recipe: Recipe, plan: LaunchPlan) -> Iterator[str]:
     yield ""
     yield f"recipe    {recipe.path}: {recipe.task} of {recipe.spec.name}"
     yield f"digest    {recipe.digest()}"
-    yield f"weights   {recipe.weights.source}" + (" (config and tokenizer only; random weights)" * (recipe.weights.init == "random"))
+    random = " (config and tokenizer only; random weights)" if recipe.weights.init == "random" else ""
+    yield f"weights   {recipe.weights.source}{random}"
     yield f"output    {recipe.output.dir}"
     yield f"start     {processes} on {nodes}, {recipe.launch.device}, {_how(plan)}"
     yield f"layout    tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
@@ -95,11 +97,8 @@ def _wrapped(command: Sequence[str]) -> Iterator[str]:
 
 def _ranks(plan: LaunchPlan, node_rank: int | None) -> Iterator[str]:
     ranks = [rank for rank in plan.ranks if node_rank is None or rank.node == node_rank]
-    table = [RANK_COLUMNS, *rank_rows(ranks)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(RANK_COLUMNS))]
     yield "ranks"
-    for row in table:
-        yield ("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))).rstrip()
+    yield from (f"  {line}" for line in aligned([RANK_COLUMNS, *rank_rows(ranks)]))
 
 
 def _span(first: int, last: int) -> str:

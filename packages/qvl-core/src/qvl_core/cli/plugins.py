@@ -96,15 +96,15 @@ def command_names(app: typer.Typer) -> list[str]:
         command.name or (command.callback.__name__.replace("_", "-") if command.callback else "")
         for command in app.registered_commands
     ]
-    groups = [str(group.name or (group.typer_instance and group.typer_instance.info.name)) for group in app.registered_groups]
-    return [*commands, *groups]
+    return [*commands, *(str(group.name) for group in app.registered_groups)]
 
 
 def refuse_missing(command: str, loaded: Loaded) -> None:
     """Raise NotInstalledError for a command that a package brings, or should have brought; return for unknown ones."""
     if command in loaded.broken:
         package, error = loaded.broken[command]
-        raise NotInstalledError(_broken_text(command, package, error) + f"\n  fix: pip install --force-reinstall {package}")
+        text = _broken_text(command, package, error)
+        raise NotInstalledError(f"{text}\n  fix: pip install --force-reinstall {package}")
     package = COMMAND_PACKAGES.get(command, "")
     if package:
         _refuse_known(command, package)

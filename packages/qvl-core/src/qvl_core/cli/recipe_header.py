@@ -34,4 +34,5 @@ def read_header(path: Path) -> Header:
     paragraph = "\n".join(comments).strip().split("\n\n")[0].replace("\n", " ")
     stated = re.search(rf"(?im)^status\b\W*({'|'.join(STATUSES)})\b", "\n".join(comments))
     # A full stop ends the sentence only where a space follows: "Qwen2.5-VL" has one too.
-    return Header(purpose=re.split(r"(?<=[.:])\s", paragraph)[0].rstrip(".:"), status=stated[1].lower() if stated else "")
+    purpose = re.split(r"(?<=[.:])\s", paragraph)[0].rstrip(".:")
+    return Header(purpose=purpose, status=stated[1].lower() if stated else "")

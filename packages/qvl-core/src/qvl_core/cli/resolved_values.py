@@ -41,15 +41,11 @@ def toml_text(value: Any) -> str:
 
 
 def origin_text(origins: Mapping[str, Origin], key: str) -> str:
-    """Say where a value comes from: `recipe:11`, `extends base.toml:3`, `--set`, `default`, `derived`."""
+    """Say where a value comes from: `recipe:11`, `extends:3` (a line of the base), `--set`, `default`, `derived`."""
     origin = _origin(origins, key)
     if origin is None:
         return "default"
-    if origin.kind == "recipe":
-        return f"recipe:{origin.line}"
-    if origin.kind == "extends":
-        return f"extends {origin.file}:{origin.line}"
-    return origin.kind
+    return f"{origin.kind}:{origin.line}" if origin.kind in ("recipe", "extends") else origin.kind
 
 
 def _origin(origins: Mapping[str, Origin], key: str) -> Origin | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,7 +14,7 @@ _PIPE_WIDTH = 100_000
 
 
 def console() -> Console:
-    """Give a console on standard output that cuts nothing: it folds on a terminal, and is as wide as needed in a pipe."""
+    """Give a console on standard output that cuts nothing: it folds on a terminal, and has no width in a pipe."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
@@ -22,18 +22,33 @@ def console() -> Console:
 
 
 def print_table(
-    target: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+    target: Console,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> None:
-    """Print a table; the columns named in `right` are set flush right. Values are folded, never cut."""
+    """Print a table. Columns named in `right` are set flush right, those in `whole` stay on one line.
+
+    All others are folded where the terminal is too narrow; nothing is cut.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=side, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*row)
     target.print(table)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Give rows as lines with aligned columns, two spaces apart, of any width: for `grep` and long tables."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def print_heading(target: Console, text: str) -> None:

@@ -63,9 +63,7 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
 def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
     # The context length is a limit, not a shape, and published configs of one size disagree about it.
     lines = [
-        line
-        for line in spec_differences(recipe.spec, found)
-        if not line.startswith("text.max_position_embeddings:")
+        line for line in spec_differences(recipe.spec, found) if not line.startswith("text.max_position_embeddings:")
     ]
     if not lines:
         return

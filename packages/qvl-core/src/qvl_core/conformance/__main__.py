@@ -44,6 +44,7 @@ def _run(options: argparse.Namespace) -> int:
 
     table = select.use(options.kernels)
     from qvl_core.conformance.cases import all_cases
+    from qvl_core.conformance.checks import Precision
     from qvl_core.conformance.suite import render, run_suite
 
     known = dict.fromkeys(case.kernel for case in all_cases())
@@ -51,7 +52,8 @@ def _run(options: argparse.Namespace) -> int:
     if unknown:
         sys.stderr.write(f"unknown kernel {', '.join(unknown)}; there are {', '.join(known)}\n")
         return 2
-    precision = options.precision or ("bfloat16" if table.name == "ascend" else "float32")
+    own: Precision = "bfloat16" if table.name == "ascend" else "float32"
+    precision: Precision = options.precision or own
     result = run_suite(
         table, precision, jit=not options.no_jit, kernels=options.only,
         tell=lambda line: _say(sys.stderr, line),

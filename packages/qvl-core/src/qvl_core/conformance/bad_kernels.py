@@ -50,7 +50,7 @@ def _rope_with_split(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
     return x_TNH * cos_TH.expand_dims(1) + mint.cat((-right, left), -1) * sin_TH.expand_dims(1)
 
 
-class _WrongSwiglu(nn.Cell):  # type: ignore[misc]  # mindspore has no types
+class _WrongSwiglu(nn.Cell):
     def construct(self, gate: Tensor, up: Tensor) -> Tensor:
         return ops.silu(gate) * up
 

@@ -90,7 +90,8 @@ def _tokens(random: np.random.Generator) -> Iterator[Case]:
             call=_call_merge_tokens, definition=truth.merge_tokens,
         )  # fmt: skip
     yield Case(
-        kernel="merge_tokens", label="no vision", inputs=(_normal(random, 5, 4), _normal(random, 0, 4), np.arange(5, dtype=np.int32)),
+        kernel="merge_tokens", label="no vision",
+        inputs=(_normal(random, 5, 4), _normal(random, 0, 4), np.arange(5, dtype=np.int32)),
         call=_call_merge_tokens, definition=truth.merge_tokens, gradients=False, jit=False,
     )  # fmt: skip
 
@@ -101,7 +102,8 @@ def _norm(random: np.random.Generator) -> Iterator[Case]:
         ("large numbers", (4, 8), 300.0), ("tiny numbers", (4, 8), 1e-3),
     ):  # fmt: skip
         yield Case(
-            kernel="rms_norm", label=label, inputs=(_normal(random, *shape) * np.float32(size), _normal(random, shape[-1])),
+            kernel="rms_norm", label=label,
+            inputs=(_normal(random, *shape) * np.float32(size), _normal(random, shape[-1])),
             call=_call_rms_norm, definition=partial(truth.rms_norm, eps=1e-6),
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import mindspore as ms
@@ -62,20 +63,13 @@ def check_case(case: Case, table: KernelTable, precision: Precision, *, jit: boo
     if case.gradients:
         cotangent = random.standard_normal(run.truth().shape)
         for pose in POSES:
-            checks.append(
-                _guarded(run, f"gradient, {pose}", GRADIENT_TOLERANCE, lambda p=pose: run.gradients(p, cotangent))
-            )
+            measure = partial(run.gradients, pose, cotangent)
+            checks.append(_guarded(run, f"gradient, {pose}", GRADIENT_TOLERANCE, measure))
     if jit and case.jit:
         checks.append(_guarded(run, "jit values", COMPILED_TOLERANCE, run.compiled_values))
         if case.gradients:
-            checks.append(
-                _guarded(
-                    run,
-                    "jit gradient",
-                    GRADIENT_TOLERANCE,
-                    lambda: run.gradients("offset columns", cotangent, jit=True),
-                )
-            )
+            measure = partial(run.gradients, "offset columns", cotangent, jit=True)
+            checks.append(_guarded(run, "jit gradient", GRADIENT_TOLERANCE, measure))
     return tuple(checks)
 
 

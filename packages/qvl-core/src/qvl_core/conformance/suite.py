@@ -54,7 +54,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Tell whether every check holds and every known-bad kernel was caught."""
-        return bool(self.checks) and all(x.passed for x in (*self.checks, *self.self_tests))
+        return bool(self.checks) and all(x.passed for x in self.checks) and all(x.passed for x in self.self_tests)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON data; an error that is not a number becomes null."""
@@ -108,9 +108,9 @@ def _self_test(table: KernelTable, precision: Precision, cases: Iterable[Case]) 
 
 def render(result: Result) -> str:
     """Return the report for people: one line a kernel with its largest errors, then whatever failed."""
+    software = f"numpy {result.numpy}, Python {result.python}"
     lines = [
-        f"MindSpore {result.mindspore}, {result.device}, {result.kernels} kernels, {result.precision}, "
-        f"numpy {result.numpy}, Python {result.python}",
+        f"MindSpore {result.mindspore}, {result.device}, {result.kernels} kernels, {result.precision}, {software}",
         "",
         f"{'kernel':<18}{'checks':>7}{'failed':>8}" + "".join(f"{group:>14}" for group in _GROUPS),
     ]

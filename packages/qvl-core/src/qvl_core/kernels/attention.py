@@ -11,6 +11,8 @@ from mindspore import Tensor, mint, ops
 from qvl_core.kernels.announce import warn_once
 from qvl_core.kernels.segments import HIDDEN, SegmentGroup, Segments
 
+# ruff: noqa: RUF005 - jit reads neither [*pieces, piece] nor append.
+
 # What the documentation writes for "no limit" on the tokens to either side.
 NO_LIMIT = 2147483647
 
@@ -23,13 +25,14 @@ def attention_reference(
 ) -> Tensor:
     """Return softmax(q k^T * scale) v inside each segment, [T, N, H], in the dtype of v; the softmax is fp32.
 
-    Query head n uses key/value head n // (N / K). With `causal` a token sees itself and what is before it in its segment.
+    Query head n uses key/value head n // (N / K). With `causal` a token sees itself and what stands before it in its
+    segment.
     """
     q = q_TNH * scale
     k, v = k_TKH, v_TKH
     if segments.order is not None:
         q, k, v = ops.gather(q, segments.order, 0), ops.gather(k, segments.order, 0), ops.gather(v, segments.order, 0)
-    pieces = []
+    pieces: list[Tensor] = []
     for group in segments.groups:
         pieces = pieces + _attend_group(q, k, v, group, causal, segments.most_scores)
     rows = pieces[0] if len(pieces) == 1 else mint.cat(pieces, 0)
@@ -40,13 +43,12 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: SegmentGroup, causal: 
     """Return the outputs of one group of equal-length segments, in pieces of at most `most_scores` scores each."""
     length, scores_of_one = group.length, q.shape[1] * group.length * group.length
     bias = _group_bias(group, causal)
+    pieces: list[Tensor] = []
     if scores_of_one > most_scores:
-        pieces = []
         for i in range(group.count):
             pieces = pieces + _attend_in_chunks(q, k, v, group, i, causal, most_scores)
         return pieces
     step = min(group.count, most_scores // scores_of_one)
-    pieces = []
     for i in range(0, group.count, step):
         count = min(step, group.count - i)
         first, last = group.start + i * length, group.start + (i + count) * length
@@ -62,7 +64,7 @@ def _attend_in_chunks(
     length, first = group.length, group.start + i * group.length
     step = max(1, most_scores // (q.shape[1] * length))
     bias = _group_bias(group, causal)
-    pieces = []
+    pieces: list[Tensor] = []
     for a in range(0, length, step):
         b = min(a + step, length)
         seen = b if causal else length
@@ -142,7 +144,7 @@ def attention_ascend(
     if refusal:
         warn_once(refusal)
         return attention_reference(q_TNH, k_TKH, v_TKH, segments, causal=causal, scale=scale)
-    pieces = []
+    pieces: list[Tensor] = []
     for first, ends in segments.fused_batches:
         last = first + ends[-1]
         # Mode 3 with the prescribed triangle is causal, each segment for itself; mode 0 without a mask hides nothing.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from mindspore import Tensor
@@ -131,7 +132,7 @@ def build_segments(lengths: Sequence[int], *, most_scores: int = MOST_SCORES) ->
 def _stretches(lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Cut the lengths into runs of equal neighbours."""
     borders = [0, *(i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]), len(lengths)]
-    return [lengths[a:b] for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    return [lengths[a:b] for a, b in pairwise(borders)]
 
 
 def _place(buckets: Sequence[tuple[int, ...]]) -> tuple[SegmentGroup, ...]:

@@ -100,7 +100,7 @@ class KernelTable:
 
 
 def use(choice: Choice = "auto") -> KernelTable:
-    """Return the table of the choice; "auto" is the device's own. Raises NotInstalledError for Ascend kernels on CPU."""
+    """Return the table of the choice; "auto" is the device's own. Raises NotInstalledError for "ascend" on CPU."""
     device = current_device()
     if choice == "auto":
         return ascend_table() if device == "ascend" else reference_table()

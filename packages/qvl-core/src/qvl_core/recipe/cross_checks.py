@@ -54,7 +54,7 @@ def check_task_sections(draft: Draft) -> Iterator[Problem]:
     for section in needed:
         if not draft.states(section):
             yield _error(section, f'is missing; task = "{task}" needs it', f"[{section}]\n{_EXAMPLES[section]}")
-    if task == "sft" and draft.states("data") and draft.take("data.sources") == ((),):
+    if task == "sft" and draft.states("data") and draft.take("data.sources") in (((),), ([],)):
         fix = 'sources = [{ path = "data/llava.json", format = "llava" }]'
         yield _error("data.sources", 'is missing; task = "sft" needs at least one file of records', fix)
 

@@ -13,6 +13,7 @@ from qvl_core.recipe.wording import shown
 from qvl_core.specs.model_spec import ModelSpec
 
 ASCEND_DEVICES = 8
+_CONFIG_FIX = 'config = "PATH/config.json"'
 _DEGREES = ("layout.tp", "layout.pp", "layout.dp")
 _LAUNCH = ("launch.device", "launch.nodes", "launch.devices_per_node")
 
@@ -42,6 +43,10 @@ def find_spec(draft: Draft) -> tuple[ModelSpec | None, list[Problem]]:
         return None, [Problem(where="", key="model.name", message=message, fix=fix)]
     try:
         return load_spec(name if name is not None else config), []
+    except OSError as error:
+        return None, [
+            Problem(where="", key="model.config", message=f"is {shown(config)}: {error.strerror}", fix=_CONFIG_FIX)
+        ]
     except InputError as error:
         key = "model.name" if name is not None else "model.config"
         problems = []

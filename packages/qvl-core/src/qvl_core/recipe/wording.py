@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import reprlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -34,6 +33,9 @@ _BOUNDS = {
     "less_than_equal": "at most {le}",
 }
 _INTEGER_SHOWN = 10**30
+_ITEMS_SHOWN = 8
+# Above this likeness a key beside the wrong one is meant, even if another table has one of exactly this name.
+_SURE = 0.8
 
 
 def schema_problems(error: ValidationError, merged: Merged) -> list[tuple[KeyPath, Problem]]:
@@ -134,14 +136,16 @@ def _closest(path: KeyPath) -> str:
         return ""
     parent = _general(path[:-1])
     siblings = [key[-1] for key in _fields() if key[:-1] == parent and isinstance(key[-1], str)]
-    if close := difflib.get_close_matches(name.lower(), siblings, n=1, cutoff=0.6):
-        return f"did you mean {dotted((*path[:-1], close[0]))}?"
-    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
-        return f"did you mean {dotted((*path[:-1], close[0]))}?"
-    for key in _fields():
-        if key[-1] == name and key != path:
-            table = dotted(key[:-1])
-            return f"did you mean {dotted(key)}? Write it under [{table}]" if table else f"did you mean {dotted(key)}?"
+    similar = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    similar = similar or difflib.get_close_matches(name.lower(), siblings, n=1, cutoff=0.6)
+    elsewhere = sorted(
+        (key for key in _fields() if key[-1] == name and key != path), key=lambda key: key[:1] != path[:1]
+    )
+    if similar and (not elsewhere or difflib.SequenceMatcher(None, name, similar[0]).ratio() > _SURE):
+        return f"did you mean {dotted((*path[:-1], similar[0]))}?"
+    if elsewhere:
+        table = dotted(elsewhere[0][:-1])
+        return f"did you mean {dotted(elsewhere[0])}?" + (f" Write it under [{table}]" if table else "")
     everywhere = {str(key[-1]): key for key in reversed(list(_fields())) if isinstance(key[-1], str)}
     if close := difflib.get_close_matches(name, list(everywhere), n=1, cutoff=0.8):
         return f"did you mean {dotted(everywhere[close[0]])}?"
@@ -179,10 +183,12 @@ def shown(value: Any) -> str:
         return json.dumps(value if len(value) <= 80 else f"{value[:77]}...", ensure_ascii=False)
     if isinstance(value, dict):
         return "a table"
-    shortener = reprlib.Repr()
-    shortener.maxlist = 12
-    shortener.maxlevel = 2
-    return shortener.repr(list(value) if isinstance(value, tuple) else value).replace("'", '"')
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, list | tuple | dict) for item in value):
+            return "a list of lists or tables"
+        items = [shown(item) for item in value[:_ITEMS_SHOWN]]
+        return f"[{', '.join(items)}{', ...' if len(value) > _ITEMS_SHOWN else ''}]"
+    return str(value)
 
 
 def _last_name(path: KeyPath) -> str:

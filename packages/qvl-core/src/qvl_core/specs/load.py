@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import stat
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from qvl_core.errors import Problem, WeightsError
+from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
 from qvl_core.specs.hf_config import spec_from_hf_config
 from qvl_core.specs.model_spec import ModelSpec
@@ -30,12 +32,13 @@ def load_spec(name_or_config: str | Path | Mapping[str, Any]) -> ModelSpec:
     if isinstance(name_or_config, str) and name_or_config in SHIPPED:
         return _shipped(name_or_config)
     path = Path(name_or_config)
-    if "\0" in str(path):
-        raise WeightsError(Problem(where=repr(str(path)), message="a path cannot hold a NUL character"))
-    if path.is_dir():
+    with readable(path):
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise WeightsError(_unknown(str(name_or_config))) from None
+    if is_folder:
         path = path / CONFIG_NAME
-    elif not path.exists():
-        raise WeightsError(_unknown(str(name_or_config)))
     config = read_json_object(path, limit=_CONFIG_LIMIT, fix="give a config.json of the Qwen2.5-VL family")
     return _named_by_shape(spec_from_hf_config(config, where=str(path), name=CUSTOM))
 
@@ -79,4 +82,4 @@ def _named_by_shape(spec: ModelSpec) -> ModelSpec:
 def _unknown(given: str) -> Problem:
     close = difflib.get_close_matches(given, SHIPPED, n=1, cutoff=0.5)
     fix = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(SHIPPED)}, or a path to a config.json"
-    return Problem(where=given[:200], message="is neither a shipped model name nor a file or folder", fix=fix)
+    return Problem(where=printable(given), message="is neither a shipped model name nor a file or folder", fix=fix)

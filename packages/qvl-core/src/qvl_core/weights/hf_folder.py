@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_core.errors import Problem, WeightsError
-from qvl_core.input_file import printable
+from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
 from qvl_core.params import EMBEDDING, LM_HEAD, parameter_table
 from qvl_core.specs.load import CONFIG_NAME, load_spec
@@ -41,16 +41,17 @@ def open_hf_folder(path: str | Path) -> HFFolder:
     Headers are checked, tensors are not compared with the spec: `check_tensors` does that. Raises WeightsError.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        message = "is not a folder" if folder.exists() else "there is no such folder"
-        raise WeightsError(Problem(where=printable(str(folder)), message=message, fix="give the checkpoint's folder"))
-    config_path = folder / CONFIG_NAME
-    spec = load_spec(folder)
-    headers = tuple(_read_headers(folder))
+    with readable(folder):
+        if not folder.is_dir():
+            message = "is not a folder" if folder.exists() else "there is no such folder"
+            fix = "give the checkpoint's folder"
+            raise WeightsError(Problem(where=printable(str(folder)), message=message, fix=fix))
+        spec = load_spec(folder)
+        headers = tuple(_read_headers(folder))
     return HFFolder(
         path=folder,
         spec=spec,
-        config=read_json_object(config_path),
+        config=read_json_object(folder / CONFIG_NAME),
         tensors=_by_classic_name(headers),
         headers=headers,
         naming=naming_of([name for header in headers for name in header.tensors]),

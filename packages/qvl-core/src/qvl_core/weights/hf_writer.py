@@ -58,6 +58,21 @@ def write_hf_folder(
     return tuple(written)
 
 
+def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Give a config whose dtype, in either spelling and wherever it stands, is that of the weights (BF16, F16, F32).
+
+    HF loads in the dtype that the config names: a wrong one would round the weights on loading.
+    """
+    name = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[dtype]
+    changed: dict[str, Any] = {
+        key: config_with_dtype(value, dtype) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for key in ("torch_dtype", "dtype"):
+        if changed.get(key) is not None:
+            changed[key] = name
+    return changed
+
+
 def list_side_files(folder: Path) -> tuple[Path, ...]:
     """List what belongs to a checkpoint beside its weights: config, tokenizer, processor, chat template, licence.
 

@@ -75,9 +75,12 @@ def check_manifest_layout(manifest: Manifest, layout: Layout, *, folder: Path) -
 def reshard_command(folder: Path, layout: Layout) -> str:
     """Give the command that cuts a sharded folder for a layout."""
     out = f"{str(folder).rstrip('/')}-tp{layout.tp}-pp{layout.pp}"
-    return (
-        f"qvl convert reshard --sharded {shlex.quote(str(folder))} --out {shlex.quote(out)} --tp {layout.tp} --pp {layout.pp} "
-        f"--vision-stages {_shown(layout.vision_stages)} --text-stages {_shown(layout.text_stages)}"
+    return " ".join(
+        (
+            f"qvl convert reshard --sharded {shlex.quote(str(folder))} --out {shlex.quote(out)}",
+            f"--tp {layout.tp} --pp {layout.pp}",
+            f"--vision-stages {_shown(layout.vision_stages)} --text-stages {_shown(layout.text_stages)}",
+        )
     )
 
 
@@ -125,6 +128,9 @@ class _Reader:
         if not isinstance(value, dict) or set(value) != {"tp", "pp", "vision_stages", "text_stages"}:
             self._fail("layout", "has to be an object of tp, pp, vision_stages and text_stages")
         tp, pp = value["tp"], value["pp"]
+        for key, degree in (("tp", tp), ("pp", pp)):
+            if type(degree) is not int or not 1 <= degree <= 1024:
+                self._fail(f"layout.{key}", f"is {_short(degree)}, not a parallel degree")
         stages: dict[str, tuple[int, ...]] = {}
         for key, depth in (("vision_stages", spec.vision.depth), ("text_stages", spec.text.num_layers)):
             counts = value[key]
@@ -133,8 +139,6 @@ class _Reader:
             if len(counts) != pp or sum(counts) != depth:
                 self._fail(f"layout.{key}", f"has {len(counts)} numbers, sum {sum(counts)}; pp is {pp}, depth {depth}")
             stages[key] = tuple(counts)
-        if not _is_count(tp) or not 1 <= tp <= 1024:
-            self._fail("layout.tp", f"is {_short(tp)}, not a tensor parallel degree")
         return Layout(tp=tp, pp=pp, vision_stages=stages["vision_stages"], text_stages=stages["text_stages"])
 
     def _tensor(self, name: str, value: Any) -> TensorRecord:

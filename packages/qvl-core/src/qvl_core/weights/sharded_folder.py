@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_core.errors import Problem, WeightsError
-from qvl_core.input_file import printable
+from qvl_core.input_file import printable, readable
 from qvl_core.params import Parameter
 from qvl_core.weights.manifest import Manifest, rank_file_name, rank_tensors
 from qvl_core.weights.manifest_reader import read_manifest
@@ -27,7 +27,8 @@ class ShardedFolder:
 def open_sharded_folder(path: str | Path) -> ShardedFolder:
     """Give the opened folder: manifest, sizes and headers agree; checksums are not computed. Raises WeightsError."""
     folder = Path(path)
-    manifest = read_manifest(folder)
+    with readable(folder):
+        manifest = read_manifest(folder)
     layout = manifest.layout
     ranks, problems = {}, []
     for pp in range(layout.pp):

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
     @app.command("check")
     def check(
         recipes: Annotated[
-            list[str], typer.Argument(metavar="RECIPE...", help="Recipes, TOML files.", show_default=False)
+            list[str], typer.Argument(metavar="RECIPE", help="Recipes, TOML files.", show_default=False)
         ],
         settings: Settings = None,
         format: Annotated[  # noqa: A002 (the option's name)

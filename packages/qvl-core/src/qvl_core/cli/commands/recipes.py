@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COLUMNS = ("recipe", "task", "model", "layout", "devices", "status", "what it does")
+# Narrower than this, the last column has no room and becomes a table of its own.
+WIDE = 140
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +29,28 @@ def register(app: typer.Typer) -> None:
         from qvl_core.cli import terminal
         from qvl_core.specs import shipped_names
 
-        files = sorted(Path(folder).glob("*.toml"))
+        files = sorted(Path(folder).glob("*.toml"), key=by_size)
         if not files:
             message = "holds no *.toml files" if Path(folder).is_dir() else "there is no such folder"
             fix = "go to the folder that holds recipes/, or name it: qvl recipes DIR"
             raise RecipeError(Problem(where=folder, message=message, fix=fix))
         target = terminal.console()
-        terminal.print_table(target, COLUMNS, [row(path) for path in files])
+        rows = [row(path) for path in files]
+        if target.width >= WIDE:
+            terminal.print_table(target, COLUMNS, rows)
+        else:
+            terminal.print_table(target, COLUMNS[:-1], [cells[:-1] for cells in rows])
+            target.print()
+            terminal.print_table(target, (COLUMNS[0], COLUMNS[-1]), [(cells[0], cells[-1]) for cells in rows])
         target.print()
         target.print(f"models: {', '.join(shipped_names())}")
         return EXIT_DONE
+
+
+def by_size(path: Path) -> tuple[int, str]:
+    """Order names that start with a model size by that size, 3b before 32b; names without one come first."""
+    digits = path.stem[: len(path.stem) - len(path.stem.lstrip("0123456789"))]
+    return int(digits or 0), path.stem
 
 
 def row(path: Path) -> tuple[str, ...]:

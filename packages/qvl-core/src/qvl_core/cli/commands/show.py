@@ -46,9 +46,12 @@ def _print_values(target: Console, recipe: Recipe) -> None:
     from qvl_core.cli.resolved_values import value_rows
 
     target.print(f"{recipe.path}: {recipe.task} of {recipe.spec.name}", style="bold")
-    target.print(f"digest {recipe.digest()}")
+    base = next((origin.file for origin in recipe.origins.values() if origin.kind == "extends"), "")
+    if base:
+        target.print(f"extends  {base}")
+    target.print(f"digest   {recipe.digest()}")
     target.print()
-    terminal.print_table(target, ("key", "value", "origin"), value_rows(recipe))
+    terminal.print_table(target, ("key", "value", "origin"), value_rows(recipe), whole=("key", "origin"))
 
 
 def _print_stages(target: Console, recipe: Recipe) -> None:
@@ -112,20 +115,21 @@ def _print_parameters(target: Console, recipe: Recipe) -> None:
     from qvl_core.cli import terminal
     from qvl_core.params import parameter_table
 
-    layout = recipe.parallel
-    terminal.print_heading(target, f"Parameters: shapes of the whole tensor and on each of {layout.tp} tensor ranks")
+    tp = recipe.parallel.tp
+    terminal.print_heading(target, f"Parameters (tp {tp})")
     rows = [
         (
             parameter.name,
             _shape(parameter.shape),
-            parameter.component,
             " ".join(str(stage) for stage in parameter.stages),
             parameter.shard,
-            _shape(parameter.local_shape(layout.tp)),
+            *([_shape(parameter.local_shape(tp))] if tp > 1 else []),
         )
-        for parameter in parameter_table(recipe.spec, layout)
+        for parameter in parameter_table(recipe.spec, recipe.parallel)
     ]
-    terminal.print_table(target, ("name", "shape", "component", "stage", "shard", "per rank"), rows)
+    head = ("name", "shape", "stage", "shard", *(["on a rank"] if tp > 1 else []))
+    for line in terminal.aligned([head, *rows]):
+        target.print(line, soft_wrap=True)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

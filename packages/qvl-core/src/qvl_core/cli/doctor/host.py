@@ -18,6 +18,7 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
 MACHINES = ("x86_64", "aarch64")
 # Below this, the newest wheels of av and pyarrow do not install.
 WHEEL_GLIBC = (2, 28)
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 (its size is read, nothing is written)
 # HCCL opens a file for each connection; CANN's installation notes ask for this many.
 ASCEND_OPEN_FILES = 65535
 # What msrun and rank-table launches set for their workers; in a shell they are left over from an earlier run.
@@ -68,11 +69,11 @@ def check_shared_memory(size: int | None = None) -> Row:
     """Check /dev/shm, through which data workers hand over samples."""
     if size is None:
         try:
-            found = os.statvfs("/dev/shm")  # noqa: S108 (its size is read, nothing is written)
+            found = os.statvfs(SHARED_MEMORY)
             size = found.f_frsize * found.f_blocks
         except OSError:
             size = 0
-    evidence = f"/dev/shm has {bytes_text(size)}"
+    evidence = f"{SHARED_MEMORY} has {bytes_text(size)}"
     if size >= GIB:
         return Row(check="shared-memory", level="ok", evidence=evidence)
     fix = "start the container with --shm-size=8g, or use data.workers = 0"

@@ -1,4 +1,4 @@
-"""MindSpore: there or not, for this machine or another, in a tested version, and able to compute. Never imported here."""
+"""MindSpore: whether it is there, for this machine, in a tested version, and able to compute. Never imported here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ print("ok")
 Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
 
 
-def check_mindspore(environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner | None = None) -> list[Row]:
+def check_mindspore(
+    environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner | None = None
+) -> list[Row]:
     """Check MindSpore from presence to a computation in a child process; later checks are skipped after a failure.
 
     `needed` tells whether a package is installed that runs a model, `ascend` whether NPUs are meant to be used.
@@ -96,7 +98,8 @@ def check_run(environment: Mapping[str, str], run: Runner) -> Row:
         done = run([sys.executable, "-c", SMOKE], child)
     except subprocess.TimeoutExpired:
         evidence = f"did not compute a 2 x 2 product within {DEADLINE_S:.0f} s"
-        return Row(check=name, level="fail", evidence=evidence, fix="unset the variables named above; then run it again")
+        fix = "unset the variables named above, if any, and run the doctor again"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
     if done.returncode == 0:
         return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")

@@ -1,7 +1,5 @@
 """The sections of a recipe, one module each."""
 
-# What is run.
-# What it is run on.
 from qvl_core.recipe.sections.data import (
     DataSection,
     ImageSection,
@@ -9,8 +7,6 @@ from qvl_core.recipe.sections.data import (
     ValidationSection,
     VideoSection,
 )
-
-# Where.
 from qvl_core.recipe.sections.env import EnvSection
 from qvl_core.recipe.sections.evaluation import EvalSection
 from qvl_core.recipe.sections.generation import GenerationSection
@@ -19,8 +15,6 @@ from qvl_core.recipe.sections.layout import LayoutSection
 from qvl_core.recipe.sections.model import ModelSection
 from qvl_core.recipe.sections.output import ExpectedSection, OutputSection
 from qvl_core.recipe.sections.section import Component, Section
-
-# How.
 from qvl_core.recipe.sections.train import (
     LearningRateScale,
     LogSection,

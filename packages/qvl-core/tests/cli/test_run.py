@@ -1,0 +1,139 @@
+"""`qvl run`: the dry run, what is checked before a start, and the hand-over to the task."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from qvl_core import tasks
+from qvl_core.cli import launch
+from qvl_core.errors import NotInstalledError
+from qvl_core.specs import load_spec, to_hf_config
+from qvl_core.tasks import RunOptions
+
+
+@pytest.fixture
+def ready(folder: Path) -> Path:
+    """A folder in which tiny.toml has everything that it names."""
+    (folder / "weights").mkdir()
+    (folder / "weights" / "config.json").write_text(json.dumps(to_hf_config(load_spec("qwen2.5-vl-tiny"))))
+    return folder
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, RunOptions]]:
+    """Replace the task by one that notes its call, and protect the environment."""
+    calls: list[tuple[str, RunOptions]] = []
+
+    def task(recipe, options: RunOptions) -> int:
+        calls.append((recipe.path, options))
+        return 5
+
+    monkeypatch.setattr(launch, "load_task", lambda name: task)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    return calls
+
+
+def test_a_run_of_one_process_calls_the_task_and_gives_its_exit_code(qvl, ready: Path, started) -> None:
+    result = qvl("run", "tiny.toml", "--resume", "never", "--debug")
+    assert result.code == 5
+    assert started == [("tiny.toml", RunOptions(resume="never", debug=True))]
+    assert os.environ["QVL_DEVICE"] == "cpu"
+
+
+def test_the_recipes_environment_wins_over_the_shell_and_that_is_said(qvl, ready: Path, started) -> None:
+    os.environ.update({"GLOG_v": "0", "MS_DEV_HOST_BLOCKING_RUN": "0"})
+    result = qvl("run", "tiny.toml", "--set", "env.GLOG_v=3")
+    assert os.environ["GLOG_v"] == "3"
+    assert "GLOG_v is 0 in this shell and 3 in the recipe" in result.err
+    # qvl's own default, in contrast, gives way to the shell.
+    assert os.environ["MS_DEV_HOST_BLOCKING_RUN"] == "0"
+
+
+def test_missing_weights_and_data_end_with_2_and_nothing_is_started_or_written(qvl, folder: Path, started) -> None:
+    (folder / "data.json").unlink()
+    before = sorted(folder.iterdir())
+    result = qvl("run", "tiny.toml")
+    assert result.code == 2
+    assert "tiny.toml:11: weights.source\n  weights does not exist" in result.err
+    assert "data.sources[0].path\n  data.json does not exist" in result.err
+    assert "2 problems" in result.err
+    assert started == []
+    assert sorted(folder.iterdir()) == before
+
+
+def test_several_processes_are_refused_plainly(qvl, folder: Path, started) -> None:
+    result = qvl("run", "72b.toml")
+    assert result.code == 3
+    assert "needs 64 processes; this version of qvl starts one process only" in result.err
+    assert started == []
+
+
+def test_a_wrong_recipe_ends_with_2_also_in_a_dry_run(qvl, folder: Path) -> None:
+    for words in ((), ("--dry-run",)):
+        result = qvl("run", "tiny.toml", "--set", "train.global_batch=7", *words)
+        assert result.code == 2
+        assert "train.global_batch" in result.err
+        assert result.out == ""
+
+
+def test_weights_of_another_model_end_with_2_also_in_a_dry_run(qvl, ready: Path, started) -> None:
+    (ready / "weights" / "config.json").write_text(json.dumps(to_hf_config(load_spec("qwen2.5-vl-3b"))))
+    assert qvl("run", "tiny.toml").code == 2
+    assert "text.num_layers: 4, found 36" in qvl("run", "tiny.toml", "--dry-run").err
+    assert started == []
+
+
+def test_a_dry_run_shows_everything_and_starts_nothing(qvl, folder: Path, started) -> None:
+    before = sorted(folder.iterdir())
+    result = qvl("run", "72b.toml", "--dry-run", "--set", "train.steps=5")
+    assert result.code == 0
+    for text in (
+        "dry run: nothing is started and nothing is written",
+        "64 processes on 8 machines, ascend, by msrun",
+        "HCCL_CONNECT_TIMEOUT=1200",
+        "--worker_num=64",
+        "--set train.steps=5",
+        "not found here",
+        "ckpt/72b",
+        "one process only",
+    ):
+        assert text in result.out
+    assert started == []
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_dry_run_of_one_machine_shows_its_command_and_ranks_only(qvl, folder: Path) -> None:
+    out = qvl("run", "72b.toml", "--dry-run", "--node-rank", "3").out
+    assert "--node_rank=3" in out
+    ranks = out[out.index("ranks\n") :].split("\n\n")[0].splitlines()[2:]
+    assert [line.split()[:2] for line in ranks] == [["24-31", "3"]]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--node-rank", "8"), ("--resume", "runs/none")])
+def test_options_that_fit_nothing_end_with_2(qvl, folder: Path, option: str, value: str) -> None:
+    result = qvl("run", "72b.toml", "--dry-run", option, value)
+    assert result.code == 2
+    assert f"command line: {option}" in result.err
+    assert qvl("run", "72b.toml", "--dry-run", "--node-rank", "7").code == 0
+
+
+def test_a_dry_run_says_which_package_is_missing(qvl, ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise NotInstalledError("not there\n  fix: pip install 'qvl-train[mindspore]'")
+
+    monkeypatch.setattr(tasks, "find_task", missing)
+    result = qvl("run", "tiny.toml", "--dry-run")
+    assert result.code == 0
+    assert "pip install 'qvl-train[mindspore]'" in result.out
+
+
+def test_a_missing_package_ends_with_3_and_the_pip_command(qvl, ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.metadata, "entry_points", lambda **_: ())
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    result = qvl("run", "tiny.toml")
+    assert result.code == 3
+    assert 'task = "sft" is run by the package qvl-train, which is not installed' in result.err
+    assert "fix: pip install 'qvl-train[mindspore]'" in result.err

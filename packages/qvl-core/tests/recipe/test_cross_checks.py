@@ -1,0 +1,174 @@
+"""Rules between keys: each refuses the bad recipe and accepts its neighbour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qvl_core.errors import Problem
+
+EVAL = ("task=eval", "eval.benchmark=ai2d_test", "eval.data=x.tsv")
+
+
+def only(problems: list[Problem]) -> Problem:
+    assert len(problems) == 1, [problem.render() for problem in problems]
+    return problems[0]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "key", "message"),
+    [
+        (["train.steps=1"], ["train.steps=1", "train.epochs=1"], "train.epochs", "stated together with steps"),
+        (["train.steps=1"], ["train.steps="], "train", "states neither steps nor epochs"),
+        (["model.name=qwen2.5-vl-tiny"], ["model.name="], "model", "states neither name nor config"),
+        (["data.validation.fraction=0.1"], ["data.validation={}"], "data.validation", "neither fraction nor path"),
+        (
+            ["model.freeze=['vision','merger']"],
+            ["model.freeze=['vision','merger','text']"],
+            "model.freeze",
+            "nothing is left to train",
+        ),
+        (["train.schedule.min_lr=1e-3"], ["train.schedule.min_lr=2e-3"], "train.schedule.min_lr", "more than"),
+        (
+            ["data.image.min_pixels=1000", "data.image.max_pixels=1000"],
+            ["data.image.min_pixels=1001", "data.image.max_pixels=1000"],
+            "data.image.min_pixels",
+            "is 1001, more than max_pixels = 1000",
+        ),
+        (
+            ["data.video.min_pixels=784", "data.video.max_pixels=784"],
+            ["data.video.min_pixels=700", "data.video.max_pixels=783"],
+            "data.video.max_pixels",
+            "28 x 28 = 784 pixels",
+        ),
+        (["model.dtype=float32"], ["model.dtype=bfloat16"], "model.dtype", "no bfloat16 matmul"),
+        (["data.sequence_length=4096"], ["data.sequence_length=4097"], "data.sequence_length", "is 4096 tokens"),
+        (["output.dir=weightsX"], ["output.dir=weights"], "output.dir", "is the folder of weights.source"),
+        (["output.dir=out"], ["output.dir=weights/run"], "output.dir", "lies in weights.source"),
+        (["output.dir=out"], ["output.dir=./out/../weights/a"], "output.dir", "lies in weights.source"),
+        (["train.seed=1"], ["data.sources=[]"], "data.sources", "at least one file of records"),
+        ([*EVAL], ["task=eval"], "eval", 'task = "eval" needs it'),
+        (["task=infer", "generation.top_p=1.0"], ["task=infer"], "generation", 'task = "infer" needs it'),
+        (["layout.tp=2"], ["layout.tp=4"], "layout.tp", "legal are 1, 2"),
+        (
+            [*EVAL, "eval.benchmark=digits_test", "eval.rules=exact"],
+            [*EVAL, "eval.benchmark=digits_test"],
+            "eval.rules",
+            "no rules for digits_test",
+        ),
+    ],
+)
+def test_rule(load, refuse, good: list[str], bad: list[str], key: str, message: str) -> None:
+    load(*good)
+    problem = only([problem for problem in refuse(*bad) if problem.severity == "error"])
+    assert problem.key == key
+    assert message in problem.message
+    assert problem.fix
+
+
+def test_everything_may_be_frozen_where_adapters_train(load) -> None:
+    assert load("model.freeze=['vision','merger','text']", "train.lora.rank=4").train.lora.rank == 4
+
+
+def test_everything_may_be_frozen_where_nothing_trains(load) -> None:
+    load("model.freeze=['vision','merger','text']", *EVAL)
+
+
+def test_learning_rate_of_a_frozen_component_is_a_warning(load) -> None:
+    (warning,) = load("model.freeze=['vision']", "train.optimizer.lr_scale.vision=0.5").warnings
+    assert warning.key == "train.optimizer.lr_scale.vision"
+    assert load("train.optimizer.lr_scale.vision=0.5").warnings == ()
+
+
+def test_temperature_without_choice_is_a_warning(load) -> None:
+    assert "stay greedy" in load("generation.temperature=0.7").warnings[0].message
+    assert load("generation.temperature=0.7", "generation.top_k=0").warnings == ()
+
+
+def test_images_larger_than_a_sample_are_a_warning(load) -> None:
+    (warning,) = load("data.sequence_length=300").warnings
+    assert "about 334 tokens" in warning.message
+    assert load("data.sequence_length=300", "data.too_long=shrink").warnings == ()
+
+
+def test_output_is_a_link_into_the_weights(load, refuse) -> None:
+    load()
+    Path("weights").mkdir()
+    Path("link").symlink_to("weights")
+    problem = only(refuse("output.dir=link"))
+    assert str(Path("weights").resolve()) in problem.message
+
+
+@pytest.mark.parametrize(
+    "master",
+    [
+        "host;rm -rf x:1",
+        "localhost",
+        "localhost:",
+        ":29501",
+        "localhost:80",
+        "localhost:70000",
+        "localhost:29501x",
+        "localhost:٣٠٠٠",
+        "::1:29501",
+        "[::1]:29501",
+        "256.1.1.1:29501",
+        "1.2.3:29501",
+        "-host:29501",
+        "host-:29501",
+        "ho_st:29501",
+        "",
+        "a" * 254 + ":29501",
+    ],
+)
+def test_master_that_is_no_host_and_port(refuse, master: str) -> None:
+    problem = only(refuse(f'launch.master="{master}"'))
+    assert problem.key == "launch.master"
+    assert "from 1024 to 65535" in problem.message
+
+
+@pytest.mark.parametrize("master", ["localhost:1024", "10.0.0.1:65535", "node-0.cluster.local:29501", "h:5000"])
+def test_master_that_is_host_and_port(load, master: str) -> None:
+    assert load(f"launch.master={master}").launch.master == master
+
+
+def test_several_machines_need_a_master_that_they_reach(load, refuse) -> None:
+    two = ["launch.nodes=2", "layout.dp=2"]
+    assert "cannot reach" in only(refuse(*two)).message
+    load(*two, "launch.master=node0:29501")
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("0,1", "names 2 devices; launch.devices_per_node is 4"),
+        ("0, 1", "comma list"),
+        ("0,0", "twice"),
+        ("a", "comma list"),
+    ],
+)
+def test_visible_devices(load, refuse, devices: str, message: str) -> None:
+    ascend = ["launch.device=ascend", "launch.devices_per_node=4", "layout.dp=4"]
+    load(*ascend, 'env.ASCEND_RT_VISIBLE_DEVICES="0,1,2,3"')
+    problem = only(refuse(*ascend, f'env.ASCEND_RT_VISIBLE_DEVICES="{devices}"'))
+    assert problem.key == "env.ASCEND_RT_VISIBLE_DEVICES"
+    assert message in problem.message
+
+
+def test_unknown_model_gets_the_closest_name(refuse) -> None:
+    problem = only(refuse("model.name=qwen2.5-vl-7"))
+    assert problem.fix == 'name = "qwen2.5-vl-7b"'
+
+
+def test_model_from_a_path_that_no_system_takes(refuse) -> None:
+    assert only(refuse(f"model.config={'x' * 400}")).key == "model.config"
+
+
+def test_model_from_a_config_file(load, refuse) -> None:
+    load()
+    from qvl_core.specs import shipped_config_path
+
+    Path("config.json").write_text(shipped_config_path("qwen2.5-vl-tiny").read_text())
+    assert load("model.config=config.json").spec.vision.depth == 4
+    Path("config.json").write_text("{}")
+    assert {problem.key for problem in refuse("model.config=config.json")} == {"model.config"}

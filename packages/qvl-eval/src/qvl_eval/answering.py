@@ -1,0 +1,142 @@
+"""Questions to answers: prompts are padded to a batch, the model generates, the new tokens become text.
+
+The model is anything with `generate` in HF's argument names, which is what `qvl_core.Qwen25VL` is.
+
+Legend: B prompts, T tokens of the longest prompt, P patches, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from qvl_core.params import parameter_table
+
+from qvl_eval.weights_check import open_weights
+
+if TYPE_CHECKING:
+    from qvl_core.model import Qwen25VL
+    from qvl_core.recipe import Recipe
+    from qvl_core.recipe.sections import GenerationSection
+    from qvl_core.weights.hf_folder import HFFolder
+    from qvl_core.weights.sharded_folder import ShardedFolder
+    from qvl_data.processor import Processor
+    from qvl_data.samples import Sample
+
+
+class Generator(Protocol):
+    """The part of the model that is needed here."""
+
+    def generate(self, input_ids: NDArray[np.int64], **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The text of an answer, and how many tokens were generated for it, the stop token included."""
+
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """A loaded model with its processor. `options` are those of `generate`; the ids are the checkpoint's."""
+
+    model: Generator
+    processor: Processor
+    options: Mapping[str, Any]
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+    def answer(self, prompts: Sequence[Sample]) -> list[Answer]:
+        """Answer the prompts together, in their order."""
+        inputs = pad_left(prompts, pad_id=self.pad_id)
+        output = as_array(self.model.generate(**inputs, **self.options))
+        return [self._answer(ids) for ids in output[:, inputs["input_ids"].shape[1] :]]
+
+    def _answer(self, ids: NDArray[np.int64]) -> Answer:
+        # A row that stopped early is filled up with padding; its answer ends at its first stop token.
+        stops = np.flatnonzero(np.isin(ids, self.stop_ids))
+        end = int(stops[0]) if len(stops) else len(ids)
+        text = self.processor.chat.decode(ids[:end]).strip()
+        return Answer(text=text, new_tokens=min(end + 1, len(ids)))
+
+
+def load_answerer(recipe: Recipe) -> Answerer:
+    """Load processor and model of the recipe's weights, one process. Raises WeightsError, NotInstalledError."""
+    from qvl_core import device
+    from qvl_data.processor import load_processor
+
+    image = recipe.data.image
+    weights = open_weights(recipe)
+    # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
+    processor = load_processor(weights.path, recipe.spec, min_pixels=image.min_pixels, max_pixels=image.max_pixels)
+    device.prepare(recipe.launch.device)
+    device.require_mindspore()
+    model = _load_model(recipe, weights)
+    model.set_train(False)
+    return Answerer(
+        model=model,
+        processor=processor,
+        options=generation_options(recipe.generation),
+        stop_ids=model.generation_defaults.stop_ids,
+        pad_id=model.generation_defaults.pad_id,
+    )
+
+
+def _load_model(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Qwen25VL:
+    from qvl_core.generate import read_generation_config
+    from qvl_core.model import Qwen25VL
+    from qvl_core.weights.hf_folder import HFFolder
+    from qvl_core.weights.tensor_io import read_tensor
+
+    entries = weights.tensors if isinstance(weights, HFFolder) else weights.ranks[0, 0]
+    wanted = {row.name for row in parameter_table(recipe.spec)}
+    # A tied model's file may carry a copy of the embedding as the output head; it was checked to be equal.
+    arrays = ((name, read_tensor(entry)) for name, entry in entries.items() if name in wanted)
+    model = Qwen25VL.from_spec(recipe.spec, arrays, dtype=recipe.model.dtype or "float32")
+    model.generation_defaults = read_generation_config(weights.path)
+    return model
+
+
+def pad_left(prompts: Sequence[Sample], *, pad_id: int) -> dict[str, NDArray[Any]]:
+    """Give HF-style arguments: input_ids and attention_mask int64 [B, T], patches [P, C] and grids [N, 3] if any."""
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    ids_BT = np.full((len(prompts), longest), pad_id, np.int64)
+    mask_BT = np.zeros((len(prompts), longest), np.int64)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt.input_ids)
+        ids_BT[row, start:] = prompt.input_ids
+        mask_BT[row, start:] = 1
+    inputs: dict[str, NDArray[Any]] = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    grids = np.concatenate([prompt.grids for prompt in prompts])
+    if len(grids):
+        inputs["pixel_values"] = np.concatenate([prompt.patches for prompt in prompts])
+        inputs["image_grid_thw"] = grids
+    return inputs
+
+
+def generation_options(generation: GenerationSection) -> dict[str, Any]:
+    """Give the recipe's settings in HF's names; temperature 0 is greedy, and greedy leaves out what only samples."""
+    options: dict[str, Any] = {
+        "max_new_tokens": generation.max_new_tokens,
+        "repetition_penalty": generation.repetition_penalty,
+        "do_sample": generation.temperature > 0,
+    }
+    if generation.temperature > 0:
+        options |= {
+            "temperature": generation.temperature,
+            "top_k": generation.top_k,
+            "top_p": generation.top_p,
+            "seed": generation.seed,
+        }
+    return options
+
+
+def as_array(output: Any) -> NDArray[np.int64]:
+    """Give a numpy array of a MindSpore tensor or of an array."""
+    array = output.asnumpy() if hasattr(output, "asnumpy") else output
+    return np.asarray(array, np.int64)
