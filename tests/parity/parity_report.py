@@ -37,8 +37,7 @@ class ParityReport:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.loads(path.read_text()) if path.exists() else {}
         content[self.section] = {
-            measurement: {"largest": max(cases.values()), "cases": cases}
-            for measurement, cases in self.values.items()
+            measurement: {"largest": max(cases.values()), "cases": cases} for measurement, cases in self.values.items()
         }
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         return path

@@ -110,7 +110,9 @@ def test_sampling_keeps_the_probabilities_of_hf(options: dict[str, float], repor
         )
         found = sampling.probabilities(kept)
         np.testing.assert_array_equal(found > 0, expected.numpy() > 0)
-        report.record("sampling probabilities, largest difference", str(options), np.abs(found - expected.numpy()).max())
+        report.record(
+            "sampling probabilities, largest difference", str(options), np.abs(found - expected.numpy()).max()
+        )
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 

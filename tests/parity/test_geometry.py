@@ -12,6 +12,7 @@ import geometry_oracles as oracles
 import numpy as np
 import pytest
 import torch
+from qvl_core.specs.model_spec import PositionRule
 from qvl_core import geometry
 from qvl_core.specs.model_spec import TextSpec
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
@@ -215,7 +216,7 @@ def test_video_patches_sit_where_the_installed_positions_say() -> None:
     np.testing.assert_array_equal(geometry.patchify(pixels, vision), expected.numpy())
 
 
-def _ours(case: oracles.RopeCase, rule: geometry.PositionRule) -> tuple[np.ndarray, np.ndarray]:
+def _ours(case: oracles.RopeCase, rule: PositionRule) -> tuple[np.ndarray, np.ndarray]:
     spec = oracles.model_spec(case.merge, case.rate)
     return geometry.mrope_positions(case.input_ids, case.mask, case.images, case.videos, case.seconds, spec, rule=rule)
 

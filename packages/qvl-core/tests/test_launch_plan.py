@@ -63,7 +63,9 @@ def test_one_process_runs_in_this_one(plan) -> None:
 
 
 def test_several_on_ascend_are_started_by_msrun_once_a_machine(plan) -> None:
-    made = plan(device="ascend", model="7b", tp=2, pp=2, dp=4, nodes=2, master="10.1.2.3:8118", env="MS_TOPO_TIMEOUT = 900")
+    made = plan(
+        device="ascend", model="7b", tp=2, pp=2, dp=4, nodes=2, master="10.1.2.3:8118", env="MS_TOPO_TIMEOUT = 900"
+    )
     assert made.method == "msrun"
     first, second = (node.command for node in made.nodes)
     assert first[0] == "msrun"
@@ -96,7 +98,7 @@ def test_several_on_cpu_are_started_by_mpiexec(plan) -> None:
 
 def test_several_machines_on_cpu_are_refused_and_one_is_not(plan) -> None:
     with pytest.raises(RecipeError, match=r"launch.nodes\n  a CPU run uses one machine, launch.nodes is 2"):
-        plan(dp=4, nodes=2)
+        plan(dp=4, nodes=2, master="node0:29501")
     assert plan(dp=4, nodes=1).world_size == 4
 
 
@@ -106,7 +108,7 @@ def test_workers_get_the_overrides_and_options_of_the_command_line(plan) -> None
 
 
 def test_every_rank_has_its_machine_device_place_and_layers(plan) -> None:
-    made = plan(device="ascend", model="7b", tp=2, pp=2, dp=4, nodes=2)
+    made = plan(device="ascend", model="7b", tp=2, pp=2, dp=4, nodes=2, master="node0:29501")
     assert [rank.rank for rank in made.ranks] == list(range(16))
     assert [(rank.node, rank.device) for rank in made.ranks] == [(i // 8, i % 8) for i in range(16)]
     assert all(rank.place == coordinate_of(rank.rank, made.layout) for rank in made.ranks)

@@ -61,7 +61,9 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ],
     ids=" ".join,
 )
-def test_light_commands_run_without_mindspore_torch_transformers_and_numpy(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_light_commands_run_without_mindspore_torch_transformers_and_numpy(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     done = _run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout

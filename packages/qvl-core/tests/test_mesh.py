@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate, coordinate_of, group_of, rank_of
 

@@ -1,7 +1,6 @@
 """The stage table adds up to the model, on every axis."""
 
 import pytest
-
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_count
 from qvl_core.specs import load_spec

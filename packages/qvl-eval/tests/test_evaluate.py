@@ -58,7 +58,7 @@ def test_writes_answers_scores_and_the_record_and_shows_accuracy_against_chance(
     code, text = start(answerer)
     assert code == 0
     assert answerer.batches == [2, 2, 1]
-    assert "accuracy 20.0 % (1 of 5 unseen questions); chance is 10.0 %" in text
+    assert "accuracy 20.0 % (1 of 5 questions); chance is 10.0 %" in text
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["overall"] == {"name": "all", "rows": 5, "right": 1.0, "accuracy_percent": 20.0}
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -91,11 +91,11 @@ def test_a_finished_run_is_shown_and_not_run_again(start: Run) -> None:
 
 def test_a_limit_can_be_raised_later(start: Run) -> None:
     _, text = start(FakeAnswerer("1"), "eval.limit=2")
-    assert "(1 of 2 unseen questions)" in text
+    assert "(1 of 2 questions)" in text
     more = FakeAnswerer("1")
     _, text = start(more, "eval.limit=4")
     assert more.batches == [2]
-    assert "(1 of 4 unseen questions)" in text
+    assert "(1 of 4 questions)" in text
 
 
 def test_another_batch_size_continues_the_same_run(start: Run) -> None:

@@ -35,7 +35,7 @@ class Batch:
         assert self.position_ids.shape == (3, tokens), f"position_ids {self.position_ids.shape} for {tokens} tokens"
         assert self.labels.shape == (tokens,), f"labels {self.labels.shape} for {tokens} tokens"
         assert sum(self.sequence_lengths) == tokens, f"segments {self.sequence_lengths} for {tokens} tokens"
-        assert self.grids.ndim == 2 and self.grids.shape[1] == 3, f"grids of shape {self.grids.shape}"
+        assert self.grids.shape == (len(self.grids), 3), f"grids of shape {self.grids.shape}"
         patches = int(self.grids.astype(np.int64).prod(axis=1).sum())
         assert len(self.patches) == patches, f"{len(self.patches)} patches, the grids say {patches}"
 

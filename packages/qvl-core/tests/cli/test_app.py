@@ -38,7 +38,7 @@ def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
     import typer
     from qvl_core.cli.app import build_app
 
-    group = typer.main.get_command(build_app(tuple(CORE_COMMANDS)))
+    group = typer.main.get_command(build_app(CORE_COMMANDS))
     found = {
         name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
         | {"--help"}

@@ -124,7 +124,7 @@ def test_a_plug_in_cannot_replace_a_command(installed, capsys) -> None:
 def test_a_plug_in_with_a_signature_that_cannot_be_built_is_broken_alone(installed) -> None:
     def register(app: typer.Typer) -> None:
         @app.command("odd")
-        def odd(value: "NoSuchName") -> None:  # noqa: F821 (that is the fault)
+        def odd(value: NoSuchName) -> None:  # noqa: F821 (that is the fault)
             pass
 
     installed(FakeEntry("odd", register), FakeEntry("hello", _hello))

@@ -43,7 +43,5 @@ def test_json_holds_every_field_and_the_counts() -> None:
 
 def test_github_annotations_are_one_line_each_and_escaped() -> None:
     first, second = as_github([ERROR, WARNING]).split("\n")
-    assert first == (
-        "::error file=a%2Cb.toml,line=11,title=layout.tp::is 3:%0A50%25 of 6%0Afix: tp = 2"
-    )
+    assert first == ("::error file=a%2Cb.toml,line=11,title=layout.tp::is 3:%0A50%25 of 6%0Afix: tp = 2")
     assert second == "::warning file=a.toml,title=recipe::is odd"

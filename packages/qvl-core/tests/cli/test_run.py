@@ -44,10 +44,10 @@ def test_a_run_of_one_process_calls_the_task_and_gives_its_exit_code(qvl, ready:
 
 
 def test_the_recipes_environment_wins_over_the_shell_and_that_is_said(qvl, ready: Path, started) -> None:
-    os.environ.update({"GLOG_v": "0", "MS_DEV_HOST_BLOCKING_RUN": "0"})
-    result = qvl("run", "tiny.toml", "--set", "env.GLOG_v=3")
-    assert os.environ["GLOG_v"] == "3"
-    assert "GLOG_v is 0 in this shell and 3 in the recipe" in result.err
+    os.environ.update({"HCCL_BUFFSIZE": "100", "MS_DEV_HOST_BLOCKING_RUN": "0"})
+    result = qvl("run", "tiny.toml", "--set", "env.HCCL_BUFFSIZE=300")
+    assert os.environ["HCCL_BUFFSIZE"] == "300"
+    assert "HCCL_BUFFSIZE is 100 in this shell and 300 in the recipe" in result.err
     # qvl's own default, in contrast, gives way to the shell.
     assert os.environ["MS_DEV_HOST_BLOCKING_RUN"] == "0"
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import tomli
-
-from pathlib import Path
 
 
 def test_prints_a_json_schema_with_a_description_of_every_top_level_key(qvl) -> None:

@@ -52,7 +52,9 @@ def test_stages_and_their_bytes_are_shown(qvl, folder: Path) -> None:
 def test_params_prints_the_whole_table(qvl, folder: Path) -> None:
     recipe = load_recipe("tiny.toml")
     out = qvl("show", "tiny.toml", "--params").out
-    names = [line.split()[0] for line in out.splitlines() if line.startswith(("visual.", "model.layers", "model.embed"))]
+    names = [
+        line.split()[0] for line in out.splitlines() if line.startswith(("visual.", "model.layers", "model.embed"))
+    ]
     assert [name for name in names if not name.endswith("norm")] == [
         parameter.name for parameter in parameter_table(recipe.spec) if parameter.name != "model.norm.weight"
     ]
@@ -79,14 +81,15 @@ def test_a_run_shorter_than_its_save_interval_loses_no_more_than_itself(folder: 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(True, "true"), ("a\"b", '"a\\"b"'), (1e-5, "1e-05"), ([1, [True]], "[1, [true]]"), (3, "3")],
+    [(True, "true"), ('a"b', '"a\\"b"'), (1e-5, "1e-05"), ([1, [True]], "[1, [true]]"), (3, "3")],
 )
 def test_values_are_written_as_toml(value: object, text: str) -> None:
     assert toml_text(value) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1024, "1.00 KiB"), (16_584_333_312, "15.4 GiB"), (5 * 1024**4, "5.00 TiB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1024, "1.00 KiB"), (16_584_333_312, "15.4 GiB"), (5 * 1024**4, "5.00 TiB")],
 )
 def test_bytes_are_written_in_binary_units(count: int, text: str) -> None:
     assert bytes_text(count) == text

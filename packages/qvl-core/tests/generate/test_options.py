@@ -32,7 +32,7 @@ def test_refuses_values_out_of_range_and_takes_their_neighbours(key: str, wrong:
 
 
 def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="num_beams.*\n.*is not an option\n.*max_new_tokens"):
+    with pytest.raises(InputError, match=r"num_beams.*\n.*is not an option\n.*max_new_tokens"):
         changed_options(GenerationOptions(), {"num_beams": 4})
 
 

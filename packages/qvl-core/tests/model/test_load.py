@@ -56,9 +56,7 @@ def test_reads_both_spellings_from_one_file_or_several(
 
 
 @pytest.mark.parametrize(("stored", "dtype"), [("BF16", "float32"), ("F16", "float32"), ("F16", "float16")])
-def test_casts_stored_half_precision(
-    write: Callable[..., Path], weights: Weights, stored: str, dtype: str
-) -> None:
+def test_casts_stored_half_precision(write: Callable[..., Path], weights: Weights, stored: str, dtype: str) -> None:
     model = Qwen25VL.from_pretrained(write(weights, stored), dtype)
     for name, array in model.named_arrays():
         assert array.dtype == np.dtype(dtype)

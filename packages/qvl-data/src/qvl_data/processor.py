@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, read_regular_file
 from qvl_core.json_file import read_json_object
+from qvl_core.specs.load import CONFIG_NAME, load_spec
 from qvl_core.specs.model_spec import ModelSpec, VisionSpec
 
 from qvl_data.chat import ChatError, ChatTokenizer
@@ -63,7 +64,12 @@ def load_processor(folder: Path | str, spec: ModelSpec, *, min_pixels: int, max_
         chat = ChatTokenizer(tokenizer, template, spec.tokens)
     except ChatError as error:
         _refuse(folder, str(error))
-    return Processor(folder=folder, spec=spec, chat=chat, images=images)
+    return Processor(folder=folder, spec=_with_position_rule(spec, folder), chat=chat, images=images)
+
+
+def _with_position_rule(spec: ModelSpec, folder: Path) -> ModelSpec:
+    # The recipe names a size; which positions the weights were trained with, only their own folder knows.
+    return replace(spec, position_rule=load_spec(folder).position_rule) if (folder / CONFIG_NAME).is_file() else spec
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -28,7 +28,11 @@ class Benchmark:
 
 BENCHMARKS = {
     benchmark.name: benchmark
-    for benchmark in (Benchmark(name="digits_test", title="handwritten digits", classes=10, rules=("exact",)),)
+    for benchmark in (
+        Benchmark(
+            name="digits_test", title="handwritten digits that were not trained on", classes=10, rules=("exact",)
+        ),
+    )
 }
 # Names that recipes may carry today; a later version of this package answers and scores them.
 LATER = ("ai2d_test", "chartqa_test", "docvqa_val", "mmmu_dev_val")

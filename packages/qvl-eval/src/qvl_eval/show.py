@@ -56,7 +56,8 @@ class AnsweringProgress:
 
 def show_scores(console: Console, scores: Scores, rows: Sequence[Scored], *, title: str) -> None:
     """Print the table of accuracies, the sentence that sums it up, and example rows, wrong ones first."""
-    table = Table(title=f"{title}: {scores.benchmark}, rules {scores.rules}", title_justify="left")
+    console.print(f"{title} ({scores.benchmark}, rules {scores.rules})", highlight=False)
+    table = Table()
     table.add_column("rows of")
     for name in ("rows", "right", "accuracy %"):
         table.add_column(name, justify="right")
@@ -70,7 +71,7 @@ def show_scores(console: Console, scores: Scores, rows: Sequence[Scored], *, tit
     overall = scores.overall
     empty = f"; {scores.empty_answers} answers were empty" if scores.empty_answers else ""
     console.print(
-        f"accuracy {overall.accuracy_percent:.1f} % ({overall.right:g} of {overall.rows} unseen questions); "
+        f"accuracy {overall.accuracy_percent:.1f} % ({overall.right:g} of {overall.rows} questions); "
         f"chance is {scores.chance_percent:.1f} %{empty}",
         highlight=False,
     )

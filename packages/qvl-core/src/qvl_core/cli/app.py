@@ -5,29 +5,25 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl_core.cli import boundary, plugins
-from qvl_core.cli.commands import check, doctor, recipes, run, schema, show
+from qvl_core.cli import boundary
+
+if TYPE_CHECKING:
+    from qvl_core.cli.plugins import Plugin
 
 HELP = """Fine-tune, convert, run and evaluate Qwen2.5-VL on MindSpore, from one recipe.
 
 Exit codes: 0 done, 1 failed while running, 2 the input is wrong, 3 something needed is not installed,
 130 interrupted."""
 
-# In the order of the help text.
-CORE_COMMANDS: Mapping[str, Callable[[typer.Typer], None]] = {
-    "run": run.register,
-    "check": check.register,
-    "show": show.register,
-    "recipes": recipes.register,
-    "schema": schema.register,
-    "doctor": doctor.register,
-}
+# In the order of the help text. Each is a module of qvl_core.cli.commands, imported when its command is needed.
+CORE_COMMANDS = ("run", "check", "show", "recipes", "schema", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return boundary.guarded(lambda: _dispatch(words, debug), debug=debug)
 
 
-def build_app(names: Collection[str], found: Sequence[plugins.Plugin] = (), *, epilog: str = "") -> typer.Typer:
+def build_app(names: Collection[str], found: Sequence[Plugin] = (), *, epilog: str = "") -> typer.Typer:
     """Make the application with those of our own commands that are named, and those of the plug-ins."""
     app = typer.Typer(
         name="qvl",
@@ -53,7 +49,7 @@ def build_app(names: Collection[str], found: Sequence[plugins.Plugin] = (), *, e
     )
     app.callback()(_options)
     for name in names:
-        CORE_COMMANDS[name](app)
+        import_module(f"qvl_core.cli.commands.{name}").register(app)
     for plugin in found:
         app.registered_commands += plugin.app.registered_commands
         app.registered_groups += plugin.app.registered_groups
@@ -81,11 +77,13 @@ def _full_app(command: str | None, debug: bool) -> typer.Typer:
 
     Raises NotInstalledError for a command whose package is missing, broken, or too old.
     """
+    from qvl_core.cli import plugins
+
     loaded = plugins.load_plugins(CORE_COMMANDS, command, debug=debug)
     if command is not None and command not in loaded.names:
         plugins.refuse_missing(command, loaded)
     gc.enable()
-    return build_app(tuple(CORE_COMMANDS), loaded.plugins, epilog=plugins.epilog(loaded.plugins))
+    return build_app(CORE_COMMANDS, loaded.plugins, epilog=plugins.epilog(loaded.plugins))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 import typer
@@ -50,6 +49,8 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
 
 def _say(text: str, code: int, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exc()
     print(text, file=sys.stderr)
     return code

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 
 from qvl_core import kernels
-from qvl_core.kernels.segments import Segments, build_segments
+from qvl_core.kernels.segments import Segments
 
 # Slots grow by whole blocks: every decoding step reads the whole capacity, so it should not be far above the need.
 BLOCK = 64
@@ -36,7 +36,7 @@ class KVCache:
         self._reserve(int(self.lengths.max()) + 1)
         places = [slot * self.capacity + np.arange(length) for slot, length in enumerate(sequence_lengths)]
         index_T = Tensor(np.concatenate(places).astype(np.int32))
-        return PrefillStep(self, index_T, build_segments(sequence_lengths))
+        return PrefillStep(self, index_T)
 
     def decode(self, active_B: NDArray[np.bool_]) -> DecodeStep:
         """Prepare to add one token to every active slot. The others compute too, but nothing of theirs is kept."""
@@ -62,13 +62,15 @@ class KVCache:
 class PrefillStep:
     """Attention over the prompts themselves; stores their keys and values."""
 
-    def __init__(self, cache: KVCache, index_T: Tensor, segments: Segments) -> None:
-        self._cache, self._index_T, self._segments = cache, index_T, segments
+    def __init__(self, cache: KVCache, index_T: Tensor) -> None:
+        self._cache, self._index_T = cache, index_T
 
-    def attend(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, segments: Segments, scale: float
+    ) -> Tensor:
         """Give the attention output [T, N, H] of the prompt tokens."""
         self._cache.layer(layer, k_TKH).store(self._index_T, k_TKH, v_TKH)
-        return kernels.attention(q_TNH, k_TKH, v_TKH, self._segments, causal=True, scale=scale)
+        return kernels.attention(q_TNH, k_TKH, v_TKH, segments, causal=True, scale=scale)
 
 
 class DecodeStep:
@@ -77,8 +79,10 @@ class DecodeStep:
     def __init__(self, cache: KVCache, index_B: Tensor, lengths_B: Tensor) -> None:
         self._cache, self._index_B, self._lengths_B = cache, index_B, lengths_B
 
-    def attend(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, scale: float) -> Tensor:
-        """Give the attention output [B, N, H]."""
+    def attend(
+        self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, segments: Segments, scale: float
+    ) -> Tensor:
+        """Give the attention output [B, N, H]; segments play no part, every token has a cache of its own."""
         store = self._cache.layer(layer, k_TKH)
         store.store(self._index_B, k_TKH, v_TKH)
         return kernels.decode_attention(q_TNH, store.keys, store.values, self._lengths_B, scale=scale)

@@ -20,7 +20,7 @@ from qvl_core.model.qwen25vl import Qwen25VL
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
-    """One new token for each sequence. Where `active` is false the sequence had stopped before: the token is padding."""
+    """One new token for each sequence; padding where `active` is false, because the sequence had stopped before."""
 
     tokens: NDArray[np.int32]  # [B]
     active: NDArray[np.bool_]  # [B]
@@ -46,9 +46,7 @@ def stream_tokens(model: Qwen25VL, prompt: Prompt, options: GenerationOptions) -
         scores_BV = engine.step(tokens, active)
 
 
-def complete(
-    model: Qwen25VL, prompt: Prompt, padded_ids: ArrayLike, options: GenerationOptions
-) -> NDArray[np.int64]:
+def complete(model: Qwen25VL, prompt: Prompt, padded_ids: ArrayLike, options: GenerationOptions) -> NDArray[np.int64]:
     """Give the padded prompt rows followed by the new tokens, int64 [B, T + new], as HF `generate` does."""
     steps = [step.tokens for step in stream_tokens(model, prompt, options)]
     new_ids = np.stack(steps, axis=1).astype(np.int64)

@@ -2,13 +2,12 @@
 
 Pixels:   smart_resize, image_grid, video_grid, tokens_of, patchify, patch_grid, unpatchify
 Vision:   vision_plan, VisionPlan, vision_rotary
-Text:     sample_positions, packed_positions, mrope_positions, rope_delta, next_positions, PositionRule, text_rotary
+Text:     sample_positions, packed_positions, mrope_positions, rope_delta, next_positions, text_rotary
 Shared:   inverse_frequencies, text_angles, checked_grids, ASPECT_RATIO_LIMIT, GeometryError
 """
 
 from qvl_core.geometry.errors import GeometryError
 from qvl_core.geometry.mrope import (
-    PositionRule,
     mrope_positions,
     next_positions,
     packed_positions,
@@ -30,7 +29,6 @@ from qvl_core.geometry.vision_plan import VisionPlan, inverse_frequencies, visio
 __all__ = [
     "ASPECT_RATIO_LIMIT",
     "GeometryError",
-    "PositionRule",
     "VisionPlan",
     "checked_grids",
     "image_grid",

@@ -13,26 +13,25 @@ Other rules in circulation. Many transformers releases before 5.23 cut the secon
 (pull request 48669 mended it); 5.3 gave all slices of a video one time (issue 45381) and scaled the time of still
 images (issue 45325). Since the rewrite in 5.3, text after a video starts at the start of the video plus
 max(rows, columns), although the video's times may reach further. The rule above is the paper's and that of the
-authors' own port (pull request 35569); it is the default. With
-`rule="transformers5"` the result is that of transformers 5.23, also at padding, so that the two can be compared: they
-differ only after a video whose time outruns its sides. Where tokens_per_second is a power of two (2 in every released
-model) the order of the two float32 products does not matter.
+authors' own port (pull request 35569): `"paper"`, with which the published checkpoints were trained. A checkpoint that
+transformers 5 has written is run with the rule of transformers 5.23, `"transformers5"`, also at padding: the two differ
+only after a video whose time outruns its sides. `ModelSpec.position_rule` holds which; an argument `rule` overrides it.
+Where tokens_per_second is a power of two (2 in every released model) the order of the two float32 products does not
+matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvl_core.geometry.errors import GeometryError
 from qvl_core.geometry.resize import checked_grids
-from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.specs.model_spec import ModelSpec, PositionRule
 
-PositionRule = Literal["paper", "transformers5"]
 
 _IMAGE, _VIDEO = 1, 2
 _LAST_EXACT_POSITION = 2**24
@@ -46,7 +45,7 @@ def sample_positions(
     spec: ModelSpec,
     *,
     sample_id: str = "",
-    rule: PositionRule = "paper",
+    rule: PositionRule | None = None,
 ) -> NDArray[np.int32]:
     """Return the positions, int32 [3, T], of one un-padded sample [T].
 
@@ -67,13 +66,14 @@ def packed_positions(
     spec: ModelSpec,
     *,
     sample_ids: Sequence[str] | None = None,
-    rule: PositionRule = "paper",
+    rule: PositionRule | None = None,
 ) -> NDArray[np.int32]:
     """Return the positions, int32 [3, T], of samples packed one after another; each starts again at 0.
 
     `sequence_lengths` adds up to T; `grids` and `seconds_per_grid` run through all samples. Equal to the positions of
     the separate samples, side by side. Raises GeometryError as `sample_positions` does, naming the sample.
     """
+    rule = rule or spec.position_rule
     input_ids = np.asarray(input_ids)
     if sum(sequence_lengths) != len(input_ids):
         raise GeometryError(f"sequence lengths add up to {sum(sequence_lengths)}; there are {len(input_ids)} tokens")
@@ -101,7 +101,7 @@ def mrope_positions(
     spec: ModelSpec,
     *,
     sample_ids: Sequence[str] | None = None,
-    rule: PositionRule = "paper",
+    rule: PositionRule | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the positions, int32 [3, B, T], of padded rows [B, T], and their rope deltas, int32 [B].
 
@@ -110,6 +110,7 @@ def mrope_positions(
     "transformers5"). A row's delta plus its count of real tokens is the position of the token that comes next.
     Raises GeometryError if the placeholder tokens are not exactly those of the grids.
     """
+    rule = rule or spec.position_rule
     input_ids = np.asarray(input_ids)
     rows, length = input_ids.shape
     names = _names(sample_ids, rows)

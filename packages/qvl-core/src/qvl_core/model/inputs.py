@@ -1,3 +1,4 @@
+# ruff: noqa: N815 (shape suffixes on fields)
 """From HF-style arguments (padded rows, images and videos apart) to one flat `Batch`. numpy only.
 
 Legend: B rows, T tokens in a padded row, F tokens that are not padding (flat), N images and videos.
@@ -65,7 +66,7 @@ def flatten_prompt(
     ids_F = ids_BT.reshape(-1)[kept_F]
     order = _order_of_appearance(spec, ids_F, images, videos)
     if position_ids is None:
-        positions = _positions(spec, ids_BT, mask_BT, images, videos, second_per_grid_ts)
+        positions: NDArray[np.integer] = _positions(spec, ids_BT, mask_BT, images, videos, second_per_grid_ts)
     else:
         positions = _integers("position_ids", position_ids, 3)
         if positions.shape != (3, *ids_BT.shape):
@@ -90,9 +91,7 @@ def _positions(
     second_per_grid_ts: ArrayLike | None,
 ) -> NDArray[np.int32]:
     try:
-        positions, _ = geometry.mrope_positions(
-            ids_BT, mask_BT, images, videos, second_per_grid_ts, spec
-        )
+        positions, _ = geometry.mrope_positions(ids_BT, mask_BT, images, videos, second_per_grid_ts, spec)
     except geometry.GeometryError as error:
         raise DataError(Problem(where="model input", key="input_ids", message=str(error))) from error
     return positions
@@ -109,7 +108,8 @@ def _order_of_appearance(
         if counts.sum() != len(places):
             _refuse(
                 "input_ids",
-                f"holds {len(places)} {kind} tokens (id {token}); the {len(grids)} grids of {kind}s need {counts.sum()}",
+                f"holds {len(places)} {kind} tokens (id {token}); "
+                f"the {len(grids)} grids of {kind}s need {counts.sum()}",
                 f"repeat the {kind} token t * h * w / {spec.vision.merge_unit} times for each grid",
             )
         starts = np.cumsum(counts) - counts

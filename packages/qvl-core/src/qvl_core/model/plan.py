@@ -1,3 +1,4 @@
+# ruff: noqa: N815 (shape suffixes on fields)
 """What the forward pass needs besides weights, worked out on the host once for each batch.
 
 Window order, attention segments, rotary cosines and sines, and the places of the vision features depend on token ids
@@ -39,7 +40,7 @@ class Plan:
     ids_T: Tensor
     cos_TH: Tensor
     sin_TH: Tensor
-    segments: Segments | None  # None while decoding: each token attends over its cache
+    segments: Segments
     vision: VisionInputs | None
     merge_index_T: Tensor | None
     loss_rows_L: Tensor | None
@@ -74,7 +75,7 @@ def plan_tokens(tokens_B: NDArray[np.int32], positions_3B: NDArray[np.int32], sp
         ids_T=Tensor(tokens_B),
         cos_TH=Tensor(cos_BH),
         sin_TH=Tensor(sin_BH),
-        segments=None,
+        segments=build_segments((1,) * len(tokens_B)),
         vision=None,
         merge_index_T=None,
         loss_rows_L=None,

@@ -181,11 +181,13 @@ class Qwen25VL(nn.Cell):
         prompt = flatten_prompt(self.spec, input_ids, **inputs)
         return Tensor(complete(self, prompt, input_ids, changed_options(self.generation_defaults, options)))
 
-    def generate_stream(self, input_ids: ArrayLike, *, inputs: Mapping[str, ArrayLike], **options: Any) -> Iterator[Step]:
+    def generate_stream(
+        self, input_ids: ArrayLike, *, inputs: Mapping[str, ArrayLike] | None = None, **options: Any
+    ) -> Iterator[Step]:
         """Yield the same tokens one step at a time; `inputs` are the other array arguments of `generate` by name."""
         from qvl_core.generate.stream import stream_tokens
 
-        prompt = flatten_prompt(self.spec, input_ids, **inputs)
+        prompt = flatten_prompt(self.spec, input_ids, **(inputs or {}))
         return stream_tokens(self, prompt, changed_options(self.generation_defaults, options))
 
     def _padded(self, logits_TV: Tensor, prompt: Prompt) -> Tensor:

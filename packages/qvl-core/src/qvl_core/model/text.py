@@ -21,7 +21,9 @@ from qvl_core.specs.model_spec import TextSpec
 class AttentionCache(Protocol):
     """What generation puts in place of plain attention: keeps keys and values and attends over the kept ones."""
 
-    def attend(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, segments: Segments, scale: float
+    ) -> Tensor:
         """Store this step's keys and values of `layer`, give the attention output [T, N, H]."""
         ...
 
@@ -41,7 +43,7 @@ class TextAttention(nn.Cell):
         self.o_proj = Linear(q_width, spec.hidden_size, bias=False, dtype=dtype)
 
     def construct(
-        self, x_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, segments: Segments | None, cache: AttentionCache | None
+        self, x_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, segments: Segments, cache: AttentionCache | None
     ) -> Tensor:
         tokens = x_TD.shape[0]
         q_TNH = self.q_proj(x_TD).reshape(tokens, -1, self.head_dim)
@@ -54,7 +56,7 @@ class TextAttention(nn.Cell):
         if cache is None:
             out_TNH = kernels.attention(q_TNH, k_TKH, v_TKH, segments, causal=True, scale=self.scale)
         else:
-            out_TNH = cache.attend(self.layer, q_TNH, k_TKH, v_TKH, self.scale)
+            out_TNH = cache.attend(self.layer, q_TNH, k_TKH, v_TKH, segments, self.scale)
         return self.o_proj(out_TNH.reshape(tokens, -1))
 
 
@@ -82,7 +84,7 @@ class TextLayer(nn.Cell):
         self.mlp = TextMlp(spec, dtype)
 
     def construct(
-        self, x_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, segments: Segments | None, cache: AttentionCache | None
+        self, x_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, segments: Segments, cache: AttentionCache | None
     ) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_TH, sin_TH, segments, cache)
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
@@ -106,10 +108,10 @@ class TextDecoder(nn.Cell):
         x_TD: Tensor,
         cos_TH: Tensor,
         sin_TH: Tensor,
-        segments: Segments | None,
+        segments: Segments,
         cache: AttentionCache | None = None,
     ) -> Tensor:
-        """Run the layers, without embedding and without final norm. `segments` or `cache` has to be given."""
+        """Run the layers, without embedding and without final norm. A `cache` attends in place of plain attention."""
         for layer in self.layers:
             x_TD = layer(x_TD, cos_TH, sin_TH, segments, cache)
         return x_TD

@@ -88,12 +88,8 @@ class VisionBlock(nn.Cell):
         self.mlp = VisionMlp(spec, dtype)
 
     def construct(self, x_PD: Tensor, cos_PH: Tensor, sin_PH: Tensor, windows: Segments, frames: Segments) -> Tensor:
-        y_PD = self.norm1(x_PD)
-        # Two calls, not one with a chosen argument: jit folds a branch on an attribute, but not a choice of objects.
-        if self.whole_frame:
-            x_PD = x_PD + self.attn(y_PD, cos_PH, sin_PH, frames)
-        else:
-            x_PD = x_PD + self.attn(y_PD, cos_PH, sin_PH, windows)
+        segments = frames if self.whole_frame else windows
+        x_PD = x_PD + self.attn(self.norm1(x_PD), cos_PH, sin_PH, segments)
         return x_PD + self.mlp(self.norm2(x_PD))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.specs.config_reader import ConfigReader
-from qvl_core.specs.model_spec import ModelSpec, TextSpec, TokenIds, VisionSpec
+from qvl_core.specs.model_spec import ModelSpec, PositionRule, TextSpec, TokenIds, VisionSpec
 
 MODEL_TYPE = "qwen2_5_vl"
 
@@ -36,12 +36,19 @@ def spec_from_hf_config(config: Mapping[str, Any], *, where: str, name: str) -> 
         vision=_vision(ConfigReader([("vision_config.", vision_config)], where=where, problems=problems)),
         text=_text(ConfigReader(text_sections, where=where, problems=problems)),
         tokens=_tokens(top),
+        position_rule=_position_rule(config.get("transformers_version")),
     )
     if not problems:
         _check_together(spec, top)
     if problems:
         raise WeightsError(problems)
     return spec
+
+
+def _position_rule(version: object) -> PositionRule:
+    """Tell from the version that wrote a checkpoint which positions it was run with; none stated means an older one."""
+    major = version.split(".")[0] if isinstance(version, str) else ""
+    return "transformers5" if major.isdecimal() and int(major) >= 5 else "paper"
 
 
 def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
         "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
         "rope_theta": text.rope_theta,
         "tie_word_embeddings": text.tie_word_embeddings,
+        "transformers_version": "5.0.0" if spec.position_rule == "transformers5" else "4.49.0",
         "use_sliding_window": False,
         "vision_config": _vision_to_hf(vision),
         "vocab_size": text.vocab_size,

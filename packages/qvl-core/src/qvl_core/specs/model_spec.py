@@ -6,6 +6,11 @@ Field names follow the HF classes `Qwen2_5_VLVisionConfig` and `Qwen2_5_VLTextCo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+# Where the text after a video starts: at the largest position of the video + 1, time included, or at the video's
+# start + the longer side of its grid, as transformers 5 has it. See geometry/mrope.py.
+PositionRule = Literal["paper", "transformers5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +77,14 @@ class TokenIds:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A Qwen2.5-VL model (arXiv 2502.13923, section 2.1 and table 1)."""
+    """A Qwen2.5-VL model (arXiv 2502.13923, section 2.1 and table 1).
+
+    `position_rule` is that of the library that wrote the checkpoint: the published ones, and all that transformers 4
+    wrote, were trained and run with "paper".
+    """
 
     name: str
     vision: VisionSpec
     text: TextSpec
     tokens: TokenIds = TokenIds()
+    position_rule: PositionRule = "paper"

@@ -103,7 +103,8 @@ def _totals(checked: Sequence[Checked]) -> str:
     errors = sum(problem.severity == "error" for problem in problems)
     bad = sum(not one.clean for one in checked)
     text = f"{_count(len(checked), 'recipe')} checked: "
-    text += f"{_count(errors, 'problem')} in {bad} of them" if errors else "clean"
+    text += _count(errors, "problem") if errors else "clean"
+    text += f" in {bad} of them" if errors and len(checked) > 1 else ""
     if warnings := len(problems) - errors:
         text += f", {_count(warnings, 'warning')}"
     return text

@@ -1,0 +1,104 @@
+"""NPU checks on made-up devices, a made-up npu-smi and a made-up CANN folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor import ascend
+
+# The layout of `npu-smi info` as CANN's documentation shows it, numbers made up.
+INFO = """\
++------------------------------------------------------------------------------+
+| npu-smi 25.2.0               Version: 25.2.0                                   |
++---------------------------+---------------+----------------------------------+
+| NPU   Name                | Health        | Power(W)    Temp(C)               |
++===========================+===============+==================================+
+| 0     910B3               | OK            | 93.4        40                    |
+| 0                         | 0000:C1:00.0  | 0           3349 / 65536          |
++===========================+===============+==================================+
+| 1     910B3               | {second:<13} | 91.0        41                    |
+| 0                         | 0000:01:00.0  | 0           3349 / 65536          |
++===========================+===============+==================================+
+"""
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Path:
+    """A made-up /dev with one NPU."""
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    for name in ("davinci0", *ascend.MANAGERS):
+        (folder / name).touch()
+    return folder
+
+
+def _tool(folder: Path, output: str, code: int = 0) -> dict[str, str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "output").write_text(output)
+    (folder / "npu-smi").write_text(
+        f'#!/bin/sh\nread_all() {{ while IFS= read -r l; do echo "$l"; done; }}\n'
+        f"read_all < {folder}/output\nexit {code}\n"
+    )
+    (folder / "npu-smi").chmod(0o755)
+    return {"PATH": str(folder)}
+
+
+def _cann(folder: Path, version: str, ops: bool = True) -> dict[str, str]:
+    (folder / "x86_64-linux").mkdir(parents=True)
+    (folder / "x86_64-linux" / "ascend_toolkit_install.info").write_text(f"package_name=x\nversion={version}\n")
+    if ops:
+        (folder / "opp").mkdir()
+    return {"ASCEND_HOME_PATH": str(folder)}
+
+
+def test_a_machine_without_npus_skips_everything(tmp_path: Path) -> None:
+    rows = ascend.check_ascend({"PATH": ""}, tmp_path)
+    assert [row.check for row in rows] == list(ascend.CHECKS)
+    assert {row.level for row in rows} == {"skipped"}
+
+
+def test_device_nodes(devices: Path) -> None:
+    assert ascend.check_devices(devices).level == "ok"
+    (devices / "devmm_svm").unlink()
+    row = ascend.check_devices(devices)
+    assert row.level == "fail"
+    assert "--device=/dev/devmm_svm" in row.fix
+
+
+def test_npu_smi(tmp_path: Path) -> None:
+    well = ascend.check_npu_smi(_tool(tmp_path / "a", INFO.format(second="OK")))
+    assert (well.level, well.evidence) == ("ok", "Version: 25.2.0; 2 healthy device(s)")
+    ill = ascend.check_npu_smi(_tool(tmp_path / "b", INFO.format(second="Alarm")))
+    assert ill.level == "fail"
+    assert "device 1 is Alarm" in ill.evidence
+    assert 'ASCEND_RT_VISIBLE_DEVICES = "0"' in ill.fix
+    failing = ascend.check_npu_smi(_tool(tmp_path / "c", "dcmi module initialize failed\n", 255))
+    assert failing.evidence == "exit 255: dcmi module initialize failed"
+    assert "not on PATH" in ascend.check_npu_smi({"PATH": ""}).evidence
+
+
+def test_cann(tmp_path: Path) -> None:
+    assert "set_env.sh" in ascend.check_cann({}).fix
+    assert "does not exist" in ascend.check_cann({"ASCEND_HOME_PATH": str(tmp_path / "none")}).evidence
+    half = ascend.check_cann(_cann(tmp_path / "half", "8.5.0", ops=False))
+    assert half.level == "fail"
+    assert "ops package for your chip, version 8.5.0" in half.fix
+    whole = ascend.check_cann(_cann(tmp_path / "whole", "8.5.0"))
+    assert (whole.level, whole.evidence.split(" in ")[0]) == ("ok", "CANN 8.5.0")
+
+
+@pytest.mark.parametrize(
+    ("mindspore", "cann", "level"),
+    [
+        ("2.7.2", "8.5.0", "ok"),
+        ("2.7.1.post1", "8.3.RC1", "ok"),
+        ("2.7.2", "8.3.RC1", "warn"),
+        ("2.10.0", "9.1.0", "warn"),
+    ],
+)
+def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, cann: str, level: str) -> None:
+    monkeypatch.setattr(ascend, "installed_version", lambda name: mindspore)
+    row = ascend.check_pair(_cann(tmp_path / "cann", cann), "25.5.0")
+    assert row.level == level
+    assert f"MindSpore {mindspore}, CANN {cann}, driver 25.5.0" in row.evidence

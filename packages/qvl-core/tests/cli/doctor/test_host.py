@@ -1,0 +1,69 @@
+"""Each check of the machine: the finding that it warns of, and its neighbour that is fine."""
+
+from __future__ import annotations
+
+import pytest
+from qvl_core.cli.doctor import host
+from qvl_core.cli.doctor.host import GIB
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [((3, 9, 18), "fail"), ((3, 10, 0), "ok"), ((3, 12, 4), "ok"), ((3, 13, 0), "fail")]
+)
+def test_python(version: tuple[int, int, int], level: str) -> None:
+    row = host.check_python(version)
+    assert row.level == level
+    assert ("conda create" in row.fix) == (level == "fail")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "level"),
+    [
+        ("Linux", "x86_64", ("glibc", "2.36"), "ok"),
+        ("Linux", "aarch64", ("glibc", "2.28"), "ok"),
+        ("Linux", "aarch64", ("glibc", "2.17"), "warn"),
+        ("Linux", "x86_64", ("", ""), "fail"),
+        ("Linux", "riscv64", ("glibc", "2.36"), "warn"),
+        ("Darwin", "arm64", ("", ""), "warn"),
+    ],
+)
+def test_machine(system: str, machine: str, libc: tuple[str, str], level: str) -> None:
+    row = host.check_machine(system, machine, libc)
+    assert row.level == level
+    assert bool(row.fix) == (level != "ok")
+
+
+def test_memory_counts_in_gib() -> None:
+    assert host.check_memory(1 * GIB, 1).level == "warn"
+    row = host.check_memory(8 * GIB, 2)
+    assert (row.level, row.evidence) == ("ok", "2 cores, 8.00 GiB of memory available")
+
+
+def test_shared_memory() -> None:
+    assert "--shm-size" in host.check_shared_memory(64 * 1024**2).fix
+    assert host.check_shared_memory(GIB).level == "ok"
+
+
+def test_open_files_matter_more_with_npus() -> None:
+    assert host.check_open_files(1024).level == "ok"
+    assert host.check_open_files(256).fix == "ulimit -n 1024"
+    assert host.check_open_files(1024, ascend=True).fix == "ulimit -n 65535"
+    assert host.check_open_files(65535, ascend=True).level == "ok"
+    assert host.check_open_files(-1, ascend=True).level == "ok"
+
+
+def test_locale() -> None:
+    assert host.check_locale("ascii").fix == "export LANG=C.UTF-8"
+    assert host.check_locale("utf-8").level == "ok"
+
+
+def test_variables_of_an_earlier_run() -> None:
+    row = host.check_variables({"MS_ROLE": "MS_WORKER", "RANK_ID": "0", "HOME": "/root"})
+    assert (row.level, row.fix) == ("warn", "unset MS_ROLE RANK_ID")
+    assert host.check_variables({"LD_PRELOAD": "libx.so"}).level == "warn"
+    assert host.check_variables({"HOME": "/root"}).level == "ok"
+
+
+def test_everything_can_be_read_on_this_machine() -> None:
+    rows = [host.check_machine(), host.check_memory(), host.check_shared_memory(), host.check_open_files()]
+    assert all(row.evidence for row in rows)

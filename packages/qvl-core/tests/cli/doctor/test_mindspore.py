@@ -1,0 +1,83 @@
+"""MindSpore's checks, with a made-up wheel and a made-up child process."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor import mindspore
+from qvl_core.cli.doctor.mindspore import check_run, check_version, check_wheel
+
+
+@pytest.mark.parametrize(
+    ("version", "python", "level"),
+    [
+        ("2.6.0", (3, 11), "fail"),
+        ("2.7.0", (3, 11), "ok"),
+        ("2.7.0", (3, 12), "fail"),
+        ("2.7.1.post1", (3, 12), "fail"),
+        ("2.7.2", (3, 12), "ok"),
+        ("2.10.0", (3, 12), "ok"),
+        ("2.11.0", (3, 11), "warn"),
+        ("", (3, 11), "warn"),
+    ],
+)
+def test_version(version: str, python: tuple[int, int], level: str) -> None:
+    row = check_version(version, python)
+    assert row.level == level
+    assert bool(row.fix) == (level != "ok")
+
+
+def _library(folder: Path, machine: int, order: str = "<") -> Path:
+    head = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + bytes(12) + struct.pack(f"{order}H", machine)
+    path = folder / "_c_expression.cpython-311.so"
+    path.write_bytes(head + bytes(44))
+    return path
+
+
+def test_a_wheel_of_another_architecture_is_found_from_its_extension(tmp_path: Path) -> None:
+    _library(tmp_path, 0xB7)
+    assert check_wheel(tmp_path, "aarch64").level == "ok"
+    row = check_wheel(tmp_path, "x86_64")
+    assert row.level == "fail"
+    assert row.evidence == "built for aarch64, this machine is x86_64"
+    assert "--force-reinstall" in row.fix
+
+
+def test_an_architecture_that_is_unknown_or_no_elf_file_fails(tmp_path: Path) -> None:
+    assert check_wheel(tmp_path, "x86_64").level == "fail"
+    library = _library(tmp_path, 0xF3, ">")
+    assert "machine 0xf3" in check_wheel(tmp_path, "x86_64").evidence
+    library.write_bytes(b"short")
+    assert "no ELF file" in check_wheel(tmp_path, "x86_64").evidence
+
+
+def _child(code: int, stderr: str = ""):
+    return lambda command, environment: subprocess.CompletedProcess(command, code, "ok\n", stderr)
+
+
+def test_the_computation_in_a_child_process() -> None:
+    assert check_run({}, _child(0)).level == "ok"
+    row = check_run({}, _child(1, "Traceback\n  ...\nImportError: GLIBCXX_3.4.26 not found\n\n"))
+    assert (row.level, row.evidence) == ("fail", "ImportError: GLIBCXX_3.4.26 not found")
+    assert check_run({}, _child(-11)).evidence == "exit code -11"
+
+
+def test_a_child_that_hangs_is_a_failure() -> None:
+    def hang(command, environment):
+        raise subprocess.TimeoutExpired(command, 60)
+
+    assert "within 60 s" in check_run({}, hang).evidence
+
+
+@pytest.mark.parametrize(("needed", "level"), [(True, "fail"), (False, "warn")])
+def test_without_mindspore_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch, needed: bool, level: str) -> None:
+    monkeypatch.setattr(mindspore.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(mindspore, "installed_version", lambda name: None)
+    first, *rest = mindspore.check_mindspore({}, needed=needed, ascend=False)
+    assert first.level == level
+    assert first.fix == "pip install 'qvl-core[mindspore]'"
+    assert {row.level for row in rest} == {"skipped"}
+    assert "pairs with your CANN" in mindspore.check_mindspore({}, needed=needed, ascend=True)[0].fix

@@ -1,0 +1,76 @@
+"""Versions, ranges, our packages, plug-ins."""
+
+from __future__ import annotations
+
+import pytest
+from qvl_core.cli import plugins
+from qvl_core.cli.doctor import packages, versions
+from qvl_core.cli.doctor.versions import Requirement, release, satisfies
+
+
+@pytest.mark.parametrize(
+    ("version", "ranges", "inside"),
+    [
+        ("0.1.0", ">=0.1,<0.2", True),
+        ("0.2.0", ">=0.1,<0.2", False),
+        ("0.2", "<0.2.0", False),
+        ("1.26.4", ">=1.24,<2", True),
+        ("2.0.0rc1", "<2", False),
+        ("2.7.1.post1", ">=2.7.0", True),
+        ("2.7.1", "==2.7.*", True),
+        ("2.8.0", "!=2.8.*", False),
+        ("1.4.9", "~=1.4.2", True),
+        ("1.5.0", "~=1.4.2", False),
+        ("1.0", "", True),
+        ("3", ">2,<=3,!=4", True),
+    ],
+)
+def test_ranges(version: str, ranges: str, inside: bool) -> None:
+    assert satisfies(version, ranges) is inside
+
+
+def test_release_numbers() -> None:
+    assert release("2.7.1.post1") == (2, 7, 1)
+    assert release("unknown") == ()
+
+
+def test_requirements_leave_out_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy<2,>=1.24", "qvl-core[mindspore]>=0.1", 'mindspore>=2.7; extra == "mindspore"', "dill (>=0.3)"]
+    monkeypatch.setattr(versions.metadata, "requires", lambda name: lines)
+    assert list(versions.requirements_of("x")) == [
+        Requirement(name="numpy", ranges="<2,>=1.24"),
+        Requirement(name="qvl-core", ranges=">=0.1"),
+        Requirement(name="dill", ranges=">=0.3"),
+    ]
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], required: list[Requirement]) -> None:
+    monkeypatch.setattr(packages, "installed_version", installed.get)
+    monkeypatch.setattr(packages, "requirements_of", lambda name: iter(required if name == "qvl-core" else ()))
+
+
+def test_a_requirement_out_of_range_or_missing_fails_with_the_exact_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    required = [Requirement(name="numpy", ranges="<2"), Requirement(name="rich", ranges=">=13")]
+    _pretend(monkeypatch, {"qvl-core": "0.1.0", "numpy": "2.1.0"}, required)
+    row = packages.check_requirements()
+    assert row.level == "fail"
+    assert row.evidence == "qvl-core needs numpy<2, found 2.1.0; qvl-core needs rich>=13, which is not installed"
+    assert row.fix == "pip install 'numpy<2' 'rich>=13'"
+    _pretend(monkeypatch, {"qvl-core": "0.1.0", "numpy": "1.26.4", "rich": "13.7"}, required)
+    assert packages.check_requirements().level == "ok"
+
+
+def test_a_package_that_is_not_there_is_named_with_what_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, {"qvl-core": "0.1.0"}, [])
+    rows = {row.check: row for row in packages.check_packages()}
+    assert rows["qvl-core"].level == "ok"
+    assert (rows["qvl-train"].level, rows["qvl-train"].fix) == ("skipped", "pip install qvl-train")
+
+
+def test_broken_plug_ins_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = plugins.Loaded(plugins=(), broken={"convert": ("qvl-convert", "ImportError: x")})
+    monkeypatch.setattr(plugins, "load_plugins", lambda *_, **__: broken)
+    row = packages.check_plugins()
+    assert (row.level, row.fix) == ("fail", "pip install --force-reinstall qvl-convert")
+    monkeypatch.setattr(plugins, "load_plugins", lambda *_, **__: plugins.Loaded(plugins=(), broken={}))
+    assert packages.check_plugins().level == "ok"
