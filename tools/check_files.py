@@ -1,4 +1,4 @@
-"""Check what every tracked file must satisfy: TOML parses, relative links exist, no large file, no weights, no machine paths."""
+"""Check every tracked file: TOML parses, relative links exist, no large file, no weights, no machine paths."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def _findings(path: Path) -> list[str]:
             found.append(f"not TOML: {error}")
     if path.suffix in {".md", ".py", ".toml", ".yml", ".yaml", ".json", ".sh"}:
         text = path.read_text(encoding="utf-8")
-        found += [f"machine path in line {n}" for n, line in enumerate(text.splitlines(), 1) if MACHINE_PATH.search(line)]
-        if path.suffix == ".md":
-            found += [f"link to {link}, which is not there" for link in LINK.findall(text) if not (path.parent / link).exists()]
+        lines = enumerate(text.splitlines(), 1)
+        found += [f"machine path in line {number}" for number, line in lines if MACHINE_PATH.search(line)]
+        links = LINK.findall(text) if path.suffix == ".md" else []
+        found += [f"link to {link}, which is not there" for link in links if not (path.parent / link).exists()]
     return found
 
 

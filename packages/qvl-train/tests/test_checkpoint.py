@@ -161,14 +161,12 @@ def test_a_checkpoint_of_another_run_is_not_resumed(save: Any, tmp_path: Path) -
 def test_a_state_of_a_newer_version_is_refused(save: Any) -> None:
     path = save(1)
     state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "format": 99}))
     with pytest.raises(WeightsError, match="format 99"):
-        (path / "state.json").write_text(json.dumps({**state, "format": 99}))
         checkpoint._read_state(path)
 
 
-def test_a_failing_save_leaves_nothing_behind(
-    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_save_leaves_nothing_behind(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(1)
 
     def fail(*_: object) -> None:

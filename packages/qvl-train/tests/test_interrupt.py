@@ -17,9 +17,10 @@ def test_the_first_signal_is_only_noted(number: signal.Signals) -> None:
 
 
 def test_the_second_signal_leaves_at_once() -> None:
-    with Interrupt(), pytest.raises(KeyboardInterrupt):
+    with Interrupt():
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_handlers_of_before_are_put_back() -> None:

@@ -126,7 +126,9 @@ def _text(spec: ModelSpec, layout: Layout) -> Iterator[Parameter]:
     first, last = (stage_of[0], stage_of[-1]) if stage_of else (0, 0)
     both = (first,) if first == last else (first, last)
 
-    def row(name: str, shape: tuple[int, ...], shard: ShardRule, stages: tuple[int, ...], layer: int | None = None):
+    def row(
+        name: str, shape: tuple[int, ...], shard: ShardRule, stages: tuple[int, ...], layer: int | None = None
+    ) -> Parameter:
         return Parameter(name=name, shape=shape, component="text", layer=layer, stages=stages, shard=shard)
 
     vocabulary = (text.vocab_size, width)

@@ -1,4 +1,4 @@
-"""Training checkpoints: a sharded weights folder plus optimizer state and `state.json`, complete or not there at all."""
+"""Training checkpoints: a sharded weights folder plus optimizer state and `state.json`, complete or not there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from qvl_core.durable import copy_file, new_file, new_folder, remove_folder
 from qvl_core.errors import OutputError, Problem, WeightsError
 from qvl_core.layout import Layout
@@ -131,7 +130,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """Open the newest usable checkpoint of a run; also say what was wrong with newer ones that were passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for _, path in list_steps(run):
         try:
             return open_checkpoint(path), passed_over

@@ -27,4 +27,3 @@ def export_hf(model: Qwen25VL, side_files: Path, run: Path) -> Path:
     tensors = [to_write(name, array) for name, array in model.named_arrays()]
     write_hf_folder(tensors, side_files, target, config=config_with_dtype(config, tensors[0].dtype))
     return target
-

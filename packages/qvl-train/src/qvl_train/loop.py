@@ -59,9 +59,7 @@ def run_steps(job: Job, metrics: MetricsLog, progress: TrainingProgress) -> Outc
     """Train from `first_step` to the end, or until SIGINT or SIGTERM; either way what was reached is saved."""
     train = job.recipe.train
     assert train is not None, "a recipe for training has [train]"
-    take_step = TrainStep(
-        job.model, job.optimizer, clip_norm=train.optimizer.clip_norm, reduction=train.loss_reduction
-    )
+    take_step = TrainStep(job.model, job.optimizer, clip_norm=train.optimizer.clip_norm, reduction=train.loss_reduction)
     consumed = job.first_step * train.global_batch
     step, saved = job.first_step, None
     with Interrupt() as interrupt, batches(job.data, recipe=job.recipe, consumed_samples=consumed) as source:
@@ -75,9 +73,7 @@ def run_steps(job: Job, metrics: MetricsLog, progress: TrainingProgress) -> Outc
             row = _row(step, lr, result, data_s=fetched - started, step_time_s=time.perf_counter() - started)
             if step % train.log.every == 0 or step == job.steps:
                 metrics.write(row)
-            progress.advance(
-                step, loss=row["loss"], step_time_s=row["step_time_s"], tokens_per_s=row["tokens_per_s"]
-            )
+            progress.advance(step, loss=row["loss"], step_time_s=row["step_time_s"], tokens_per_s=row["tokens_per_s"])
             _validate(job, step, metrics, progress)
             if step % train.save.every == 0 and step != job.steps:
                 saved = _save(job, step)

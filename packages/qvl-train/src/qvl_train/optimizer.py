@@ -12,9 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
-
 from qvl_core import kernels
-from qvl_core.params import Component
 from qvl_core.params import Parameter as TableRow
 
 MOMENTS = ("moment1", "moment2")
@@ -29,7 +27,7 @@ class AdamWSettings:
     beta2: float
     eps: float
     weight_decay: float
-    lr_scale: Mapping[Component, float]
+    lr_scale: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +47,7 @@ class AdamW:
     Norm weights and biases (everything with one dimension) are not decayed, as in the HF Trainer.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, Parameter], table: Sequence[TableRow], settings: AdamWSettings
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], table: Sequence[TableRow], settings: AdamWSettings) -> None:
         self._settings = settings
         components = {row.name: row.component for row in table}
         self._slots = [

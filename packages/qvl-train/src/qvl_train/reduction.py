@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
 from qvl_core.batch import IGNORE, Batch
 
 Reduction = Literal["token", "sample", "micro_batch"]
@@ -46,6 +45,4 @@ def _groups(batch: Batch, reduction: Reduction) -> list[slice]:
     if reduction != "sample":
         return [slice(0, batch.tokens)]
     ends = np.cumsum(batch.sequence_lengths)
-    return [
-        slice(int(end) - length, int(end)) for end, length in zip(ends, batch.sequence_lengths, strict=True)
-    ]
+    return [slice(int(end) - length, int(end)) for end, length in zip(ends, batch.sequence_lengths, strict=True)]

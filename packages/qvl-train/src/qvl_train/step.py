@@ -1,4 +1,4 @@
-"""One optimizer step: losses and gradients of the micro batches, clipping, update. Stops at the first NaN or infinity."""
+"""One optimizer step: losses and gradients of its micro batches, clipping, update. Stops at a NaN or infinity."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
-
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import RunError
 from qvl_core.model import Qwen25VL
+
 from qvl_train.gradients import accumulate, clip_scale, global_norm
 from qvl_train.optimizer import AdamW
 from qvl_train.reduction import Reduction, loss_weights

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.progress import Progress
 
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, RunError, WeightsError
 from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record
+from rich.console import Console
+from rich.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,10 +98,11 @@ def _prepare_job(
     from qvl_train.loop import Job, count_steps
     from qvl_train.optimizer import AdamW, AdamWSettings
 
-    train = recipe.train
+    train, dtype = recipe.train, recipe.model.dtype
     assert train is not None
+    assert dtype is not None, "the recipe fills it in"
     arrays = read_weights(start) if start is not None else _initial_weights(recipe, weights)
-    model = Qwen25VL.from_spec(recipe.spec, arrays, recipe.model.dtype)
+    model = Qwen25VL.from_spec(recipe.spec, arrays, dtype)
     model.freeze(recipe.model.freeze)
     chosen = train.optimizer
     trainable = {name: value for name, value in model.named_parameters().items() if value.requires_grad}
