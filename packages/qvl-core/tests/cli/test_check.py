@@ -88,6 +88,13 @@ def test_a_weights_folder_of_another_model_is_refused_with_the_differences(qvl, 
     assert 'fix: model.name = "qwen2.5-vl-3b"' in result.out
 
 
+def test_a_folder_that_was_named_on_the_command_line_is_blamed_there(qvl, folder: Path) -> None:
+    _weights(folder, "qwen2.5-vl-3b")
+    result = qvl("check", "72b.toml", "--set", "weights.source=weights", "--set", "weights.init=random")
+    assert result.code == 2
+    assert result.out.startswith("--set weights.source: weights.source\n  weights holds another model")
+
+
 def test_a_weights_folder_without_tensors_is_refused_unless_they_are_random(qvl, folder: Path) -> None:
     _weights(folder, "qwen2.5-vl-tiny")
     result = qvl("check", "tiny.toml", "--set", "weights.init=checkpoint")

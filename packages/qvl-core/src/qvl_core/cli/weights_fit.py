@@ -30,10 +30,12 @@ def check_weights(recipe: Recipe, *, reshard: bool = False) -> tuple[Problem, ..
 
 
 def where_of(recipe: Recipe, key: str) -> str:
-    """Give `file:line` of a recipe key; of the nearest table above it if it is not written down; else the recipe."""
+    """Give `file:line` or `--set KEY` of a recipe key, or of the nearest table above it; else the recipe's path."""
     parts = key.split(".")
     for end in range(len(parts), 0, -1):
         origin = recipe.origins.get(".".join(parts[:end]))
+        if origin and origin.kind == "--set":
+            return f"--set {'.'.join(parts[:end])}"
         if origin and origin.file:
             return f"{origin.file}:{origin.line}" if origin.line else origin.file
     return recipe.path
