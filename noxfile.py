@@ -51,8 +51,7 @@ def _install(session: nox.Session, *packages: str, mindspore: bool = False) -> N
 def quickstart(session: nox.Session) -> None:
     """Check, train, evaluate and ask the embedded tiny model, on CPU: about five minutes after installation."""
     _install(session, *PACKAGES, mindspore=True)
-    run, recipe = session.posargs or ["runs"], "recipes/tiny_sft.toml"
-    del run
+    recipe = "recipes/tiny_sft.toml"
     for folder in ("runs/tiny_sft", "runs/tiny_eval"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
     session.run("qvl", "check", recipe, "recipes/tiny_eval.toml", "recipes/tiny_infer.toml")
@@ -71,13 +70,18 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *arguments)
 
 
-@nox.session(python=PYTHON, name="tests-package")
-@nox.parametrize("package", PACKAGES, ids=PACKAGES)
-def tests_package(session: nox.Session, package: str) -> None:
-    """Run one package's tests in a venv that holds it and what it declares, nothing else."""
-    _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"))
-    session.install(*TEST_TOOLS)
-    session.run("pytest", f"packages/qvl-{package}", *session.posargs)
+def _test_package(package: str) -> None:
+    def run(session: nox.Session) -> None:
+        _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"))
+        session.install(*TEST_TOOLS)
+        session.run("pytest", f"packages/qvl-{package}", *session.posargs)
+
+    run.__doc__ = f"Run the tests of qvl-{package} in a venv that holds it and what it declares, nothing else."
+    nox.session(run, python=PYTHON, name=f"tests-{package}")
+
+
+for _package in PACKAGES:
+    _test_package(_package)
 
 
 def _with_siblings(package: str) -> tuple[str, ...]:
@@ -139,6 +143,15 @@ def recipes(session: nox.Session) -> None:
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*.toml"))
     style = "github" if os.environ.get("GITHUB_ACTIONS") else "text"
     session.run("qvl", "check", *files, "--format", style)
+
+
+@nox.session(python=PYTHON)
+def docs(session: nox.Session) -> None:
+    """Check that the pages are true: commands exist, links lead somewhere, generated tables are up to date."""
+    _install(session, *PACKAGES)
+    session.install(*TEST_TOOLS)
+    session.run("python", "tools/check_files.py")
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
 
 
 @nox.session(python=PYTHON)

@@ -12,9 +12,8 @@ import geometry_oracles as oracles
 import numpy as np
 import pytest
 import torch
-from qvl_core.specs.model_spec import PositionRule
 from qvl_core import geometry
-from qvl_core.specs.model_spec import TextSpec
+from qvl_core.specs.model_spec import PositionRule, TextSpec
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLRotaryEmbedding,

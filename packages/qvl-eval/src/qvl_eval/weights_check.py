@@ -18,7 +18,7 @@ def open_weights(recipe: Recipe) -> HFFolder | ShardedFolder:
 
     Raises WeightsError if it is missing, damaged, or of another model or layout.
     """
-    from qvl_core.cli.weights_fit import check_weights, where_of
+    from qvl_core.weights_fit import check_weights, where_of
     from qvl_core.weights.source import open_source
 
     folder = Path(recipe.weights.source)

@@ -176,7 +176,7 @@ def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
 
 def _check_weights(recipe: Recipe) -> HFFolder | ShardedFolder | None:
     """Open the starting weights and check that they fit; None when they are random."""
-    from qvl_core.cli.weights_fit import check_weights
+    from qvl_core.weights_fit import check_weights
     from qvl_core.specs import load_spec
     from qvl_core.weights.source import open_source
 

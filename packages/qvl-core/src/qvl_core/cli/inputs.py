@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.weights_fit import where_of
+from qvl_core.weights_fit import where_of
 from qvl_core.errors import DataError, InputError, Problem, WeightsError
 
 if TYPE_CHECKING:

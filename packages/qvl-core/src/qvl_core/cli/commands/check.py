@@ -69,7 +69,7 @@ def check_recipe(path: str, settings: Sequence[str] = ()) -> Checked:
     from pathlib import Path
 
     if Path(recipe.weights.source).exists():
-        from qvl_core.cli.weights_fit import check_weights
+        from qvl_core.weights_fit import check_weights
 
         problems += check_weights(recipe)
     layout, launch = recipe.parallel, recipe.launch

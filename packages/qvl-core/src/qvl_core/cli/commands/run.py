@@ -95,7 +95,7 @@ def _worker_options(options: RunOptions) -> list[str]:
 
 
 def _require_fitting_weights(recipe: Recipe, options: RunOptions) -> None:
-    from qvl_core.cli.weights_fit import check_weights
+    from qvl_core.weights_fit import check_weights
 
     problems = [one for one in check_weights(recipe, reshard=options.reshard) if one.severity == "error"]
     if problems:

@@ -1,0 +1,143 @@
+"""`qvl run` as a process: signals, kills, two runs in one folder. The numbers after them are those of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mindspore", reason="training needs MindSpore")
+
+ROOT = Path(__file__).parents[1]
+STEPS = 6
+RECIPE = f"""\
+schema = 1
+task = "sft"
+[model]
+name = "qwen2.5-vl-tiny"
+[weights]
+source = "{ROOT}/recipes/tiny/checkpoint"
+init = "random"
+[data]
+sources = [{{ path = "train.json", format = "llava" }}]
+sequence_length = 128
+workers = 2
+[data.image]
+min_pixels = 3136
+max_pixels = 3136
+[train]
+steps = {STEPS}
+micro_batch = 4
+global_batch = 4
+[train.optimizer]
+lr = 1e-3
+[train.save]
+every = 2
+[train.log]
+tensorboard = false
+[launch]
+device = "cpu"
+[output]
+dir = "run"
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    digits = ROOT / "recipes" / "tiny" / "digits"
+    records = json.loads((digits / "train.json").read_text())[:16]
+    (folder / "images").mkdir()
+    for record in records:
+        shutil.copy(digits / record["image"], folder / record["image"])
+    (folder / "train.json").write_text(json.dumps(records))
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(project: Path) -> list[tuple[int, float, float]]:
+    """Give the losses of a run that nobody disturbs."""
+    process = start(project, "straight")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return losses(project / "straight")
+
+
+def start(project: Path, folder: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qvl_core.cli", "run", "recipe.toml", "--set", f"output.dir={folder}"]
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def signal_after(process: subprocess.Popen[str], step: int, number: signal.Signals) -> str:
+    """Send the signal once the line of `step` is there; give all that the process printed."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith(f"step {step}/"):
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate()
+    return "".join(seen) + rest
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_saves_and_exits_cleanly_and_the_command_goes_on_to_the_bit(
+    project: Path, straight: list[tuple[int, float, float]], number: signal.Signals
+) -> None:
+    folder = f"run_{number.name}"
+    process = start(project, folder)
+    output = signal_after(process, 3, number)
+    assert process.returncode == 0, output
+    assert f"stopped by {number.name} after step" in output
+    assert "Traceback" not in output
+    again = start(project, folder)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert losses(project / folder) == straight
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_kill_loses_at_most_the_steps_since_the_last_checkpoint(
+    project: Path, straight: list[tuple[int, float, float]], step: int
+) -> None:
+    folder = f"run_kill_{step}"
+    process = start(project, folder)
+    signal_after(process, step, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    again = start(project, folder)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert losses(project / folder) == straight
+    assert not [path.name for path in (project / folder).iterdir() if ".tmp-" in path.name or ".trash-" in path.name]
+
+
+def test_of_two_runs_in_one_folder_one_is_refused_with_the_others_process(project: Path) -> None:
+    first, second = start(project, "shared"), start(project, "shared")
+    outputs = [first.communicate()[0], second.communicate()[0]]
+    codes = sorted([first.returncode, second.returncode])
+    # The second may also come after the first has finished, and then finds a finished run.
+    if codes == [0, 0]:
+        assert "finished" in "".join(outputs)
+    else:
+        assert codes == [0, 2], outputs
+        assert "another process is writing here" in "".join(outputs)
