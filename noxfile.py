@@ -13,7 +13,7 @@ import nox
 ROOT = Path(__file__).parent
 PACKAGES = ("core", "convert", "data", "train", "eval")
 TORCH = "torch==2.13.0"
-TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20")
+TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
 SUPPORTED = ("3.11", "3.12", "3.10")
 
 nox.options.sessions = ["lint", "types", "imports", "recipes", "tests"]

@@ -1,4 +1,4 @@
-"""Write the table of recipe keys into docs/recipe.md, from the schema; `--check` only tells whether it is up to date."""
+"""Write the tables of recipe keys into docs/recipe.md, from the schema; `--check` only tells if they are up to date."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def with_reference(page: str) -> str:
-    """Give the page with a fresh table between its markers. Raises ValueError when it has not one pair of them."""
+    """Give the page with fresh tables between its markers. Raises ValueError when it has not one pair of them."""
     if page.count(START) != 1 or page.count(END) != 1:
         raise ValueError(f"the page needs one {START!r} and one {END!r}")
     before, rest = page.split(START)
@@ -43,30 +43,30 @@ def with_reference(page: str) -> str:
 def reference() -> str:
     """Give one table of keys for each section of a recipe, in the schema's order."""
     schema = recipe_json_schema()
-    tables = _tables("", "", schema, schema["$defs"])
-    return "\n\n".join(part for part in tables if part)
+    return "\n\n".join(_tables("Top of the file", "", "", schema, schema["$defs"]))
 
 
-def _tables(path: str, about: str, section: dict[str, Any], sections: dict[str, Any]) -> Iterator[str]:
+def _tables(heading: str, path: str, about: str, section: dict[str, Any], sections: dict[str, Any]) -> Iterator[str]:
     """Yield the table of a section, then those of the tables inside it."""
     required = set(section.get("required", ()))
     rows, inner = [], []
     for key, field in section["properties"].items():
         table = _table_of(field, sections)
         if table is None:
-            rows.append(f"| `{key}` | {_values(field)}{' **required**' if key in required else ''} | {_about(field)} |")
+            mark = ", **required**" if key in required else ""
+            rows.append(f"| `{key}` | {_values(field)}{mark} | {_about(field)} |")
             continue
         name, of_list = table
-        inner.append((f"{path}.{key}".lstrip(".") + ("[]" if of_list else ""), _about(field), sections[name]))
+        about_table = _about(field) or _about(sections[name])
+        if key in required:
+            about_table += " **Required.**"
+        inner.append((f"{path}.{key}".lstrip("."), of_list, about_table, sections[name]))
     if isinstance(section.get("additionalProperties"), dict):
         rows.append(f"| any other name | {_values(section['additionalProperties'])} | A further measurement. |")
-    yield "\n\n".join(
-        part
-        for part in (f"### `[{path}]`" if path else "### Top of the file", about, "\n".join([HEAD, *rows]))
-        if part
-    )
-    for inner_path, inner_about, inner_section in inner:
-        yield from _tables(inner_path, inner_about, inner_section, sections)
+    yield "\n\n".join(part for part in (f"### {heading}", about, "\n".join([HEAD, *rows])) if part)
+    for inner_path, of_list, inner_about, inner_section in inner:
+        inner_heading = f"`[[{inner_path}]]`" if of_list else f"`[{inner_path}]`"
+        yield from _tables(inner_heading, inner_path, inner_about, inner_section, sections)
 
 
 def _table_of(field: dict[str, Any], sections: dict[str, Any]) -> tuple[str, bool] | None:
@@ -89,11 +89,11 @@ def _values(field: dict[str, Any]) -> str:
 
 def _value(choice: dict[str, Any]) -> str:
     if "const" in choice:
-        return f"`{choice['const']}`"
+        choice = {**choice, "enum": [choice["const"]]}
     if "enum" in choice:
         quote = '"' if choice.get("type") == "string" else ""
         return ", ".join(f"`{quote}{value}{quote}`" for value in choice["enum"])
-    kind = choice.get("type")
+    kind: str = choice["type"]
     if kind == "array":
         items = choice.get("prefixItems") or [choice["items"]]
         count = f" of {len(items)}" if "prefixItems" in choice else ""

@@ -18,8 +18,8 @@ def open_weights(recipe: Recipe) -> HFFolder | ShardedFolder:
 
     Raises WeightsError if it is missing, damaged, or of another model or layout.
     """
-    from qvl_core.weights_fit import check_weights, where_of
     from qvl_core.weights.source import open_source
+    from qvl_core.weights_fit import check_weights, where_of
 
     folder = Path(recipe.weights.source)
     if not folder.exists():
