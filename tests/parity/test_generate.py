@@ -7,6 +7,7 @@ the seeds are fixed, so it either happens always or never.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from hf_models import PAD, SPECS, Inputs, Pair, Part, make_inputs, pair
 from numpy.typing import NDArray
 from parity_report import ParityReport
+from qvl_core.model import Qwen25VL
 
 NEW_TOKENS = 64
 
@@ -52,6 +54,20 @@ def test_greedy_tokens_equal_hf(name: str, case: str, report: ParityReport) -> N
     report.record("tokens that differ", f"{name} | {case}", int((ours[:, -NEW_TOKENS:] != new).sum()))
     report.record("tokens compared", f"{name} | {case}", new.size)
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["one kv head, untied, odd vision heads", "merge of three, tied"])
+def test_tokens_after_a_long_video_equal_those_of_hf_for_a_folder_that_hf_saved(
+    name: str, tmp_path: Path, report: ParityReport
+) -> None:
+    both = pair(name)
+    both.theirs.save_pretrained(tmp_path)
+    loaded = Qwen25VL.from_pretrained(tmp_path)
+    # The last slices stand after the text that follows them; new tokens continue the text, not the slices.
+    inputs = make_inputs(both.spec, [[2, (2, 3), 4], [3, (9, 2, 2, 3.3), 8]], seed=3)
+    ours = loaded.generate(**inputs.arrays, max_new_tokens=NEW_TOKENS, pad_token_id=PAD).asnumpy()
+    np.testing.assert_array_equal(ours, _hf_generate(both, inputs))
+    report.record("tokens compared", f"{name} | long video", 2 * NEW_TOKENS)
 
 
 @pytest.mark.parametrize("name", ["tied, two full blocks", "merge of three, tied"])

@@ -175,6 +175,14 @@ def test_export_refuses_files_of_another_model_and_a_taken_target(run, make, tmp
     assert (source / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "1e308"])
+def test_export_refuses_a_file_size_that_is_none(run, make, tmp_path, size):
+    folder = make.hf("hf")
+    result = run("export", "--sharded", folder, "--out", tmp_path / "out", "--max-shard-gib", size)
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_source_is_never_a_target(run, make):
     source = make.sharded("sharded", Layout(vision_stages=(2,), text_stages=(3,)))
     link = source.parent / "link"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qvl_core.errors import RecipeError
 from qvl_core.launch_plan import LaunchPlan, launch_plan
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.recipe import load_recipe
@@ -94,12 +93,6 @@ def test_several_on_cpu_are_started_by_mpiexec(plan) -> None:
     made = plan(dp=4)
     assert made.method == "mpiexec"
     assert made.nodes[0].command[:3] == ("mpiexec", "-n", "4")
-
-
-def test_several_machines_on_cpu_are_refused_and_one_is_not(plan) -> None:
-    with pytest.raises(RecipeError, match=r"launch.nodes\n  a CPU run uses one machine, launch.nodes is 2"):
-        plan(dp=4, nodes=2, master="node0:29501")
-    assert plan(dp=4, nodes=1).world_size == 4
 
 
 def test_workers_get_the_overrides_and_options_of_the_command_line(plan) -> None:

@@ -146,7 +146,7 @@ def test_world_is_the_product_of_the_degrees() -> None:
     problem = only(list(layout_rules.check_world(2, 4, 2, 1, 8)))
     assert "tp * pp * dp = 2 * 4 * 2 = 16" in problem.message
     assert "1 * 8 = 8" in problem.message
-    assert problem.fix == "dp = 1 or devices_per_node = 16 under [launch]"
+    assert problem.fix == "dp = 1\nor devices_per_node = 16 under [launch]"
     assert list(layout_rules.check_world(2, 4, 1, 1, 8)) == []
 
 

@@ -288,6 +288,10 @@ def test_says_that_adapters_are_not_there_yet(project: Path, snapshot: Snapshot)
     assert "train.lora" in refuse(snapshot, RecipeError, "train.lora.rank=4")
 
 
+def test_says_that_recomputing_is_not_there_yet(project: Path, snapshot: Snapshot) -> None:
+    assert "layout.recompute" in refuse(snapshot, RecipeError, "layout.recompute=full")
+
+
 def test_a_finished_record_can_be_read_back(project: Path) -> None:
     train("train.steps=2")
     record = read_record(project / "run")

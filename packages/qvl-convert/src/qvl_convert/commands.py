@@ -32,7 +32,7 @@ def verify(
 ) -> None:
     """Prove that two weights folders are equal bit for bit, or name the first difference.
 
-    Ends with 0 if they are equal, 1 if they differ, 2 if one of them cannot be read.
+    Exit 0 if they are equal, 1 if they differ, 2 if one of them cannot be read.
     """
     from qvl_convert.compare import compare_folders
     from qvl_convert.progress import byte_progress
@@ -55,12 +55,12 @@ def export(
     out: Annotated[Path, typer.Option(help="The HF folder to write; it must not exist, or be empty.")],
     hf_files: Annotated[
         Path | None,
-        typer.Option(help="A folder with config, tokenizer and processor files [default: the --sharded folder]."),
+        typer.Option(help="A folder with config, tokenizer and processor files. Left out: the --sharded folder."),
     ] = None,
     naming: Annotated[NamingChoice, typer.Option(help="Tensor names: as published, or of newer transformers.")] = (
         NamingChoice.classic
     ),
-    max_shard_gib: Annotated[float, typer.Option(min=0.001, help="Largest weights file, in GiB.")] = 5.0,
+    max_shard_gib: Annotated[float, typer.Option(min=0.001, max=1e6, help="Largest weights file, in GiB.")] = 5.0,
 ) -> None:
     """Write a sharded folder, or the weights of a training checkpoint, as an HF folder."""
     from qvl_convert.export import export_folder

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qvl_core.errors import Problem, RecipeError
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate, coordinate_of
 from qvl_core.stage_table import layer_range
@@ -74,10 +73,7 @@ class LaunchPlan:
 
 
 def launch_plan(recipe: Recipe, overrides: Iterable[str] = (), extra: Iterable[str] = ()) -> LaunchPlan:
-    """Give the plan of a recipe; `overrides` are its --set arguments, `extra` further options of `qvl run`.
-
-    Raises RecipeError for a launch that cannot be planned: several machines on CPU.
-    """
+    """Give the plan of a recipe; `overrides` are its --set arguments, `extra` further options of `qvl run`."""
     layout, launch = recipe.parallel, recipe.launch
     world, nodes = layout.world_size, launch.nodes
     per_node = -(-world // nodes)
@@ -100,11 +96,6 @@ def launch_plan(recipe: Recipe, overrides: Iterable[str] = (), extra: Iterable[s
 
 
 def _method(recipe: Recipe) -> Method:
-    if recipe.launch.device == "cpu" and recipe.launch.nodes > 1:
-        origin = recipe.origins.get("launch.nodes")
-        where = f"{origin.file}:{origin.line}" if origin and origin.file else recipe.path
-        message = f"a CPU run uses one machine, launch.nodes is {recipe.launch.nodes}"
-        raise RecipeError(Problem(where=where, key="launch.nodes", message=message, fix="nodes = 1"))
     if recipe.parallel.world_size == 1:
         return "in process"
     return "msrun" if recipe.launch.device == "ascend" else "mpiexec"

@@ -15,6 +15,8 @@ from qvl_core.specs.model_spec import ModelSpec
 # Patches that the vision tower sees per token of text: half the tokens of a typical sample stand for images, and the
 # merger makes one token of four patches. Only derived stage lists depend on it.
 PATCHES_PER_TOKEN = 2
+# What [launch] allows: no machine has more.
+DEVICES_PER_NODE_LIMIT = 1024
 _TAKE_BACK = "--set layout.vision_stages= --set layout.text_stages="
 
 
@@ -46,12 +48,11 @@ def check_tensor_degree(spec: ModelSpec, tp: int) -> Iterator[Problem]:
     indivisible = [f"{size} {name}" for name, size in _cut_sizes(spec) if size % tp]
     if indivisible:
         legal = ", ".join(map(str, legal_tensor_degrees(spec)))
-        below = max(degree for degree in legal_tensor_degrees(spec) if degree <= tp)
         yield Problem(
             where="",
             key="layout.tp",
             message=f"is {tp}, which does not divide the {_join(indivisible)} of {spec.name}; legal are {legal}",
-            fix=f"tp = {below}",
+            fix=f"tp = {nearest_degrees(spec, tp, 1)[0]}",
         )
 
 
@@ -64,7 +65,7 @@ def check_pipeline_degree(spec: ModelSpec, pp: int) -> Iterator[Problem]:
             key="layout.pp",
             message=f"is {pp}, but {spec.name} has {vision} vision and {text} text layers: "
             f"{vision + text} stages at most",
-            fix=f"pp = {text}",
+            fix=f"pp = {nearest_degrees(spec, 1, pp)[1]}",
         )
 
 
@@ -169,8 +170,10 @@ def check_vision_on_first_stage(spec: ModelSpec, vision_stages: Sequence[int]) -
         )
 
 
-def check_world(tp: int, pp: int, dp: int, nodes: int, devices_per_node: int) -> Iterator[Problem]:
-    """Refuse degrees whose product is not the number of devices."""
+def check_world(
+    tp: int, pp: int, dp: int, nodes: int, devices_per_node: int, *, legal: tuple[int, int] | None = None
+) -> Iterator[Problem]:
+    """Refuse degrees whose product is not the number of devices; the fix uses the tp and pp of `legal`, if given."""
     world, devices = tp * pp * dp, nodes * devices_per_node
     if world == devices:
         return
@@ -178,11 +181,13 @@ def check_world(tp: int, pp: int, dp: int, nodes: int, devices_per_node: int) ->
         f"tp * pp * dp = {tp} * {pp} * {dp} = {world}, but launch.nodes * launch.devices_per_node = "
         f"{nodes} * {devices_per_node} = {devices}"
     )
-    yield Problem(where="", key="layout.dp", message=message, fix=_world_fix(tp * pp, world, devices, nodes))
+    yield Problem(where="", key="layout.dp", message=message, fix=_world_fix((tp, pp), legal, dp, devices, nodes))
 
 
-def check_devices_divide(tp: int, pp: int, nodes: int, devices_per_node: int) -> Iterator[Problem]:
-    """Refuse a number of devices that no dp makes tp * pp * dp."""
+def check_devices_divide(
+    tp: int, pp: int, nodes: int, devices_per_node: int, *, legal: tuple[int, int] | None = None
+) -> Iterator[Problem]:
+    """Refuse a number of devices that no dp makes tp * pp * dp; the fix uses the tp and pp of `legal`, if given."""
     devices = nodes * devices_per_node
     if devices % (tp * pp):
         yield Problem(
@@ -190,15 +195,20 @@ def check_devices_divide(tp: int, pp: int, nodes: int, devices_per_node: int) ->
             key="layout.dp",
             message=f"cannot be derived: {nodes} * {devices_per_node} = {devices} devices (launch.nodes * "
             f"launch.devices_per_node) are not a multiple of tp * pp = {tp} * {pp} = {tp * pp}",
-            fix=_world_fix(tp * pp, tp * pp, devices, nodes),
+            fix=_world_fix((tp, pp), legal, None, devices, nodes),
         )
 
 
-def check_global_batch(global_batch: int, micro_batch: int, dp: int) -> Iterator[Problem]:
-    """Refuse a global batch that is not a whole number of micro batches on every replica."""
-    unit = micro_batch * dp
-    if global_batch % unit:
-        near = max(unit, round(global_batch / unit) * unit)
+def check_global_batch(
+    global_batch: int, micro_batch: int, dp: int, *, mended_dp: int | None = None
+) -> Iterator[Problem]:
+    """Refuse a global batch that is not a whole number of micro batches on every replica.
+
+    `mended_dp` is what a dp that does not fit the devices has to become: the fix, and whether one is needed, follow it.
+    """
+    unit, mended = micro_batch * dp, micro_batch * (mended_dp or dp)
+    if global_batch % unit and global_batch % mended:
+        near = max(mended, round(global_batch / mended) * mended)
         yield Problem(
             where="",
             key="train.global_batch",
@@ -223,6 +233,13 @@ def legal_tensor_degrees(spec: ModelSpec) -> tuple[int, ...]:
     """List the tensor parallel degrees that divide heads, KV heads, FFN sizes and vocabulary."""
     sizes = [size for _, size in _cut_sizes(spec)]
     return tuple(degree for degree in range(1, min(sizes) + 1) if not any(size % degree for size in sizes))
+
+
+def nearest_degrees(spec: ModelSpec, tp: int, pp: int) -> tuple[int, int]:
+    """Give the largest legal tensor degree up to tp, and pp, or one stage per text layer where it is too large."""
+    layers = spec.vision.depth + spec.text.num_layers
+    legal_tp = max(degree for degree in legal_tensor_degrees(spec) if degree <= tp)
+    return legal_tp, pp if pp <= layers else spec.text.num_layers
 
 
 def derive_stages(
@@ -325,13 +342,21 @@ def _leading_zeros(stages: Sequence[int]) -> int:
     return next((stage for stage, count in enumerate(stages) if count), len(stages))
 
 
-def _world_fix(unit: int, world: int, devices: int, nodes: int) -> str:
+def _world_fix(
+    degrees: tuple[int, int], legal: tuple[int, int] | None, dp: int | None, devices: int, nodes: int
+) -> str:
+    """Write the smallest change that makes the product right: of the degrees that are wrong anyway, then of dp."""
+    tp, pp = legal or degrees
+    lines = [f"{name} = {new}" for name, old, new in zip(("tp", "pp"), degrees, (tp, pp), strict=True) if new != old]
+    unit, world = tp * pp, tp * pp * (dp or 1)
+    if world == devices or (dp is None and devices % unit == 0):
+        return "\n".join(lines)
     options = []
-    if devices % unit == 0:
+    if dp is not None and devices % unit == 0:
         options.append(f"dp = {devices // unit}")
-    if world % nodes == 0:
+    if world % nodes == 0 and world // nodes <= DEVICES_PER_NODE_LIMIT:
         options.append(f"devices_per_node = {world // nodes} under [launch]")
-    return " or ".join(options) or f"make nodes * devices_per_node a multiple of {unit}"
+    return "\n".join([*lines, "\nor ".join(options) or f"make nodes * devices_per_node a multiple of {unit}"])
 
 
 def _join(words: list[str]) -> str:

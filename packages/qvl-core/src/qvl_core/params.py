@@ -58,7 +58,7 @@ def parameter_table(spec: ModelSpec, layout: Layout | None = None) -> tuple[Para
     The layout must have passed `check_layout`: stage lists that do not add up give a wrong table.
     """
     layout = layout or Layout.single(spec)
-    return tuple((*_vision(spec, layout), *_text(spec, layout)))
+    return (*_vision(spec, layout), *_text(spec, layout))
 
 
 def parameter_count(spec: ModelSpec) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from qvl_core.durable import atomic_write
 from qvl_core.errors import OutputError, Problem
+from qvl_core.input_file import printable
 
 RUN_FILE = "run.json"
 RECORD_FORMAT = 1
@@ -88,7 +89,8 @@ def read_record(folder: Path) -> RunRecord | None:
         # Hidden files are no content: our own lock, a version-control placeholder, a file manager's notes.
         strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if strangers:
-            message = f"holds {len(strangers)} files that no run wrote (first: {strangers[0]}) and no {RUN_FILE}"
+            number = "a file" if len(strangers) == 1 else f"{len(strangers)} files"
+            message = f"holds {number} that no run wrote (first: {printable(strangers[0])}) and no {RUN_FILE}"
             raise OutputError(Problem(where=str(folder), key="output.dir", message=message, fix=_ELSE))
         return None
     try:
@@ -125,7 +127,8 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 def check_continues(record: RunRecord, folder: Path, recipe: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
     """Raise OutputError unless the folder's run is this one: same computed settings, same data, same weights."""
-    rows = [f"{key}: here {ours!r}, there {theirs!r}" for key, ours, theirs in recipe_differences(recipe, record.recipe)]
+    differences = recipe_differences(recipe, record.recipe)
+    rows = [f"{key}: here {ours!r}, there {theirs!r}" for key, ours, theirs in differences]
     rows += [
         f"{name} hash: here {hashes.get(name, 'none')[:12]}, there {record.hashes.get(name, 'none')[:12]}"
         for name in sorted(hashes.keys() | record.hashes.keys())

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.errors import InputError, Problem
+from qvl_core.errors import InputError, Problem, WeightsError
+from qvl_core.input_file import readable
 from qvl_core.specs import ModelSpec, load_spec, spec_differences
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+    from qvl_core.weights.hf_folder import HFFolder
+    from qvl_core.weights.sharded_folder import ShardedFolder
 
 KEY = "weights.source"
 
@@ -21,12 +24,30 @@ def check_weights(recipe: Recipe, *, reshard: bool = False) -> tuple[Problem, ..
     With `reshard` a sharded folder may have another layout.
     """
     source = Path(recipe.weights.source)
-    if not source.exists():
-        return ()
     try:
+        with readable(source):
+            if not source.exists():
+                return ()
         return tuple(_problems(recipe, source, reshard))
     except InputError as error:
         return error.problems
+
+
+def open_weights(recipe: Recipe) -> HFFolder | ShardedFolder:
+    """Open the folder of `weights.source` and compare it with the recipe's model; no tensor is read.
+
+    Raises WeightsError if it is missing, damaged, or of another model or layout.
+    """
+    from qvl_core.weights.source import open_source
+
+    folder = Path(recipe.weights.source)
+    if not folder.exists():
+        fix = "train first (for the tiny recipes: qvl run recipes/tiny_sft.toml), or --set weights.source=DIR"
+        raise WeightsError(Problem(where=where_of(recipe, KEY), key=KEY, message=f"{folder} does not exist", fix=fix))
+    problems = check_weights(recipe)
+    if problems:
+        raise WeightsError(problems)
+    return open_source(folder)
 
 
 def where_of(recipe: Recipe, key: str) -> str:

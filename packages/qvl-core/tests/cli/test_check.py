@@ -107,3 +107,18 @@ def test_an_empty_weights_folder_is_refused(qvl, folder: Path) -> None:
     result = qvl("check", "tiny.toml", "--set", "weights.init=checkpoint")
     assert result.code == 2
     assert "is empty" in result.out
+
+
+def test_weights_that_may_not_be_looked_at_are_a_problem(qvl, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path.name == "weights":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    for command in (["check"], ["run"], ["run", "--dry-run"]):
+        result = qvl(*command, "tiny.toml", "--set", "weights.source=weights")
+        assert result.code == 2
+        assert "weights\n  cannot be read: Permission denied" in result.out + result.err

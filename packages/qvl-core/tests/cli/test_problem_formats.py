@@ -17,6 +17,7 @@ WARNING = Problem(where="a.toml", message="is odd", severity="warning")
         ("a.toml", ("a.toml", None)),
         ("dir:x/a.toml", ("dir:x/a.toml", None)),
         ("--set layout.tp", ("--set layout.tp", None)),
+        ("--set launch.master=host:80", ("--set launch.master=host:80", None)),
     ],
 )
 def test_where_is_split_into_file_and_line(where: str, parts: tuple[str, int | None]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from qvl_core.errors import InputError, WeightsError
 from qvl_core.generate import GenerationOptions, changed_options, read_generation_config
@@ -36,7 +38,28 @@ def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
         changed_options(GenerationOptions(), {"num_beams": 4})
 
 
-@pytest.mark.parametrize(("stops", "expected", "pad"), [(7, (7,), 7), ([8, 9], (8, 9), 8), ((), (), 0)])
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(GenerationOptions)])
+def test_none_switches_an_option_off(key: str) -> None:
+    defaults = GenerationOptions(
+        max_new_tokens=3, do_sample=True, temperature=0.5, top_k=5, top_p=0.5, repetition_penalty=2.0, eos_token_id=4,
+        pad_token_id=1, seed=8,
+    )  # fmt: skip
+    changed = changed_options(defaults, {key: None})
+    assert changed == dataclasses.replace(defaults, **{key: getattr(GenerationOptions(), key)})
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected", "pad"),
+    [
+        (7, (7,), 7),
+        ([8, 9], (8, 9), 8),
+        ((), (), 0),
+        (None, (), 0),
+        (np.int64(7), (7,), 7),
+        (np.array([8, 9]), (8, 9), 8),
+        ([np.int64(8)], (8,), 8),
+    ],
+)
 def test_stop_tokens_are_one_or_several(stops: object, expected: tuple[int, ...], pad: int) -> None:
     options = changed_options(GenerationOptions(), {"eos_token_id": stops})
     assert options.stop_ids == expected
@@ -48,6 +71,7 @@ def test_reads_the_file_of_a_checkpoint(tmp_path: Path, caplog: pytest.LogCaptur
     config = {
         "bos_token_id": 1, "pad_token_id": 2, "eos_token_id": [3, 2], "do_sample": True, "temperature": 1e-6,
         "repetition_penalty": 1.05, "transformers_version": "4.49.0", "num_beams": 4, "top_k": None,
+        "output_attentions": False,
     }  # fmt: skip
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
     with caplog.at_level(logging.WARNING):

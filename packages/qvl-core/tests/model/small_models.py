@@ -48,9 +48,8 @@ def lively_weights(spec: ModelSpec, seed: int = 1) -> Iterator[tuple[str, NDArra
     rng = np.random.default_rng(seed)
     for name, array in random_weights(spec, seed):
         if array.ndim == 1:
-            yield name, (array + 0.2 * rng.standard_normal(array.shape)).astype(np.float32)
-        else:
-            yield name, (array / 0.02 / np.sqrt(np.prod(array.shape[1:]))).astype(np.float32)
+            array = (array + 0.2 * rng.standard_normal(array.shape)).astype(np.float32)
+        yield name, array
 
 
 @lru_cache(maxsize=4)

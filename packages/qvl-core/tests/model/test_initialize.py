@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from qvl_core.model.initialize import STANDARD_DEVIATION, random_tensor, random_weights
+from qvl_core.model.initialize import random_tensor, random_weights
 from qvl_core.params import parameter_table
 from small_models import TIED, UNTIED
 
@@ -27,7 +27,7 @@ def test_no_two_tensors_share_their_numbers() -> None:
     assert len({tuple(values.tolist()) for values in matrices}) == len(matrices)
 
 
-def test_norms_are_one_biases_zero_and_matrices_narrow() -> None:
+def test_norms_are_one_biases_zero_and_matrices_keep_the_size_of_activations() -> None:
     for name, array in random_weights(TIED, 0):
         assert array.dtype == np.float32
         if name.endswith(".bias"):
@@ -36,4 +36,4 @@ def test_norms_are_one_biases_zero_and_matrices_narrow() -> None:
             assert (array == 1).all()
         else:
             # At least 384 numbers each: five standard errors are below 20 %.
-            np.testing.assert_allclose(array.std(), STANDARD_DEVIATION, rtol=0.2)
+            np.testing.assert_allclose(array.std(), np.prod(array.shape[1:]) ** -0.5, rtol=0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from qvl_core.batch import IGNORE
@@ -58,7 +60,43 @@ def test_padding_is_dropped_and_found_again(side: str) -> None:
 def test_generation_continues_after_the_largest_position_of_each_row() -> None:
     rows = [text_prompt(3), image_prompt(TIED, 4, 3, text=5)]
     # Text: 0, 1, 2. Image row: 3 tokens of text, the image spans max(4, 3) positions, then vision end and 5 of text.
-    np.testing.assert_array_equal(flatten(pad_together(rows)).next_positions, [3, 3 + 4 + 6])
+    np.testing.assert_array_equal(flatten(pad_together(rows)).next_positions, [[3, 3 + 4 + 6]] * 3)
+
+
+def test_generation_continues_where_the_rule_of_the_checkpoint_puts_the_next_token() -> None:
+    # One token of text, 2 slices of 1 x 1 units 2 * 5.0 = 10 positions apart (the last one at 11), two of text.
+    arrays = {
+        "input_ids": np.array([[5, TOKENS.video, TOKENS.video, 6, 7]]),
+        "pixel_values_videos": np.zeros((2 * UNIT, WIDTH)),
+        "video_grid_thw": np.array([[2, 2, 2]]),
+        "second_per_grid_ts": np.array([5.0]),
+    }
+    for rule, text, following in (("paper", [12, 13], 14), ("transformers5", [2, 3], 4)):
+        spec = dataclasses.replace(TIED, position_rule=rule)
+        prompt = flatten_prompt(spec, **arrays)
+        assert prompt.batch.position_ids[:, 3:].tolist() == [text] * 3
+        assert prompt.next_positions.tolist() == [[following]] * 3
+
+
+def test_token_kinds_of_newer_processors_are_taken_and_have_to_agree() -> None:
+    arrays = mixed()
+    ids = arrays["input_ids"]
+    kinds = (ids == TOKENS.image) + 2 * (ids == TOKENS.video)
+    np.testing.assert_array_equal(
+        flatten({**arrays, "mm_token_type_ids": kinds}).batch.position_ids, flatten(arrays).batch.position_ids
+    )
+    with pytest.raises(DataError, match="disagrees with the image and video ids in input_ids at 1 tokens"):
+        flatten({**arrays, "mm_token_type_ids": np.where(np.arange(10) == 3, 1, kinds)})
+    with pytest.raises(DataError, match=r"has shape \(1, 9\); input_ids has \(1, 10\)"):
+        flatten({**arrays, "mm_token_type_ids": kinds[:, 1:]})
+
+
+@pytest.mark.parametrize("wrong", [-1, TIED.text.vocab_size])
+def test_refuses_an_id_outside_the_vocabulary_but_not_in_the_padding(wrong: int) -> None:
+    ids = np.array([[wrong, TIED.text.vocab_size - 1, 0]])
+    assert flatten({"input_ids": ids, "attention_mask": np.array([[0, 1, 1]])}).batch.tokens == 2
+    with pytest.raises(DataError, match=f"holds {wrong}; the vocabulary of {TIED.text.vocab_size}"):
+        flatten({"input_ids": ids})
 
 
 def test_refuses_arrays_that_do_not_fit() -> None:

@@ -132,8 +132,16 @@ def test_master_that_is_host_and_port(load, master: str) -> None:
     assert load(f"launch.master={master}").launch.master == master
 
 
+def test_several_machines_on_cpu_are_refused_and_one_is_not(load, refuse) -> None:
+    problem = only(refuse("launch.nodes=2", "layout.dp=2"))
+    assert (problem.key, problem.fix) == ("launch.nodes", "nodes = 1")
+    assert problem.message == "is 2; a CPU run uses one machine"
+    load("launch.nodes=1", "layout.dp=2")
+
+
 def test_several_machines_need_a_master_that_they_reach(load, refuse) -> None:
-    two = ["launch.nodes=2", "layout.dp=2"]
+    two = ["model.name=qwen2.5-vl-7b", "launch.device=ascend", "launch.nodes=2", "train.global_batch=16"]
+    two.append("train.micro_batch=1")
     assert "cannot reach" in only(refuse(*two)).message
     load(*two, "launch.master=node0:29501")
 

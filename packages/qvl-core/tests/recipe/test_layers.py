@@ -103,8 +103,10 @@ def test_extends_outside_the_folder_or_itself(refuse, base, stated: str, message
 
 
 def test_extends_a_folder_or_nothing(refuse, base) -> None:
-    assert refuse(text=CHILD.replace("base/sft.toml", "base"))[0].message == "is a folder, not a recipe"
-    assert refuse(text=CHILD.replace("base/sft.toml", "base/no.toml"))[0].message == "does not exist"
+    assert refuse(text=CHILD.replace("base/sft.toml", "base"))[0].message == 'is "base": base is a folder, not a recipe'
+    (problem,) = refuse(text=CHILD.replace("base/sft.toml", "base/no.toml"))
+    assert (problem.where, problem.key) == ("recipe.toml:1", "extends")
+    assert problem.message == 'is "base/no.toml": base/no.toml does not exist'
 
 
 def test_extends_through_a_symlink_that_leaves_the_folder(refuse, base, tmp_path_factory) -> None:
@@ -191,6 +193,7 @@ def test_set_cannot_smuggle_a_second_key_in(load) -> None:
         ("data.sources[0].path=x", "is not a dotted key"),
         ("extends=other.toml", "can only be stated in the file"),
         ("data.sources.x=1", "data.sources is not a table"),
+        ("data.sources.0.path=x", "data.sources is not a table"),
         ("layout.pq=1", "is not a key of recipes"),
         ("env.GLOG_v=" + "[" * 5000, "it has to be a whole number"),
     ],

@@ -33,7 +33,31 @@ def test_degrees_that_are_not_the_world(refuse) -> None:
     assert problem.key == "layout.dp"
     assert "tp * pp * dp = 1 * 1 * 3 = 3" in problem.message
     assert "launch.nodes * launch.devices_per_node = 1 * 8 = 8" in problem.message
-    assert problem.fix == "dp = 8 or devices_per_node = 3 under [launch]"
+    assert problem.fix == "dp = 8\nor devices_per_node = 3 under [launch]"
+
+
+def test_fixes_of_several_degrees_fit_each_other(load, refuse) -> None:
+    seven = (*ASCEND, "layout.pp=4", "layout.dp=2", "train.global_batch=192")
+    found = {problem.key: problem.fix for problem in refuse(*seven, "layout.tp=3")}
+    assert found == {"layout.tp": "tp = 2", "layout.dp": "tp = 2\ndp = 1\nor devices_per_node = 16 under [launch]"}
+    load(*seven, "layout.tp=2", "layout.dp=1")
+    found = {problem.key: problem.fix for problem in refuse(*seven, "layout.tp=3", "layout.dp=1")}
+    assert found == {"layout.tp": "tp = 2", "layout.dp": "tp = 2"}
+
+
+def test_global_batch_is_judged_by_the_replicas_that_fit_the_devices(refuse) -> None:
+    wrong = (*ASCEND, "layout.dp=3")
+    assert [problem.key for problem in refuse(*wrong, "train.global_batch=256")] == ["layout.dp"]
+    fixes = {problem.key: problem.fix for problem in refuse(*wrong, "train.global_batch=190")}
+    assert fixes["train.global_batch"] == "global_batch = 192"
+
+
+@pytest.mark.parametrize("value", ['"abc"', "[1.5, 2]", "[]", "[-1, 29]", "[[28]]", "true"])
+def test_stage_list_of_a_wrong_type_gets_one_that_fits_the_model(load, refuse, value: str) -> None:
+    ours = (*ASCEND, "layout.pp=2", "layout.dp=4", "train.global_batch=192")
+    fixes = {problem.fix for problem in refuse(*ours, f"layout.text_stages={value}")}
+    assert fixes == {"text_stages = [12, 16]"}
+    load(*ours, "layout.text_stages=[12,16]")
 
 
 def test_dp_that_cannot_be_derived(refuse) -> None:

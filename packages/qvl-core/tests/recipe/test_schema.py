@@ -7,6 +7,7 @@ import re
 
 import pytest
 from pydantic import BaseModel
+from qvl_core.errors import Problem, RecipeError
 from qvl_core.recipe import recipe_json_schema
 from qvl_core.recipe.draft import all_keys, dotted, section_of
 from qvl_core.recipe.wording import shown
@@ -106,12 +107,23 @@ def test_zero_and_negative_numbers_are_refused_once(refuse, key: str, value: str
         ("train.optimizer.lr='1e-5'", 'is "1e-5"; it has to be a number', "lr = 1e-05"),
         ('layout.zero1="true"', 'is "true"; it has to be true or false', "zero1 = true"),
         ("output.dir=5", "is 5; it has to be text in quotes", 'dir = "5"'),
-        ("output.dir=''", 'is ""; it has to have at least 1 characters', 'dir = "runs/7b_sft"'),
+        ("output.dir=''", 'is ""; it has to have at least 1 character', 'dir = "runs/7b_sft"'),
         ("layout.text_stages=4", "is 4; it has to be a list", "text_stages = [4]"),
         ("train.schedule.name=cosin", "it can be 'cosine', 'linear' or 'constant'", 'name = "cosine"'),
         ("layout.recompute=some", 'is "some"', 'recompute = ["text"]'),
         ("train.optimizer=5", "is 5; it has to be a table", "[train.optimizer]\nlr = "),
-        ("task=train", "it can be 'sft', 'eval' or 'infer'", ""),
+        ("task=train", "it can be 'sft', 'eval' or 'infer'", 'task = "sft"'),
+        ("task=tasks", "it can be 'sft', 'eval' or 'infer'", 'task = "sft"'),
+        ("launch.device=npu", "it can be 'ascend' or 'cpu'", 'device = "ascend"'),
+        ("model.dtype=fp32", "it can be 'bfloat16' or 'float32'", 'dtype = "float32"'),
+        ('schema="1"', 'is "1"; it can be 1', "schema = 1"),
+        ("layout.tp=-1", "is -1; it has to be at least 1. Tensor parallel degree", "tp = 1"),
+        ("layout.tp=4096", "it has to be at most 1024", "tp = 1024"),
+        ("train.optimizer.lr=0", "it has to be greater than 0", "lr = 1e-05"),
+        ("layout.zero1=1", "has to be true or false", "zero1 = true"),
+        ("model.freeze=[vision, merger]", "it has to be a list", 'freeze = ["vision", "merger"]'),
+        ('model.freeze=["visoin", "text"]', "it can be 'vision'", 'freeze = ["vision", "text"]'),
+        ("env.HCCL_CONNECT_TIMEOUT=60", "it has to be at least 120", "HCCL_CONNECT_TIMEOUT = 120"),
         ("schema=2", "is 2; it can be 1", "schema = 1"),
         ("train.optimizer.betas=[0.9]", "is missing", ""),
         ("data.sources=[{path = 'a', wight = 2}]", "is not a key of recipes", "did you mean data.sources[0].weight?"),
@@ -119,7 +131,7 @@ def test_zero_and_negative_numbers_are_refused_once(refuse, key: str, value: str
         ("train.optimizer.lr=nan", "is nan; it has to be a finite number", "lr = 1e-05"),
         ("train.optimizer.lr=1e400", "is inf; it has to be a finite number", "lr = 1e-05"),
         ("train.seed=99999999999999999999999", "does not fit into 64 bits", "seed = 42"),
-        ("train.seed=4294967296", "it has to be at most 4294967295", ""),
+        ("train.seed=4294967296", "it has to be at most 4294967295", "seed = 4294967295"),
         ('output.dir="a\\u0000b"', "holds a NUL character", "dir = "),
         ("expected.loss_last=1", "is missing", ""),
     ],
@@ -139,12 +151,47 @@ def test_wrong_value_shows_what_was_seen_and_a_fix(refuse, override: str, messag
         ("train.optimiser.lr", "did you mean train.optimizer?"),
         ("modle.name", "did you mean model?"),
         ("env.HCCL_CONNECT_TIMOUT", "did you mean env.HCCL_CONNECT_TIMEOUT?"),
+        ("env.hccl_connect_timeout", "did you mean env.HCCL_CONNECT_TIMEOUT?"),
         ("layout.xyzzy", "leave it out; the keys here are tp, pp, dp"),
+        ("env.XYZZY", "leave it out; the keys here are ASCEND_RT_VISIBLE_DEVICES"),
     ],
 )
 def test_unknown_key_gets_the_closest_match(refuse, key: str, fix: str) -> None:
     (problem,) = [problem for problem in refuse(f"{key}=1") if problem.message == "is not a key of recipes"]
     assert problem.fix.startswith(fix)
+
+
+# The device list and the meeting point are text to the schema; a check of its own reads what the text says.
+SCALARS = [
+    key
+    for key, field in KEYS
+    if section_of(field.annotation) is None
+    and "[" not in key
+    and key not in ("extends", "env.ASCEND_RT_VISIBLE_DEVICES", "launch.master")
+]
+
+
+@pytest.mark.parametrize("value", ["-1", "1e30", '"x"', "true", "[]", '["x", -1]', "{ a = 1 }"])
+@pytest.mark.parametrize("key", SCALARS)
+def test_pasted_fix_of_a_wrong_value_is_taken(load, key: str, value: str) -> None:
+    for problem in _problems_at(load, key, value):
+        name, equals, pasted = problem.fix.partition(" = ")
+        if equals and name == key.split(".")[-1] and problem.message.startswith("is "):
+            again = _problems_at(load, key, pasted)
+            assert not [one for one in again if "it has to be" in one.message], problem.render()
+
+
+def _problems_at(load, key: str, value: str) -> list[Problem]:
+    try:
+        load(f"{key}={value}")
+    except RecipeError as error:
+        return [one for one in error.problems if one.key == key or one.key.startswith(f"{key}[")]
+    return []
+
+
+def test_list_of_wrong_entries_is_not_also_too_short(refuse) -> None:
+    found = refuse("layout.vision_stages=[[4], [0]]")
+    assert {problem.key for problem in found} == {"layout.vision_stages[0]", "layout.vision_stages[1]"}
 
 
 def test_missing_keys_and_tables_are_all_told(refuse) -> None:

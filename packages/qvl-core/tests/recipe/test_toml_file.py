@@ -42,6 +42,16 @@ def test_path_with_nul() -> None:
     assert "cannot be read" in refusal("a\0b.toml").message
 
 
+def test_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbfschema = 1\nextends = 1\n")
+    assert refusal(path).key == "extends"
+
+
+def test_odd_file_names_are_shown_escaped(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "red\n\x1b[31m.toml").where.endswith(r"red\n\x1b[31m.toml")
+
+
 def test_not_utf8_names_line_and_byte(tmp_path: Path) -> None:
     problem = refusal_of(b"a = 1\nb = '\xff'\n", tmp_path)
     assert problem.where.endswith("recipe.toml:2")

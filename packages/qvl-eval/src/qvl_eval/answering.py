@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from qvl_core.params import parameter_table
-
-from qvl_eval.weights_check import open_weights
+from qvl_core.weights_fit import open_weights
 
 if TYPE_CHECKING:
     from qvl_core.model import Qwen25VL

@@ -15,22 +15,28 @@ def register(app: typer.Typer) -> None:
     @app.command("infer")
     def infer(
         recipe: Annotated[
-            str, typer.Argument(metavar="RECIPE", help="Recipe with weights and [generation].", show_default=False)
+            str, typer.Argument(metavar="RECIPE", help="A recipe, a TOML file; of any task.", show_default=False)
         ],
         prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.", show_default=False)],
         image: Annotated[
             list[Path] | None,
-            typer.Option("--image", metavar="FILE", help="A picture; may be given several times.", show_default=False),
+            typer.Option("--image", metavar="FILE", help="An image; may be given several times.", show_default=False),
         ] = None,
         settings: Settings = None,
         json: Annotated[bool, typer.Option("--json", help="Print question and answer as one line of JSON.")] = False,
     ) -> int:
-        """Answer a question, with or without pictures, with the recipe's weights."""
+        """Answer a question about any number of images with the recipe's weights.
+
+        Exit 0 answered, 2 wrong input, 3 something needed is not installed.
+        """
+        from qvl_core.cli.launch import export
+        from qvl_core.launch_plan import launch_plan
         from qvl_core.recipe import load_recipe
 
         from qvl_eval import infer as work
 
         loaded = load_recipe(recipe, settings or ())
+        export(launch_plan(loaded, settings or (), ()))
         images = tuple(image or ())
         answer = work.infer(loaded, prompt, images)
         typer.echo(work.as_json(loaded, prompt, images, answer) if json else answer.text)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qvl_core.durable import FolderLock, atomic_write
 from qvl_core.errors import DataError, OutputError, Problem, RecipeError
 from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record
+from qvl_core.weights_fit import open_weights
 from rich.console import Console
 
 from qvl_eval.answering import Answer, Answerer, load_answerer
@@ -24,7 +25,6 @@ from qvl_eval.protocol import Protocol, model_digest, protocol_of
 from qvl_eval.score import Scored, Scores, score_row, summarise
 from qvl_eval.show import AnsweringProgress, show_scores
 from qvl_eval.tsv import SHOWN_PROBLEMS, Row, read_benchmark
-from qvl_eval.weights_check import open_weights
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe

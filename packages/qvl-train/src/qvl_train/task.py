@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, RunError, WeightsError
 from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record
+from qvl_core.weights_fit import where_of
 from rich.console import Console
 from rich.progress import Progress
 
@@ -152,9 +153,18 @@ def _initial_weights(
 def _refuse_later_features(recipe: Recipe) -> None:
     train = recipe.train
     assert train is not None, "the schema asks for [train] when task is sft"
+    problems = []
     if train.lora is not None:
         message = "adapters are not in this version of qvl-train yet; it trains all weights that are not frozen"
-        raise RecipeError(Problem(where=str(recipe.path), key="train.lora", message=message, fix="remove [train.lora]"))
+        problems.append(
+            Problem(where=where_of(recipe, "train.lora"), key="train.lora", message=message, fix="remove it")
+        )
+    if recipe.layout.recompute != "none":
+        message = "recomputing activations is not in this version of qvl-train yet"
+        key = "layout.recompute"
+        problems.append(Problem(where=where_of(recipe, key), key=key, message=message, fix=f"--set {key}=none"))
+    if problems:
+        raise RecipeError(problems)
 
 
 def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
@@ -176,18 +186,16 @@ def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
 
 def _check_weights(recipe: Recipe) -> HFFolder | ShardedFolder | None:
     """Open the starting weights and check that they fit; None when they are random."""
-    from qvl_core.weights_fit import check_weights
     from qvl_core.specs import load_spec
-    from qvl_core.weights.source import open_source
+    from qvl_core.weights_fit import check_weights, open_weights
 
-    source = Path(recipe.weights.source)
+    if recipe.weights.init == "checkpoint":
+        return open_weights(recipe)
     problems = check_weights(recipe)
     if problems:
         raise WeightsError(problems)
-    if recipe.weights.init == "random":
-        load_spec(source)  # The folder may be missing; what is in it has been compared above.
-        return None
-    return open_source(source)
+    load_spec(recipe.weights.source)  # Says what is wrong where the folder is missing.
+    return None
 
 
 def _check_data(recipe: Recipe, console: Console) -> PreparedData:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.weights_fit import where_of
 from qvl_core.errors import DataError, InputError, Problem, WeightsError
+from qvl_core.weights_fit import where_of
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -42,6 +42,10 @@ def _missing(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _absent(recipe: Recipe, key: str, path: str | None, fix: str) -> Iterator[Problem]:
-    if path and not Path(path).exists():
+    try:
+        there = not path or Path(path).exists()
         message = f"{path} does not exist (looked in {Path.cwd()})"
+    except OSError as error:
+        there, message = False, f"{path} cannot be read: {error.strerror}"
+    if not there:
         yield Problem(where=where_of(recipe, key), key=key, message=message, fix=fix)

@@ -13,7 +13,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Replace one value of the recipe: --set train.steps=10. May be given several times.",
+        help="Replace one value of the recipe: --set train.steps=10; --set KEY= takes one back. "
+        "May be given several times.",
         show_default=False,
     ),
 ]

@@ -9,7 +9,9 @@ from qvl_core.errors import Problem
 
 
 def split_where(where: str) -> tuple[str, int | None]:
-    """Split `file:line` into its parts; the line is None where there is none."""
+    """Split `file:line` into its parts; the line is None where there is none, as in `--set launch.master=host:1`."""
+    if where.startswith("--set "):
+        return where, None
     file, colon, line = where.rpartition(":")
     return (file, int(line)) if colon and line.isascii() and line.isdigit() else (where, None)
 

@@ -35,7 +35,7 @@ class Engine:
 
     def step(self, tokens_B: NDArray[np.int32], active_B: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Add a token to each active sequence, give the scores [B, V] of the next one; rows not active mean nothing."""
-        plan = plan_tokens(tokens_B, np.broadcast_to(self._positions, (3, len(tokens_B))), self._model.spec)
+        plan = plan_tokens(tokens_B, self._positions, self._model.spec)
         hidden_BD = self._model.hidden(plan, self._cache.decode(active_B))
         self._positions = (self._positions + active_B).astype(np.int32)
         return self._scores(hidden_BD)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from qvl_core.errors import InputError, Problem
 from qvl_core.json_file import read_json_object
@@ -65,7 +67,10 @@ class GenerationOptions:
 
 
 def changed_options(defaults: GenerationOptions, changes: Mapping[str, Any]) -> GenerationOptions:
-    """Give `defaults` with some fields changed. Raises InputError for an unknown name or a value out of range."""
+    """Give `defaults` with some fields changed; None switches an option off, as in HF `generate`.
+
+    Raises InputError for an unknown name or a value out of range.
+    """
     names = [field.name for field in dataclasses.fields(GenerationOptions)]
     unknown = [name for name in changes if name not in names]
     if unknown:
@@ -75,7 +80,7 @@ def changed_options(defaults: GenerationOptions, changes: Mapping[str, Any]) -> 
                 for name in unknown
             ]
         )
-    return dataclasses.replace(defaults, **_tupled(changes))
+    return dataclasses.replace(defaults, **_read_values(changes))
 
 
 def read_generation_config(folder: Path) -> GenerationOptions:
@@ -89,15 +94,20 @@ def read_generation_config(folder: Path) -> GenerationOptions:
         return GenerationOptions()
     config = {key: value for key, value in read_json_object(path).items() if value is not None}
     names = {field.name for field in dataclasses.fields(GenerationOptions)}
-    ignored = sorted(config.keys() - names - _WITHOUT_EFFECT)
+    # transformers 5 writes switches that are off, such as output_attentions: nothing is left out with them.
+    ignored = sorted(key for key in config.keys() - names - _WITHOUT_EFFECT if config[key] is not False)
     if ignored:
         logger.warning("%s: not supported and left out: %s", path, ", ".join(ignored))
-    return GenerationOptions(**_tupled({key: value for key, value in config.items() if key in names}))
+    return GenerationOptions(**_read_values({key: value for key, value in config.items() if key in names}))
 
 
-def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
-    stops = values.get("eos_token_id")
-    return {**values, "eos_token_id": tuple(stops)} if isinstance(stops, list) else dict(values)
+def _read_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give plain numbers and tuples for numpy's numbers, lists and arrays, and the neutral value for None."""
+    neutral = {field.name: field.default for field in dataclasses.fields(GenerationOptions)}
+    read = {key: neutral[key] if value is None else value for key, value in values.items()}
+    read = {key: value.item() if isinstance(value, np.generic) else value for key, value in read.items()}
+    stops = read.get("eos_token_id")
+    return {**read, "eos_token_id": tuple(np.ravel(stops).tolist())} if isinstance(stops, Sequence | np.ndarray) else read
 
 
 def _problems(options: GenerationOptions) -> Iterator[Problem]:

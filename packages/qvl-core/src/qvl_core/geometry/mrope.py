@@ -32,7 +32,6 @@ from qvl_core.geometry.errors import GeometryError
 from qvl_core.geometry.resize import checked_grids
 from qvl_core.specs.model_spec import ModelSpec, PositionRule
 
-
 _IMAGE, _VIDEO = 1, 2
 _LAST_EXACT_POSITION = 2**24
 _KIND_NAMES = {_IMAGE: "image", _VIDEO: "video"}

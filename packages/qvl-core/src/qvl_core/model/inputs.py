@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvl_core import geometry
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError, Problem
-from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.specs.model_spec import ModelSpec, PositionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Prompt:
     batch: Batch
     shape: tuple[int, int]  # B, T
     kept_F: NDArray[np.int64]
+    rule: PositionRule = "paper"
 
     @property
     def last_rows(self) -> NDArray[np.int32]:
@@ -32,9 +33,17 @@ class Prompt:
 
     @property
     def next_positions(self) -> NDArray[np.int32]:
-        """Give the position that the first new token of each row gets [B]: one after the row's largest."""
+        """Give the positions that the first new token of each row gets [3, B].
+
+        One after the row's largest, or ("transformers5") one after its last token's: text behind a video may stand
+        before the video's last slice there, and `generate` of that library goes on from it.
+        """
+        positions_3F = self.batch.position_ids
+        if self.rule == "transformers5":
+            return (positions_3F[:, self.last_rows] + 1).astype(np.int32)
         starts = np.cumsum((0, *self.batch.sequence_lengths[:-1]))
-        return (np.maximum.reduceat(self.batch.position_ids.max(axis=0), starts) + 1).astype(np.int32)
+        largest_B = np.maximum.reduceat(positions_3F.max(axis=0), starts)
+        return np.tile(largest_B + 1, (3, 1)).astype(np.int32)
 
 
 def flatten_prompt(
@@ -48,10 +57,13 @@ def flatten_prompt(
     video_grid_thw: ArrayLike | None = None,
     second_per_grid_ts: ArrayLike | None = None,
     position_ids: ArrayLike | None = None,
+    mm_token_type_ids: ArrayLike | None = None,
 ) -> Prompt:
     """Drop the padding (either side), put image and video patches in the order of their tokens, find positions.
 
-    Raises DataError if an array's shape or the number of image or video tokens does not fit.
+    `mm_token_type_ids` (0 text, 1 image, 2 video; newer HF processors give it) says nothing that the ids do not say,
+    and has to agree with them. Raises DataError if an array's shape, an id or the number of image or video tokens does
+    not fit.
     """
     ids_BT = _integers("input_ids", input_ids, 2)
     mask_BT = np.ones_like(ids_BT) if attention_mask is None else _integers("attention_mask", attention_mask, 2)
@@ -64,6 +76,7 @@ def flatten_prompt(
     videos = _grids("video_grid_thw", video_grid_thw)
     kept_F = np.flatnonzero(mask_BT != 0)
     ids_F = ids_BT.reshape(-1)[kept_F]
+    _check_ids(spec, ids_F, mm_token_type_ids, kept_F, ids_BT.shape)
     order = _order_of_appearance(spec, ids_F, images, videos)
     if position_ids is None:
         positions: NDArray[np.integer] = _positions(spec, ids_BT, mask_BT, images, videos, second_per_grid_ts)
@@ -79,7 +92,31 @@ def flatten_prompt(
         patches=_ordered_patches(spec, order, images, videos, pixel_values, pixel_values_videos),
         grids=np.concatenate((images, videos))[order].astype(np.int32),
     )
-    return Prompt(batch=batch, shape=(ids_BT.shape[0], ids_BT.shape[1]), kept_F=kept_F)
+    return Prompt(
+        batch=batch, shape=(ids_BT.shape[0], ids_BT.shape[1]), kept_F=kept_F, rule=spec.position_rule
+    )  # fmt: skip
+
+
+def _check_ids(
+    spec: ModelSpec,
+    ids_F: NDArray[np.int64],
+    mm_token_type_ids: ArrayLike | None,
+    kept_F: NDArray[np.int64],
+    shape: tuple[int, ...],
+) -> None:
+    # The lookup itself does not: on CPU a row outside the table is silently zero.
+    outside = ids_F[(ids_F < 0) | (ids_F >= spec.text.vocab_size)]
+    if len(outside):
+        _refuse("input_ids", f"holds {outside[0]}; the vocabulary of {spec.text.vocab_size} has 0 and up")
+    if mm_token_type_ids is None:
+        return
+    kinds_BT = _integers("mm_token_type_ids", mm_token_type_ids, 2)
+    if kinds_BT.shape != shape:
+        _refuse("mm_token_type_ids", f"has shape {kinds_BT.shape}; input_ids has {shape}")
+    wanted_F = (ids_F == spec.tokens.image) + 2 * (ids_F == spec.tokens.video)
+    wrong = np.count_nonzero(kinds_BT.reshape(-1)[kept_F] != wanted_F)
+    if wrong:
+        _refuse("mm_token_type_ids", f"disagrees with the image and video ids in input_ids at {wrong} tokens")
 
 
 def _positions(

@@ -84,6 +84,7 @@ class Qwen25VL(nn.Cell):
         video_grid_thw: ArrayLike | None = None,
         second_per_grid_ts: ArrayLike | None = None,
         position_ids: ArrayLike | None = None,
+        mm_token_type_ids: ArrayLike | None = None,
     ) -> Tensor:
         """Give logits [B, T, V] for HF-style arguments (argument names and layouts of the HF class); zeros at pads.
 
@@ -99,6 +100,7 @@ class Qwen25VL(nn.Cell):
             video_grid_thw=video_grid_thw,
             second_per_grid_ts=second_per_grid_ts,
             position_ids=position_ids,
+            mm_token_type_ids=mm_token_type_ids,
         )
         return self._padded(self.logits(self.hidden(self.plan(prompt.batch))), prompt)
 
@@ -161,6 +163,7 @@ class Qwen25VL(nn.Cell):
         pixel_values_videos: ArrayLike | None = None,
         video_grid_thw: ArrayLike | None = None,
         second_per_grid_ts: ArrayLike | None = None,
+        mm_token_type_ids: ArrayLike | None = None,
         **options: Any,
     ) -> Tensor:
         """Give prompt and new ids, int64 [B, T + new]; rows that stop early are filled with the pad id.
@@ -177,6 +180,7 @@ class Qwen25VL(nn.Cell):
             "pixel_values_videos": pixel_values_videos,
             "video_grid_thw": video_grid_thw,
             "second_per_grid_ts": second_per_grid_ts,
+            "mm_token_type_ids": mm_token_type_ids,
         }
         prompt = flatten_prompt(self.spec, input_ids, **inputs)
         return Tensor(complete(self, prompt, input_ids, changed_options(self.generation_defaults, options)))

@@ -33,6 +33,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_sampling(draft)
     yield from check_rules_fit_benchmark(draft)
     yield from check_master(draft)
+    yield from check_cpu_machines(draft)
     yield from check_visible_devices(draft)
     yield from check_output_apart_from_weights(draft)
 
@@ -152,9 +153,10 @@ def check_master(draft: Draft) -> Iterator[Problem]:
     if reason := _master_fault(master):
         yield _error("launch.master", f"is {shown(master)}: {reason}; it has to be {_MASTER_RULE}", fix)
         return
-    nodes = draft.take("launch.nodes")
-    if nodes and nodes[0] > 1 and master.rpartition(":")[0].lower() in _LOCAL:
-        message = f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes[0]}"
+    launch = draft.take("launch.device", "launch.nodes")
+    device, nodes = launch or ("", 1)
+    if device == "ascend" and nodes > 1 and master.rpartition(":")[0].lower() in _LOCAL:
+        message = f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}"
         yield _error(
             "launch.master", message, 'master = "HOST:29501" with the first machine\'s host name or IPv4 address'
         )
@@ -173,6 +175,13 @@ def _master_fault(master: str) -> str:
         legal = len(numbers) == 4 and all(part.isdecimal() and len(part) <= 3 and int(part) <= 255 for part in numbers)
         return "" if legal else f"{shown(host)} is not an IPv4 address"
     return "" if _HOST.fullmatch(host) and not host.endswith("-") else f"{shown(host)} is not a host name"
+
+
+def check_cpu_machines(draft: Draft) -> Iterator[Problem]:
+    """Refuse several machines on CPU: mpiexec starts all processes on this one."""
+    taken = draft.take("launch.device", "launch.nodes")
+    if taken and taken[0] == "cpu" and taken[1] > 1:
+        yield _error("launch.nodes", f"is {taken[1]}; a CPU run uses one machine", "nodes = 1")
 
 
 def check_visible_devices(draft: Draft) -> Iterator[Problem]:

@@ -15,15 +15,20 @@ from qvl_core.specs.model_spec import ModelSpec
 ASCEND_DEVICES = 8
 _CONFIG_FIX = 'config = "PATH/config.json"'
 _DEGREES = ("layout.tp", "layout.pp", "layout.dp")
+_STAGES = ("layout.vision_stages", "layout.text_stages")
 _LAUNCH = ("launch.device", "launch.nodes", "launch.devices_per_node")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """The number of processes: per machine, and as replicas of the model."""
+    """The number of processes: per machine, and as replicas of the model.
+
+    `mended_dp` is the number of replicas that fits the devices, where the stated one does not.
+    """
 
     dp: int
     devices_per_node: int
+    mended_dp: int | None = None
 
 
 def find_spec(draft: Draft) -> tuple[ModelSpec | None, list[Problem]]:
@@ -56,20 +61,26 @@ def find_spec(draft: Draft) -> tuple[ModelSpec | None, list[Problem]]:
         return None, problems
 
 
-def find_devices(draft: Draft) -> tuple[Devices | None, list[Problem]]:
-    """Give the number of devices and replicas, or why tp, pp, dp and the launch do not fit together."""
+def find_devices(draft: Draft, spec: ModelSpec | None) -> tuple[Devices | None, list[Problem]]:
+    """Give the number of devices and replicas, or why tp, pp, dp and the launch do not fit together.
+
+    With a spec, the fixes use degrees that are legal for it: who pastes all fixes has a layout that fits.
+    """
     taken = draft.take(*_DEGREES, *_LAUNCH)
     if taken is None:
         return None, []
     tp, pp, dp, device, nodes, stated = taken
     # On CPU processes are free: as many as the layout asks for, so that `--set layout.pp=2` needs nothing else.
     per_node = stated or (ASCEND_DEVICES if device == "ascend" else -(-tp * pp * (dp or 1) // nodes))
+    legal = layout_rules.nearest_degrees(spec, tp, pp) if spec else (tp, pp)
     if dp is None:
-        if problems := list(layout_rules.check_devices_divide(tp, pp, nodes, per_node)):
+        if problems := list(layout_rules.check_devices_divide(tp, pp, nodes, per_node, legal=legal)):
             return None, problems
         dp = nodes * per_node // (tp * pp)
-    devices = Devices(dp=dp, devices_per_node=per_node)
-    return devices, list(layout_rules.check_world(tp, pp, dp, nodes, per_node))
+    problems = list(layout_rules.check_world(tp, pp, dp, nodes, per_node, legal=legal))
+    fitting, rest = divmod(nodes * per_node, legal[0] * legal[1])
+    mended_dp = fitting if problems and not rest else None
+    return Devices(dp=dp, devices_per_node=per_node, mended_dp=mended_dp), problems
 
 
 def find_layout(draft: Draft, spec: ModelSpec) -> tuple[Layout | None, list[Problem]]:
@@ -93,6 +104,16 @@ def find_layout(draft: Draft, spec: ModelSpec) -> tuple[Layout | None, list[Prob
     inference = task is not None and task[0] in ("eval", "infer")
     problems += layout_rules.check_stages(spec, pp[0], vision, text, inference=inference)
     return Layout(vision_stages=vision, text_stages=text, tp=tp[0] if tp else 1, pp=pp[0]), problems
+
+
+def with_fitting_stages(problem: Problem, draft: Draft, spec: ModelSpec) -> Problem:
+    """Give a problem of the schema with a stage list; its fix becomes a list for this model and these stages."""
+    key, pp = problem.key.partition("[")[0], draft.take("layout.pp")
+    if key not in _STAGES or pp is None or list(layout_rules.check_pipeline_degree(spec, pp[0])):
+        return problem
+    name = key.partition(".")[2]
+    stages = layout_rules.derive_stages(spec, pp[0])[_STAGES.index(key)]
+    return replace(problem, fix=f"{name} = {list(stages)}")
 
 
 def _single_list_problems(
@@ -123,6 +144,6 @@ def check_training_layout(draft: Draft, devices: Devices | None) -> Iterator[Pro
         return
     if batches:
         global_batch, micro_batch = batches
-        yield from layout_rules.check_global_batch(global_batch, micro_batch, devices.dp)
+        yield from layout_rules.check_global_batch(global_batch, micro_batch, devices.dp, mended_dp=devices.mended_dp)
     if zero1:
         yield from layout_rules.check_zero1(zero1[0], devices.dp)

@@ -15,7 +15,14 @@ from pydantic import BaseModel, ValidationError
 from qvl_core.errors import Problem, RecipeError
 from qvl_core.layout import Layout
 from qvl_core.recipe.cross_checks import check_against_spec, check_recipe
-from qvl_core.recipe.derive import Devices, check_training_layout, find_devices, find_layout, find_spec
+from qvl_core.recipe.derive import (
+    Devices,
+    check_training_layout,
+    find_devices,
+    find_layout,
+    find_spec,
+    with_fitting_stages,
+)
 from qvl_core.recipe.draft import Draft, dotted
 from qvl_core.recipe.environment_rules import sort_environment
 from qvl_core.recipe.merge import Merged, merge_file, merge_overrides
@@ -94,7 +101,13 @@ def _read_base(toml: TomlFile) -> TomlFile | None:
         raise refuse(f"is {shown(stated)}; it has to be relative to this file and stay below its folder")
     if os.path.realpath(base_path) == os.path.realpath(toml.path):
         raise refuse(f"is {shown(stated)}, the recipe itself")
-    base = read_toml(base_path)
+    try:
+        base = read_toml(base_path)
+    except RecipeError as error:
+        (problem,) = error.problems
+        if _LINE.fullmatch(problem.where):
+            raise
+        raise refuse(f"is {shown(stated)}: {problem.where} {problem.message}") from None
     if "extends" in base.values:
         again = base.values["extends"]
         raise refuse(
@@ -130,10 +143,11 @@ def _check(draft: Draft, merged: Merged, findings: _Findings) -> None:
     problems = list(check_recipe(draft))
     findings.spec, found = find_spec(draft)
     problems += found
-    findings.devices, found = find_devices(draft)
+    findings.devices, found = find_devices(draft, findings.spec)
     problems += found
     problems += check_training_layout(draft, findings.devices)
     if findings.spec is not None:
+        findings.problems = [with_fitting_stages(problem, draft, findings.spec) for problem in findings.problems]
         problems += check_against_spec(draft, findings.spec)
         findings.layout, found = find_layout(draft, findings.spec)
         problems += found

@@ -60,7 +60,7 @@ def merge_overrides(merged: Merged, overrides: Iterable[Override]) -> tuple[Prob
     for override in overrides:
         table = _table_at(merged, override)
         if table is None:
-            parent = ".".join(override.key[:-1])
+            parent = _first_value_above(merged, override.key)
             problems.append(
                 Problem(
                     where=override.where,
@@ -143,6 +143,17 @@ def _table_at(merged: Merged, override: Override) -> dict[str, Any] | None:
             return None
         table = inner
     return table
+
+
+def _first_value_above(merged: Merged, key: tuple[str, ...]) -> str:
+    """Name the first key on the way that holds a value or a list: `data.sources` for data.sources.0.path."""
+    for end in range(1, len(key)):
+        above = merged.values
+        for part in key[: end - 1]:
+            above = above[part]
+        if not isinstance(above.get(key[end - 1]), dict):
+            return ".".join(key[:end])
+    raise AssertionError(f"every part of {key} is a table")
 
 
 def _forget(merged: Merged, path: KeyPath) -> None:

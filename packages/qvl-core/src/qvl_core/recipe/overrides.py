@@ -10,6 +10,7 @@ from typing import Any
 import tomli
 
 from qvl_core.errors import Problem
+from qvl_core.input_file import printable
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 SHOWN = 200
@@ -26,7 +27,7 @@ class Override:
 
     @property
     def where(self) -> str:
-        return f"--set {self.text[:SHOWN]}"
+        return f"--set {printable(self.text, SHOWN)}"
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[tuple[Override, ...], tuple[Problem, ...]]:
@@ -35,7 +36,7 @@ def parse_overrides(texts: Iterable[str]) -> tuple[tuple[Override, ...], tuple[P
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip()
-        where = f"--set {text[:SHOWN]}"
+        where = f"--set {printable(text, SHOWN)}"
         if not equals:
             problems.append(Problem(where=where, message="has no =", fix=_FIX))
         elif not _KEY.fullmatch(key) or key.count(".") > 8:

@@ -12,6 +12,7 @@ from typing import Any
 import tomli
 
 from qvl_core.errors import Problem, RecipeError
+from qvl_core.input_file import printable
 from qvl_core.recipe.positions import KeyPath, key_lines
 
 SIZE_LIMIT = 1024**2
@@ -70,7 +71,7 @@ def odd_values(values: Any) -> Iterator[tuple[KeyPath, str]]:
 
 def _read_text(path: str) -> str:
     """Give the file's text. Refuses what is not a regular file before opening it: a FIFO would hang."""
-    shown = path[:300].replace("\0", "\\0")
+    shown = printable(path, 300)
     file = Path(path)
     try:
         if file.is_dir():
@@ -89,7 +90,8 @@ def _read_text(path: str) -> str:
     if len(content) > SIZE_LIMIT:
         raise _refusal(shown, f"is larger than {SIZE_LIMIT} bytes; no recipe is", "give a recipe, not a data file")
     try:
-        return content.decode("utf-8")
+        # Some editors put a byte order mark before UTF-8 text; it says nothing.
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}"

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from qvl_core.errors import Problem
 from qvl_core.recipe.draft import all_keys, dotted
 from qvl_core.recipe.merge import Merged
 from qvl_core.recipe.positions import KeyPath
+from qvl_core.recipe.sections.section import Section
 
 _KINDS = {
     "int_type": "a whole number",
@@ -32,8 +34,11 @@ _BOUNDS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
+# What people write for a choice that is spelled quite differently.
+_OTHER_WORDS = {"npu": "ascend", "train": "sft", "finetune": "sft", "fp32": "float32", "bf16": "bfloat16"}
 _INTEGER_SHOWN = 10**30
 _ITEMS_SHOWN = 8
+_KEYS_SHOWN = 12
 # Above this likeness a key beside the wrong one is meant, even if another table has one of exactly this name.
 _SURE = 0.8
 
@@ -43,7 +48,13 @@ def schema_problems(error: ValidationError, merged: Merged) -> list[tuple[KeyPat
     found: dict[KeyPath, list[dict[str, Any]]] = {}
     for entry in error.errors(include_url=False):
         found.setdefault(_stated_path(entry["loc"], entry["type"], merged.values), []).append(dict(entry))
-    return [(path, _problem(path, entries, merged)) for path, entries in found.items()]
+    return [(path, _problem(path, entries, merged)) for path, entries in found.items() if not _echoes(path, found)]
+
+
+def _echoes(path: KeyPath, found: dict[KeyPath, list[dict[str, Any]]]) -> bool:
+    """Tell whether a list is too short only because its wrong entries were not counted."""
+    length_only = found[path][0]["type"] == "too_short" and bool(found[path][0]["input"])
+    return length_only and any(other[: len(path)] == path for other in found if other != path)
 
 
 def _stated_path(location: tuple[str | int, ...], kind: str, values: Any) -> KeyPath:
@@ -73,8 +84,8 @@ def _problem(path: KeyPath, entries: list[dict[str, Any]], merged: Merged) -> Pr
     value = entry["input"]
     if len(entries) > 1:
         return Problem(where=where, key=key, message=f"is {shown(value)}. {about}", fix=_example(path))
-    fix = _corrected(path, entry) or (_example(path) if kind not in _BOUNDS else about)
-    return Problem(where=where, key=key, message=_sentence(entry), fix=fix)
+    message = _sentence(entry) + (f". {about}" if kind in _BOUNDS and about else "")
+    return Problem(where=where, key=key, message=message, fix=_corrected(path, entry, merged) or _example(path))
 
 
 def _sentence(entry: dict[str, Any]) -> str:
@@ -89,44 +100,83 @@ def _sentence(entry: dict[str, Any]) -> str:
     if kind == "finite_number":
         return f"{seen}; it has to be a finite number"
     if kind in ("too_short", "string_too_short"):
-        return f"{seen}; it has to have at least {context['min_length']} {_unit(kind)}"
+        return f"{seen}; it has to have at least {_unit(context['min_length'], kind)}"
     if kind in ("too_long", "string_too_long"):
-        return f"has {len(value)} {_unit(kind)}; at most {context['max_length']} are allowed"
+        return f"has {_unit(len(value), kind)}; at most {context['max_length']} are allowed"
     if kind == "missing_argument" or "msg" not in entry:
         return seen
     return f"{seen}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
 
 
-def _unit(kind: str) -> str:
-    return "characters" if kind.startswith("string") else "entries"
+def _unit(number: int, kind: str) -> str:
+    one, many = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
+    return f"{number} {one if number == 1 else many}"
 
 
-def _corrected(path: KeyPath, entry: dict[str, Any]) -> str:
-    """Write the line as it was probably meant: the closest choice, a number without its quotes."""
-    name, value = _last_name(path), entry["input"]
-    if entry["type"] == "literal_error" and isinstance(value, str):
-        choices = [choice.strip("'") for choice in entry["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        close = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.4)
-        return f"{name} = {_toml(close[0])}" if close and not isinstance(path[-1], int) else _or_example(path, close)
-    if entry["type"] in ("int_type", "float_type") and isinstance(value, str) and len(value) < 30:
-        try:
-            number = int(value) if entry["type"] == "int_type" else float(value)
-        except ValueError:
-            return ""
-        return f"{name} = {number}" if not isinstance(path[-1], int) else ""
-    if entry["type"] == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return f"{name} = {int(value)}" if not isinstance(path[-1], int) else ""
-    if entry["type"] == "string_type" and isinstance(value, bool | int | float) and not isinstance(path[-1], int):
-        return f"{name} = {_toml(shown(value))}"
-    if entry["type"] == "bool_type" and str(value).lower() in ("true", "false") and isinstance(value, str):
-        return f"{name} = {value.lower()}"
-    if entry["type"] == "tuple_type" and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return f"{name} = [{_toml(value)}]"
+def _corrected(path: KeyPath, entry: dict[str, Any], merged: Merged) -> str:
+    """Write the line as it was probably meant; nothing where no such line would be right."""
+    field = _fields().get(_general(path))
+    if field is None:
+        return ""
+    for meant in _meant(entry):
+        value = _in_its_list(meant, path, merged)
+        if _is_legal(field, value):
+            return f"{_last_name(path)} = {_toml(value)}"
     return ""
 
 
-def _or_example(path: KeyPath, close: list[str]) -> str:
-    return f"did you mean {_toml(close[0])}?" if close else _example(path)
+def _meant(entry: dict[str, Any]) -> Iterator[Any]:
+    """Guess: the closest choice, the nearest bound, a number without its quotes, text with quotes, a list of one."""
+    kind, value, context = entry["type"], entry["input"], entry.get("ctx", {})
+    if kind == "literal_error":
+        yield from _close_choices(value, context["expected"])
+    elif kind in ("greater_than_equal", "less_than_equal"):
+        yield context.get("ge", context.get("le"))
+    elif kind in ("int_type", "float_type") and isinstance(value, str | float) and len(str(value)) < 30:
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        yield int(number) if kind == "int_type" and number.is_integer() else number
+    elif kind == "string_type" and isinstance(value, bool | int | float):
+        yield shown(value)
+    elif kind == "bool_type":
+        yield {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
+    elif kind == "tuple_type":
+        yield [value]
+        # A shell takes the quotes away: --set 'model.freeze=[vision, merger]'.
+        yield [part.strip() for part in str(value).strip("[]").split(",")]
+
+
+def _close_choices(value: Any, expected: str) -> Iterator[Any]:
+    """Read pydantic's list of choices, `'sft', 'eval' or 'infer'`, and give those that may be meant."""
+    words = expected.replace(" or ", ", ").split(", ")
+    choices = [word.strip("'") if word.startswith("'") else int(word) for word in words]
+    if isinstance(value, str):
+        yield _OTHER_WORDS.get(value.lower())
+        texts = [choice for choice in choices if isinstance(choice, str)]
+        yield from difflib.get_close_matches(value.lower(), texts, n=1, cutoff=0.6)
+    if len(choices) == 1:
+        yield choices[0]
+
+
+def _in_its_list(value: Any, path: KeyPath, merged: Merged) -> Any:
+    """Give the whole list with one entry replaced, where the value is an entry of a list."""
+    if not isinstance(path[-1], int):
+        return value
+    table: Any = merged.values
+    for part in path[:-1]:
+        table = table[part]
+    return [value if index == path[-1] else item for index, item in enumerate(table)]
+
+
+def _is_legal(field: FieldInfo, value: Any) -> bool:
+    probe = create_model("Probe", __base__=Section, value=(field.annotation, field))
+    try:
+        probe.model_validate({field.alias or "value": value})
+    except ValidationError:
+        return False
+    return value is not None
 
 
 def _closest(path: KeyPath) -> str:
@@ -137,7 +187,10 @@ def _closest(path: KeyPath) -> str:
     parent = _general(path[:-1])
     siblings = [key[-1] for key in _fields() if key[:-1] == parent and isinstance(key[-1], str)]
     similar = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-    similar = similar or difflib.get_close_matches(name.lower(), siblings, n=1, cutoff=0.6)
+    by_folded = {key.casefold(): key for key in siblings}
+    similar = similar or [
+        by_folded[key] for key in difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    ]
     elsewhere = sorted(
         (key for key in _fields() if key[-1] == name and key != path), key=lambda key: key[:1] != path[:1]
     )
@@ -149,7 +202,8 @@ def _closest(path: KeyPath) -> str:
     everywhere = {str(key[-1]): key for key in reversed(list(_fields())) if isinstance(key[-1], str)}
     if close := difflib.get_close_matches(name, list(everywhere), n=1, cutoff=0.8):
         return f"did you mean {dotted(everywhere[close[0]])}?"
-    return f"leave it out; the keys here are {', '.join(siblings)}" if siblings else "leave it out"
+    more = f" and {len(siblings) - _KEYS_SHOWN} more" if len(siblings) > _KEYS_SHOWN else ""
+    return f"leave it out; the keys here are {', '.join(siblings[:_KEYS_SHOWN])}{more}" if siblings else "leave it out"
 
 
 def _example(path: KeyPath) -> str:

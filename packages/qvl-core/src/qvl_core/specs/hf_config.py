@@ -106,7 +106,7 @@ def _check_kind(top: ConfigReader) -> None:
     found = top.get("model_type")
     if found != MODEL_TYPE:
         shown = "is missing" if found is None else f"is {str(found)[:60]!r}"
-        top.complain("model_type", f"{shown}; qvl reads {MODEL_TYPE!r} (Qwen2.5-VL)")
+        top.complain("model_type", f"{shown}; qvl reads {MODEL_TYPE!r} (Qwen2.5-VL)", "give a Qwen2.5-VL checkpoint")
     if top.get("quantization_config") is not None:
         top.complain(
             "quantization_config",

@@ -121,6 +121,7 @@ def _indexed_headers(folder: Path, index: Path) -> Iterator[SafetensorsHeader]:
             where=printable(str(index)),
             key=f"weight_map.{printable(tensor, 80)}",
             message=f"{printable(repr(name), 80)} is not the plain name of a .safetensors file in this folder",
+            fix="download the index again from where the weights came from",
         )
         for tensor, name in weight_map.items()
         if not is_plain_name(name, ".safetensors")

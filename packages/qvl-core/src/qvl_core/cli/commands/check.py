@@ -60,18 +60,13 @@ def register(app: typer.Typer) -> None:
 def check_recipe(path: str, settings: Sequence[str] = ()) -> Checked:
     """Load one recipe, compare it with its weights folder if that exists, and give all problems."""
     from qvl_core.recipe import load_recipe
+    from qvl_core.weights_fit import check_weights
 
     try:
         recipe = load_recipe(path, settings)
     except InputError as error:
         return Checked(path=path, problems=error.problems)
-    problems = list(recipe.warnings)
-    from pathlib import Path
-
-    if Path(recipe.weights.source).exists():
-        from qvl_core.weights_fit import check_weights
-
-        problems += check_weights(recipe)
+    problems = [*recipe.warnings, *check_weights(recipe)]
     layout, launch = recipe.parallel, recipe.launch
     processes = f"{layout.world_size} {launch.device} process" + ("es" if layout.world_size > 1 else "")
     summary = f"{recipe.task} of {recipe.spec.name}, tp {layout.tp} x pp {layout.pp} x dp {layout.dp} = {processes}"

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("recipes")
     def recipes(
-        folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Folder of the recipes.")] = "recipes",
+        folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the recipes.")] = "recipes",
     ) -> int:
         """List the recipes of a folder, and the model names that a recipe may use."""
         from pathlib import Path

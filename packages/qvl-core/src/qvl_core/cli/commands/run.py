@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 NodeRank = Annotated[
     int | None,
-    typer.Option("--node-rank", metavar="N", min=0, help="Which of launch.nodes this machine is.", show_default=False),
+    typer.Option(
+        "--node-rank", metavar="N", min=0, help="Which of launch.nodes this machine is, from 0.", show_default=False
+    ),
 ]
 
 
@@ -35,7 +37,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--resume",
                 metavar="auto|never|DIR",
-                help="auto: go on where output.dir stopped. never: refuse if output.dir holds a run. "
+                help="auto (default): go on where output.dir stopped. never: refuse if output.dir holds a run. "
                 "DIR: go on from this checkpoint.",
             ),
         ] = "auto",

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         params: Annotated[bool, typer.Option("--params", help="Print the whole parameter table too.")] = False,
     ) -> None:
-        """Show the resolved values of a recipe with their origin, its stages, and its arithmetic."""
+        """Show the resolved values of a recipe with their origin, and its stages, parameters and bytes."""
         from qvl_core.cli import terminal
         from qvl_core.recipe import load_recipe
 

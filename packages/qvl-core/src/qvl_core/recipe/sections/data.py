@@ -190,7 +190,7 @@ class DataSection(Section):
         default=8,
         ge=0,
         le=1024,
-        description="Processes that prepare samples, per training process; 0 prepares in the training process. "
+        description="Threads that prepare samples, per training process; 0 prepares in the training process. "
         "Default 8: decoding hides behind the step.",
         examples=[8],
     )

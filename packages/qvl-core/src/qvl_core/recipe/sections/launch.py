@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from qvl_core.layout_rules import DEVICES_PER_NODE_LIMIT
 from qvl_core.recipe.sections.section import Section
 
 
@@ -18,7 +19,7 @@ class LaunchSection(Section):
     devices_per_node: int | None = Field(
         default=None,
         ge=1,
-        le=1024,
+        le=DEVICES_PER_NODE_LIMIT,
         description="Processes on one machine. Default: 8 on Ascend (an Atlas 800 server); on CPU as many as the "
         "layout needs.",
         examples=[8],
