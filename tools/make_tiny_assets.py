@@ -298,6 +298,8 @@ def write_digits(folder: Path) -> None:
         for row in test:
             picture = base64.b64encode(pictures[row]).decode("ascii")
             writer.writerow([row, picture, chooser.choice(WORDINGS), labels[row], f"digit {labels[row]}"])
+    # One of them as a file, for a question by hand.
+    (folder / "unseen.png").write_bytes(pictures[test[0]])
     print(f"{len(train)} pictures to train on, {len(test)} to test on")
 
 

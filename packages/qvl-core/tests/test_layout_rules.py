@@ -142,6 +142,21 @@ def test_each_size_that_is_cut_is_checked(part: tuple[str, str]) -> None:
     assert "1001" in only(list(layout_rules.check_tensor_degree(odd, 2))).message
 
 
+@pytest.mark.parametrize("dp", [None, 1, 2])
+@pytest.mark.parametrize(("tp", "pp", "nodes", "per_node"), [(1, 3, 2, 1), (2, 4, 3, 8), (4, 5, 8, 8), (1, 7, 6, 2)])
+def test_fix_of_the_world_makes_the_product_right(tp: int, pp: int, dp: int | None, nodes: int, per_node: int) -> None:
+    if dp is None:
+        problem = only(list(layout_rules.check_devices_divide(tp, pp, nodes, per_node)))
+    else:
+        problem = only(list(layout_rules.check_world(tp, pp, dp, nodes, per_node)))
+    pasted = dict(re.findall(r"^(\w+) = (\d+)", problem.fix, re.MULTILINE))
+    per_node = int(pasted.get("devices_per_node", per_node))
+    if dp is None:
+        assert list(layout_rules.check_devices_divide(tp, pp, nodes, per_node)) == []
+    else:
+        assert list(layout_rules.check_world(tp, pp, int(pasted.get("dp", dp)), nodes, per_node)) == []
+
+
 def test_world_is_the_product_of_the_degrees() -> None:
     problem = only(list(layout_rules.check_world(2, 4, 2, 1, 8)))
     assert "tp * pp * dp = 2 * 4 * 2 = 16" in problem.message

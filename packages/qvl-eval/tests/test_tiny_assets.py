@@ -77,6 +77,10 @@ def test_no_test_picture_was_trained_on(test_file: BenchmarkFile) -> None:
     assert not trained & tested
 
 
+def test_the_picture_for_a_question_by_hand_is_the_first_one_to_test_on(test_file: BenchmarkFile) -> None:
+    assert (TINY / "digits" / "unseen.png").read_bytes() == test_file.rows[0].images[0]
+
+
 def test_both_parts_have_every_digit_in_the_same_share(test_file: BenchmarkFile) -> None:
     records = json.loads((TINY / "digits" / "train.json").read_text(encoding="utf-8"))
     trained = Counter(record["conversations"][1]["value"] for record in records)

@@ -7,6 +7,7 @@ The order of work is vision first, then text: a stage may hold both, but no visi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import gcd
 
 from qvl_core.errors import Problem
 from qvl_core.layout import Layout
@@ -356,7 +357,12 @@ def _world_fix(
         options.append(f"dp = {devices // unit}")
     if world % nodes == 0 and world // nodes <= DEVICES_PER_NODE_LIMIT:
         options.append(f"devices_per_node = {world // nodes} under [launch]")
-    return "\n".join([*lines, "\nor ".join(options) or f"make nodes * devices_per_node a multiple of {unit}"])
+    if not options:
+        # Neither number alone can be right: the fewest devices a machine with which dp is whole.
+        per_node = unit // gcd(unit, nodes)
+        lines += [f"dp = {nodes * per_node // unit}"] if dp is not None else []
+        options = [f"devices_per_node = {per_node} under [launch]"]
+    return "\n".join([*lines, "\nor ".join(options)])
 
 
 def _join(words: list[str]) -> str:

@@ -125,6 +125,8 @@ def changed(changes, spelling=flat):
         ({"num_hidden_layers": "28"}, "num_hidden_layers", "'28'"),
         ({"num_hidden_layers": True}, "num_hidden_layers", "True"),
         ({"num_hidden_layers": 0}, "num_hidden_layers", "is 0"),
+        ({"num_hidden_layers": 2**31 - 1}, "num_hidden_layers", "has to lie between 1 and 10000"),
+        ({"num_attention_heads": 2**20}, "num_attention_heads", "has to lie between 1 and 10000"),
         ({"vocab_size": 2**40}, "vocab_size", "between 1"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps", "above 0"),
         ({"rope_theta": float("inf")}, "rope_theta", "finite"),

@@ -171,7 +171,8 @@ def _in_its_list(value: Any, path: KeyPath, merged: Merged) -> Any:
 
 
 def _is_legal(field: FieldInfo, value: Any) -> bool:
-    probe = create_model("Probe", __base__=Section, value=(field.annotation, field))
+    annotation: Any = field.annotation
+    probe = create_model("Probe", __base__=Section, value=(annotation, field))
     try:
         probe.model_validate({field.alias or "value": value})
     except ValidationError:

@@ -8,6 +8,7 @@ from typing import Any
 from qvl_core.errors import Problem
 
 _LARGEST = 2**31 - 1
+_FIX = "correct the value, or take the config.json that was published with the weights"
 
 
 class ConfigReader:
@@ -24,7 +25,7 @@ class ConfigReader:
 
     def complain(self, key: str, message: str, fix: str = "") -> None:
         """Add a problem about a key of this section."""
-        self.problems.append(Problem(where=self.where, key=self.path_of(key), message=message, fix=fix))
+        self.problems.append(Problem(where=self.where, key=self.path_of(key), message=message, fix=fix or _FIX))
 
     def path_of(self, key: str) -> str:
         """Give the dotted place of a key: where it stands, or where it should."""
@@ -37,8 +38,16 @@ class ConfigReader:
         """Give the raw value, None where it is absent or null."""
         return next((section[key] for _, section in self._sections if section.get(key) is not None), None)
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1, spellings: tuple[str, ...] = ()) -> int:
-        """Give a whole number of at least `least`; `spellings` are older names of the key."""
+    def integer(
+        self,
+        key: str,
+        default: int | None = None,
+        *,
+        least: int = 1,
+        most: int = _LARGEST,
+        spellings: tuple[str, ...] = (),
+    ) -> int:
+        """Give a whole number from `least` to `most`; `spellings` are older names of the key."""
         key = next((name for name in (key, *spellings) if self.get(name) is not None), key)
         value = self.get(key)
         if value is None:
@@ -46,8 +55,8 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, int):
             self.complain(key, f"has to be a whole number, is {_shown(value)}")
             return least
-        if not least <= value <= _LARGEST:
-            self.complain(key, f"has to lie between {least} and {_LARGEST}, is {_shown(value)}")
+        if not least <= value <= most:
+            self.complain(key, f"has to lie between {least} and {most}, is {_shown(value)}")
             return least
         return value
 

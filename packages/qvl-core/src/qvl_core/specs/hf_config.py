@@ -16,6 +16,8 @@ from qvl_core.specs.config_reader import ConfigReader
 from qvl_core.specs.model_spec import ModelSpec, PositionRule, TextSpec, TokenIds, VisionSpec
 
 MODEL_TYPE = "qwen2_5_vl"
+# Layers and heads are counted one by one when a layout is checked: a damaged config must not keep us busy for hours.
+_COUNT_LIMIT = 10_000
 
 
 def spec_from_hf_config(config: Mapping[str, Any], *, where: str, name: str) -> ModelSpec:
@@ -126,13 +128,13 @@ def _vision(reader: ConfigReader) -> VisionSpec:
     reader.only("model_type", ("qwen2_5_vl", "qwen2_5_vl_vision"), "not a vision part of this family")
     rope = _section(reader, "rope_parameters")
     rope.only("rope_type", ("default", "axial"), "vision rotary positions are built for one kind")
-    depth = reader.integer("depth")
+    depth = reader.integer("depth", most=_COUNT_LIMIT)
     # The default holds for models of full depth only: a shorter one has to say which blocks see everything.
     blocks = reader.integers("fullatt_block_indexes", (7, 15, 23, 31))
     vision = VisionSpec(
         depth=depth,
         hidden_size=reader.integer("hidden_size"),
-        num_heads=reader.integer("num_heads", spellings=("num_attention_heads",)),
+        num_heads=reader.integer("num_heads", most=_COUNT_LIMIT, spellings=("num_attention_heads",)),
         intermediate_size=reader.integer("intermediate_size"),
         out_hidden_size=reader.integer("out_hidden_size"),
         in_channels=reader.integer("in_channels", 3, spellings=("in_chans",)),
@@ -178,10 +180,10 @@ def _text(reader: ConfigReader) -> TextSpec:
     kinds = reader.get("layer_types")
     if kinds is not None and not (isinstance(kinds, (list, tuple)) and all(kind == "full_attention" for kind in kinds)):
         reader.complain("layer_types", "names layers that are not 'full_attention'; no other kind is built")
-    heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
+    heads, hidden = reader.integer("num_attention_heads", most=_COUNT_LIMIT), reader.integer("hidden_size")
     section, theta = _rope(reader)
     text = TextSpec(
-        num_layers=reader.integer("num_hidden_layers"),
+        num_layers=reader.integer("num_hidden_layers", most=_COUNT_LIMIT),
         hidden_size=hidden,
         intermediate_size=reader.integer("intermediate_size"),
         num_heads=heads,
