@@ -143,7 +143,7 @@ def test_each_size_that_is_cut_is_checked(part: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("dp", [None, 1, 2])
-@pytest.mark.parametrize(("tp", "pp", "nodes", "per_node"), [(1, 3, 2, 1), (2, 4, 3, 8), (4, 5, 8, 8), (1, 7, 6, 2)])
+@pytest.mark.parametrize(("tp", "pp", "nodes", "per_node"), [(1, 3, 2, 1), (2, 4, 3, 5), (4, 5, 8, 8), (1, 7, 6, 2)])
 def test_fix_of_the_world_makes_the_product_right(tp: int, pp: int, dp: int | None, nodes: int, per_node: int) -> None:
     if dp is None:
         problem = only(list(layout_rules.check_devices_divide(tp, pp, nodes, per_node)))

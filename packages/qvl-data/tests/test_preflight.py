@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from data_files import save_image
 from qvl_data import preflight
-from qvl_data.preflight import check_media
+from qvl_data.preflight import MediaCheck, check_media, remember
 
 
 @pytest.fixture
@@ -24,6 +24,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(preflight, "check_image", counting)
     return calls
+
+
+def check_and_remember(paths: list[Path], cache: Path) -> MediaCheck:
+    found = check_media(paths, cache_dir=cache)
+    remember(found)
+    return found
+
+
+def test_nothing_is_written_before_the_caller_says_so(tmp_path: Path) -> None:
+    check_media([save_image(tmp_path / "a.png")], cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_good_and_bad_files_and_progress(tmp_path: Path) -> None:
@@ -42,21 +53,22 @@ def test_unchanged_files_are_not_read_again_changed_and_bad_ones_are(tmp_path: P
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     cache = tmp_path / "cache"
-    before = check_media([first, second, bad], cache_dir=cache)
+    before = check_and_remember([first, second, bad], cache)
     counted.clear()
-    assert check_media([first, second, bad], cache_dir=cache) == before
+    again = check_and_remember([first, second, bad], cache)
+    assert (again.facts, again.errors) == (before.facts, before.errors)
     assert counted == [bad]
     counted.clear()
     save_image(second, 20, 20, seed=9)
     os.utime(second, ns=(1, 1))
-    assert check_media([first, second], cache_dir=cache).facts[second].height == 20
+    assert check_and_remember([first, second], cache).facts[second].height == 20
     assert counted == [second]
 
 
 def test_two_data_sets_of_one_folder_share_the_memory(tmp_path: Path, counted: list[Path]) -> None:
     first, second = (save_image(tmp_path / f"{i}.png", seed=i) for i in range(2))
     for paths in ([first], [second], [first, second]):
-        check_media(paths, cache_dir=tmp_path / "cache")
+        check_and_remember(paths, tmp_path / "cache")
     assert counted == [first, second]
 
 
@@ -64,11 +76,11 @@ def test_two_data_sets_of_one_folder_share_the_memory(tmp_path: Path, counted: l
 def test_a_damaged_memory_is_left_alone(tmp_path: Path, content: str, counted: list[Path]) -> None:
     image = save_image(tmp_path / "a.png")
     cache = tmp_path / "cache"
-    check_media([image], cache_dir=cache)
+    check_and_remember([image], cache)
     (file,) = cache.iterdir()
     file.write_text(content)
     counted.clear()
-    assert image in check_media([image], cache_dir=cache).facts
+    assert image in check_and_remember([image], cache).facts
     assert counted == [image]
     assert json.loads(file.read_text())["images"]
 
@@ -76,7 +88,7 @@ def test_a_damaged_memory_is_left_alone(tmp_path: Path, content: str, counted: l
 def test_a_memory_that_cannot_be_written_is_said_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = save_image(tmp_path / "a.png")
     (tmp_path / "file").write_text("")
-    assert image in check_media([image], cache_dir=tmp_path / "file" / "cache").facts
+    assert image in check_and_remember([image], tmp_path / "file" / "cache").facts
     assert "cannot be" in caplog.text
 
 

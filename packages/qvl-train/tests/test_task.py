@@ -181,6 +181,20 @@ def test_a_nan_stops_the_run_with_the_samples_named_and_saves_nothing(project: P
     assert not list((project / "next").glob("step_*"))
 
 
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(project: Path) -> None:
+    train("train.steps=2")
+    file = project / "run" / "hf" / "model.safetensors"
+    start = open_hf_folder("run/hf").tensors["model.norm.weight"].start
+    content = bytearray(file.read_bytes())
+    # Logits of 1e25 still have a finite loss; the squares of their gradients do not fit into fp32.
+    content[start : start + 4] = np.float32(1e25).tobytes()
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="the gradient norm of step 1 is inf") as error:
+        train("weights.source=run/hf", "weights.init=checkpoint", "output.dir=next")
+    assert str(error.value).count("train.json:") == 4
+    assert not list((project / "next").glob("step_*"))
+
+
 # Bad input: refused, and nothing written.
 
 

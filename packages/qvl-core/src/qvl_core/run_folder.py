@@ -95,7 +95,8 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("format")
+        if (version := content.pop("format")) != RECORD_FORMAT:
+            raise ValueError(f"format {version}; this version reads {RECORD_FORMAT}")
         return RunRecord(**{**content, "command": tuple(content["command"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"is not the record of a run: {error}"

@@ -14,7 +14,7 @@ from qvl_core.errors import DataError, Problem
 from qvl_data.chat import LossOn
 from qvl_data.order import SampleOrder, held_out
 from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
-from qvl_data.preflight import MediaCheck, Progress, check_media
+from qvl_data.preflight import MediaCheck, Progress, check_media, remember
 from qvl_data.problem_list import ProblemList
 from qvl_data.processor import Processor, load_processor
 from qvl_data.records import Record, read_records
@@ -143,6 +143,7 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     _refuse_all_dropped(planned, too_long, recipe)
     weights = tuple(part.weight for part in loaded[: len(planned)])
     train, held = _split(planned, weights, recipe, processor)
+    remember(media)
     if validation_part is not None:
         held = _dataset([validation_part], (1.0,), recipe, processor)
     return PreparedData(

@@ -32,16 +32,24 @@ _Key = tuple[str, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class MediaCheck:
-    """What came out: the facts of each good file, the reason for each other, both by real path."""
+    """What came out: the facts of each good file, the reason for each other, both by real path.
+
+    `to_remember` is what `remember` writes to `cache_file`; None where that holds it already.
+    """
 
     facts: Mapping[Path, ImageFacts]
     errors: Mapping[Path, str]
+    cache_file: Path | None = None
+    to_remember: Mapping[_Key, ImageFacts] | None = None
 
 
 def check_media(
     paths: Iterable[Path], *, cache_dir: Path | None, workers: int = 1, progress: Progress | None = None
 ) -> MediaCheck:
-    """Decode each file once (or find it in the memory) and say for each what it is or what is wrong with it."""
+    """Decode each file once (or find it in the memory) and say for each what it is or what is wrong with it.
+
+    Writes nothing: `remember` does, once the caller knows that the run will start.
+    """
     unique = sorted(set(paths))
     cache_file = cache_dir / _cache_name(unique) if cache_dir and unique else None
     remembered = _read_cache(cache_file) if cache_file else {}
@@ -75,9 +83,14 @@ def check_media(
     # Files of other data sets in the same folders stay in the memory; files of this one are replaced.
     ours = {str(path) for path in unique}
     kept = {key: found for key, found in remembered.items() if key[0] not in ours} | checked
-    if cache_file and kept.keys() != remembered.keys():
-        _write_cache(cache_file, kept)
-    return MediaCheck(facts=facts, errors=errors)
+    is_new = kept.keys() != remembered.keys()
+    return MediaCheck(facts=facts, errors=errors, cache_file=cache_file, to_remember=kept if is_new else None)
+
+
+def remember(media: MediaCheck) -> None:
+    """Keep the facts for the next run."""
+    if media.cache_file is not None and media.to_remember is not None:
+        _write_cache(media.cache_file, media.to_remember)
 
 
 def _key(path: Path) -> _Key | None:

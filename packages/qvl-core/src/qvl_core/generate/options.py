@@ -107,7 +107,9 @@ def _read_values(values: Mapping[str, Any]) -> dict[str, Any]:
     read = {key: neutral[key] if value is None else value for key, value in values.items()}
     read = {key: value.item() if isinstance(value, np.generic) else value for key, value in read.items()}
     stops = read.get("eos_token_id")
-    return {**read, "eos_token_id": tuple(np.ravel(stops).tolist())} if isinstance(stops, Sequence | np.ndarray) else read
+    if isinstance(stops, Sequence | np.ndarray):
+        read["eos_token_id"] = tuple(np.ravel(stops).tolist())
+    return read
 
 
 def _problems(options: GenerationOptions) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 
 _ADAM = ops.Adam()
@@ -28,12 +29,18 @@ def adamw_update_reference(
     jit. `mint.optim.AdamW` has no CPU kernel and `nn.AdamWeightDecay` no bias correction, hence this.
     """
     if weight_decay != 0.0:
-        ops.assign(parameter, parameter * (1.0 - lr * weight_decay))
+        ops.assign(parameter, parameter * _scalar(1.0 - lr * weight_decay))
     power1, power2 = beta1**step, beta2**step
     # The operation divides by sqrt(moment2) + eps with the bias correction pulled into the rate; AdamW's eps stands
     # beside the corrected root, which is the same as this scaled eps beside the plain one.
     scaled_eps = eps * math.sqrt(1.0 - power2)
-    _ADAM(parameter, moment1, moment2, power1, power2, lr, beta1, beta2, scaled_eps, gradient)
+    numbers = [_scalar(number) for number in (power1, power2, lr, beta1, beta2, scaled_eps)]
+    _ADAM(parameter, moment1, moment2, *numbers, gradient)
+
+
+def _scalar(number: float) -> Tensor:
+    # A plain float would be kept by MindSpore 2.10 for the life of the process, some kilobytes for each new value.
+    return Tensor(number, ms.float32)
 
 
 def adamw_update_ascend(

@@ -92,9 +92,8 @@ def flatten_prompt(
         patches=_ordered_patches(spec, order, images, videos, pixel_values, pixel_values_videos),
         grids=np.concatenate((images, videos))[order].astype(np.int32),
     )
-    return Prompt(
-        batch=batch, shape=(ids_BT.shape[0], ids_BT.shape[1]), kept_F=kept_F, rule=spec.position_rule
-    )  # fmt: skip
+    shape = (ids_BT.shape[0], ids_BT.shape[1])
+    return Prompt(batch=batch, shape=shape, kept_F=kept_F, rule=spec.position_rule)
 
 
 def _check_ids(
