@@ -148,8 +148,7 @@ def changed(changes, spelling=flat):
         ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act", "'gelu'"),
         ({"vision_config.num_heads": 15}, "vision_config.hidden_size", "1280 does not divide"),
         ({"vision_config.num_heads": 640}, "vision_config.num_heads", "multiple of 4"),
-        ({"vision_config.window_size": 113}, "vision_config.window_size", "not a multiple of 28"),
-        ({"vision_config.fullatt_block_indexes": [7, 32]}, "vision_config.fullatt_block_indexes", "names block 32"),
+        ({"vision_config.window_size": 27}, "vision_config.window_size", "less than one merged patch of 28"),
         ({"vision_config.fullatt_block_indexes": [-1]}, "vision_config.fullatt_block_indexes", "[-1]"),
         ({"vision_config.out_hidden_size": 2048}, "vision_config.out_hidden_size", "3584"),
         ({"image_token_id": 152064}, "image_token_id", "0 to 152063"),
@@ -160,6 +159,17 @@ def test_refuses_a_config_that_is_not_this_model_and_names_the_key(changes, key,
     found = problems_of(changed(changes))
     assert key in found, found
     assert part in found[key]
+
+
+def test_a_pruned_tower_keeps_the_full_attention_blocks_that_it_has():
+    spec = load_spec(changed({"vision_config.depth": 9}))
+    assert spec.vision.full_attention_blocks == (7,)
+    assert load_spec(changed({"vision_config.depth": 3})).vision.full_attention_blocks == ()
+
+
+def test_a_window_is_counted_in_whole_merged_patches_as_hf_does():
+    for pixels in (28, 100, 113):
+        assert load_spec(changed({"vision_config.window_size": pixels})).vision.window_size == pixels
 
 
 def test_accepts_the_neighbours_of_refused_configs():

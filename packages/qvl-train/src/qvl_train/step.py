@@ -101,6 +101,6 @@ def _not_finite(what: str, value: float, step: int, batches: Sequence[Batch]) ->
     return (
         f"the {what} of step {step} is {value}; the step was not applied and nothing was saved after it.\n"
         f"samples of this step:\n  {shown}\n"
-        "fix: look at these samples; or lower train.optimizer.lr, or set train.optimizer.clip_norm = 1.0, "
+        "fix: look at these samples; or lower train.optimizer.lr or train.optimizer.clip_norm (0 is off), "
         "and run the same command again: it goes on from the last checkpoint"
     )

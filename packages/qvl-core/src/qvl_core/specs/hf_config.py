@@ -129,8 +129,8 @@ def _vision(reader: ConfigReader) -> VisionSpec:
     rope = _section(reader, "rope_parameters")
     rope.only("rope_type", ("default", "axial"), "vision rotary positions are built for one kind")
     depth = reader.integer("depth", most=_COUNT_LIMIT)
-    # The default holds for models of full depth only: a shorter one has to say which blocks see everything.
-    blocks = reader.integers("fullatt_block_indexes", (7, 15, 23, 31))
+    # A shorter tower often keeps the list of the full one; HF passes over the blocks that it does not have.
+    blocks = {block for block in reader.integers("fullatt_block_indexes", (7, 15, 23, 31)) if block < depth}
     vision = VisionSpec(
         depth=depth,
         hidden_size=reader.integer("hidden_size"),
@@ -142,7 +142,7 @@ def _vision(reader: ConfigReader) -> VisionSpec:
         temporal_patch_size=reader.integer("temporal_patch_size", 2),
         spatial_merge_size=reader.integer("spatial_merge_size", 2),
         window_size=reader.integer("window_size", 112),
-        full_attention_blocks=tuple(sorted(set(blocks))),
+        full_attention_blocks=tuple(sorted(blocks)),
         tokens_per_second=reader.number("tokens_per_second", 4.0),
         rope_theta=rope.number("rope_theta", reader.number("rope_theta", 10000.0)),
     )
@@ -159,17 +159,11 @@ def _check_vision(vision: VisionSpec, reader: ConfigReader) -> None:
             "num_heads",
             f"gives heads of {vision.head_dim}; rotary positions in two axes need a multiple of 4",
         )
-    out_of_range = [block for block in vision.full_attention_blocks if block >= vision.depth]
-    if out_of_range:
-        reader.complain(
-            "fullatt_block_indexes",
-            f"names block {out_of_range[0]}; with depth {vision.depth} they run from 0 to {vision.depth - 1}",
-        )
     cell = vision.patch_size * vision.spatial_merge_size
-    if vision.window_size % cell:
+    if vision.window_size < cell:
         reader.complain(
             "window_size",
-            f"{vision.window_size} pixels are not a multiple of {cell} (patch_size {vision.patch_size} x "
+            f"{vision.window_size} pixels are less than one merged patch of {cell} (patch_size {vision.patch_size} x "
             f"spatial_merge_size {vision.spatial_merge_size})",
         )
 
