@@ -141,7 +141,8 @@ class SaveSection(Section):
     )
     optimizer: bool = Field(
         default=True,
-        description="Save the optimizer too: 8 more bytes per trained parameter (12 where the model is not float32), needed to resume. Default true.",
+        description="Save the optimizer too: 8 more bytes per trained parameter (12 where the model is not float32), "
+        "needed to resume. Default true.",
         examples=[True],
     )
     export_hf: bool = Field(
