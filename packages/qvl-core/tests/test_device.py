@@ -144,3 +144,32 @@ class TestRequireMindspore:
             device.require_mindspore()
         assert 'device = "cpu"' in str(caught.value)
         assert "more" not in str(caught.value)
+
+
+@pytest.fixture
+def affinity(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Stand in for a machine with cores 2 and 5; collect what processes are confined to."""
+    asked: list[set[int]] = []
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: {2, 5}, raising=False)
+    monkeypatch.setattr(device.os, "sched_setaffinity", lambda pid, cores: asked.append(set(cores)), raising=False)
+    monkeypatch.delitem(sys.modules, "mindspore", raising=False)
+    return asked
+
+
+def test_a_small_model_stays_on_one_of_its_cores(affinity: list[set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for process, core in ((100, 2), (101, 5)):
+        monkeypatch.setattr(device.os, "getpid", lambda process=process: process)
+        assert device.confine_small_model(400_000)
+        assert affinity[-1] == {core}
+
+
+def test_a_large_model_an_npu_and_a_late_call_are_left_alone(
+    affinity: list[set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not device.confine_small_model(device.SMALL_MODEL)
+    monkeypatch.setitem(sys.modules, "mindspore", _Mindspore())
+    assert not device.confine_small_model(1)
+    monkeypatch.delitem(sys.modules, "mindspore")
+    device.prepare("ascend")
+    assert not device.confine_small_model(1)
+    assert affinity == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.params import parameter_table
+from qvl_core.params import parameter_count, parameter_table
 from qvl_core.weights_fit import open_weights
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def load_answerer(recipe: Recipe) -> Answerer:
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = load_processor(weights.path, recipe.spec, min_pixels=image.min_pixels, max_pixels=image.max_pixels)
     device.prepare(recipe.launch.device)
+    device.confine_small_model(parameter_count(recipe.spec))
     device.require_mindspore()
     model = _load_model(recipe, weights)
     model.set_train(False)

@@ -59,6 +59,7 @@ def _train(
     start: Checkpoint | None,
     console: Console,
 ) -> int:
+    _prepare_device(recipe)
     from qvl_train.loop import run_steps
     from qvl_train.metrics import MetricsLog
     from qvl_train.progress import TrainingProgress
@@ -81,6 +82,16 @@ def _train(
     return EXIT_DONE
 
 
+def _prepare_device(recipe: Recipe) -> None:
+    """Set what has to be set before mindspore is imported, which the modules of the loop do."""
+    from qvl_core import device
+    from qvl_core.params import parameter_count
+
+    device.prepare(recipe.launch.device)
+    device.confine_small_model(parameter_count(recipe.spec))
+    device.require_mindspore()
+
+
 def _prepare_job(
     recipe: Recipe,
     weights: HFFolder | ShardedFolder | None,
@@ -88,10 +99,6 @@ def _prepare_job(
     record: RunRecord,
     start: Checkpoint | None,
 ) -> Job:
-    from qvl_core import device
-
-    device.prepare(recipe.launch.device)
-    device.require_mindspore()
     from qvl_core.model import Qwen25VL
     from qvl_core.params import parameter_table
 
