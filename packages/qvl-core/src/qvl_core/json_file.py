@@ -27,7 +27,7 @@ def parse_json(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8 text: byte {data[error.start]:#04x} at position {error.start}") from None
     try:
-        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=object_without_duplicates, parse_constant=refuse_constant)
     except RecursionError:
         raise JsonError("nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -53,7 +53,8 @@ def read_json_object(
     return value
 
 
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Give the object of these pairs: a hook for a decoder of one's own. Raises JsonError on a repeated key."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -64,5 +65,6 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_constant(text: str) -> NoReturn:
+def refuse_constant(text: str) -> NoReturn:
+    """Raise JsonError for NaN and Infinity: a hook for a decoder of one's own."""
     raise JsonError(f"{text} is not a JSON number")

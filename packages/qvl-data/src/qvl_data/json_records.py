@@ -16,7 +16,7 @@ from typing import Any
 
 from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import printable, read_regular_file
-from qvl_core.json_file import JsonError, parse_json
+from qvl_core.json_file import JsonError, object_without_duplicates, parse_json, refuse_constant
 
 # A bound so that a wrong path (a disk image, a weights file) is refused instead of filling the memory.
 MAX_DATA_BYTES = 8 * 1024**3
@@ -110,7 +110,7 @@ def _iterate_array(data: bytes) -> Iterator[Element]:
         message = f"not UTF-8 text: byte {data[error.start]:#04x} at position {error.start}"
         yield Element(line=line, index=0, error=message)
         return
-    decoder = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(object_pairs_hook=object_without_duplicates, parse_constant=refuse_constant)
     position = _skip_space(text, text.index("[") + 1)
     line = text.count("\n", 0, position) + 1
     index = 0
@@ -186,21 +186,6 @@ def _skip_space(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
     assert match is not None  # The pattern also matches nothing.
     return match.end()
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise JsonError(f"the key {key[:100]!r} occurs twice in one object")
-            seen.add(key)
-    return found
-
-
-def _refuse_constant(text: str) -> None:
-    raise JsonError(f"{text} is not a JSON number")
 
 
 def _without_surrogates(value: Any) -> Any:
