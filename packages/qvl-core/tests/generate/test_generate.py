@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
 from qvl_core.errors import InputError
 from qvl_core.generate.cache import BLOCK
 from qvl_core.model import Qwen25VL

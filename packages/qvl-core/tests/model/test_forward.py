@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import mindspore as ms
 import numpy as np
 import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
+import mindspore as ms
 from mindspore import Tensor
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
 from qvl_core.model.initialize import random_tensor, random_weights
 from qvl_core.params import parameter_table
 from small_models import TIED, UNTIED

@@ -6,6 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
 from qvl_core.batch import IGNORE
 from qvl_core.errors import DataError
 from qvl_core.model import flatten_prompt

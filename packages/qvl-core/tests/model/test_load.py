@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
 from numpy.typing import NDArray
 from qvl_core.errors import WeightsError
 from qvl_core.model import Qwen25VL, random_weights

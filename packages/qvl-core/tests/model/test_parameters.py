@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import pytest
+
+pytest.importorskip("mindspore", reason="the model needs mindspore")
+
+import mindspore as ms
 from qvl_core.model import Qwen25VL
 from qvl_core.params import parameter_table
 from qvl_core.specs.load import load_spec

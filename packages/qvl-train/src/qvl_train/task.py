@@ -40,13 +40,13 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     hashes = {"data": data.data_hash, "weights": _weights_hash(recipe, weights)}
     if record is not None:
         check_continues(record, folder, recipe.resolved(), hashes)
-    if record is not None and record.result is not None:
+    if record is not None and record.result is not None and options.resume == "auto":
         console.print(f"{folder} holds this run, finished: {_finished(record)}", highlight=False, soft_wrap=True)
         return EXIT_DONE
     with FolderLock(folder):
         remove_leftovers(folder)
         start = _start(folder, options.resume, console) if record is not None else None
-        record = record or RunRecord.start(recipe.resolved(), hashes)
+        record = replace(record, result=None) if record else RunRecord.start(recipe.resolved(), hashes)
         record.write(folder)
         return _train(recipe, weights, data, record, start, console)
 
