@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from qvl_core import run_folder
 from qvl_core.errors import OutputError
-from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record, recipe_differences
+from qvl_core.run_folder import (
+    RunRecord,
+    check_continues,
+    check_unchanged,
+    check_writable,
+    read_record,
+    recipe_differences,
+)
 
 RECIPE = {"task": "sft", "train": {"steps": 3, "save": {"every": 1}}, "layout": {"text_stages": (1, 2)}}
 HASHES = {"data": "aa", "weights": "bb"}
@@ -101,3 +108,15 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path
 def test_recorded_packages_are_those_that_exist_here() -> None:
     versions = run_folder.installed_versions()
     assert {"python", "platform", "qvl-core"} <= versions.keys()
+
+
+def test_a_run_that_came_between_check_and_lock_is_noticed(tmp_path: Path, record: RunRecord) -> None:
+    check_unchanged(None, tmp_path)
+    record.write(tmp_path)
+    written = read_record(tmp_path)
+    check_unchanged(written, tmp_path)
+    with pytest.raises(OutputError, match="another process has used this folder"):
+        check_unchanged(None, tmp_path)
+    replace(record, result={"steps": 1}).write(tmp_path)
+    with pytest.raises(OutputError, match="another process has used this folder"):
+        check_unchanged(written, tmp_path)

@@ -140,6 +140,15 @@ def check_continues(record: RunRecord, folder: Path, recipe: Mapping[str, Any], 
         raise OutputError(Problem(where=str(folder / RUN_FILE), key="output.dir", message=message, fix=_ELSE))
 
 
+def check_unchanged(record: RunRecord | None, folder: Path) -> None:
+    """Raise OutputError if the folder's record is not the one that was read before the lock was taken."""
+    found = read_record(folder)
+    if found != record:
+        message = "another process has used this folder while this one was checking its input"
+        fix = "run the same command again"
+        raise OutputError(Problem(where=str(folder), key="output.dir", message=message, fix=fix))
+
+
 def check_writable(folder: Path) -> None:
     """Raise OutputError unless files can be made in the folder, or in the nearest parent that exists.
 

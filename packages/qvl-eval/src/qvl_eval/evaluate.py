@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, atomic_write
 from qvl_core.errors import DataError, OutputError, Problem, RecipeError
-from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record
+from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
 from qvl_core.weights_fit import open_weights
 from rich.console import Console
 
@@ -62,6 +62,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
     _check_images(evaluation)
     answerer = load_answerer(recipe)
     with FolderLock(evaluation.folder):
+        check_unchanged(record, evaluation.folder)
         if record is None:
             record = RunRecord.start(recipe.resolved(), evaluation.protocol.hashes)
             record.write(evaluation.folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, RunError, WeightsError
-from qvl_core.run_folder import RunRecord, check_continues, check_writable, read_record
+from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
 from qvl_core.weights_fit import where_of
 from rich.console import Console
 from rich.progress import Progress
@@ -44,6 +44,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
         console.print(f"{folder} holds this run, finished: {_finished(record)}", highlight=False, soft_wrap=True)
         return EXIT_DONE
     with FolderLock(folder):
+        check_unchanged(record, folder)
         remove_leftovers(folder)
         start = _start(folder, options.resume, console) if record is not None else None
         record = replace(record, result=None) if record else RunRecord.start(recipe.resolved(), hashes)
