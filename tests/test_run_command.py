@@ -1,4 +1,7 @@
-"""`qvl run` as a process: signals, kills, two runs in one folder. The numbers after them are those of a quiet run."""
+"""`qvl run` as a process: signals, kills, two runs in one folder, weights of another layout.
+
+The numbers after them are those of a quiet run.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,16 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mindspore", reason="training needs MindSpore")
+
+from qvl_core.layout import Layout
+from qvl_core.specs import load_spec
+from qvl_core.weights.hf_folder import open_hf_folder
+from qvl_core.weights.tensor_io import read_tensor
+
+# `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+sys.path.insert(0, str(Path(__file__).parents[1] / "packages" / "qvl-core" / "tests" / "weights"))
+
+from sharded_folders import write_sharded
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
@@ -70,8 +83,8 @@ def straight(project: Path) -> list[tuple[int, float, float]]:
     return losses(project / "straight")
 
 
-def start(project: Path, folder: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "qvl_core.cli", "run", "recipe.toml", "--set", f"output.dir={folder}"]
+def start(project: Path, folder: str, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qvl_core.cli", "run", "recipe.toml", "--set", f"output.dir={folder}", *options]
     return subprocess.Popen(
         command,
         cwd=project,
@@ -141,3 +154,49 @@ def test_of_two_runs_in_one_folder_one_is_refused_with_the_others_process(projec
     else:
         assert codes == [0, 2], outputs
         assert "another process is writing here" in "".join(outputs)
+
+
+@pytest.fixture(scope="module")
+def cut(project: Path, straight: list[tuple[int, float, float]]) -> Path:
+    """Give the weights of the quiet run, cut for two stages and two tensor ranks."""
+    hf, folder = project / "straight" / "hf", project / "cut"
+    shutil.copytree(hf, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    arrays = {name: read_tensor(entry) for name, entry in open_hf_folder(hf).tensors.items()}
+    write_sharded(folder, load_spec(hf), Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3)), arrays)
+    return folder
+
+
+def evaluate(project: Path, weights: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    settings = (f"weights.source={weights}", f"output.dir={project / name}", "eval.limit=8")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "qvl_core.cli", "run", "recipes/tiny_eval.toml", *words, *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_an_evaluation_of_weights_of_another_layout_needs_reshard_and_gives_the_same_answers(
+    project: Path, cut: Path
+) -> None:
+    refused = evaluate(project, cut, "eval_cut")
+    assert refused.returncode == 2
+    assert f"fix: qvl convert reshard --sharded {cut} --out {cut}-tp1-pp1 --tp 1 --pp 1" in refused.stderr
+    assert not (project / "eval_cut").exists()
+    answers = []
+    for weights, name, options in ((project / "straight" / "hf", "eval_hf", ()), (cut, "eval_cut", ("--reshard",))):
+        done = evaluate(project, weights, name, *options)
+        assert done.returncode == 0, done.stderr
+        lines = (project / name / "predictions.jsonl").read_text().splitlines()
+        answers.append([json.loads(line)["prediction"] for line in lines])
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 8
+    assert f"{cut} is cut for tp 2, pp 2" in done.stderr
+    assert not list(project.glob("cut-*"))
+
+
+def test_training_from_weights_of_another_layout_with_reshard_takes_the_same_steps(project: Path, cut: Path) -> None:
+    few = ("--set", "weights.init=checkpoint", "--set", "train.steps=2")
+    for weights, name, options in (("straight/hf", "on_hf", ()), ("cut", "on_cut", ("--reshard",))):
+        process = start(project, name, *few, "--set", f"weights.source={weights}", *options)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    assert "cut is cut for tp 2, pp 2 (vision stages 4,0; text stages 1,3)" in output
+    assert losses(project / "on_cut") == losses(project / "on_hf")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -275,3 +276,57 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(OutputError), FolderLock(tmp_path):
         pytest.fail("no lock was taken")
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_holder_may_remove_the_folder_with_the_lock(tmp_path):
+    folder = tmp_path / "working"
+    with FolderLock(folder):
+        shutil.rmtree(folder)
+    assert not folder.exists()
+    with FolderLock(folder):
+        assert names_in(folder) == [LOCK_NAME]
+
+
+def test_the_lock_of_a_removed_folder_is_not_taken_for_that_of_its_successor(tmp_path, monkeypatch):
+    """A process that has opened the lock file when its holder removes the folder must not work beside a third one."""
+    folder, real, calls = tmp_path / "working", durable.fcntl.flock, []
+
+    def removed_meanwhile(descriptor, operation):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            shutil.rmtree(folder)
+        return real(descriptor, operation)
+
+    monkeypatch.setattr(durable.fcntl, "flock", removed_meanwhile)
+    with FolderLock(folder):
+        monkeypatch.undo()
+        assert len(calls) == 2
+        with pytest.raises(OutputError, match="another process is writing here"), FolderLock(folder):
+            pytest.fail("two holders")
+
+
+def test_a_lock_file_that_vanishes_before_it_is_opened_is_made_again(tmp_path, monkeypatch):
+    folder, real, calls = tmp_path / "working", os.open, []
+
+    def vanishing(path, *arguments, **options):
+        if Path(path).name == LOCK_NAME and not calls:
+            calls.append(path)
+            shutil.rmtree(folder)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", vanishing)
+    with FolderLock(folder):
+        assert calls
+        assert names_in(folder) == [LOCK_NAME]
+
+
+def test_a_lock_that_was_let_go_names_nobody(tmp_path):
+    with FolderLock(tmp_path):
+        assert f'"pid": {os.getpid()}' in (tmp_path / LOCK_NAME).read_text()
+    assert (tmp_path / LOCK_NAME).read_text() == ""
+
+
+def test_a_full_disk_is_no_matter_of_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "ftruncate", fail(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(RunError, match="No space left on device"), FolderLock(tmp_path):
+        pytest.fail("no lock was taken")

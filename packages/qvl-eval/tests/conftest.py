@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ from qvl_core.params import parameter_table
 from qvl_core.specs import load_spec
 from qvl_core.weights.hf_writer import write_hf_folder
 from qvl_core.weights.tensor_io import tensor_from_array
+
+# `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qvl-core" / "tests" / "weights"))
 
 TINY = Path(__file__).resolve().parents[3] / "recipes" / "tiny"
 CHECKPOINT = TINY / "checkpoint"

@@ -43,7 +43,7 @@ def start(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the evaluation with a fake model; give exit code and output."""
 
     def start(answerer: FakeAnswerer, *settings: str, resume: str = "auto") -> tuple[int, str]:
-        monkeypatch.setattr(module, "load_answerer", lambda recipe: answerer)
+        monkeypatch.setattr(module, "load_answerer", lambda recipe, **_: answerer)
         monkeypatch.setattr(module, "prompt_of", lambda row, processor: row)
         text = io.StringIO()
         recipe = load_recipe(write_recipe(), settings)
@@ -193,6 +193,6 @@ def test_an_infer_recipe_is_not_run_but_says_what_to_type(write_recipe: WriteRec
 
 
 def test_an_eval_recipe_is_run_by_the_task(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_answerer", lambda recipe: FakeAnswerer("1"))
+    monkeypatch.setattr(module, "load_answerer", lambda recipe, **_: FakeAnswerer("1"))
     monkeypatch.setattr(module, "prompt_of", lambda row, processor: row)
     assert run(load_recipe(write_recipe()), RunOptions()) == 0

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from qvl_core.cli.app import main
+from qvl_core.layout import Layout
+from qvl_core.specs import load_spec
+from qvl_core.weights.hf_folder import open_hf_folder
+from qvl_core.weights.safetensors_header import read_header
+from qvl_core.weights.tensor_io import read_tensor
+from sharded_folders import write_sharded
 
 WriteRecipe = Callable[..., Path]
 DIGITS = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "digits"
@@ -67,6 +74,56 @@ def test_an_evaluation_gives_the_same_answers_whatever_the_batch(
         assert "chance is 10.0 %" in text
     first, second = ((tmp_path / f"batch{batch}" / "predictions.jsonl").read_bytes() for batch in (1, 5))
     assert first == second
+
+
+@pytest.fixture
+def cut(weights: Path, tmp_path: Path) -> Path:
+    """Give the weights once more, cut for two stages and two tensor ranks."""
+    folder = tmp_path / "cut"
+    shutil.copytree(weights, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    arrays = {name: read_tensor(entry) for name, entry in open_hf_folder(weights).tensors.items()}
+    layout = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
+    write_sharded(folder, load_spec(weights), layout, arrays)
+    return folder
+
+
+@needs_mindspore
+def test_sharded_weights_of_another_layout_answer_alike_with_reshard_and_are_refused_without(
+    write_recipe: WriteRecipe, cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, hf, sharded = write_recipe("eval"), f"output.dir={tmp_path}/hf", f"output.dir={tmp_path}/sharded"
+    assert qvl(capsys, "run", recipe, "--set", hf)[0] == 0
+    words = ("run", recipe, "--set", sharded, "--set", f"weights.source={cut}")
+    code, _, errors = qvl(capsys, *words)
+    assert code == 2
+    assert f"fix: qvl convert reshard --sharded {cut} --out {cut}-tp1-pp1 --tp 1 --pp 1" in errors
+    code, _, errors = qvl(capsys, *words, "--reshard")
+    assert code == 0, errors
+    assert "is cut for tp 2, pp 2 (vision stages 4,0; text stages 1,3); this run has tp 1, pp 1" in errors
+    answers = [
+        [json.loads(line)["prediction"] for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
+        for name in ("hf", "sharded")
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 5
+
+
+@needs_mindspore
+def test_a_flipped_bit_in_any_rank_file_is_told_with_the_tensors_name(
+    write_recipe: WriteRecipe, cut: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe("eval")
+    for number, file in enumerate(sorted(cut.glob("rank-*"))):
+        content = bytearray(file.read_bytes())
+        entry = list(read_header(file).tensors.values())[number]
+        content[entry.start] ^= 1
+        file.write_bytes(content)
+        words = ("run", recipe, "--reshard", "--set", f"weights.source={cut}")
+        code, _, errors = qvl(capsys, *words)
+        assert code == 2
+        assert f"{file}: {entry.name}\n  is damaged" in errors
+        content[entry.start] ^= 1
+        file.write_bytes(content)
 
 
 @pytest.mark.parametrize(

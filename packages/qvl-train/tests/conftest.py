@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "recipes" / "tiny"
+
+# `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests" / "weights"))
 
 RECIPE = """\
 schema = 1

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from qvl_core.errors import InputError, WeightsError
+from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
 from qvl_core.specs import ModelSpec, load_spec
 from qvl_core.specs.load import shipped_config_path
+from qvl_core.weights.safetensors_header import read_header
 from qvl_train import checkpoint
 from qvl_train.checkpoint import TrainingState
+from sharded_folders import write_sharded
 
 TINY = "qwen2.5-vl-tiny"
 
@@ -108,15 +111,83 @@ def test_a_flipped_byte_is_found_with_the_tensors_name_and_the_older_checkpoint_
     assert "damaged" in passed_over[0]
 
 
-@pytest.mark.parametrize("name", ["optimizer-pp000-tt000.safetensors", "state.json"])
-def test_a_flipped_byte_in_the_other_files_is_found_too(save: Any, name: str) -> None:
-    file = save(3) / name
+def test_a_flipped_byte_of_the_optimizer_is_found_with_the_tensors_name(save: Any) -> None:
+    file = save(3) / "optimizer-pp000-tt000.safetensors"
     content = bytearray(file.read_bytes())
-    content[-4] ^= 1
+    content[read_header(file).tensors["model.layers.1.mlp.up_proj.weight.moment1"].stop - 1] ^= 1
     file.write_bytes(content)
     with pytest.raises(WeightsError) as error:
         checkpoint.open_checkpoint(file.parent)
-    assert name in str(error.value)
+    (problem,) = error.value.problems
+    assert (problem.where, problem.key) == (str(file), "model.layers.1.mlp.up_proj.weight.moment1")
+
+
+def test_a_flipped_byte_of_the_state_is_found_too(save: Any) -> None:
+    file = save(3) / "state.json"
+    content = bytearray(file.read_bytes())
+    content[-4] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"state\.json"):
+        checkpoint.open_checkpoint(file.parent)
+
+
+def test_the_manifest_lists_the_optimizer_with_a_checksum_for_each_tensor(save: Any) -> None:
+    manifest = json.loads((save(1) / "manifest.json").read_text())
+    assert manifest["files"]["optimizer-pp000-tt000.safetensors"]["checksum"] is None
+    assert manifest["files"]["state.json"]["checksum"].startswith("sha256:")
+    record = manifest["optimizer"]["model.norm.weight.moment1"]
+    assert (record["shape"], record["dtype"]) == ([64], "F32")
+    assert list(record["parts"]) == ["optimizer-pp000-tt000.safetensors"]
+    assert "optimizer" not in json.loads((save(2, optimizer=False) / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_optimizer_files_and_their_table_have_to_come_together(save: Any, listed: bool) -> None:
+    path = save(1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["optimizer"]
+    if not listed:
+        del manifest["files"]["optimizer-pp000-tt000.safetensors"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError) as error:
+        checkpoint.open_checkpoint(path)
+    told = (
+        "optimizer\n  is missing, but optimizer-pp000-tt000.safetensors is listed" if listed else "lists no optimizer"
+    )
+    assert told in str(error.value)
+
+
+def test_a_checkpoint_of_another_layout_reads_back_whole(
+    save: Any, spec: ModelSpec, weights: dict[str, NDArray[Any]]
+) -> None:
+    path = save(2)
+    # Every fourth tensor has state, as if the others were frozen.
+    state = {f"{name}.moment2": -array for i, (name, array) in enumerate(weights.items()) if i % 4 == 0}
+    for name in ("rank-pp000-tt000.safetensors", "optimizer-pp000-tt000.safetensors", "manifest.json"):
+        (path / name).unlink()
+    write_sharded(path, spec, Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3)), weights, state)
+    opened = checkpoint.open_checkpoint(path)
+    assert all(array.tobytes() == weights[name].tobytes() for name, array in checkpoint.read_weights(opened))
+    read = checkpoint.read_optimizer(opened, {name: array.shape for name, array in state.items()})
+    assert {name: array.tobytes() for name, array in read.items()} == {n: a.tobytes() for n, a in state.items()}
+
+
+def test_a_damaged_file_of_any_rank_is_found(save: Any, spec: ModelSpec, weights: dict[str, NDArray[Any]]) -> None:
+    path = save(2)
+    for name in ("rank-pp000-tt000.safetensors", "optimizer-pp000-tt000.safetensors", "manifest.json"):
+        (path / name).unlink()
+    layout = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
+    write_sharded(path, spec, layout, weights, {f"{name}.moment1": array for name, array in weights.items()})
+    files = sorted([*path.glob("rank-*"), *path.glob("optimizer-*")])
+    assert len(files) == 8
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(WeightsError, match="is damaged") as error:
+            checkpoint.open_checkpoint(path)
+        assert [problem.where for problem in error.value.problems] == [str(file)]
+        file.write_bytes(content)
+    checkpoint.open_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["rank-pp000-tt000.safetensors", "optimizer-pp000-tt000.safetensors"])

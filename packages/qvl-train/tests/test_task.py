@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +14,39 @@ import pytest
 pytest.importorskip("mindspore", reason="training needs MindSpore")
 
 from qvl_core.errors import InputError, OutputError, RecipeError, RunError, WeightsError
+from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL
 from qvl_core.recipe import load_recipe
 from qvl_core.run_folder import read_record
 from qvl_core.tasks import RunOptions
 from qvl_core.weights.hf_folder import open_hf_folder
+from qvl_core.weights.safetensors_header import read_header
+from qvl_core.weights.sharded_folder import open_sharded_folder
 from qvl_core.weights.tensor_io import read_tensor
 from qvl_train import loop, task
 from qvl_train.metrics import read_metrics
+from sharded_folders import write_sharded
 
 Snapshot = Callable[[], dict[str, bytes]]
 
 
-def train(*settings: str, resume: str = "auto") -> int:
-    return task.run(load_recipe("recipe.toml", settings), RunOptions(resume=resume))
+CUT = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
+
+
+def train(*settings: str, resume: str = "auto", reshard: bool = False) -> int:
+    return task.run(load_recipe("recipe.toml", settings), RunOptions(resume=resume, reshard=reshard))
+
+
+def cut_checkpoint(checkpoint: Path, target: Path) -> None:
+    """Write a checkpoint of one process once more, cut for four."""
+    folder = open_sharded_folder(checkpoint)
+    target.mkdir()
+    for path in checkpoint.iterdir():
+        if not path.name.startswith(("rank-", "optimizer-", "manifest")):
+            shutil.copy(path, target)
+    arrays = {name: read_tensor(entry) for name, entry in folder.ranks[0, 0].items()}
+    state = {name: read_tensor(entry) for name, entry in folder.optimizer[0, 0].items()}
+    write_sharded(target, folder.manifest.spec, CUT, arrays, state)
 
 
 def losses(folder: str = "run") -> list[tuple[int, str, str]]:
@@ -124,6 +144,34 @@ def test_a_requested_checkpoint_is_continued(project: Path) -> None:
     record = read_record(project / "run")
     assert record is not None
     assert record.result is not None
+
+
+def test_a_checkpoint_cut_for_another_layout_continues_to_the_bit(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("output.dir=straight", 'model.freeze=["vision"]')
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        train('model.freeze=["vision"]')
+    found = project / "run" / "step_000003"
+    found.rename(project / "single")
+    cut_checkpoint(project / "single", found)
+    assert train('model.freeze=["vision"]') == 0
+    assert losses() == losses("straight")
+    straight = (project / "straight" / "hf" / "model.safetensors").read_bytes()
+    assert (project / "run" / "hf" / "model.safetensors").read_bytes() == straight
+
+
+def test_weights_of_any_folder_and_layout_train_alike(project: Path) -> None:
+    train("train.steps=2")
+    cut_checkpoint(project / "run" / "step_000002", project / "cut")
+    (project / "cut" / "state.json").unlink()
+    use = ("train.steps=2", "weights.init=checkpoint")
+    train(*use, "weights.source=run/hf", "output.dir=from_hf")
+    train(*use, "weights.source=run/step_000002", "output.dir=from_checkpoint")
+    train(*use, "weights.source=cut", "output.dir=from_cut", reshard=True)
+    assert losses("from_hf") == losses("from_checkpoint") == losses("from_cut") != losses("run")
+    assert (project / "from_cut" / "hf" / "config.json").is_file()
 
 
 def test_a_finished_run_is_left_alone(project: Path, snapshot: Snapshot) -> None:
@@ -289,6 +337,28 @@ def test_refuses_weights_that_are_missing_empty_truncated_or_misshapen(project: 
     assert "model.safetensors" in refuse(snapshot, WeightsError, "weights.source=run/hf", *use)
     file.write_bytes(whole.replace(b'"model.norm.weight"', b'"model.nerm.weight"'))
     assert "model.nerm.weight" in refuse(snapshot, WeightsError, "weights.source=run/hf", *use)
+
+
+def test_refuses_another_layout_with_the_command_that_mends_it(project: Path, snapshot: Snapshot) -> None:
+    train("train.steps=2")
+    cut_checkpoint(project / "run" / "step_000002", project / "cut")
+    use = ("weights.init=checkpoint", "output.dir=next", "weights.source=cut")
+    text = refuse(snapshot, WeightsError, *use)
+    assert "qvl convert reshard --sharded cut --out cut-tp1-pp1 --tp 1 --pp 1" in text
+    assert "or qvl run recipe.toml --reshard" in text
+    (project / "cut" / "config.json").unlink()
+    assert "cut has no config.json" in refuse(snapshot, WeightsError, *use)
+
+
+def test_a_flipped_bit_of_the_weights_ends_the_start_with_the_tensors_name(project: Path) -> None:
+    train("train.steps=2")
+    file = project / "run" / "step_000002" / "rank-pp000-tt000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[read_header(file).tensors["model.layers.1.mlp.up_proj.weight"].start] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"tt000\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight\n  is damaged"):
+        train("weights.init=checkpoint", "output.dir=next", "weights.source=run/step_000002")
+    assert not list((project / "next").glob("step_*"))
 
 
 def test_refuses_a_config_of_another_model(project: Path, snapshot: Snapshot) -> None:

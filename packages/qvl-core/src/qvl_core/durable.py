@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import socket
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from qvl_core.errors import OutputError, Problem, QvlError, RunError
-from qvl_core.input_file import open_regular_file, printable
+from qvl_core.input_file import OUT_OF_RESOURCES, exhausted, open_regular_file, printable
 
 LOCK_NAME = ".lock"
 TEMPORARY_MARK = ".tmp-"
@@ -31,6 +33,8 @@ TRASH_MARK = ".trash-"
 # Never writable for everyone, whatever the umask; the umask takes away more.
 _FILE_MODE = 0o664
 _FOLDER_MODE = 0o775
+# How long a process that holds a lock may take until it has named itself, in steps of 10 ms.
+_NAMING_STEPS = 100
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -77,18 +81,26 @@ def new_folder(target: Path) -> Iterator[Path]:
     target = target.parent.resolve() / target.name
     require_free(target)
     with explained(target):
-        target.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        make_folder(target.parent)
         temporary = target.with_name(_temporary_name(target.name))
         temporary.mkdir(mode=_FOLDER_MODE)
         try:
             yield temporary
             for folder, _, _ in os.walk(temporary):
                 sync_folder(Path(folder))
-            _rename_folder(temporary, target)
+            rename_folder(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(target.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing, none of them writable for everyone."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        # `Path.mkdir(parents=True)` would give the mode to the last one only.
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
 
 def require_free(target: Path) -> None:
@@ -143,7 +155,7 @@ class FolderLock:
     """One writer for a folder: `with FolderLock(folder): ...`. The kernel frees the lock when the process ends.
 
     Raises OutputError naming the holder's process and host if another process has it. The lock file stays behind;
-    it means nothing by itself.
+    it means nothing by itself. A holder may remove the whole folder, lock file included, before it lets go.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -151,22 +163,46 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> FolderLock:
-        path = self._folder / LOCK_NAME
-        with explained(path):
-            self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, _FILE_MODE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = {"pid": os.getpid(), "host": socket.gethostname()}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        except OSError as error:
-            found = os.pread(descriptor, 500, 0)
+        path, patience = self._folder / LOCK_NAME, _NAMING_STEPS
+        while True:
+            descriptor = self._open(path)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                holder = {"pid": os.getpid(), "host": socket.gethostname()}
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            except OSError as error:
+                found = os.pread(descriptor, 500, 0)
+                os.close(descriptor)
+                if error.errno == errno.EAGAIN and not found and patience:
+                    # The holder has not named itself yet, or is about to let go.
+                    patience -= 1
+                    time.sleep(0.01)
+                    continue
+                raise self._refusal(error, found) from None
+            if _is_still(path, descriptor):
+                self._descriptor = descriptor
+                return self
+            # The holder before us has removed the folder with the file that we waited for: take the new one.
             os.close(descriptor)
-            raise self._refusal(error, found) from None
-        self._descriptor = descriptor
-        return self
+
+    def _open(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        while True:
+            with explained(path):
+                try:
+                    make_folder(self._folder)
+                    descriptor = os.open(path, flags, _FILE_MODE)
+                except (FileNotFoundError, FileExistsError):
+                    if os.path.lexists(self._folder) and not self._folder.is_dir():
+                        raise
+                    # Removed between two calls by a process that has just finished here.
+                    continue
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return descriptor
+                os.close(descriptor)
+                fix = "remove it, or choose another output folder"
+                raise OutputError(Problem(where=printable(str(path)), message="is not a regular file", fix=fix))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -178,6 +214,8 @@ class FolderLock:
 
     def _refusal(self, error: OSError, found: bytes) -> QvlError:
         where = printable(str(self._folder))
+        if error.errno in _DISK_ERRORS:
+            return RunError(f"{where}: cannot be written: {error.strerror}{_free_space(self._folder)}")
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             message = f"the file system cannot lock files ({error.strerror})"
             return OutputError(Problem(where=where, message=message, fix="put the output on a local disk"))
@@ -197,13 +235,16 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where, reason = printable(str(path)), error.strerror or str(error)
+        if error.errno in OUT_OF_RESOURCES:
+            raise exhausted(where, error) from error
         if error.errno in _DISK_ERRORS:
             raise RunError(f"{where}: cannot be written: {reason}{_free_space(path)}") from error
         fix = "choose another output folder, or make this one writable"
         raise OutputError(Problem(where=where, message=f"cannot be written: {reason}", fix=fix)) from error
 
 
-def _rename_folder(temporary: Path, target: Path) -> None:
+def rename_folder(temporary: Path, target: Path) -> None:
+    """Give a folder its name. Raises OutputError if something is there; an empty folder may be."""
     try:
         # Renaming onto an existing folder works only if that folder is empty, and is atomic.
         temporary.rename(target)
@@ -223,6 +264,13 @@ def _taken(target: Path) -> Problem:
 def _temporary_name(name: str) -> str:
     # The leading part is cut so that the result stays within the 255 bytes of a file name.
     return f".{name[:60]}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}"
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(found: bytes) -> str:

@@ -77,3 +77,7 @@ class NotInstalledError(QvlError):
 
 class RunError(QvlError):
     """A run that started and failed."""
+
+
+class InputChangedError(RunError):
+    """A file was written, replaced, shortened or removed while it was read: what was read of it is worth nothing."""

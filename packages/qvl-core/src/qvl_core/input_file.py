@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from qvl_core.errors import InputError, Problem, WeightsError
+from qvl_core.errors import InputError, Problem, RunError, WeightsError
 
 ErrorType = Callable[[Problem], InputError]
+
+# Not the file's fault, nor the user's choice of it.
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def open_regular_file(path: Path, *, error_type: ErrorType = WeightsError, fix: str = "") -> BinaryIO:
@@ -26,6 +31,8 @@ def open_regular_file(path: Path, *, error_type: ErrorType = WeightsError, fix: 
     except FileNotFoundError:
         raise problem("there is no such file") from None
     except OSError as error:
+        if error.errno in OUT_OF_RESOURCES:
+            raise exhausted(printable(str(path)), error) from None
         raise problem(f"cannot be opened: {error.strerror}") from None
     except ValueError:
         raise problem("a path cannot hold a NUL character") from None
@@ -44,6 +51,15 @@ def read_regular_file(path: Path, *, limit: int, error_type: ErrorType = Weights
         message = f"is larger than the {limit:,} bytes that are expected here at most"
         raise error_type(Problem(where=printable(str(path)), message=message, fix=fix))
     return data
+
+
+def exhausted(where: str, error: OSError) -> RunError:
+    """Give the error for a process or machine that has no more descriptors or memory, with the limit."""
+    if error.errno != errno.EMFILE:
+        return RunError(f"{where}: cannot be opened: {error.strerror}")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    message = f"cannot be opened: this process may have {limit:,} open files"
+    return RunError(f"{where}: {message}\n  fix: ulimit -n {max(4096, 2 * limit)}")
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import InputError, Problem, WeightsError
 from qvl_core.input_file import readable
 from qvl_core.specs import ModelSpec, load_spec, spec_differences
+from qvl_core.specs.load import CONFIG_NAME
 
 if TYPE_CHECKING:
+    from qvl_core.layout import Layout
     from qvl_core.recipe import Recipe
     from qvl_core.weights.hf_folder import HFFolder
     from qvl_core.weights.sharded_folder import ShardedFolder
@@ -21,7 +24,7 @@ KEY = "weights.source"
 def check_weights(recipe: Recipe, *, reshard: bool = False) -> tuple[Problem, ...]:
     """List what keeps the folder of `weights.source` from being loaded; nothing if it is not there.
 
-    With `reshard` a sharded folder may have another layout.
+    With `reshard` a sharded folder may have another layout: it is cut anew while it is loaded.
     """
     source = Path(recipe.weights.source)
     try:
@@ -33,10 +36,10 @@ def check_weights(recipe: Recipe, *, reshard: bool = False) -> tuple[Problem, ..
         return error.problems
 
 
-def open_weights(recipe: Recipe) -> HFFolder | ShardedFolder:
+def open_weights(recipe: Recipe, *, reshard: bool = False) -> HFFolder | ShardedFolder:
     """Open the folder of `weights.source` and compare it with the recipe's model; no tensor is read.
 
-    Raises WeightsError if it is missing, damaged, or of another model or layout.
+    Raises WeightsError if it is missing, damaged, or of another model or, without `reshard`, of another layout.
     """
     from qvl_core.weights.source import open_source
 
@@ -44,10 +47,30 @@ def open_weights(recipe: Recipe) -> HFFolder | ShardedFolder:
     if not folder.exists():
         fix = "train first (for the tiny recipes: qvl run recipes/tiny_sft.toml), or --set weights.source=DIR"
         raise WeightsError(Problem(where=where_of(recipe, KEY), key=KEY, message=f"{folder} does not exist", fix=fix))
-    problems = check_weights(recipe)
+    problems = check_weights(recipe, reshard=reshard)
     if problems:
         raise WeightsError(problems)
     return open_source(folder)
+
+
+def reshard_note(recipe: Recipe) -> str:
+    """Say from which layout into which `--reshard` loads the weights; empty where it changes nothing.
+
+    The folder has passed `check_weights`.
+    """
+    from qvl_core.weights.manifest_reader import check_manifest_layout, read_manifest
+    from qvl_core.weights.source import classify_source
+
+    source = Path(recipe.weights.source)
+    if recipe.weights.init == "random" or not source.exists() or classify_source(source) == "hf":
+        return ""
+    manifest = read_manifest(source)
+    if not check_manifest_layout(manifest, recipe.parallel, folder=source):
+        return ""
+    return (
+        f"{source} is cut for {_layout_text(manifest.layout)}; this run has {_layout_text(recipe.parallel)}\n"
+        "  --reshard: the weights are cut anew while they are loaded, nothing is written"
+    )
 
 
 def where_of(recipe: Recipe, key: str) -> str:
@@ -79,8 +102,14 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         return
     different = tuple(_spec_problems(recipe, folder.manifest.spec))
     yield from different
+    if not (source / CONFIG_NAME).is_file():
+        # Told now, not by the export at the end of a training run.
+        message = f"{source} has no {CONFIG_NAME}: a sharded folder carries the config, tokenizer and processor files"
+        fix = f"copy the files of the HF checkpoint, all but its weights, into {source}"
+        yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
     if not different and not reshard:
-        yield from check_manifest_layout(folder.manifest, recipe.parallel, folder=folder.path)
+        for problem in check_manifest_layout(folder.manifest, recipe.parallel, folder=folder.path):
+            yield replace(problem, fix=f"{problem.fix}\nor qvl run {recipe.path} --reshard: cuts them while loading")
 
 
 def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
@@ -97,3 +126,8 @@ def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
         fix = f'model.name = "{found.name}", or the folder of {recipe.spec.name}'
     message = f"{recipe.weights.source} holds another model than [model] {stated}:\n" + "\n".join(shown)
     yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
+
+
+def _layout_text(layout: Layout) -> str:
+    vision, text = (",".join(map(str, stages)) for stages in (layout.vision_stages, layout.text_stages))
+    return f"tp {layout.tp}, pp {layout.pp} (vision stages {vision}; text stages {text})"

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from qvl_core import tasks
 from qvl_core.cli import launch
 from qvl_core.errors import NotInstalledError
+from qvl_core.layout import Layout
+from qvl_core.params import parameter_table
 from qvl_core.specs import load_spec, to_hf_config
 from qvl_core.tasks import RunOptions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
+
+from sharded_folders import write_sharded
 
 
 @pytest.fixture
@@ -84,6 +92,56 @@ def test_weights_of_another_model_end_with_2_also_in_a_dry_run(qvl, ready: Path,
     assert qvl("run", "tiny.toml").code == 2
     assert "text.num_layers: 4, found 36" in qvl("run", "tiny.toml", "--dry-run").err
     assert started == []
+
+
+@pytest.fixture
+def sharded(ready: Path) -> Path:
+    """The folder of tiny.toml with weights that are cut for two stages and two tensor ranks."""
+    spec = load_spec("qwen2.5-vl-tiny")
+    arrays = {row.name: np.zeros(row.shape, np.float32) for row in parameter_table(spec)}
+    layout = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
+    write_sharded(ready / "weights", spec, layout, arrays)
+    return ready
+
+
+USE = ("--set", "weights.init=checkpoint")
+
+
+def test_weights_of_another_layout_end_with_2_and_the_command_that_cuts_them(qvl, sharded: Path, started) -> None:
+    for words in ((), ("--dry-run",)):
+        result = qvl("run", "tiny.toml", *USE, *words)
+        assert result.code == 2
+        assert "tp is 2 in the folder, 1 in the recipe" in result.err
+        assert (
+            "fix: qvl convert reshard --sharded weights --out weights-tp1-pp1 --tp 1 --pp 1 "
+            "--vision-stages 4 --text-stages 4\n       or qvl run tiny.toml --reshard" in result.err
+        )
+    assert started == []
+
+
+def test_reshard_says_from_which_layout_into_which_and_starts_the_task_with_it(qvl, sharded: Path, started) -> None:
+    before = sorted(sharded.rglob("*"))
+    result = qvl("run", "tiny.toml", *USE, "--reshard")
+    assert result.code == 5
+    assert started == [("tiny.toml", RunOptions(reshard=True))]
+    assert (
+        "qvl: weights is cut for tp 2, pp 2 (vision stages 4,0; text stages 1,3); "
+        "this run has tp 1, pp 1 (vision stages 4; text stages 4)\n" in result.err
+    )
+    assert "nothing is written" in result.err
+    assert sorted(sharded.rglob("*")) == before
+
+
+def test_reshard_says_nothing_where_it_changes_nothing(qvl, ready: Path, started) -> None:
+    assert "--reshard" not in qvl("run", "tiny.toml", "--reshard").err
+    assert started == [("tiny.toml", RunOptions(reshard=True))]
+
+
+def test_a_sharded_folder_without_its_config_is_refused(qvl, sharded: Path, started) -> None:
+    (sharded / "weights" / "config.json").unlink()
+    result = qvl("run", "tiny.toml", *USE, "--reshard")
+    assert result.code == 2
+    assert "weights has no config.json" in result.err
 
 
 def test_a_dry_run_shows_everything_and_starts_nothing(qvl, folder: Path, started) -> None:

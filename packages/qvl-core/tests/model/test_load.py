@@ -67,6 +67,14 @@ def test_casts_stored_half_precision(write: Callable[..., Path], weights: Weight
         np.testing.assert_allclose(array, weights[name], rtol=2**-8 if stored == "BF16" else 2**-11, atol=3e-8)
 
 
+def test_a_sharded_folder_is_refused_with_the_export_command(write: Callable[..., Path], weights: Weights) -> None:
+    folder = write(weights)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(WeightsError, match="from_pretrained reads HF folders") as error:
+        Qwen25VL.from_pretrained(folder)
+    assert error.value.problems[0].fix == f"qvl convert export --sharded {folder} --out {folder}-hf"
+
+
 def test_keeps_stored_bfloat16_to_the_bit(write: Callable[..., Path], weights: Weights) -> None:
     folder = write(weights, "BF16")
     model = Qwen25VL.from_pretrained(folder, "bfloat16")

@@ -1,6 +1,7 @@
 """Weights folders to read: HF and sharded ones of the tiny model, with random bits in every tensor."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from qvl_core.layout import Layout
 from qvl_core.params import LM_HEAD, parameter_table
 from qvl_core.specs import ModelSpec, load_spec, to_hf_config
 from qvl_core.weights.hf_writer import write_hf_folder
-from qvl_core.weights.manifest import build_manifest, rank_file_name, rank_tensors, write_manifest
-from qvl_core.weights.safetensors_writer import write_safetensors
-from qvl_core.weights.sharding import cut
 from qvl_core.weights.tensor_io import tensor_from_array
+
+# pytest's importlib mode adds no folder to the path; the helper lies beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sharded_folders import write_sharded
 
 
 @pytest.fixture(scope="session")
@@ -50,19 +53,11 @@ def make_hf(tmp_path, arrays, side_files):
 
 @pytest.fixture
 def make_sharded(tmp_path, spec, arrays):
-    def make(layout: Layout | None = None, name="sharded") -> Path:
-        layout = layout or Layout.single(spec)
-        folder, written = tmp_path / name, {}
+    def make(layout: Layout | None = None, name="sharded", optimizer=None) -> Path:
+        """Write a folder; with `optimizer`, {"<parameter>.<kind>": whole array}, also the optimizer's files."""
+        folder = tmp_path / name
         folder.mkdir()
-        for pp in range(layout.pp):
-            for tp in range(layout.tp):
-                parts = [
-                    tensor_from_array(row.name, cut(arrays[row.name], row.shard, tp=layout.tp, rank=tp))
-                    for row in rank_tensors(spec, layout, pp)
-                ]
-                written[rank_file_name(pp, tp)] = write_safetensors(folder / rank_file_name(pp, tp), parts)
-        dtypes = dict.fromkeys(arrays, "F32")
-        write_manifest(folder, build_manifest(spec, layout, written, dtypes, source_revision="test"))
+        write_sharded(folder, spec, layout or Layout.single(spec), arrays, optimizer)
         return folder
 
     return make

@@ -4,9 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qvl_core.errors import OutputError
 from qvl_core.weights.hf_folder import INDEX_FILE, SINGLE_FILE, open_hf_folder
-from qvl_core.weights.hf_writer import list_side_files, write_hf_folder
+from qvl_core.weights.hf_writer import (
+    config_with_dtype,
+    index_of,
+    list_side_files,
+    plan_shards,
+    write_hf_folder,
+)
 from qvl_core.weights.tensor_io import read_raw, tensor_from_array
 
 
@@ -75,3 +83,41 @@ def test_a_failure_leaves_neither_target_nor_temporary_folder(side_files, tmp_pa
     with pytest.raises(RuntimeError, match="the source broke"):
         write_hf_folder([tensor, bad], side_files, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.integers(1, 60))
+def test_shards_hold_every_tensor_once_in_order_within_the_limit(sizes, limit):
+    named = [(f"t{i}", size) for i, size in enumerate(sizes)]
+    shards = plan_shards(named, limit)
+    assert [name for names in shards.values() for name in names] == [name for name, _ in named]
+    by_name = dict(named)
+    for names in shards.values():
+        assert names
+        assert sum(by_name[name] for name in names) <= limit or len([name for name in names if by_name[name]]) == 1
+    if len(shards) > 1:
+        wanted = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        assert list(shards) == wanted
+    else:
+        assert list(shards) == [SINGLE_FILE]
+
+
+def test_the_index_names_each_tensors_file_and_the_bytes_of_all():
+    index = index_of({"a": ["x", "y"], "b": ["z"]}, 12)
+    assert index == {"metadata": {"total_size": 12}, "weight_map": {"x": "a", "y": "a", "z": "b"}}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32")])
+def test_a_config_states_the_dtype_of_the_weights_wherever_it_states_one(kind, name):
+    config = {
+        "torch_dtype": "x",
+        "text_config": {"dtype": "x", "hidden_size": 3},
+        "vision_config": {"torch_dtype": None, "depth": 2},
+        "list": [{"dtype": "untouched"}],
+    }
+    assert config_with_dtype(config, kind) == {
+        "torch_dtype": name,
+        "text_config": {"dtype": name, "hidden_size": 3},
+        "vision_config": {"torch_dtype": None, "depth": 2},
+        "list": [{"dtype": "untouched"}],
+    }
+    assert config_with_dtype({"hidden_size": 3}, kind) == {"hidden_size": 3}

@@ -3,6 +3,8 @@
 import copy
 import json
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvl_core.errors import WeightsError
@@ -56,8 +58,10 @@ def survives(open_folder, path) -> None:
     assert 0 < len(message) < 20_000
 
 
-def test_survives_changed_manifests(make_sharded):
-    folder = make_sharded()
+@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
+def test_survives_changed_manifests(make_sharded, kind):
+    state = {"model.norm.weight.moment1": np.zeros(64, np.float32)}
+    folder = make_sharded(optimizer=state if kind == "checkpoint" else None)
     sound = json.loads((folder / MANIFEST_NAME).read_text())
 
     @FEW

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.params import parameter_count, parameter_table
+from qvl_core.params import parameter_count
 from qvl_core.weights_fit import open_weights
 
 if TYPE_CHECKING:
@@ -64,13 +64,16 @@ class Answerer:
         return Answer(text=text, new_tokens=min(end + 1, len(ids)))
 
 
-def load_answerer(recipe: Recipe) -> Answerer:
-    """Load processor and model of the recipe's weights, one process. Raises WeightsError, NotInstalledError."""
+def load_answerer(recipe: Recipe, *, reshard: bool = False) -> Answerer:
+    """Load processor and model of the recipe's weights, one process. Raises WeightsError, NotInstalledError.
+
+    With `reshard` a sharded folder may have another layout.
+    """
     from qvl_core import device
     from qvl_data.processor import load_processor
 
     image = recipe.data.image
-    weights = open_weights(recipe)
+    weights = open_weights(recipe, reshard=reshard)
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = load_processor(weights.path, recipe.spec, min_pixels=image.min_pixels, max_pixels=image.max_pixels)
     device.prepare(recipe.launch.device)
@@ -90,13 +93,11 @@ def load_answerer(recipe: Recipe) -> Answerer:
 def _load_model(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Qwen25VL:
     from qvl_core.generate import read_generation_config
     from qvl_core.model import Qwen25VL
-    from qvl_core.weights.hf_folder import HFFolder
-    from qvl_core.weights.tensor_io import read_tensor
+    from qvl_core.weights.local_tensors import local_values
+    from qvl_core.weights.whole_tensors import whole_tensors_of
 
-    entries = weights.tensors if isinstance(weights, HFFolder) else weights.ranks[0, 0]
-    wanted = {row.name for row in parameter_table(recipe.spec)}
-    # A tied model's file may carry a copy of the embedding as the output head; it was checked to be equal.
-    arrays = ((name, read_tensor(entry)) for name, entry in entries.items() if name in wanted)
+    # One process, which is the first and only rank of its layout.
+    arrays = local_values(whole_tensors_of(weights), recipe.parallel, 0, 0)
     model = Qwen25VL.from_spec(recipe.spec, arrays, dtype=recipe.model.dtype or "float32")
     model.generation_defaults = read_generation_config(weights.path)
     return model

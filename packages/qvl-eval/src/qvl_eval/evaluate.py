@@ -53,14 +53,14 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
     recipe, data, weights or output folder, NotInstalledError for a benchmark of another version.
     """
     console = console or Console()
-    evaluation = prepare(recipe)
+    evaluation = prepare(recipe, reshard=options.reshard)
     record = _own_record(evaluation, options)
     if _is_finished(record, evaluation):
         console.print(f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False)
         _conclude(evaluation, _answered(evaluation), console)
         return 0
     _check_images(evaluation)
-    answerer = load_answerer(recipe)
+    answerer = load_answerer(recipe, reshard=options.reshard)
     with FolderLock(evaluation.folder):
         check_unchanged(record, evaluation.folder)
         if record is None:
@@ -72,7 +72,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
     return 0
 
 
-def prepare(recipe: Recipe) -> Evaluation:
+def prepare(recipe: Recipe, *, reshard: bool = False) -> Evaluation:
     """Read and check everything but the images and the tensors. Raises InputError, NotInstalledError."""
     section = recipe.eval
     assert section is not None, "the schema demands [eval] for task eval"
@@ -82,7 +82,8 @@ def prepare(recipe: Recipe) -> Evaluation:
         raise RecipeError(Problem(where=recipe.path, key="layout", message=message, fix=fix))
     benchmark = find_benchmark(section.benchmark, section.rules, where=recipe.path)
     file = read_benchmark(Path(section.data), columns=benchmark.columns)
-    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=model_digest(open_weights(recipe)))
+    weights = open_weights(recipe, reshard=reshard)
+    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=model_digest(weights))
     return Evaluation(
         recipe=recipe,
         benchmark=benchmark,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,14 @@ from qvl_core.errors import OutputError, Problem, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.hf_writer import list_side_files
-from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, write_manifest
-from qvl_core.weights.safetensors_header import read_header
-from qvl_core.weights.safetensors_writer import (
-    TensorToWrite,
-    WrittenFile,
-    checksum_of_file,
-    write_safetensors,
-)
+from qvl_core.weights.local_tensors import local_optimizer_tensors, local_values
+from qvl_core.weights.manifest import MANIFEST_NAME, FileRecord, build_manifest, rank_file_name, write_manifest
+from qvl_core.weights.optimizer_state import optimizer_file_name
+from qvl_core.weights.safetensors_writer import TensorToWrite, checksum_of_file, write_safetensors
 from qvl_core.weights.sharded_folder import ShardedFolder, open_sharded_folder, verify_checksums
 from qvl_core.weights.source import STATE_NAME
-from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
+from qvl_core.weights.tensor_io import raw_to_float32, tensor_from_array
+from qvl_core.weights.whole_tensors import whole_tensors_of
 
 STATE_FORMAT = 1
 _NAME = re.compile(r"step_(\d{6,})")
@@ -47,7 +44,7 @@ class TrainingState:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A complete checkpoint on the disk, sizes and headers checked."""
+    """A complete checkpoint on the disk, of any layout; sizes, headers and checksums have been compared."""
 
     folder: ShardedFolder
     state: TrainingState
@@ -56,11 +53,6 @@ class Checkpoint:
 def checkpoint_path(run: Path, step: int) -> Path:
     """Give the folder of the checkpoint after `step`."""
     return run / f"step_{step:06d}"
-
-
-def optimizer_file_name(pp: int, tp: int) -> str:
-    """Give the name of the optimizer state of one pipeline stage and tensor rank."""
-    return f"optimizer-pp{pp:03d}-tt{tp:03d}.safetensors"
 
 
 def save_checkpoint(
@@ -81,25 +73,23 @@ def save_checkpoint(
     if target.exists():
         remove_folder(target)
     with new_folder(target) as folder:
-        tensors = [to_write(name, array) for name, array in weights]
-        rank_file = rank_file_name(0, 0)
-        written = write_safetensors(folder / rank_file, tensors)
-        others: dict[str, FileRecord] = {}
+        tensors = {rank_file_name(0, 0): [to_write(*pair) for pair in weights]}
         if optimizer is not None:
-            name = optimizer_file_name(0, 0)
-            others[name] = _record(write_safetensors(folder / name, [to_write(*pair) for pair in optimizer]))
+            tensors[optimizer_file_name(0, 0)] = [to_write(*pair) for pair in optimizer]
+        written = {name: write_safetensors(folder / name, found) for name, found in tensors.items()}
+        dtypes = {name: {tensor.name: tensor.dtype for tensor in found} for name, found in tensors.items()}
         with new_file(folder / STATE_NAME) as file:
             file.write((json.dumps(asdict(state), indent=1) + "\n").encode())
-        others[STATE_NAME] = _record_file(folder / STATE_NAME)
         for source in list_side_files(side_files):
             copy_file(source, folder / source.name)
         manifest = build_manifest(
             spec,
             Layout.single(spec),
-            {rank_file: written},
-            {tensor.name: tensor.dtype for tensor in tensors},
+            written,
+            dtypes[rank_file_name(0, 0)],
             source_revision=source_revision,
-            other_files=others,
+            optimizer_dtypes=dtypes.get(optimizer_file_name(0, 0)),
+            other_files={STATE_NAME: _record(folder / STATE_NAME)},
         )
         write_manifest(folder, manifest)
     return target
@@ -116,7 +106,8 @@ def list_steps(run: Path) -> list[tuple[int, Path]]:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint to continue from; contents are compared with their checksums. Raises WeightsError."""
     folder = open_sharded_folder(path)
-    verify_checksums(folder, 0, 0)
+    for pp, tp in folder.ranks:
+        verify_checksums(folder, pp, tp)
     state = _read_state(path)
     for name, record in folder.manifest.files.items():
         if record.checksum is not None and checksum_of_file(path / name) != record.checksum:
@@ -125,6 +116,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         message = "holds weights only (train.save.optimizer = false), so the run cannot go on from it as it was"
         fix = f'start a new run from its weights: --set weights.source="{path}" --set output.dir=runs/another_name'
         raise WeightsError(Problem(where=str(path), message=message, fix=fix))
+    if not folder.manifest.has_optimizer:
+        message = f"lists no optimizer files, but {STATE_NAME} says that there is optimizer state"
+        raise WeightsError(_damaged(path / MANIFEST_NAME, message))
     return Checkpoint(folder=folder, state=state)
 
 
@@ -139,22 +133,22 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, passed_over
 
 
-def read_weights(checkpoint: Checkpoint) -> Iterable[tuple[str, NDArray[np.float32]]]:
-    """Yield (name, fp32 array) of every parameter."""
-    for name, entry in checkpoint.folder.ranks[0, 0].items():
-        yield name, read_tensor(entry)
+def read_weights(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield (name, fp32 array) of every parameter, whole, whatever the checkpoint's layout."""
+    source = whole_tensors_of(checkpoint.folder)
+    return local_values(source, Layout.single(source.spec), 0, 0)
 
 
 def read_optimizer(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
     """Read the optimizer state, which must be exactly the tensors in `shapes`. Raises WeightsError naming the first."""
-    path = checkpoint.folder.path / optimizer_file_name(0, 0)
-    entries = read_header(path).tensors
-    for name in sorted(shapes.keys() | entries.keys()):
-        found = entries[name].shape if name in entries else None
+    source, records = whole_tensors_of(checkpoint.folder), checkpoint.folder.manifest.optimizer
+    for name in sorted(shapes.keys() | records.keys()):
+        found = records[name].shape if name in records else None
         if found != shapes.get(name):
             message = f"{name} has shape {found or 'none'}, this run needs {shapes.get(name, 'none')}"
-            raise WeightsError(_damaged(path, message))
-    return {name: read_tensor(entry) for name, entry in entries.items()}
+            raise WeightsError(_damaged(checkpoint.folder.path / MANIFEST_NAME, message))
+    tensors = local_optimizer_tensors(source, Layout.single(source.spec), 0, 0)
+    return {tensor.name: raw_to_float32(tensor.array, tensor.dtype) for tensor in tensors}
 
 
 def prune(run: Path, keep: int) -> list[Path]:
@@ -189,11 +183,7 @@ def to_write(name: str, array: NDArray[Any]) -> TensorToWrite:
     return tensor_from_array(name, array)
 
 
-def _record(written: WrittenFile) -> FileRecord:
-    return _record_file(written.file)
-
-
-def _record_file(path: Path) -> FileRecord:
+def _record(path: Path) -> FileRecord:
     return FileRecord(size=path.stat().st_size, checksum=checksum_of_file(path))
 
 

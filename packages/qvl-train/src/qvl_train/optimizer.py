@@ -14,9 +14,7 @@ from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
 from qvl_core import kernels
 from qvl_core.params import Parameter as TableRow
-
-MOMENTS = ("moment1", "moment2")
-MASTER = "master"
+from qvl_core.weights.optimizer_state import OPTIMIZER_KINDS, state_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +73,22 @@ class AdamW:
                 slot.parameter.set_data(slot.master.astype(slot.parameter.dtype))
 
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield (`<parameter>.<what>`, array) for moments and master weights, in the order of the parameters."""
+        """Yield (`<parameter>.<kind>`, array) for moments and master weights, in the order of the parameters."""
         for slot in self._slots:
             for key, value in _tensors(slot):
-                yield f"{slot.name}.{key}", value.asnumpy()
+                yield state_name(slot.name, key), value.asnumpy()
 
     def load_state(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Set what `state` gave. The caller has checked that names and shapes are those of `state_shapes`."""
         for slot in self._slots:
             for key, value in _tensors(slot):
-                value.set_data(Tensor(np.ascontiguousarray(arrays[f"{slot.name}.{key}"])))
+                value.set_data(Tensor(np.ascontiguousarray(arrays[state_name(slot.name, key)])))
             if slot.master is not slot.parameter:
                 slot.parameter.set_data(slot.master.astype(slot.parameter.dtype))
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Map every name that `state` yields to its shape."""
-        return {f"{slot.name}.{key}": tuple(value.shape) for slot in self._slots for key, value in _tensors(slot)}
+        return {state_name(slot.name, key): tuple(value.shape) for slot in self._slots for key, value in _tensors(slot)}
 
 
 def _slot(name: str, parameter: Parameter, settings: AdamWSettings, lr_scale: float) -> _Slot:
@@ -109,5 +107,5 @@ def _slot(name: str, parameter: Parameter, settings: AdamWSettings, lr_scale: fl
 
 
 def _tensors(slot: _Slot) -> list[tuple[str, Parameter]]:
-    pairs = list(zip(MOMENTS, (slot.moment1, slot.moment2), strict=True))
-    return pairs if slot.master is slot.parameter else [*pairs, (MASTER, slot.master)]
+    pairs = list(zip(OPTIMIZER_KINDS, (slot.moment1, slot.moment2, slot.master), strict=True))
+    return pairs[:-1] if slot.master is slot.parameter else pairs

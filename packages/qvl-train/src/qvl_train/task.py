@@ -35,7 +35,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     _refuse_later_features(recipe)
     check_writable(folder)
     record = _past_run(folder, recipe, options.resume)
-    weights = _check_weights(recipe)
+    weights = _check_weights(recipe, reshard=options.reshard)
     data = _check_data(recipe, console)
     hashes = {"data": data.data_hash, "weights": _weights_hash(recipe, weights)}
     if record is not None:
@@ -150,12 +150,11 @@ def _initial_weights(
 
         yield from random_weights(recipe.spec, recipe.train.seed)
         return
-    from qvl_core.weights.hf_folder import HFFolder
-    from qvl_core.weights.tensor_io import read_tensor
+    from qvl_core.weights.local_tensors import local_values
+    from qvl_core.weights.whole_tensors import whole_tensors_of
 
-    entries = weights.tensors if isinstance(weights, HFFolder) else weights.ranks[0, 0]
-    for row_name, entry in entries.items():
-        yield row_name, read_tensor(entry)
+    # One process, which is the first and only rank of its layout.
+    yield from local_values(whole_tensors_of(weights), recipe.parallel, 0, 0)
 
 
 def _refuse_later_features(recipe: Recipe) -> None:
@@ -192,13 +191,13 @@ def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
     return record
 
 
-def _check_weights(recipe: Recipe) -> HFFolder | ShardedFolder | None:
+def _check_weights(recipe: Recipe, *, reshard: bool) -> HFFolder | ShardedFolder | None:
     """Open the starting weights and check that they fit; None when they are random."""
     from qvl_core.specs import load_spec
     from qvl_core.weights_fit import check_weights, open_weights
 
     if recipe.weights.init == "checkpoint":
-        return open_weights(recipe)
+        return open_weights(recipe, reshard=reshard)
     problems = check_weights(recipe)
     if problems:
         raise WeightsError(problems)

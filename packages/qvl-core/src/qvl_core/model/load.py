@@ -1,4 +1,7 @@
-"""Fill a model with weights: from an HF folder, or from any (name, array) pairs."""
+"""Fill a model with weights: from an HF folder, or from any (name, array) pairs.
+
+The pairs of a recipe's weights, whatever the folder, are those of `weights.local_tensors`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ from numpy.typing import NDArray
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.generate.options import read_generation_config
+from qvl_core.input_file import printable
+from qvl_core.layout import Layout
 from qvl_core.model.qwen25vl import Qwen25VL
 from qvl_core.params import parameter_table
-from qvl_core.weights.hf_folder import open_hf_folder, require_tensors
-from qvl_core.weights.tensor_io import read_tensor
+from qvl_core.weights.hf_folder import open_hf_folder
+from qvl_core.weights.local_tensors import local_values
+from qvl_core.weights.manifest import MANIFEST_NAME
+from qvl_core.weights.whole_tensors import whole_tensors_of
 
 # Problems listed by name before the rest is only counted.
 MOST_NAMED = 10
@@ -22,10 +29,13 @@ MOST_NAMED = 10
 
 def load_pretrained(hf_dir: str | Path, dtype: str) -> Qwen25VL:
     """Give the model of an HF folder. Raises WeightsError before anything is allocated if the folder does not fit."""
-    folder = open_hf_folder(hf_dir)
-    require_tensors(folder, folder.spec)
-    model = Qwen25VL(folder.spec, dtype)
-    fill(model, ((row.name, read_tensor(folder.tensors[row.name])) for row in parameter_table(folder.spec)))
+    if (Path(hf_dir) / MANIFEST_NAME).is_file():
+        message = "is a sharded folder or a training checkpoint; from_pretrained reads HF folders"
+        fix = f"qvl convert export --sharded {hf_dir} --out {str(hf_dir).rstrip('/')}-hf"
+        raise WeightsError(Problem(where=printable(str(hf_dir)), message=message, fix=fix))
+    source = whole_tensors_of(open_hf_folder(hf_dir))
+    model = Qwen25VL(source.spec, dtype)
+    fill(model, local_values(source, Layout.single(source.spec), 0, 0))
     model.generation_defaults = read_generation_config(Path(hf_dir))
     return model
 

@@ -43,19 +43,49 @@ def write_hf_folder(
     `config` replaces the content of `config.json`. `out` must not exist or be empty. A shard is larger than
     `max_shard_bytes` only if a single tensor is. Raises OutputError, RunError.
     """
-    shards = _plan_shards(tensors, naming, max_shard_bytes)
+    renamed = {tensor.name: tensor for tensor in _renamed(tensors, naming)}
+    shards = plan_shards([(tensor.name, tensor.size) for tensor in renamed.values()], max_shard_bytes)
     with new_folder(out) as folder:
-        names = [SINGLE_FILE] if len(shards) == 1 else _shard_names(len(shards))
-        written = [write_safetensors(folder / name, shard) for name, shard in zip(names, shards, strict=True)]
+        written = [write_safetensors(folder / name, [renamed[key] for key in keys]) for name, keys in shards.items()]
         if len(shards) > 1:
-            _write_json(folder / INDEX_FILE, _index(shards, names))
+            write_json(folder / INDEX_FILE, index_of(shards, sum(tensor.size for tensor in renamed.values())))
         for source in list_side_files(side_files):
             if source.name == CONFIG_NAME and config is not None:
                 continue
             copy_file(source, folder / source.name)
         if config is not None:
-            _write_json(folder / CONFIG_NAME, config)
+            write_json(folder / CONFIG_NAME, config)
     return tuple(written)
+
+
+def plan_shards(sizes: Sequence[tuple[str, int]], max_shard_bytes: int) -> dict[str, list[str]]:
+    """Deal tensors, (name, bytes) in order, to weights files; give the names by file.
+
+    A file is larger than `max_shard_bytes` only if a single tensor is.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes:
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, start=1)}
+
+
+def index_of(shards: Mapping[str, Sequence[str]], total_size: int) -> dict[str, Any]:
+    """Give the content of `model.safetensors.index.json`."""
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    return {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a new JSON file as HF writes them."""
+    with new_file(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -87,36 +117,8 @@ def _is_side_file(name: str) -> bool:
     return not name.lower().endswith(_WEIGHT_SUFFIXES + _CODE_SUFFIXES)
 
 
-def _plan_shards(tensors: Iterable[TensorToWrite], naming: Naming, max_shard_bytes: int) -> list[list[TensorToWrite]]:
-    shards: list[list[TensorToWrite]] = [[]]
-    filled = 0
-    for tensor in _renamed(tensors, naming):
-        if shards[-1] and filled + tensor.size > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += tensor.size
-    return shards
-
-
 def _renamed(tensors: Iterable[TensorToWrite], naming: Naming) -> Iterator[TensorToWrite]:
     for tensor in tensors:
         yield TensorToWrite(
             name=spell(tensor.name, naming), dtype=tensor.dtype, shape=tensor.shape, chunks=tensor.chunks
         )
-
-
-def _shard_names(count: int) -> list[str]:
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-
-
-def _index(shards: Sequence[Sequence[TensorToWrite]], names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "metadata": {"total_size": sum(tensor.size for shard in shards for tensor in shard)},
-        "weight_map": {tensor.name: name for shard, name in zip(shards, names, strict=True) for tensor in shard},
-    }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with new_file(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

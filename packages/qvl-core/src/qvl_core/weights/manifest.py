@@ -9,12 +9,14 @@ Written last and atomically: a folder without it is not a checkpoint. One JSON o
     tied, source_revision    whether embedding and head are one tensor; where the weights came from
     files                    file name -> {size, checksum or null}; rank files and, in a training checkpoint, others
     tensors                  classic name -> {shape (of the whole), dtype, parts: rank file -> checksum}
+    optimizer                there if and only if optimizer files are listed, one for each rank file:
+                             "<parameter>.<kind>" -> the same for its optimizer files, see optimizer_state.py
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from qvl_core.layout import Layout
 from qvl_core.params import Parameter, parameter_table
 from qvl_core.specs.hf_config import to_hf_config
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.safetensors_writer import WrittenFile
 
 FORMAT = "qvl-weights"
@@ -33,7 +36,10 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A file of the folder: bytes, and the checksum of the whole where one was taken (rank files have one a tensor)."""
+    """A file of the folder: bytes, and the checksum of the whole where one was taken.
+
+    Rank and optimizer files have none: each of their tensors has its own.
+    """
 
     size: int
     checksum: str | None = None
@@ -41,7 +47,7 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRecord:
-    """A tensor: the shape of the whole, and for each rank file that holds a part or a copy, that part's checksum."""
+    """A tensor: the shape of the whole, and for each file that holds a part or a copy, that part's checksum."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -59,6 +65,12 @@ class Manifest:
     source_revision: str
     tensors: Mapping[str, TensorRecord]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    optimizer: Mapping[str, TensorRecord] = field(default_factory=dict)
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether there is optimizer state; with everything frozen it has files, and no tensor in them."""
+        return optimizer_file_name(0, 0) in self.files
 
 
 def rank_file_name(pp: int, tp: int) -> str:
@@ -78,30 +90,37 @@ def build_manifest(
     dtypes: Mapping[str, str],
     *,
     source_revision: str,
+    optimizer_dtypes: Mapping[str, str] | None = None,
     other_files: Mapping[str, FileRecord] | None = None,
 ) -> Manifest:
-    """Give the manifest of rank files that were just written: `written` by file name, `dtypes` by tensor name."""
-    tensors = {
-        parameter.name: TensorRecord(
-            shape=parameter.shape,
-            dtype=dtypes[parameter.name],
-            parts={
-                name: written[name].checksums[parameter.name]
-                for pp in parameter.stages
-                for name in (rank_file_name(pp, tp) for tp in range(layout.tp))
-            },
-        )
-        for parameter in parameter_table(spec, layout)
+    """Give the manifest of files that were just written.
+
+    `written` has every rank file, and every optimizer file if there are any, by file name. `dtypes` are by tensor name,
+    `optimizer_dtypes` by name of the optimizer's tensors; None means that there is no optimizer state.
+    """
+    table = {parameter.name: parameter for parameter in parameter_table(spec, layout)}
+
+    def record(name: str, parameter: Parameter, dtype: str, file_name: Callable[[int, int], str]) -> TensorRecord:
+        homes = [file_name(pp, tp) for pp in parameter.stages for tp in range(layout.tp)]
+        parts = {home: written[home].checksums[name] for home in homes}
+        return TensorRecord(shape=parameter.shape, dtype=dtype, parts=parts)
+
+    optimizer = {
+        name: record(name, table[split_name(name)[0]], dtype, optimizer_file_name)
+        for name, dtype in (optimizer_dtypes or {}).items()
     }
-    kinds = set(dtypes.values())
+    file_names = [rank_file_name, *([optimizer_file_name] if optimizer_dtypes is not None else [])]
+    files = [name(pp, tp) for name in file_names for pp in range(layout.pp) for tp in range(layout.tp)]
+    kinds = {dtypes[name] for name in table}
     return Manifest(
         spec=spec,
         layout=Layout(tp=layout.tp, pp=layout.pp, vision_stages=layout.vision_stages, text_stages=layout.text_stages),
         dtype=kinds.pop() if len(kinds) == 1 else "mixed",
         tied=spec.text.tie_word_embeddings,
         source_revision=source_revision,
-        tensors=tensors,
-        files={**{name: FileRecord(size=file.size) for name, file in written.items()}, **(other_files or {})},
+        tensors={name: record(name, parameter, dtypes[name], rank_file_name) for name, parameter in table.items()},
+        files={**{name: FileRecord(size=written[name].size) for name in files}, **(other_files or {})},
+        optimizer=optimizer,
     )
 
 
@@ -114,7 +133,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
     """Give the JSON object of a manifest."""
     layout = manifest.layout
-    return {
+    value: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "spec": {"name": manifest.spec.name, "config": to_hf_config(manifest.spec)},
@@ -128,8 +147,15 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
         "tied": manifest.tied,
         "source_revision": manifest.source_revision,
         "files": {name: {"size": file.size, "checksum": file.checksum} for name, file in manifest.files.items()},
-        "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": tensor.dtype, "parts": dict(tensor.parts)}
-            for name, tensor in manifest.tensors.items()
-        },
+        "tensors": _table_to_json(manifest.tensors),
+    }
+    if manifest.has_optimizer:
+        value["optimizer"] = _table_to_json(manifest.optimizer)
+    return value
+
+
+def _table_to_json(tensors: Mapping[str, TensorRecord]) -> dict[str, Any]:
+    return {
+        name: {"shape": list(tensor.shape), "dtype": tensor.dtype, "parts": dict(tensor.parts)}
+        for name, tensor in tensors.items()
     }

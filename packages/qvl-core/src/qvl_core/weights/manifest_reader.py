@@ -1,10 +1,10 @@
-"""Read a manifest strictly: version, spec, layout, and that its table is the one the layout asks for."""
+"""Read a manifest strictly: version, spec, layout, and that its tables are the ones the layout asks for."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +12,8 @@ from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.json_file import read_json_object
 from qvl_core.layout import Layout
-from qvl_core.params import parameter_table
+from qvl_core.layout_rules import check_layout
+from qvl_core.params import Parameter, parameter_table
 from qvl_core.specs.hf_config import spec_from_hf_config
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.hf_folder import SHOWN, WEIGHT_DTYPES, is_plain_name
@@ -25,10 +26,13 @@ from qvl_core.weights.manifest import (
     TensorRecord,
     rank_file_name,
 )
+from qvl_core.weights.optimizer_state import OPTIMIZER_KINDS, optimizer_file_name, split_name
 
 _AGAIN = "copy the folder again from where it was written"
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _KEYS = {"format", "format_version", "spec", "layout", "dtype", "tied", "source_revision", "files", "tensors"}
+_OPTIONAL_KEYS = {"optimizer"}
+_RANK_FILE = re.compile(r"(rank|optimizer)-pp\d+-tt\d+\.safetensors")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -92,7 +96,7 @@ class _Reader:
 
     def manifest(self, value: Mapping[str, Any]) -> Manifest:
         self._check_version(value)
-        missing, unknown = sorted(_KEYS - set(value)), sorted(set(value) - _KEYS)
+        missing, unknown = sorted(_KEYS - set(value)), sorted(set(value) - _KEYS - _OPTIONAL_KEYS)
         if missing or unknown:
             self._fail((missing or unknown)[0], "is missing" if missing else "is not a key of this version")
         spec = self._spec(value["spec"])
@@ -103,10 +107,13 @@ class _Reader:
             dtype=self._text(value["dtype"], "dtype"),
             tied=value["tied"],
             source_revision=self._text(value["source_revision"], "source_revision"),
-            tensors={name: self._tensor(name, item) for name, item in self._table(value["tensors"], "tensors")},
+            tensors=self._tensors(value["tensors"], "tensors"),
             files={name: self._file(name, item) for name, item in self._table(value["files"], "files")},
+            optimizer=self._tensors(value.get("optimizer", {}), "optimizer"),
         )
-        self._check_consistency(manifest)
+        self._check_files(manifest, has_table="optimizer" in value)
+        self._check_tensors(manifest)
+        self._check_optimizer(manifest)
         return manifest
 
     def _check_version(self, value: Mapping[str, Any]) -> None:
@@ -139,10 +146,16 @@ class _Reader:
             if len(counts) != pp or sum(counts) != depth:
                 self._fail(f"layout.{key}", f"has {len(counts)} numbers, sum {sum(counts)}; pp is {pp}, depth {depth}")
             stages[key] = tuple(counts)
-        return Layout(tp=tp, pp=pp, vision_stages=stages["vision_stages"], text_stages=stages["text_stages"])
+        layout = Layout(tp=tp, pp=pp, vision_stages=stages["vision_stages"], text_stages=stages["text_stages"])
+        # Parts of a layout that does not divide the tensors would leave rows of the whole unwritten.
+        for problem in check_layout(spec, layout):
+            self._fail(problem.key, problem.message)
+        return layout
 
-    def _tensor(self, name: str, value: Any) -> TensorRecord:
-        key = f"tensors.{printable(name, 80)}"
+    def _tensors(self, value: Any, table: str) -> dict[str, TensorRecord]:
+        return {name: self._tensor(f"{table}.{printable(name, 80)}", item) for name, item in self._table(value, table)}
+
+    def _tensor(self, key: str, value: Any) -> TensorRecord:
         if not isinstance(value, dict) or set(value) != {"shape", "dtype", "parts"}:
             self._fail(key, "has to be an object of shape, dtype and parts")
         if not isinstance(value["shape"], list) or not all(_is_count(extent) for extent in value["shape"]):
@@ -165,27 +178,62 @@ class _Reader:
             self._fail(key, "has a checksum that is not null or sha256: and 64 hexadecimal digits")
         return FileRecord(size=value["size"], checksum=checksum)
 
-    def _check_consistency(self, manifest: Manifest) -> None:
-        """Check that the table is the one of this spec and layout, and that all parts lie in listed files."""
-        layout, table = manifest.layout, parameter_table(manifest.spec, manifest.layout)
+    def _check_files(self, manifest: Manifest, *, has_table: bool) -> None:
+        """Check that the files of all ranks are listed, and no others: optimizer files with their table, or neither."""
+        ranks = [(pp, tp) for pp in range(manifest.layout.pp) for tp in range(manifest.layout.tp)]
+        optimizer_files = [name for name in manifest.files if name.startswith("optimizer-")]
+        if optimizer_files and not has_table:
+            message = (
+                f"is missing, but {printable(min(optimizer_files), 80)} is listed: nothing says what it has to hold"
+            )
+            self._fail("optimizer", message)
+        wanted = [rank_file_name(*rank) for rank in ranks]
+        wanted += [optimizer_file_name(*rank) for rank in ranks] if has_table else []
+        for name in wanted:
+            if name not in manifest.files:
+                self._fail(f"files.{name}", "is missing")
+        for name in sorted(set(manifest.files) - set(wanted)):
+            if _RANK_FILE.fullmatch(name):
+                self._fail(f"files.{name}", "is the file of a rank that the layout does not have")
+
+    def _check_tensors(self, manifest: Manifest) -> None:
+        """Check that the table is the one of this spec and layout."""
+        table = parameter_table(manifest.spec, manifest.layout)
         if manifest.tied is not manifest.spec.text.tie_word_embeddings:
             self._fail("tied", f"is {_short(manifest.tied)}, the spec says {manifest.spec.text.tie_word_embeddings}")
         for parameter in table:
-            record = manifest.tensors.get(parameter.name)
+            key, record = f"tensors.{parameter.name}", manifest.tensors.get(parameter.name)
             if record is None:
-                self._fail(f"tensors.{parameter.name}", "is missing")
-            if record.shape != parameter.shape:
-                message = f"has shape {list(record.shape)}, the spec gives {list(parameter.shape)}"
-                self._fail(f"tensors.{parameter.name}", message)
-            homes = {rank_file_name(pp, tp) for pp in parameter.stages for tp in range(layout.tp)}
-            if set(record.parts) != homes:
-                self._fail(f"tensors.{parameter.name}.parts", f"have to be the files {', '.join(sorted(homes))}")
+                self._fail(key, "is missing")
+            self._check_record(key, record, parameter, manifest.layout, rank_file_name)
         extra = set(manifest.tensors) - {parameter.name for parameter in table}
         if extra:
             self._fail(f"tensors.{printable(min(extra), 80)}", "is not part of the model")
-        for name in (rank_file_name(pp, tp) for pp in range(layout.pp) for tp in range(layout.tp)):
-            if name not in manifest.files:
-                self._fail(f"files.{name}", "is missing")
+
+    def _check_optimizer(self, manifest: Manifest) -> None:
+        """Check that every tensor of the optimizer is a known kind of state of a parameter, cut like the parameter."""
+        table = {parameter.name: parameter for parameter in parameter_table(manifest.spec, manifest.layout)}
+        for name, record in manifest.optimizer.items():
+            key, (parameter, kind) = f"optimizer.{printable(name, 80)}", split_name(name)
+            if kind not in OPTIMIZER_KINDS:
+                self._fail(key, f"is not the name of a parameter, '.' and one of {', '.join(OPTIMIZER_KINDS)}")
+            if parameter not in table:
+                self._fail(key, f"belongs to {printable(parameter, 80)}, which is not part of the model")
+            self._check_record(key, record, table[parameter], manifest.layout, optimizer_file_name)
+
+    def _check_record(
+        self,
+        key: str,
+        record: TensorRecord,
+        parameter: Parameter,
+        layout: Layout,
+        file_name: Callable[[int, int], str],
+    ) -> None:
+        if record.shape != parameter.shape:
+            self._fail(key, f"has shape {list(record.shape)}, the spec gives {list(parameter.shape)}")
+        homes = {file_name(pp, tp) for pp in parameter.stages for tp in range(layout.tp)}
+        if set(record.parts) != homes:
+            self._fail(f"{key}.parts", f"have to be the files {', '.join(sorted(homes))}")
 
     def _table(self, value: Any, key: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, dict):

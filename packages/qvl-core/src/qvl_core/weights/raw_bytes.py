@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from qvl_core.errors import RunError
-from qvl_core.input_file import open_regular_file
+from qvl_core.errors import InputChangedError, RunError
+from qvl_core.input_file import open_regular_file, printable
 from qvl_core.weights.safetensors_header import TensorEntry
 
 PIECE_BYTES = 8 * 1024**2
@@ -31,12 +31,11 @@ def read_exactly(descriptor: int, start: int, count: int, path: Path) -> bytes:
             # A read may stop short, for example after 2 GiB; only an empty one is the end of the file.
             more = os.pread(descriptor, count - len(found), start + len(found))
         except OSError as error:
-            raise RunError(f"{path}: cannot be read at byte {start + len(found):,}: {error.strerror}") from error
-        if not more:
             raise RunError(
-                f"{path}: changed while it was read: bytes {start:,} to {start + count:,} were described by its "
-                f"header, {start + len(found):,} are there now"
-            )
+                f"{printable(str(path))}: cannot be read at byte {start + len(found):,}: {error.strerror}"
+            ) from error
+        if not more:
+            raise _shorter(path, start, start + count, start + len(found))
         found = found + more if found else more
     return found
 
@@ -49,3 +48,30 @@ def first_difference(left: TensorEntry, right: TensorEntry) -> int | None:
             return position + next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
         position += len(one)
     return None
+
+
+def read_into(descriptor: int, start: int, target: memoryview, path: Path) -> None:
+    """Fill `target` with the bytes from `start` of an open file. Raises RunError if they are not there."""
+    done = 0
+    while done < len(target):
+        try:
+            # A read may stop short, for example after 2 GiB; only an empty one is the end of the file.
+            count = os.preadv(descriptor, [target[done:]], start + done)
+        except OSError as error:
+            raise RunError(
+                f"{printable(str(path))}: cannot be read at byte {start + done:,}: {error.strerror}"
+            ) from error
+        if not count:
+            raise _shorter(path, start, start + len(target), start + done)
+        done += count
+
+
+def _unreadable(path: Path, position: int, error: OSError) -> RunError:
+    return RunError(f"{printable(str(path))}: cannot be read at byte {position:,}: {error.strerror}")
+
+
+def _shorter(path: Path, start: int, stop: int, found: int) -> InputChangedError:
+    return InputChangedError(
+        f"{printable(str(path))}: changed while it was read: bytes {start:,} to {stop:,} were described by its header, "
+        f"{found:,} are there now"
+    )

@@ -29,10 +29,30 @@ class TensorToWrite:
     @property
     def size(self) -> int:
         """Bytes of the tensor."""
-        count = DTYPE_BYTES[self.dtype]
-        for extent in self.shape:
-            count *= extent
-        return count
+        return _byte_size(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorShape:
+    """One tensor of a file that is being planned; `size` counts bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return _byte_size(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOutline:
+    """A file before its tensors are there: the bytes it begins with, and where each tensor begins."""
+
+    header: bytes
+    starts: Mapping[str, int]
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +69,48 @@ def tensor_from_entry(entry: TensorEntry, name: str | None = None) -> TensorToWr
     return TensorToWrite(name=name or entry.name, dtype=entry.dtype, shape=entry.shape, chunks=lambda: pieces(entry))
 
 
+def outline(
+    tensors: Iterable[TensorToWrite | TensorShape], *, metadata: Mapping[str, str] | None = None
+) -> FileOutline:
+    """Plan a file. Tensors of wide elements come first, so that each starts at a multiple of its element's size."""
+    # HF's readers ask for the key "format"; "pt" is what they expect in a checkpoint.
+    fields: dict[str, object] = {"__metadata__": {"format": "pt"} if metadata is None else dict(metadata)}
+    starts: dict[str, int] = {}
+    position = 0
+    ordered: list[TensorToWrite | TensorShape] = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
+    for tensor in ordered:
+        assert tensor.name not in fields, f"{tensor.name} comes twice"
+        offsets = [position, position + tensor.size]
+        fields[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        starts[tensor.name] = position
+        position += tensor.size
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return FileOutline(
+        header=header,
+        starts={name: len(header) + start for name, start in starts.items()},
+        size=len(header) + position,
+    )
+
+
 def write_safetensors(
     path: Path, tensors: Sequence[TensorToWrite], *, metadata: Mapping[str, str] | None = None
 ) -> WrittenFile:
-    """Write a new file, durably (the folder's entry is the caller's to sync). Raises OutputError or RunError.
-
-    Tensors of wide elements come first, so that each starts at a multiple of its element's size.
-    """
-    # HF's readers ask for the key "format"; "pt" is what they expect in a checkpoint.
-    ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
-    header = _header(ordered, {"format": "pt"} if metadata is None else metadata)
+    """Write a new file, durably (the folder's entry is the caller's to sync). Raises OutputError or RunError."""
+    plan = outline(tensors, metadata=metadata)
+    by_name = {tensor.name: tensor for tensor in tensors}
     checksums: dict[str, str] = {}
-    size = len(header)
     with new_file(path) as file:
-        file.write(header)
-        for tensor in ordered:
-            digest, written = hashlib.sha256(), 0
+        file.write(plan.header)
+        for name in plan.starts:
+            tensor, digest, written = by_name[name], hashlib.sha256(), 0
             for chunk in tensor.chunks():
                 digest.update(chunk)
                 written += file.write(chunk)
-            assert written == tensor.size, f"{tensor.name}: {written} bytes came, {tensor.size} were announced"
-            checksums[tensor.name] = f"sha256:{digest.hexdigest()}"
-            size += written
-    return WrittenFile(file=path, size=size, checksums=checksums)
+            assert written == tensor.size, f"{name}: {written} bytes came, {tensor.size} were announced"
+            checksums[name] = f"sha256:{digest.hexdigest()}"
+    return WrittenFile(file=path, size=plan.size, checksums=checksums)
 
 
 def checksum_of_tensor(entry: TensorEntry) -> str:
@@ -91,14 +130,8 @@ def checksum_of_file(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _header(tensors: Sequence[TensorToWrite], metadata: Mapping[str, str]) -> bytes:
-    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    start = 0
-    for tensor in tensors:
-        assert tensor.name not in fields, f"{tensor.name} comes twice"
-        stop = start + tensor.size
-        fields[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
+def _byte_size(dtype: str, shape: tuple[int, ...]) -> int:
+    count = DTYPE_BYTES[dtype]
+    for extent in shape:
+        count *= extent
+    return count

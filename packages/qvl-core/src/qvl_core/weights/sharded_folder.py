@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, readable
-from qvl_core.params import Parameter
-from qvl_core.weights.manifest import Manifest, rank_file_name, rank_tensors
+from qvl_core.params import Parameter, parameter_table
+from qvl_core.weights.manifest import Manifest, TensorRecord, rank_file_name
 from qvl_core.weights.manifest_reader import read_manifest
+from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.safetensors_header import SafetensorsHeader, TensorEntry, read_header
 from qvl_core.weights.safetensors_writer import checksum_of_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedFolder:
-    """A sharded checkpoint; `ranks` has the tensors of each rank file, by (pipeline stage, tensor rank)."""
+    """A sharded checkpoint. `ranks` has the tensors of each rank file, by (pipeline stage, tensor rank).
+
+    `optimizer` has those of the optimizer files in the same way, and is empty where there are no such files.
+    """
 
     path: Path
     manifest: Manifest
     ranks: Mapping[tuple[int, int], Mapping[str, TensorEntry]]
+    optimizer: Mapping[tuple[int, int], Mapping[str, TensorEntry]] = field(default_factory=dict)
 
 
 def open_sharded_folder(path: str | Path) -> ShardedFolder:
@@ -30,43 +35,60 @@ def open_sharded_folder(path: str | Path) -> ShardedFolder:
     with readable(folder):
         manifest = read_manifest(folder)
     layout = manifest.layout
-    ranks, problems = {}, []
+    rows = {parameter.name: parameter for parameter in parameter_table(manifest.spec, layout)}
+    state = {name: rows[split_name(name)[0]] for name in manifest.optimizer}
+    ranks, optimizer, problems = {}, {}, []
     for pp in range(layout.pp):
-        table = rank_tensors(manifest.spec, layout, pp)
         for tp in range(layout.tp):
             header = read_header(folder / rank_file_name(pp, tp))
             ranks[pp, tp] = header.tensors
-            problems += _rank_problems(header, table, manifest)
+            problems += _rank_problems(header, _of_stage(rows, pp), manifest.tensors, layout.tp)
+            if manifest.has_optimizer:
+                header = read_header(folder / optimizer_file_name(pp, tp))
+                optimizer[pp, tp] = header.tensors
+                problems += _rank_problems(header, _of_stage(state, pp), manifest.optimizer, layout.tp)
     if problems:
         raise WeightsError(problems[:10])
-    return ShardedFolder(path=folder, manifest=manifest, ranks=ranks)
+    return ShardedFolder(path=folder, manifest=manifest, ranks=ranks, optimizer=optimizer)
 
 
 def verify_checksums(folder: ShardedFolder, pp: int, tp: int) -> None:
-    """Compare the bytes of one rank file with the manifest. Raises WeightsError naming each damaged tensor."""
-    name = rank_file_name(pp, tp)
+    """Compare the bytes of one rank's files, the optimizer's included, with the manifest.
+
+    Raises WeightsError naming each damaged tensor.
+    """
+    files = [(rank_file_name(pp, tp), folder.ranks[pp, tp], folder.manifest.tensors)]
+    if folder.optimizer:
+        files.append((optimizer_file_name(pp, tp), folder.optimizer[pp, tp], folder.manifest.optimizer))
     problems = [
         _problem(folder.path / name, entry.name, f"is damaged: {found[:19]}... is not the recorded {wanted[:19]}...")
-        for entry in folder.ranks[pp, tp].values()
-        if (found := checksum_of_tensor(entry)) != (wanted := folder.manifest.tensors[entry.name].parts[name])
+        for name, entries, records in files
+        for entry in entries.values()
+        if (found := checksum_of_tensor(entry)) != (wanted := records[entry.name].parts[name])
     ]
     if problems:
         raise WeightsError(problems[:10])
 
 
-def _rank_problems(header: SafetensorsHeader, table: tuple[Parameter, ...], manifest: Manifest) -> list[Problem]:
+def _of_stage(rows: Mapping[str, Parameter], pp: int) -> dict[str, Parameter]:
+    return {name: parameter for name, parameter in rows.items() if pp in parameter.stages}
+
+
+def _rank_problems(
+    header: SafetensorsHeader, wanted: Mapping[str, Parameter], records: Mapping[str, TensorRecord], tp: int
+) -> list[Problem]:
+    """List how a file differs from the tensors, by name, that its rank has to hold."""
     problems = []
-    for parameter in table:
-        entry, shape = header.tensors.get(parameter.name), parameter.local_shape(manifest.layout.tp)
+    for name, parameter in wanted.items():
+        entry, shape = header.tensors.get(name), parameter.local_shape(tp)
         if entry is None:
-            problems.append(_problem(header.file, parameter.name, "is missing from this rank's file"))
+            problems.append(_problem(header.file, name, "is missing from this rank's file"))
         elif entry.shape != shape:
             message = f"has shape {list(entry.shape)}, this rank's part is {list(shape)}"
-            problems.append(_problem(header.file, parameter.name, message))
-        elif entry.dtype != manifest.tensors[parameter.name].dtype:
-            message = f"is {entry.dtype}, the manifest says {manifest.tensors[parameter.name].dtype}"
-            problems.append(_problem(header.file, parameter.name, message))
-    wanted = {parameter.name for parameter in table}
+            problems.append(_problem(header.file, name, message))
+        elif entry.dtype != records[name].dtype:
+            message = f"is {entry.dtype}, the manifest says {records[name].dtype}"
+            problems.append(_problem(header.file, name, message))
     problems += [
         _problem(header.file, name, "does not belong into this rank's file")
         for name in header.tensors

@@ -14,6 +14,7 @@ from qvl_core.weights.manifest import MANIFEST_NAME
 from qvl_core.weights.sharded_folder import ShardedFolder, open_sharded_folder
 
 STATE_NAME = "state.json"
+_RANK_FILES = ("rank-pp", "optimizer-pp")
 
 SourceKind = Literal["hf", "sharded", "checkpoint"]
 
@@ -35,7 +36,7 @@ def classify_source(path: str | Path) -> SourceKind:
         raise WeightsError(Problem(where=where, message=message, fix="give the folder that holds the weights"))
     if MANIFEST_NAME in names:
         return "checkpoint" if STATE_NAME in names else "sharded"
-    if CONFIG_NAME in names and not any(name.startswith("rank-pp") for name in names):
+    if CONFIG_NAME in names and not any(name.startswith(_RANK_FILES) for name in names):
         return "hf"
     raise WeightsError(_unusable(where, names))
 
@@ -48,7 +49,7 @@ def open_source(path: str | Path) -> HFFolder | ShardedFolder:
 def _unusable(where: str, names: set[str]) -> Problem:
     if not names:
         return Problem(where=where, message="is empty", fix="download the checkpoint into it")
-    if any(name.startswith("rank-pp") for name in names):
+    if any(name.startswith(_RANK_FILES) for name in names):
         message = f"holds rank files but no {MANIFEST_NAME}: its writing was interrupted"
         return Problem(where=where, message=message, fix="convert again, or take another checkpoint of the run")
     steps = sorted(name for name in names if name.startswith("step_"))

@@ -38,7 +38,12 @@ def read_raw(entry: TensorEntry) -> NDArray[Any]:
             count = min(PIECE_BYTES, entry.size - start)
             piece = read_exactly(file.fileno(), entry.start + start, count, entry.file)
             array[start : start + count] = np.frombuffer(piece, np.uint8)
-    return array.view(_NUMPY[entry.dtype]).reshape(entry.shape)
+    return view_as(array, entry.dtype, entry.shape)
+
+
+def view_as(data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Give the array of raw bits that these bytes are, without a copy; bfloat16 comes as uint16."""
+    return data.reshape(-1).view(_NUMPY[dtype]).reshape(shape)
 
 
 def read_tensor(entry: TensorEntry) -> NDArray[np.float32]:

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = "auto",
         reshard: Annotated[
-            bool, typer.Option("--reshard", help="Load sharded weights of another layout into this one.")
+            bool, typer.Option("--reshard", help="Load sharded weights of another layout: cut while loading.")
         ] = False,
         node_rank: NodeRank = None,
     ) -> int:
@@ -97,11 +97,16 @@ def _worker_options(options: RunOptions) -> list[str]:
 
 
 def _require_fitting_weights(recipe: Recipe, options: RunOptions) -> None:
-    from qvl_core.weights_fit import check_weights
+    import sys
+
+    from qvl_core.weights_fit import check_weights, reshard_note
 
     problems = [one for one in check_weights(recipe, reshard=options.reshard) if one.severity == "error"]
     if problems:
         raise WeightsError(problems)
+    note = reshard_note(recipe) if options.reshard else ""
+    if note:
+        print(f"qvl: {note}", file=sys.stderr)
 
 
 def _warn(recipe: Recipe) -> None:
