@@ -13,6 +13,7 @@ import nox
 ROOT = Path(__file__).parent
 PACKAGES = ("core", "convert", "data", "train", "eval")
 TORCH = "torch==2.13.0"
+PEFT = "peft==0.21.2"
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
 SUPPORTED = ("3.11", "3.12", "3.10")
 
@@ -94,10 +95,10 @@ def _with_siblings(package: str) -> tuple[str, ...]:
 
 @nox.session(python=PYTHON)
 def parity(session: nox.Session) -> None:
-    """Compare with HF transformers and torch: logits, gradients, generation, geometry, preprocessing."""
+    """Compare with HF transformers, PEFT and torch: logits, gradients, generation, preprocessing, merges, torch's files."""
     session.install(TORCH)
     _install(session, *PACKAGES, mindspore=True)
-    session.install(*TEST_TOOLS)
+    session.install(*TEST_TOOLS, PEFT)
     session.run("pytest", "tests/parity", *session.posargs)
 
 

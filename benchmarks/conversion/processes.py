@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -42,12 +43,13 @@ def measure(command: Sequence[str]) -> Measured:
     """Run one process to its end. Raises FailedError; an interruption ends the process first."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
         try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
-            process.kill()
+            # Its group, so that a shell's copy ends as well.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
         wall = time.perf_counter() - start

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from qvl_core.cli.app import main
+import typer
+from qvl_convert.commands import register
+from qvl_core.cli.boundary import guarded
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
 from qvl_core.specs import ModelSpec, TextSpec, TokenIds, VisionSpec, to_hf_config
@@ -160,12 +162,22 @@ class Result:
     err: str
 
 
+@pytest.fixture(scope="session")
+def application():
+    """Build `qvl` with `convert` once: that takes longer than a conversion of a few kilobytes."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    app.callback()(lambda: None)
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
-def qvl(capsys):
-    """Run `qvl convert ...`."""
+def qvl(application, capsys):
+    """Run `qvl convert ...` as `qvl` does, errors as text and exit codes included."""
 
     def call(*words):
-        code = main(["convert", *map(str, words)])
+        line = ["convert", *map(str, words)]
+        code = guarded(lambda: application(line, prog_name="qvl", standalone_mode=False) or 0)
         found = capsys.readouterr()
         return Result(code=code, out=found.out, err=found.err)
 

@@ -330,3 +330,8 @@ def test_a_full_disk_is_no_matter_of_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "ftruncate", fail(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(RunError, match="No space left on device"), FolderLock(tmp_path):
         pytest.fail("no lock was taken")
+
+
+def test_a_place_where_no_folder_can_be_made_is_an_error_and_no_endless_loop():
+    with pytest.raises(OutputError, match="No such file or directory"), FolderLock(Path("/proc/new")):
+        pytest.fail("no lock was taken")

@@ -103,13 +103,14 @@ def import_(
     if given == "--mindspeed":
         jobs.refuse(flags.given(), "a MindSpeed-MM folder becomes an HF folder; its own layout is found out")
         jobs.refuse({"--set": settings or None}, "it changes a recipe, and none is given")
-        job = jobs.import_mindspeed(
+        job, report = jobs.import_mindspeed(
             jobs.needed("--mindspeed", mindspeed),
             jobs.needed("--hf-files", hf_files),
             naming=_naming(naming),
             max_shard_bytes=_shard_bytes(max_shard_gib),
         )
-        jobs.carry_out(job, jobs.needed("--out", out), plan=plan, as_json=as_json, overwrite=overwrite)
+        target = jobs.needed("--out", out)
+        jobs.carry_out(job, target, plan=plan, as_json=as_json, overwrite=overwrite, report=report)
         return
     jobs.refuse({"--hf-files": hf_files}, "the side files come from the HF folder itself")
     jobs.refuse(hf_form, "they are for an HF folder that is written; this writes a sharded one")

@@ -108,12 +108,21 @@ def export_hf(source: Path, hf_files: Path, *, sharded: bool, naming: Naming, ma
     return plan_hf(tensors, hf_files, kind="export", naming=naming, max_shard_bytes=max_shard_bytes)
 
 
-def import_mindspeed(folder: Path, hf_files: Path, *, naming: Naming, max_shard_bytes: int) -> Job:
-    """Give the job that writes a MindSpeed-MM folder as an HF folder."""
-    from qvl_convert.mindspeed.source import open_mindspeed
+def import_mindspeed(folder: Path, hf_files: Path, *, naming: Naming, max_shard_bytes: int) -> tuple[Job, Report]:
+    """Give the job that writes a MindSpeed-MM folder as an HF folder, and what it can say afterwards."""
+    from qvl_convert.mindspeed.folder import open_mindspeed_folder
+    from qvl_convert.mindspeed.source import whole_tensors_of_mindspeed
+    from qvl_convert.mindspeed.storage_checks import with_storage_checks
 
-    source = open_mindspeed(folder, load_spec(hf_files))
-    return plan_hf(source, hf_files, kind="import from MindSpeed-MM", naming=naming, max_shard_bytes=max_shard_bytes)
+    found = open_mindspeed_folder(folder)
+    source = whole_tensors_of_mindspeed(folder, found, load_spec(hf_files))
+    job = plan_hf(source, hf_files, kind="import from MindSpeed-MM", naming=naming, max_shard_bytes=max_shard_bytes)
+
+    def report() -> tuple[list[str], dict[str, Any]]:
+        lines = [f"left out: {', '.join(found.left_out)}"] if found.left_out else []
+        return lines, {"left_out": list(found.left_out)}
+
+    return with_storage_checks(job, found), report
 
 
 def export_mindspeed(path: Path, flags: Flags, *, sharded: bool) -> Job:

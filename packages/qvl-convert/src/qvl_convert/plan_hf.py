@@ -51,12 +51,13 @@ def plan_hf(
             )
             for name in names
         ]
-    side_files = list_side_files(hf_files)
-    stamps = [f"{path.name} {input_of(path).stamp}" for path in side_files]
+    side_inputs = tuple(map(input_of, list_side_files(hf_files)))
+    stamps = [f"{one.path.name} {one.stamp}" for one in side_inputs]
     return Job(
         kind=kind,
         source_paths=(source.path, hf_files),
-        inputs=source.inputs,
+        # Side files are compared again at the end, like the weights.
+        inputs=(*source.inputs, *side_inputs),
         files=tuple(files),
         tasks=tuple(tasks),
         identity=identity_of(kind, source, files, *stamps, *more_identity),

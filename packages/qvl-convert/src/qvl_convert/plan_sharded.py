@@ -21,7 +21,7 @@ from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.safetensors_header import DTYPE_BYTES
 from qvl_core.weights.safetensors_writer import FileOutline, TensorShape, WrittenFile, checksum_of_file, outline
 from qvl_core.weights.source import STATE_NAME
-from qvl_core.weights.whole_tensors import Part, WholeTensor, WholeTensors
+from qvl_core.weights.whole_tensors import Part, WholeTensor, WholeTensors, input_of
 
 from qvl_convert.transfer import Complete, Job, Place, PlannedFile, Segment, Stream, Target, Task
 
@@ -52,7 +52,8 @@ def plan_sharded(source: WholeTensors, layout: Layout, *, kind: str, source_revi
     return Job(
         kind=kind,
         source_paths=(source.path,),
-        inputs=source.inputs,
+        # Side files are compared again at the end, like the weights.
+        inputs=(*source.inputs, *map(input_of, list_side_files(source.path))),
         files=tuple(files),
         tasks=tuple(tasks),
         identity=identity_of(kind, source, files),

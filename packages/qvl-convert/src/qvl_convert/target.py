@@ -26,6 +26,10 @@ def require_target(out: Path, job: Job, *, overwrite: bool) -> None:
     require_apart(out, job)
     with explained(out):
         if not os.path.lexists(out):
+            existing = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+            if not existing.is_dir():
+                message = f"cannot be made: {printable(str(existing))} is not a folder"
+                raise OutputError(_problem(out, message, "give another path"))
             return
         if not out.is_dir():
             raise OutputError(_problem(out, "is a file", "give the path of a new folder"))

@@ -75,7 +75,7 @@ class Segment:
 class Task:
     """One tensor's way into the output. `transform(first row, rows)` replaces the bytes of rows.
 
-    With `in_order` the segments are the rows of one tensor from the first to the last, so that its recorded checksums
+    With `in_order` the segments take each tensor's rows from the first to the last, so that recorded checksums
     are compared on the way; otherwise they are compared by a reading of their own before the copying.
     """
 

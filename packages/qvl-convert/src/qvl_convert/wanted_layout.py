@@ -52,9 +52,18 @@ def _stages(flag: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def _in_flags(problem: Problem) -> Problem:
-    key = "--" + problem.key.removeprefix("layout.").replace("_", "-")
-    return replace(problem, where=_WHERE, key=key, fix=re.sub(r"(\w+) = (\[[\d, ]*\]|\d+)", _flag, problem.fix))
+    key = _flag(problem.key.removeprefix("layout."))
+    message = re.sub(r"layout\.(\w+)", lambda found: _flag(found[1]), problem.message)
+    # A recipe's keys are taken back by an empty value, a flag by leaving it out.
+    fix = re.sub(r": --set layout\.vision_stages= --set layout\.text_stages=", "", problem.fix)
+    fix = re.sub(r"(\w+) = (\[[\d, ]*\]|\d+)", lambda found: f"{_flag(found[1])} {_value(found[2])}", fix)
+    fix = re.sub(r"example (\[[\d, ]*\])", lambda found: f"example {key} {_value(found[1])}", fix)
+    return replace(problem, where=_WHERE, key=key, message=message, fix=fix)
 
 
-def _flag(found: re.Match[str]) -> str:
-    return f"--{found[1].replace('_', '-')} {found[2].strip('[]').replace(' ', '')}"
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _value(shown: str) -> str:
+    return shown.strip("[]").replace(" ", "")

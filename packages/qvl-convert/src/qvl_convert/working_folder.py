@@ -59,6 +59,7 @@ class WorkingFolder:
         self._journal = self._path / JOURNAL
         self._replaced = self._path / "replaced"
         self.out = self._path / "out"
+        self._removed = False
 
     def __enter__(self) -> WorkingFolder:
         with explained(self._path):
@@ -74,7 +75,8 @@ class WorkingFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._path.is_dir() and not self._kept():
+        # Once removed, a folder of this name is that of another process, with its lock.
+        if not self._removed and self._path.is_dir() and not self._kept():
             self._remove()
         self._lock.__exit__(kind, error, trace)
 
@@ -171,6 +173,7 @@ class WorkingFolder:
 
     def _remove(self) -> None:
         remove_leftovers(self._path)
+        self._removed = True
         (self._path / LOCK_NAME).unlink(missing_ok=True)
         try:
             self._path.rmdir()

@@ -5,10 +5,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from qvl_convert.lora import merge_report, open_adapter
-from qvl_convert.lora.product import RightFactor, product
+from qvl_convert.lora.product import RightFactor, TileProduct
 from qvl_core.errors import InputChangedError, WeightsError
 
 Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def product(b, a, columns=slice(None)):
+    return TileProduct(b.shape[0] * a.shape[1])(b, RightFactor(a), columns)
 
 
 def expected(lab, folder, name, base, scale):
@@ -65,8 +69,9 @@ def test_the_size_of_the_blocks_does_not_show_in_the_result(lab, dtype, monkeypa
     for name in names:
         bits = lab.base(name, dtype)
         whole = lab.apply(lab.transforms(folder, dtype)[name], bits)
-        for rows, tile in ((1, 64 * 1024), (3, 64 * 1024), (5, 1), (bits.shape[0], 70)):
-            monkeypatch.setattr("qvl_convert.lora.merge.TILE_ELEMENTS", tile)
+        for rows, elements, columns in ((1, 16384, 256), (3, 16384, 3), (5, 1, 1), (bits.shape[0], 70, 16)):
+            monkeypatch.setattr("qvl_convert.lora.merge.TILE_ELEMENTS", elements)
+            monkeypatch.setattr("qvl_convert.lora.merge.TILE_COLUMNS", columns)
             assert lab.apply(lab.transforms(folder, dtype)[name], bits, rows).tobytes() == whole.tobytes()
 
 
@@ -79,7 +84,7 @@ def test_the_product_is_the_defined_one_to_the_bit():
     b[0] = [1, 1, 0, 0, 0, 0]
     a[0, :8], a[1, :8] = 1.0, 2.0**-24
     a[1, 4:8] = 2.0**-24 * (1 + 2.0**-23)
-    found = product(b, RightFactor(a))
+    found = product(b, a)
     for row in range(9):
         for column in range(40):
             total = 0.0
@@ -94,9 +99,9 @@ def test_the_product_is_the_defined_one_to_the_bit():
 def test_sums_in_another_order_give_the_same_product():
     random = np.random.default_rng(6)
     b, a = random.standard_normal((64, 16)).astype(np.float32), random.standard_normal((16, 512)).astype(np.float32)
-    whole = product(b, RightFactor(a))
+    whole = product(b, a)
     for columns in (1, 7, 100):
-        parts = [product(b, RightFactor(a[:, start : start + columns])) for start in range(0, 512, columns)]
+        parts = [product(b, a, slice(start, start + columns)) for start in range(0, 512, columns)]
         assert np.concatenate(parts, axis=1).tobytes() == whole.tobytes()
     # Three elements against exact arithmetic: the one rounding that is left is half a unit in the last place.
     for row, column in ((0, 0), (31, 200), (63, 511)):
@@ -205,6 +210,24 @@ def test_modules_to_save_replace_the_bases_tensors(lab):
     assert [one.name for one in merge_report(transforms).tensors if one.replaced] == names
     for name, array in zip(names, saved.values(), strict=True):
         assert np.array_equal(lab.apply(transforms[name], lab.base(name), 5), array)
+
+
+def test_a_replacement_that_is_too_large_is_refused_whatever_the_base_holds(lab):
+    name = "visual.merger.ln_q.weight"
+    saved = {"base_model.model.model.visual.merger.ln_q.weight": np.full(lab.shapes[name], 1e6, np.float32)}
+    folder = lab.folder({**lab.factors(lab.names("q_proj.weight")), **saved}, modules_to_save=["ln_q"])
+    transform = lab.transforms(folder, "F16")[name]
+    for value in (1.0, np.nan):
+        with pytest.raises(WeightsError, match="16 elements of these rows are too large"):
+            lab.apply(transform, np.full(lab.shapes[name], value, np.float16))
+
+
+def test_factors_that_cancel_everywhere_are_added_up_without_the_library(lab):
+    # No rounding of a sum that cancels is sure: all elements take the slow way, and no more memory for it.
+    column = lab.normal(300, 1)
+    b = np.concatenate([column, column], axis=1)
+    a = lab.normal(1, 400)
+    assert not product(b, np.concatenate([a, -a])).any()
 
 
 def test_a_head_that_peft_saved_with_its_base_is_merged_from_that(lab):

@@ -1,6 +1,8 @@
 """Which modules an adapter's configuration means, and with what scale: peft's rules."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 from qvl_convert.lora import merge_transforms, open_adapter, require_fit
@@ -171,6 +173,16 @@ def test_a_regex_bomb_is_ended_in_time(lab, key, monkeypatch):
 @pytest.mark.parametrize("pattern", ["(", "(?P<x", "[z-a]", "*", "a{2,1}", "(" * 5000])
 def test_refuses_what_is_no_regular_expression(lab, pattern):
     assert "not a regular expression" in refused(lab, lab.names("q_proj.weight"), target_modules=pattern)
+
+
+def test_patterns_are_tried_under_a_memory_limit_of_our_own_as_well(lab):
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "from qvl_convert.lora.patterns import find_matches\n"
+        "print(find_matches(['a+'], ['aa', 'ab']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[frozenset({'aa'})]\n", done.stderr
 
 
 def test_refuses_a_pattern_without_end(lab):

@@ -28,29 +28,29 @@ LAYOUTS = (
 
 
 def grouped_spec(tied):
-    """Odd numbers: three query heads to a KV group, and a head size that is not hidden size / heads."""
+    """Three query heads to a KV group, and sizes of feed-forward, vocabulary and depth that only 2 divides."""
     return ModelSpec(
         name="qwen2.5-vl-custom",
         vision=VisionSpec(
             depth=3,
-            hidden_size=24,
+            hidden_size=16,
             num_heads=4,
             intermediate_size=22,
-            out_hidden_size=20,
+            out_hidden_size=48,
             patch_size=2,
             window_size=8,
             full_attention_blocks=(1,),
         ),
         text=TextSpec(
             num_layers=5,
-            hidden_size=20,
+            hidden_size=48,
             intermediate_size=26,
             num_heads=6,
             num_kv_heads=2,
             vocab_size=46,
             tie_word_embeddings=tied,
-            head_dim=6,
-            mrope_section=(1, 1, 1),
+            head_dim=8,
+            mrope_section=(2, 1, 1),
         ),
         tokens=TokenIds(vision_start=40, vision_end=41, image=42, video=43),
     )

@@ -124,11 +124,11 @@ def test_refuses_slices_whose_wholes_differ(untied):
 def test_refuses_a_transposed_tensor(untied):
     def change(stage, rank, tensors):
         key = "image_encoder.encoder.blocks.layers.1.self_attention.linear_proj.weight"
-        tensors[key] = untied.tensor(key, tensors[key].array, (tensors[key].array, 0, (1, 24)))
+        tensors[key] = untied.tensor(key, tensors[key].array, (tensors[key].array, 0, (1, 16)))
         return tensors
 
     text = refusal(untied.mindspeed(change=change), untied.spec)
-    assert "is a view with strides [1, 24]" in text
+    assert "is a view with strides [1, 16]" in text
     assert ".contiguous()" in text
 
 
@@ -139,7 +139,7 @@ def test_tensors_that_share_a_storage_are_read(untied):
         )
         for i in (0, 1):
             key = f"text_decoder.decoder.layers.{i}.input_layernorm.weight"
-            tensors[key] = untied.tensor(key, tensors[key].array, (both, i * 20, (1,)))
+            tensors[key] = untied.tensor(key, tensors[key].array, (both, i * 48, (1,)))
         return tensors
 
     untied.assert_equal(open_mindspeed(untied.mindspeed(change=change), untied.spec))
@@ -184,13 +184,13 @@ def test_refuses_replicated_tensors_that_differ(untied):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda tensors, new: tensors.pop(QKV), "is missing; its shape is [30, 20]"),
+        (lambda tensors, new: tensors.pop(QKV), "is missing; its shape is [40, 48]"),
         (lambda tensors, new: tensors.update(extra=tensors[NORM]), "extra\n  is not a tensor of this stage"),
         (
-            lambda tensors, new: tensors.update({NORM: new(np.zeros(19, np.uint16))}),
-            "has shape [19], rank 0 of 2 holds [20]",
+            lambda tensors, new: tensors.update({NORM: new(np.zeros(47, np.uint16))}),
+            "has shape [47], rank 0 of 2 holds [48]",
         ),
-        (lambda tensors, new: tensors.update({NORM: new(np.zeros(20, np.int64), "I64")}), "is I64; weights are"),
+        (lambda tensors, new: tensors.update({NORM: new(np.zeros(48, np.int64), "I64")}), "is I64; weights are"),
         (lambda tensors, new: tensors.update({NORM: 3.5}), "is not a tensor but a value of type float"),
         (lambda tensors, new: tensors.update({QKV: new(tensors[QKV].array, "F16")}), "has several dtypes"),
     ],
@@ -252,7 +252,7 @@ def test_refuses_a_path_that_is_no_folder(untied, tmp_path):
 
 
 def test_a_file_that_torch_wrote_is_read_without_torch():
-    path = Path(__file__).parent / "data" / "torch-2.13.pt"
+    path = Path(__file__).parent / "data" / "saved_by_torch_2.13.archive"
     archive = open_archive(path)
     state = unpickle(archive.pickle, path)
     assert set(state) == {"args", "model", "checkpoint_version", "iteration", "rng_state"}

@@ -35,6 +35,8 @@ _FILE_MODE = 0o664
 _FOLDER_MODE = 0o775
 # How long a process that holds a lock may take until it has named itself, in steps of 10 ms.
 _NAMING_STEPS = 100
+# Others that finish here may take the folder away a few times; where nothing can be made (/proc), it stays away.
+_LOCK_ATTEMPTS = 100
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -188,13 +190,15 @@ class FolderLock:
 
     def _open(self, path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        attempts = _LOCK_ATTEMPTS
         while True:
             with explained(path):
                 try:
                     make_folder(self._folder)
                     descriptor = os.open(path, flags, _FILE_MODE)
                 except (FileNotFoundError, FileExistsError):
-                    if os.path.lexists(self._folder) and not self._folder.is_dir():
+                    attempts -= 1
+                    if not attempts or (os.path.lexists(self._folder) and not self._folder.is_dir()):
                         raise
                     # Removed between two calls by a process that has just finished here.
                     continue

@@ -31,7 +31,7 @@ def open_regular_file(path: Path, *, error_type: ErrorType = WeightsError, fix: 
     except FileNotFoundError:
         raise problem("there is no such file") from None
     except OSError as error:
-        if error.errno in OUT_OF_RESOURCES:
+        if error.errno in OUT_OF_RESOURCES or error.errno == errno.EIO:
             raise exhausted(printable(str(path)), error) from None
         raise problem(f"cannot be opened: {error.strerror}") from None
     except ValueError:
@@ -54,7 +54,7 @@ def read_regular_file(path: Path, *, limit: int, error_type: ErrorType = Weights
 
 
 def exhausted(where: str, error: OSError) -> RunError:
-    """Give the error for a process or machine that has no more descriptors or memory, with the limit."""
+    """Give the error for a process or machine that has no more descriptors or memory, or whose disk fails."""
     if error.errno != errno.EMFILE:
         return RunError(f"{where}: cannot be opened: {error.strerror}")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import ErrorType, printable, read_regular_file
 
-MAX_JSON_BYTES = 64 * 1024**2
+# A manifest of the largest model in 128 parts, with optimizer state, has 6 MB. Parsing takes up to 15 times as much.
+MAX_JSON_BYTES = 16 * 1024**2
 
 
 class JsonError(ValueError):

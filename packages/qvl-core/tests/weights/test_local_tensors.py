@@ -142,6 +142,11 @@ def test_values_are_the_exact_fp32_of_the_bits(tmp_path, kind):
         np.testing.assert_array_equal(value, raw_to_float32(arrays[name], kinds[name]))
 
 
+def test_the_head_that_a_tied_model_may_carry_as_well_is_left_out(make_hf, arrays):
+    opened = open_whole_tensors(make_hf(tied_copy=arrays[EMBEDDING]))
+    assert [tensor.name for tensor in local_tensors(opened, Layout.single(opened.spec), 0, 0)] == list(arrays)
+
+
 def test_only_the_rows_of_the_rank_are_read_from_an_hf_folder(tmp_path, monkeypatch):
     kinds, arrays = draw_tensors(UNTIED)
     opened = open_whole_tensors(write_folder(tmp_path, "hf", None, UNTIED, kinds, arrays))

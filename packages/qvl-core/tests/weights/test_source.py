@@ -50,3 +50,5 @@ def test_an_interrupted_write_is_no_checkpoint_even_with_a_config(make_sharded):
     (folder / "config.json").write_text("{}")
     (folder / "manifest.json").unlink()
     assert "writing was interrupted" in refused(folder)
+    (folder / "rank-pp000-tt000.safetensors").rename(folder / "optimizer-pp000-tt000.safetensors")
+    assert "writing was interrupted" in refused(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,11 +24,12 @@ from qvl_core.weights.tensor_io import float32_to_bfloat16, raw_to_float32
 
 from qvl_convert.lora.adapter import Adapter
 from qvl_convert.lora.fit import require_fit
-from qvl_convert.lora.product import RightFactor, product
+from qvl_convert.lora.product import RightFactor, TileProduct
 from qvl_convert.lora.targets import LowRank
 
-# Elements computed at a time: the float64 product and its two bounds then stay in a core's cache.
-TILE_ELEMENTS = 64 * 1024
+# Elements computed at a time, and columns of them: what is computed on the way then stays in a core's cache.
+TILE_ELEMENTS = 16 * 1024
+TILE_COLUMNS = 256
 
 _BITS: Mapping[str, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _LARGEST = {"BF16": 3.3895314e38, "F16": 65504.0, "F32": 3.4028235e38}
@@ -102,11 +103,10 @@ class MergeTransform:
         bits = np.ascontiguousarray(block).view(_BITS[self._dtype])
         merged = np.empty_like(bits)
         loaded = self._values.load(first, first + count)
-        step = max(1, TILE_ELEMENTS // max(1, bits.shape[1]))
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            old = raw_to_float32(bits[part], self._dtype)
-            merged[part] = self._cast(bits[part], old, self._values.values(loaded, part, old))
+        compute = TileProduct(TILE_ELEMENTS)
+        for tile in _tiles(*bits.shape):
+            old = raw_to_float32(bits[tile], self._dtype)
+            merged[tile] = self._cast(bits[tile], old, self._values.values(loaded, tile, old, compute))
         with self._lock:
             self._done += count
             if self._done >= self._rows:
@@ -139,10 +139,11 @@ class MergeTransform:
                 cast = new.astype(_BITS[self._dtype], copy=False)
         now = raw_to_float32(cast, self._dtype)
         with np.errstate(invalid="ignore", over="ignore"):
-            sizes = np.abs(now - old)
+            sizes = now - old
+            np.abs(sizes, out=sizes)
         largest, non_finite = float(sizes.max(initial=0.0)), 0
         if not math.isfinite(largest):
-            non_finite = self._require_finite(old, now)
+            non_finite = self._require_finite(old, new, now)
             # What is infinite or not a number has no size of change; a difference may be larger than a float32.
             with np.errstate(invalid="ignore"):
                 wide = np.abs(now.astype(np.float64) - old)
@@ -156,10 +157,10 @@ class MergeTransform:
             self._non_finite += non_finite
         return cast
 
-    def _require_finite(self, old: NDArray[np.float32], now: NDArray[np.float32]) -> int:
+    def _require_finite(self, old: NDArray[np.float32], new: NDArray[np.float32], now: NDArray[np.float32]) -> int:
         """Count elements that are not finite because the base's are not. Raises WeightsError if there are others."""
         broken = ~np.isfinite(now)
-        overflown = int(np.count_nonzero(broken & np.isfinite(old)))
+        overflown = int(np.count_nonzero(broken & (np.isfinite(old) | np.isfinite(new))))
         if overflown:
             message = (
                 f"{overflown:,} elements of these rows are too large for {self._dtype} after the merge (its largest "
@@ -197,13 +198,24 @@ def merge_report(transforms: Mapping[str, MergeTransform]) -> MergeReport:
     return MergeReport(tensors=tuple(transform.change() for transform in transforms.values()))
 
 
+Tile = tuple[slice, slice]
+
+
+def _tiles(rows: int, columns: int) -> Iterator[Tile]:
+    width = max(1, min(columns, TILE_COLUMNS, TILE_ELEMENTS))
+    height = TILE_ELEMENTS // width
+    for first in range(0, rows, height):
+        for start in range(0, columns, width):
+            yield slice(first, min(first + height, rows)), slice(start, min(start + width, columns))
+
+
 class _NewValues(Protocol):
-    """Where a tensor's new values come from. `part` are rows of those that `load` was called for."""
+    """Where a tensor's new values come from. The tile is one of the rows that `load` was called for."""
 
     def load(self, first: int, stop: int) -> tuple[NDArray[np.float32], ...]: ...
 
     def values(
-        self, loaded: tuple[NDArray[np.float32], ...], part: slice, old: NDArray[np.float32]
+        self, loaded: tuple[NDArray[np.float32], ...], tile: Tile, old: NDArray[np.float32], compute: TileProduct
     ) -> NDArray[np.float32]: ...
 
     def release(self) -> None: ...
@@ -229,14 +241,14 @@ class _LowRankUpdate:
         return tuple(self._adapter.read_rows(entry, first, stop) for entry in self._by_rows)
 
     def values(
-        self, loaded: tuple[NDArray[np.float32], ...], part: slice, old: NDArray[np.float32]
+        self, loaded: tuple[NDArray[np.float32], ...], tile: Tile, old: NDArray[np.float32], compute: TileProduct
     ) -> NDArray[np.float32]:
         # Two threads may both prepare it: they come to the same.
         right = self._right
         if right is None:
             right = self._right = RightFactor(self._adapter.read_rows(self._a, 0, self._rank))
-        update = product(loaded[0][part], right)
-        base = loaded[1][part] if len(loaded) > 1 else old
+        update = compute(loaded[0][tile[0]], right, tile[1])
+        base = loaded[1][tile] if len(loaded) > 1 else old
         with np.errstate(over="ignore", invalid="ignore"):
             update *= self._scale
             update += base
@@ -257,9 +269,9 @@ class _Replacement:
         return (self._adapter.read_rows(self._entry, first, stop),)
 
     def values(
-        self, loaded: tuple[NDArray[np.float32], ...], part: slice, old: NDArray[np.float32]
+        self, loaded: tuple[NDArray[np.float32], ...], tile: Tile, old: NDArray[np.float32], compute: TileProduct
     ) -> NDArray[np.float32]:
-        return loaded[0][part]
+        return loaded[0][tile]
 
     def release(self) -> None:
         pass

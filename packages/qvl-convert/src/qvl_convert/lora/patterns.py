@@ -20,10 +20,12 @@ LONGEST_PATTERN = 65_536
 # Nothing here can repeat or branch, so that matching takes a moment whatever the text is.
 _PLAIN = re.compile(r"[A-Za-z0-9_.^$\-]*")
 _BYTES = 2 * 1024**3
-# PEFT's own matching (peft 0.21.2: check_target_module_exists and get_pattern_key), in JSON and out of it.
+# JSON in and JSON out: [patterns, names] gives the names that each pattern matches.
 _SCRIPT = f"""
 import json, re, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, ({_BYTES}, {_BYTES}))
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+most = {_BYTES} if hard == resource.RLIM_INFINITY else min(hard, {_BYTES})
+resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 patterns, names = json.load(sys.stdin)
 found = []
 for pattern in patterns:

@@ -22,7 +22,7 @@ from qvl_core.weights.safetensors_header import DTYPE_BYTES
 from qvl_core.weights.whole_tensors import Input
 
 from qvl_convert.mindspeed.pickle_records import TorchTensor
-from qvl_convert.mindspeed.torch_archive import TorchArchive, open_archive
+from qvl_convert.mindspeed.torch_archive import StoredEntry, TorchArchive, open_archive
 from qvl_convert.mindspeed.unpickler import unpickle
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -46,10 +46,11 @@ class FoundTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class RankFile:
-    """One rank's file; `chunks` has one mapping from key to tensor, or one a virtual stage."""
+    """One rank's file; `chunks` has one mapping from key to tensor, or one a virtual stage. `storages` are by key."""
 
     path: Path
     chunks: tuple[Mapping[str, FoundTensor], ...]
+    storages: Mapping[str, StoredEntry]
     input: Input
 
 
@@ -165,7 +166,9 @@ def _open_rank(path: Path) -> RankFile:
         message = f"has to hold model, or model0, model1 ...; it holds {found or 'nothing'}"
         _fail(path, message, "give a checkpoint of this model")
     chunks = tuple(_tensors(archive, name, state[name]) for name in wanted)
-    return RankFile(path=path, chunks=chunks, input=Input(path=path, stamp=archive.stamp))
+    used = {found.tensor.storage.key for chunk in chunks for found in chunk.values()}
+    storages = {key: archive.entries[f"data/{key}"] for key in sorted(used)}
+    return RankFile(path=path, chunks=chunks, storages=storages, input=Input(path=path, stamp=archive.stamp))
 
 
 def _tensors(archive: TorchArchive, name: str, model: Any) -> dict[str, FoundTensor]:

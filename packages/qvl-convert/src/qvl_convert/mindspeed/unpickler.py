@@ -4,7 +4,7 @@ Python's unpickler is not used, not even restricted: its memory follows numbers 
 2^31 takes 32 GiB). This one knows the opcodes that torch's pickler emits, protocols 2 to 5; a name of a class or
 function becomes a `Name`, if it is in the table of known ones, and calling it becomes a record of the call. Only
 dictionaries, lists, tuples, text, numbers and tensor records are built, within a number of steps, so that memory is
-bounded by about 150 MB whatever the file says.
+bounded by about 100 MB whatever the file says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qvl_core.weights.safetensors_header import DTYPE_BYTES
 from qvl_convert.mindspeed.pickle_records import KNOWN, STORAGE_DTYPES, Call, Name, Storage, TorchTensor
 
 # The pickle of 72B with the state of a training run takes about 100,000.
-MAX_STEPS = 1_000_000
+MAX_STEPS = 500_000
 MAX_DIMENSIONS = 8
 _LARGEST = 2**63 - 1
 _FIX = "if you trust this file, save its weights alone where it was written: {'model': state['model']}"

@@ -1,4 +1,4 @@
-"""Make `torch-2.13.pt`: run with torch installed. Kept so that one sees what the file holds."""
+"""Make `saved_by_torch_2.13.archive`: run with torch installed. Kept so that one sees what the file holds."""
 
 import argparse
 import random
@@ -37,4 +37,4 @@ rng = {
     "torch_rng_state": torch.arange(8, dtype=torch.uint8),
 }
 state = {"args": args, "model": model, "checkpoint_version": 3.0, "iteration": 7, "rng_state": [rng]}
-torch.save(state, Path(__file__).with_name("torch-2.13.pt"))
+torch.save(state, Path(__file__).with_name("saved_by_torch_2.13.archive"))

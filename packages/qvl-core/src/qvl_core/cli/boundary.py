@@ -24,7 +24,9 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """
     try:
         code = action()
-        sys.stdout.flush()
+        # None: closed by whoever started us.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         return _quiet_stdout()
     except SystemExit as error:

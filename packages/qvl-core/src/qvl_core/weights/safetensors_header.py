@@ -110,7 +110,7 @@ def _header_bytes(path: Path, file: BinaryIO, size: int) -> tuple[bytes, int]:
         raise _wrong(path, "is empty: 0 bytes")
     start = file.read(512)
     length = int.from_bytes(start[:8], "little")
-    if size < 8 or length > min(MAX_HEADER_BYTES, size - 8) or start[8:9] != b"{":
+    if size < 8 or not 0 < length <= min(MAX_HEADER_BYTES, size - 8) or start[8:9] != b"{":
         if known := recognise(start):
             raise _wrong(path, known.message, known.fix)
         raise _wrong(path, _framing(size, length, start))

@@ -9,7 +9,8 @@ from pathlib import Path
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, readable
 from qvl_core.params import Parameter, parameter_table
-from qvl_core.weights.manifest import Manifest, TensorRecord, rank_file_name
+from qvl_core.specs.load import CONFIG_NAME, load_spec, spec_differences
+from qvl_core.weights.manifest import MANIFEST_NAME, Manifest, TensorRecord, rank_file_name
 from qvl_core.weights.manifest_reader import read_manifest
 from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.safetensors_header import SafetensorsHeader, TensorEntry, read_header
@@ -34,6 +35,7 @@ def open_sharded_folder(path: str | Path) -> ShardedFolder:
     folder = Path(path)
     with readable(folder):
         manifest = read_manifest(folder)
+        _require_one_model(folder, manifest)
     layout = manifest.layout
     rows = {parameter.name: parameter for parameter in parameter_table(manifest.spec, layout)}
     state = {name: rows[split_name(name)[0]] for name in manifest.optimizer}
@@ -68,6 +70,22 @@ def verify_checksums(folder: ShardedFolder, pp: int, tp: int) -> None:
     ]
     if problems:
         raise WeightsError(problems[:10])
+
+
+def _require_one_model(folder: Path, manifest: Manifest) -> None:
+    """Raise WeightsError if the manifest and the config beside it describe two models: then one of them is damaged.
+
+    What shapes no tensor, like the rotary base, is nowhere else to be found wrong.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return
+    # The context length is a limit: a recipe may state another than the config that was carried along.
+    found = spec_differences(manifest.spec, load_spec(folder))
+    differences = [line for line in found if not line.startswith("text.max_position_embeddings:")]
+    if differences:
+        message = "\n".join([f"and {CONFIG_NAME} beside it describe two models:", *differences[:10]])
+        where = printable(str(folder / MANIFEST_NAME))
+        raise WeightsError(Problem(where=where, message=message, fix="copy both again from where they were written"))
 
 
 def _of_stage(rows: Mapping[str, Parameter], pp: int) -> dict[str, Parameter]:
