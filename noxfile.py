@@ -95,7 +95,7 @@ def _with_siblings(package: str) -> tuple[str, ...]:
 
 @nox.session(python=PYTHON)
 def parity(session: nox.Session) -> None:
-    """Compare with HF transformers, PEFT and torch: logits, gradients, generation, preprocessing, merges, torch's files."""
+    """Compare with HF transformers, PEFT and torch: logits, gradients, generation, preprocessing, merges, files."""
     session.install(TORCH)
     _install(session, *PACKAGES, mindspore=True)
     session.install(*TEST_TOOLS, PEFT)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,13 +176,33 @@ def test_mindspeed_folders_are_written_and_read(qvl, make, tmp_path):
     sharded, reference, hf = make.sharded("sharded", CUT), tmp_path / "reference", tmp_path / "hf"
     assert qvl("export", "--sharded", sharded, "--mindspeed", reference).code == 0
     assert len(list(reference.rglob("model_optim_rng.pt"))) == 4
+    (next(reference.rglob("model_optim_rng.pt")).parent / "distrib_optim.pt").write_bytes(b"optimizer state")
     found = qvl("import", "--mindspeed", reference, "--hf-files", make.side, "--out", hf, "--json")
     assert found.code == 0, found.err
-    assert set(json.loads(found.out)) == SUMMARY_KEYS
+    summary = json.loads(found.out)
+    assert set(summary) == {*SUMMARY_KEYS, "left_out"}
+    assert [Path(name).name for name in summary["left_out"]] == ["distrib_optim.pt"]
     assert qvl("verify", sharded, hf).code == 0
     words = ("export", "--hf", hf, "--mindspeed", tmp_path / "other", "--tp", 4)
     assert qvl(*words).code == 0
     assert len(list((tmp_path / "other").rglob("model_optim_rng.pt"))) == 4
+
+
+@untied
+def test_a_flipped_byte_of_a_mindspeed_folder_leaves_no_output(qvl, make, tmp_path):
+    one_dtype(make)
+    reference = tmp_path / "reference"
+    assert qvl("export", "--sharded", make.sharded("sharded", CUT), "--mindspeed", reference).code == 0
+    file = sorted(reference.rglob("model_optim_rng.pt"))[1]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    found = qvl("import", "--mindspeed", reference, "--hf-files", make.side, "--out", tmp_path / "hf")
+    assert found.code == 2
+    assert str(file) in found.err
+    assert "is damaged" in found.err
+    assert not (tmp_path / "hf").exists()
+    assert not list(tmp_path.glob(".hf*"))
 
 
 def commands_of(make, out):

@@ -32,18 +32,19 @@ def commands(folder, work):
 
 
 def test_a_flipped_bit_in_any_file_is_named_with_its_tensor(qvl, check, pieces, work):
-    seen = set()
+    tried = 0
     for file in sorted(pieces.glob("rank-*")):
         entries = list(read_header(file).tensors.values())
         kept = file.read_bytes()
         for entry in (entries[0], entries[len(entries) // 2], entries[-1]):
             flip(file, (entry.start + entry.stop) // 2)
-            for command in commands(pieces, work):
+            verify, *others = commands(pieces, work)
+            for command in (verify, others[tried % len(others)]):
                 check.refused(qvl.run(*command), 2, f"{file.name}: {entry.name}\n", "is damaged")
+            tried += 1
             check.nothing_but(work)
             file.write_bytes(kept)
-            seen.add(file.name)
-    assert len(seen) == 6
+    assert tried == 18
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight"])
@@ -79,7 +80,7 @@ def test_a_flipped_bit_in_the_manifest_is_refused_or_changes_no_weights(qvl, che
     path = pieces / "manifest.json"
     content = path.read_bytes()
     accepted, sound = [], open_whole_tensors(pieces).spec
-    for position in [*range(0, content.index(b'"tensors"'), 61), *range(0, len(content), len(content) // 30)]:
+    for position in [*range(0, content.index(b'"tensors"'), 97), *range(0, len(content), len(content) // 20)]:
         flip(path, position)
         result = qvl.run("convert", "verify", pieces, shared_small.hf)
         if result.code == 0:

@@ -18,7 +18,7 @@ NAMES = (
     "Path.replace", "Path.unlink", "Path.rmdir", "Path.mkdir",
 )  # fmt: skip
 BYTES = ("os.pwrite", "os.preadv", "os.pread", "os.open", "os.write")
-MOMENTS = 24
+MOMENTS = 16
 
 
 @pytest.fixture(scope="module")
