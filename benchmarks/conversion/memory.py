@@ -68,6 +68,10 @@ def memory_cgroup(limit: int) -> Iterator[tuple[Path | None, str]]:
             reasons.append(f"{version}: {error.strerror}")
             continue
         try:
+            # In a folder that is no control group, the kernel has put nothing.
+            if not (group / name).exists():
+                reasons.append(f"{version}: {root} has no memory controller")
+                continue
             try:
                 (group / name).write_text(str(limit))
             except OSError as error:

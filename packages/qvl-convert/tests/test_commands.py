@@ -19,9 +19,19 @@ SINGLE = Layout(vision_stages=(2,), text_stages=(3,))
 CUT = Layout(vision_stages=(2, 0), text_stages=(1, 2), pp=2, tp=2)
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 SUMMARY_KEYS = {
-    "kind", "out", "details", "files", "tensors", "bytes_written", "reused_files", "reused_bytes", "seconds",
+    "kind", "out", "layout", "files", "tensors", "bytes_written", "reused_files", "reused_bytes", "seconds",
     "bytes_per_s",
 }  # fmt: skip
+
+RECIPE = """schema = 1
+task = "infer"
+model.config = "{config}"
+layout.pp = 3
+weights.source = "{source}"
+launch.device = "cpu"
+output.dir = "run"
+generation.max_new_tokens = 4
+"""
 
 untied = pytest.mark.parametrize("make", [False], indirect=True, ids=["untied"])
 
@@ -112,6 +122,16 @@ def test_export_states_the_dtype_of_the_weights(qvl, make, tmp_path):
     found = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (found["torch_dtype"], found["vision_config"]["dtype"]) == ("bfloat16", "bfloat16")
     assert found["hidden_size"] == config["hidden_size"]
+
+
+@untied
+def test_export_without_a_config_says_which_flag_gives_one(qvl, make, tmp_path):
+    source, out = make.sharded("sharded", CUT), tmp_path / "out"
+    (source / "config.json").unlink()
+    found = qvl("export", "--sharded", source, "--out", out)
+    assert (found.code, out.exists()) == (2, False)
+    assert "fix: --hf-files DIR" in found.err
+    assert qvl("export", "--sharded", source, "--out", out, "--hf-files", make.side).code == 0
 
 
 @untied
@@ -259,7 +279,7 @@ def test_a_plan_writes_nothing_at_all(qvl, make, command, form, snapshot, tmp_pa
     }
     if form == "json":
         report = json.loads(found.out)
-        assert set(report) == {"kind", "out", "details", "tensors", "reads", "writes", "seconds"}
+        assert set(report) == {"kind", "out", "layout", "tensors", "reads", "writes", "seconds"}
         assert {one["name"]: one["bytes"] for one in report["writes"]["files"]} == files
         assert report["writes"]["bytes"] == sum(files.values())
         assert report["reads"]["bytes"] == sum(array.nbytes for array in make.arrays.values())
@@ -308,6 +328,26 @@ def test_overwrite_replaces_weights_and_nothing_else(qvl, make, tmp_path, snapsh
     assert "--overwrite replaces weights folders only" in found.err
     assert names_in(notes) == ["thesis.txt"]
     assert qvl("export", "--sharded", target, "--out", tmp_path / "new", "--overwrite").code == 0
+
+
+@untied
+def test_a_recipe_of_another_model_of_the_same_name_cuts_nothing(qvl, make, tmp_path):
+    config = json.loads((make.side / "config.json").read_text())
+    for text in (config, config.get("text_config", {})):
+        if "num_hidden_layers" in text:
+            text["num_hidden_layers"] = 6
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    source, out = make.sharded("sharded", CUT), tmp_path / "out"
+    recipe = tmp_path / "recipe.toml"
+    for name, code in (("other", 2), ("side", 0)):
+        recipe.write_text(RECIPE.format(config=tmp_path / name, source=source))
+        found = qvl("reshard", recipe, "--sharded", source, "--out", out)
+        assert found.code == code, found.err
+        if code:
+            assert "text.num_layers: 6, found 3" in found.err
+            assert not out.exists()
+    assert qvl("verify", source, out).code == 0
 
 
 @untied
@@ -385,6 +425,11 @@ WRONG = {
     "sharded for hf": (("import", "--hf", "SHARDED", "--out", "OUT"), "qvl convert reshard --sharded"),
     "hf for sharded": (("reshard", "--sharded", "HF", "--out", "OUT", "--tp", "2"), "qvl convert import --hf"),
     "export hf for sharded": (("export", "--sharded", "HF", "--out", "OUT"), "is an HF folder, not a sharded one"),
+    "export sharded for hf is told how": (
+        ("export", "--hf", "SHARDED", "--out", "OUT"),
+        "qvl convert export --sharded",
+    ),
+    "export hf for sharded is told how": (("export", "--sharded", "HF", "--out", "OUT"), "qvl convert export --hf"),
     "sharded base": (
         ("merge", "--base", "SHARDED", "--adapter", "HF", "--out", "OUT"),
         "is a sharded folder, not an HF one",

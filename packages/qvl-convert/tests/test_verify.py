@@ -181,7 +181,7 @@ def test_a_damaged_part_is_wrong_input_and_not_a_difference(qvl, make, tensor, h
         assert f"{rank_file_name(*home)}: {tensor}\n  is damaged" in found.err
 
 
-def test_optimizer_state_is_compared_where_both_have_it(qvl, make):
+def test_optimizer_state_is_compared_where_both_have_it(qvl, make, tmp_path):
     one, two = make.checkpoint("one", SINGLE), make.checkpoint("two", CUT)
     report = json.loads(qvl("verify", one, two, "--json").out)
     assert report["equal"]
@@ -194,7 +194,18 @@ def test_optimizer_state_is_compared_where_both_have_it(qvl, make):
     assert f"different: {TENSOR}.moment2: differs first at [3, 2]: " in found.out
     assert "1.5 (0x3fc00000) in B" in found.out
     without = qvl("verify", one, make.hf("hf"))
-    assert (without.code, without.err) == (0, "note: only A has optimizer state; weights were compared\n")
+    assert (without.code, without.err) == (
+        0,
+        "note: only A has optimizer state: its checksums hold, the weights were compared\n",
+    )
+    file = one / "optimizer-pp000-tt000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for folders in ((one, tmp_path / "hf"), (tmp_path / "hf", one)):
+        damaged = qvl("verify", *folders)
+        assert damaged.code == 2
+        assert str(file) in damaged.err
 
 
 @untied
@@ -211,3 +222,22 @@ def test_state_of_other_parameters_is_a_difference(qvl, make):
     some = {name: array for name, array in make.moments().items() if not name.startswith(TENSOR)}
     found = qvl("verify", make.checkpoint("one", SINGLE), make.sharded("two", CUT, optimizer=some, state="{}"))
     assert (found.code, found.out) == (1, f"different: {TENSOR}.moment1: is only in A\n")
+
+
+@untied
+def test_a_damaged_state_of_a_checkpoint_is_found(qvl, make):
+    path, other = make.checkpoint("a", CUT), make.checkpoint("b", SINGLE)
+    assert qvl("verify", path, other).err == ""
+    (path / "state.json").write_text('{"step": 8}')
+    for pair in ((path, other), (other, path)):
+        found = qvl("verify", *pair)
+        assert (found.code, found.out) == (2, "")
+        assert f"{path / 'state.json'}\n  is damaged" in found.err
+
+
+@untied
+def test_checkpoints_of_different_states_are_equal_with_a_note(qvl, make):
+    path = make.checkpoint("a", CUT)
+    other = make.sharded("b", SINGLE, optimizer=make.moments(), state='{"step": 8}')
+    found = qvl("verify", path, other)
+    assert (found.code, found.err) == (0, "note: state.json differs; only tensors are compared\n")

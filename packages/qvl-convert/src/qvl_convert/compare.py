@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.specs.load import spec_differences
 from qvl_core.weights.cuts import matrix_shape
+from qvl_core.weights.source import STATE_NAME
 from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import OpenFiles, RowReader, WholeTensor, WholeTensors, check_parts
+
+from qvl_convert.plan_sharded import carried_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +56,35 @@ def compare_folders(left: WholeTensors, right: WholeTensors, advance: Callable[[
     if left.optimizer and right.optimizer:
         pairs += _pairs(left.optimizer, right.optimizer)
     elif left.optimizer or right.optimizer:
-        notes.append(f"only {'A' if left.optimizer else 'B'} has optimizer state; weights were compared")
+        side = "A" if left.optimizer else "B"
+        notes.append(f"only {side} has optimizer state: its checksums hold, the weights were compared")
     with OpenFiles(left.inputs) as left_files, OpenFiles(right.inputs) as right_files:
         try:
             compared, difference = _run(pairs, left_files, right_files, advance)
+            if not right.optimizer:
+                _check_optimizer(left, left_files)
+            if not left.optimizer:
+                _check_optimizer(right, right_files)
+            notes += _state_notes(left, right)
         finally:
             # After an error too: a file that is being written to looks like a damaged one.
             left_files.require_unchanged()
             right_files.require_unchanged()
     sizes = [one.size for _, one, _ in pairs[:compared] if one is not None]
     return Comparison(tensors=compared, bytes_compared=sum(sizes), difference=difference, notes=tuple(notes))
+
+
+def _check_optimizer(one: WholeTensors, files: OpenFiles) -> None:
+    """Compare optimizer state that the other folder has not with what was recorded of it. Raises WeightsError."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="check") as pool:
+        for _ in pool.map(lambda tensor: check_parts((*tensor.parts, *tensor.copies), files), one.optimizer.values()):
+            pass
+
+
+def _state_notes(left: WholeTensors, right: WholeTensors) -> list[str]:
+    """Compare `state.json` of checkpoints with its recorded checksum, and with the other's. Raises WeightsError."""
+    states = [carried_files(one)[STATE_NAME].checksum for one in (left, right) if one.kind == "checkpoint"]
+    return [f"{STATE_NAME} differs; only tensors are compared"] if len(set(states)) > 1 else []
 
 
 _Pair = tuple[str, WholeTensor | None, WholeTensor | None]

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qvl_core.durable import explained
+from qvl_core.layout import Layout
 
 from qvl_convert.progress import counted, duration, gigabytes
 from qvl_convert.transfer import Job
+from qvl_convert.wanted_layout import layout_json, layout_text
 
 SAMPLE_BYTES = 128 * 1024**2
 _BLOCK = 4 * 1024**2
@@ -27,7 +29,7 @@ class Forecast:
 
     kind: str
     out: Path
-    details: str
+    layout: Layout | None
     tensors: int
     read_files: int
     read_bytes: int
@@ -57,7 +59,7 @@ def forecast(job: Job, out: Path) -> Forecast:
     return Forecast(
         kind=job.kind,
         out=out,
-        details=job.details,
+        layout=job.layout,
         tensors=len(job.tasks),
         read_files=len({piece.file for segment in _segments(job) for piece in segment.tensor.pieces}),
         read_bytes=read_bytes,
@@ -75,7 +77,7 @@ def forecast_text(found: Forecast) -> str:
     """Give the forecast for people."""
     width = max(len(name) for name, _, _ in found.files)
     lines = [f"would write {found.out} ({found.kind}); nothing is written now"]
-    lines += [f"layout: {found.details}", ""] if found.details else [""]
+    lines += [f"layout: {layout_text(found.layout)}", ""] if found.layout else [""]
     for name, size, tensors in found.files[:_SHOWN_FILES]:
         lines.append(f"  {name:<{width}}  {gigabytes(size):>12}  {tensors:>5,} tensors")
     if len(found.files) > _SHOWN_FILES:
@@ -99,7 +101,7 @@ def forecast_json(found: Forecast) -> Mapping[str, Any]:
     return {
         "kind": found.kind,
         "out": str(found.out),
-        "details": found.details,
+        "layout": layout_json(found.layout),
         "tensors": found.tensors,
         "reads": {"files": found.read_files, "bytes": found.read_bytes, "bytes_per_s": found.read_speed},
         "writes": {

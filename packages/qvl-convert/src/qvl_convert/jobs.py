@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from qvl_core.errors import Problem, RecipeError, RunError, WeightsError
+from qvl_core.input_file import printable
 from qvl_core.layout import Layout
-from qvl_core.specs.load import load_spec
+from qvl_core.specs.load import CONFIG_NAME, load_spec
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.fingerprint import fingerprint
 from qvl_core.weights.hf_folder import open_hf_folder
@@ -24,10 +25,10 @@ from qvl_convert.plan_hf import plan_hf
 from qvl_convert.plan_sharded import plan_sharded
 from qvl_convert.progress import byte_progress, counted, duration, gigabytes
 from qvl_convert.run_job import Summary, run_job
-from qvl_convert.sources import open_hf, open_sharded, source_of
+from qvl_convert.sources import open_hf, open_sharded, require_model, source_of
 from qvl_convert.target import require_target
 from qvl_convert.transfer import Job
-from qvl_convert.wanted_layout import layout_of_flags
+from qvl_convert.wanted_layout import layout_json, layout_of_flags, layout_text
 from qvl_convert.working_folder import working_path
 
 if TYPE_CHECKING:
@@ -94,9 +95,8 @@ def reshard(recipe: Recipe | None, sharded: Path | None, flags: Flags) -> tuple[
         raise RecipeError(Problem(where="command line", message=message, fix="see --help"))
     path = sharded or (source_of(recipe) if recipe is not None else needed("--sharded", sharded))
     source = open_sharded(path)
-    if recipe is not None and recipe.spec != source.spec and recipe.spec.name != source.spec.name:
-        message = f"holds {source.spec.name}, the recipe's model is {recipe.spec.name}"
-        raise WeightsError(Problem(where=str(path), message=message, fix="give the folder of that model"))
+    if recipe is not None:
+        require_model(recipe, source)
     layout = _layout_of(recipe) if recipe is not None else flags.layout(source.spec)
     job = plan_sharded(source, layout, kind="reshard", source_revision=source.source_revision)
     return job, _default_out(path, layout)
@@ -104,7 +104,11 @@ def reshard(recipe: Recipe | None, sharded: Path | None, flags: Flags) -> tuple[
 
 def export_hf(source: Path, hf_files: Path, *, sharded: bool, naming: Naming, max_shard_bytes: int) -> Job:
     """Give the job that writes an HF folder."""
-    tensors = open_sharded(source) if sharded else open_hf(source)
+    tensors = _opened(source, sharded=sharded)
+    if hf_files == source and not (source / CONFIG_NAME).exists():
+        message = f"has no {CONFIG_NAME}; an HF folder needs it, and tokenizer and processor files"
+        fix = "--hf-files DIR, the folder of the model that the weights were made from"
+        raise WeightsError(Problem(where=printable(str(source)), message=message, fix=fix))
     return plan_hf(tensors, hf_files, kind="export", naming=naming, max_shard_bytes=max_shard_bytes)
 
 
@@ -129,7 +133,7 @@ def export_mindspeed(path: Path, flags: Flags, *, sharded: bool) -> Job:
     """Give the job that writes a MindSpeed-MM folder."""
     from qvl_convert.mindspeed.plan import plan_mindspeed
 
-    source: WholeTensors = open_sharded(path) if sharded else open_hf(path)
+    source = _opened(path, sharded=sharded)
     stated = any(value is not None for value in flags.given().values())
     layout = source.layout if source.layout is not None and not stated else flags.layout(source.spec)
     return plan_mindspeed(source, layout)
@@ -139,7 +143,7 @@ def merge(base: Path, adapter: Path, *, naming: Naming, max_shard_bytes: int) ->
     """Give the job that merges an adapter, and what it can say afterwards."""
     from qvl_convert.lora.plan import plan_merge
 
-    return plan_merge(open_hf(base), base, adapter, naming=naming, max_shard_bytes=max_shard_bytes)
+    return plan_merge(open_hf(base, "export --sharded"), base, adapter, naming=naming, max_shard_bytes=max_shard_bytes)
 
 
 def carry_out(job: Job, out: Path, *, plan: bool, as_json: bool, overwrite: bool, report: Report | None = None) -> None:
@@ -160,6 +164,10 @@ def carry_out(job: Job, out: Path, *, plan: bool, as_json: bool, overwrite: bool
         typer.echo(json.dumps({**_json(summary), **fields}))
     else:
         typer.echo("\n".join([*_text(summary), *lines]))
+
+
+def _opened(path: Path, *, sharded: bool) -> WholeTensors:
+    return open_sharded(path, "export --hf") if sharded else open_hf(path, "export --sharded")
 
 
 def _layout_of(recipe: Recipe) -> Layout:
@@ -186,8 +194,8 @@ def _text(summary: Summary) -> list[str]:
     what = f"{counted(summary.tensors, 'tensor')}, {summary.bytes_written:,} bytes in {counted(summary.files, 'file')}"
     speed = f"{duration(summary.seconds)}, {gigabytes(summary.bytes_per_s)}/s"
     lines = [f"wrote {summary.out}: {what}, {speed}"]
-    if summary.details:
-        lines.append(f"layout: {summary.details}")
+    if summary.layout:
+        lines.append(f"layout: {layout_text(summary.layout)}")
     if summary.reused_files:
         reused = f"{counted(summary.reused_files, 'file')} ({summary.reused_bytes:,} bytes)"
         lines.append(f"kept {reused} of an earlier try, checksums compared")
@@ -195,4 +203,9 @@ def _text(summary: Summary) -> list[str]:
 
 
 def _json(summary: Summary) -> dict[str, object]:
-    return {**asdict(summary), "out": str(summary.out), "bytes_per_s": summary.bytes_per_s}
+    return {
+        **asdict(summary),
+        "out": str(summary.out),
+        "layout": layout_json(summary.layout),
+        "bytes_per_s": summary.bytes_per_s,
+    }

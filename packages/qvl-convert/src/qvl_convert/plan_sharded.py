@@ -58,7 +58,7 @@ def plan_sharded(source: WholeTensors, layout: Layout, *, kind: str, source_revi
         tasks=tuple(tasks),
         identity=identity_of(kind, source, files),
         complete=_completing(source, layout, source_revision),
-        details=_described(layout),
+        layout=layout,
     )
 
 
@@ -82,11 +82,6 @@ def identity_of(kind: str, source: WholeTensors, files: Iterable[PlannedFile], *
         "more": more,
     }
     return f"sha256:{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()}"
-
-
-def _described(layout: Layout) -> str:
-    vision, text = (",".join(map(str, stages)) for stages in (layout.vision_stages, layout.text_stages))
-    return f"tp {layout.tp}, pp {layout.pp}, vision stages {vision}, text stages {text}"
 
 
 def _parameter_of(name: str, table: Mapping[str, Parameter]) -> str:
@@ -147,7 +142,7 @@ def _segments(tensor: WholeTensor, cuts: list[Cut], item: int) -> tuple[Segment,
 
 
 def _completing(source: WholeTensors, layout: Layout, source_revision: str) -> Complete:
-    carried = _carried_files(source) if source.kind == "checkpoint" else {}
+    carried = carried_files(source) if source.kind == "checkpoint" else {}
 
     def complete(folder: Path, written: Mapping[str, WrittenFile]) -> None:
         for path in (*list_side_files(source.path), *(source.path / name for name in carried)):
@@ -170,8 +165,8 @@ def _dtypes(tensors: Mapping[str, WholeTensor]) -> dict[str, str]:
     return {name: tensor.dtype for name, tensor in tensors.items()}
 
 
-def _carried_files(source: WholeTensors) -> dict[str, FileRecord]:
-    """Give the record of `state.json`. Raises WeightsError if it is damaged: a new record would hide that."""
+def carried_files(source: WholeTensors) -> dict[str, FileRecord]:
+    """Give the record of a checkpoint's `state.json`. Raises WeightsError if it has not the recorded checksum."""
     path = source.path / STATE_NAME
     found = FileRecord(size=path.stat().st_size, checksum=checksum_of_file(path))
     recorded = read_manifest(source.path).files.get(STATE_NAME, found)

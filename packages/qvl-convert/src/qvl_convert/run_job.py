@@ -14,6 +14,7 @@ from pathlib import Path
 from qvl_core.durable import explained, make_folder, sync_folder
 from qvl_core.errors import InputChangedError, OutputError, QvlError, RunError, WeightsError
 from qvl_core.input_file import printable
+from qvl_core.layout import Layout
 from qvl_core.weights.safetensors_writer import WrittenFile
 from qvl_core.weights.whole_tensors import OpenFiles
 
@@ -38,7 +39,7 @@ class Summary:
 
     kind: str
     out: Path
-    details: str
+    layout: Layout | None
     files: int
     tensors: int
     bytes_written: int
@@ -79,7 +80,7 @@ def run_job(job: Job, out: Path, *, overwrite: bool, advance: Advance) -> Summar
     return Summary(
         kind=job.kind,
         out=out,
-        details=job.details,
+        layout=job.layout,
         files=len(job.files),
         tensors=len(job.tasks),
         bytes_written=sum(file.size for file in written.values()),

@@ -8,28 +8,38 @@ from typing import TYPE_CHECKING
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
+from qvl_core.specs.load import spec_differences
 from qvl_core.weights.whole_tensors import WholeTensors, open_whole_tensors
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
 
-def open_hf(path: Path) -> WholeTensors:
-    """Open an HF folder. Raises WeightsError for any other."""
+def open_hf(path: Path, command: str = "reshard --sharded") -> WholeTensors:
+    """Open an HF folder. Raises WeightsError for any other; `command` is what takes a sharded folder instead."""
     found = open_whole_tensors(path)
     if found.kind != "hf":
-        fix = f"qvl convert reshard --sharded {shlex.quote(str(path))} --out ... --tp ... --pp ..."
-        raise WeightsError(_problem(path, "is a sharded folder, not an HF one", fix))
+        raise WeightsError(_problem(path, "is a sharded folder, not an HF one", _instead(command, path)))
     return found
 
 
-def open_sharded(path: Path) -> WholeTensors:
-    """Open a sharded folder or a training checkpoint. Raises WeightsError for any other."""
+def open_sharded(path: Path, command: str = "import --hf") -> WholeTensors:
+    """Open a sharded folder or a training checkpoint. Raises WeightsError for any other; `command` as above."""
     found = open_whole_tensors(path)
     if found.kind == "hf":
-        fix = f"qvl convert import --hf {shlex.quote(str(path))} --out ... --tp ... --pp ..."
-        raise WeightsError(_problem(path, "is an HF folder, not a sharded one", fix))
+        raise WeightsError(_problem(path, "is an HF folder, not a sharded one", _instead(command, path)))
     return found
+
+
+def require_model(recipe: Recipe, source: WholeTensors) -> None:
+    """Raise WeightsError if the folder is of another model than the recipe, whose layout is for its own layers."""
+    found = spec_differences(recipe.spec, source.spec)
+    # A limit, not a shape, and published configs of one size disagree about it.
+    differences = [line for line in found if not line.startswith("text.max_position_embeddings:")]
+    if differences:
+        message = f"holds {source.spec.name}, the recipe's model is {recipe.spec.name}, which is another:"
+        message = "\n".join([message, *differences[:10]])
+        raise WeightsError(_problem(source.path, message, "give the folder of the recipe's model"))
 
 
 def source_of(recipe: Recipe) -> Path:
@@ -45,6 +55,11 @@ def source_of(recipe: Recipe) -> Path:
     if problems:
         raise WeightsError(problems)
     return path
+
+
+def _instead(command: str, path: Path) -> str:
+    layout = "" if command.startswith("export") else " --tp ... --pp ..."
+    return f"qvl convert {command} {shlex.quote(str(path))} --out ...{layout}"
 
 
 def _problem(path: Path, message: str, fix: str) -> Problem:

@@ -16,6 +16,9 @@ from qvl_convert.transfer import Job
 from qvl_convert.working_folder import SUFFIX, working_path
 
 # Of 255 bytes: the working folder, which is renamed once more when it is removed, has the longer name.
+# What checkpoints consist of: weights, configs, tokenizers, templates, model cards.
+_CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".txt", ".md", ".jinja", ".model", ".tiktoken")
+_CHECKPOINT_NAMES = ("LICENSE", "NOTICE", "README", ".")
 _LONGEST_NAME = 255 - len(f".{SUFFIX}{TRASH_MARK}") - 8
 # As many as the kernel follows.
 _MOST_HOPS = 40
@@ -130,9 +133,24 @@ def _require_replaceable(out: Path) -> None:
         folders.remove(RELEASE)
     else:
         _require_weights(out)
+        _require_no_other_files(out)
     if folders:
         message = f"holds other folders as well ({printable(min(folders), 80)} ...); --overwrite would remove them"
         raise OutputError(_problem(out, message, "give the path of a new folder, or move them away"))
+
+
+def _require_no_other_files(out: Path) -> None:
+    """Refuse files that do not belong to a checkpoint: a script or a table of results beside the weights."""
+    others = sorted(
+        entry.name
+        for entry in out.iterdir()
+        if not entry.is_dir()
+        and not entry.name.lower().endswith(_CHECKPOINT_SUFFIXES)
+        and not entry.name.startswith(_CHECKPOINT_NAMES)
+    )
+    if others:
+        message = f"holds {printable(others[0], 80)}, which is no part of a checkpoint; --overwrite would remove it"
+        raise OutputError(_problem(out, message, "give the path of a new folder, or move it away"))
 
 
 def _require_weights(out: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from qvl_core.layout import Layout
 from qvl_core.weights.safetensors_writer import WrittenFile
 from qvl_core.weights.whole_tensors import (
     Input,
@@ -109,8 +110,8 @@ class PlannedFile:
 class Job:
     """A conversion. `identity` changes with anything that changes the output, so that finished files may be reused.
 
-    `complete(folder, written)` writes side files and, last, what makes the folder a checkpoint. `details`
-    are for people.
+    `complete(folder, written)` writes side files and, last, what makes the folder a checkpoint. `layout` is
+    what it is cut for, None for an HF folder.
     """
 
     kind: str
@@ -120,7 +121,7 @@ class Job:
     tasks: tuple[Task, ...]
     identity: str
     complete: Complete
-    details: str = ""
+    layout: Layout | None = None
 
     @property
     def size(self) -> int:

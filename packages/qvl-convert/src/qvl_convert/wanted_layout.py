@@ -35,10 +35,22 @@ def layout_of_flags(
     return layout
 
 
-def flags_of(layout: Layout) -> str:
-    """Give the flags that name a layout."""
+def layout_text(layout: Layout) -> str:
+    """Give a layout for people."""
     vision, text = (",".join(map(str, stages)) for stages in (layout.vision_stages, layout.text_stages))
-    return f"--tp {layout.tp} --pp {layout.pp} --vision-stages {vision} --text-stages {text}"
+    return f"tp {layout.tp}, pp {layout.pp}, vision stages {vision}, text stages {text}"
+
+
+def layout_json(layout: Layout | None) -> dict[str, object] | None:
+    """Give a layout for machines, in the words of a manifest; None where there is none."""
+    if layout is None:
+        return None
+    return {
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "vision_stages": list(layout.vision_stages),
+        "text_stages": list(layout.text_stages),
+    }
 
 
 def _stages(flag: str, text: str | None) -> tuple[int, ...] | None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -97,9 +96,10 @@ class Processes:
 
 @pytest.fixture(scope="session")
 def disk():
-    """A folder in memory where there is one: there a thousand fsyncs cost nothing."""
+    """A folder in memory where there is room: there a thousand fsyncs cost nothing."""
     memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None, prefix="qvl-faults-") as path:
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 1024**3
+    with TemporaryDirectory(dir=memory if roomy else None, prefix="qvl-faults-") as path:
         yield Path(path)
 
 
@@ -276,8 +276,3 @@ class Checks:
 @pytest.fixture(scope="session")
 def check():
     return Checks
-
-
-@pytest.fixture
-def stopped():
-    return -signal.SIGKILL

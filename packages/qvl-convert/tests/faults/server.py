@@ -24,6 +24,8 @@ import threading
 import numpy  # noqa: F401
 import qvl_convert.jobs  # noqa: F401
 import rich.progress  # noqa: F401
+import typer
+from qvl_core.cli import app
 from qvl_core.cli.app import main
 
 SECONDS = 60
@@ -108,6 +110,9 @@ def serve():
     # What is imported late, here instead of in every child.
     with contextlib.redirect_stderr(io.StringIO()):
         main(["convert", "verify", "/", "/"])
+    # Reading the signatures of all commands takes longer than converting a small model: once, too.
+    command = typer.main.get_command(app._full_app("convert", False))
+    app._full_app = lambda *_: command
     gc.freeze()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,13 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
     if not different and not reshard:
         for problem in check_manifest_layout(folder.manifest, recipe.parallel, folder=folder.path):
-            yield replace(problem, fix=f"{problem.fix}\nor qvl run {recipe.path} --reshard: cuts them while loading")
+            yield replace(problem, fix=f"{problem.fix}\nor {_reshard_run(recipe)}: cuts them while loading")
+
+
+def _reshard_run(recipe: Recipe) -> str:
+    # What was set is not kept as it was typed; without it the command would be another run.
+    changed = any(origin.kind == "--set" for origin in recipe.origins.values())
+    return f"qvl run {shlex.quote(recipe.path)} --reshard{' and every --set as before' if changed else ''}"
 
 
 def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:

@@ -119,6 +119,14 @@ def test_weights_of_another_layout_end_with_2_and_the_command_that_cuts_them(qvl
     assert started == []
 
 
+def test_the_command_that_reshards_is_quoted_and_says_to_keep_what_was_set(qvl, sharded: Path) -> None:
+    Path("tiny.toml").rename("my tiny.toml")
+    assert "or qvl run 'my tiny.toml' --reshard and every --set as before: cuts" in qvl("run", "my tiny.toml", *USE).err
+    recipe = Path("my tiny.toml").read_text()
+    Path("stated.toml").write_text(recipe.replace('init = "random"', 'init = "checkpoint"'))
+    assert "or qvl run stated.toml --reshard: cuts" in qvl("run", "stated.toml").err
+
+
 def test_reshard_says_from_which_layout_into_which_and_starts_the_task_with_it(qvl, sharded: Path, started) -> None:
     before = sorted(sharded.rglob("*"))
     result = qvl("run", "tiny.toml", *USE, "--reshard")

@@ -24,7 +24,7 @@ from qvl_convert.mindspeed.folder import LATEST, SHOWN, FoundTensor, MindspeedFo
 from qvl_convert.mindspeed.key_map import TEXT_LAYER, VISION_LAYER, FusedTensor, fused_tensors
 from qvl_convert.mindspeed.pickle_records import TorchTensor
 
-_WRONG_MODEL = "is this a checkpoint of that model? give the HF files of the model that it was made from"
+_WRONG_MODEL = "is every mp_rank folder there? else give the HF files of the model that the checkpoint was made from"
 _DAMAGED = "copy the folder again from where it was written, or take another checkpoint"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,9 @@ from qvl_core.weights.sharded_folder import ShardedFolder, open_sharded_folder
 
 STATE_NAME = "state.json"
 _RANK_FILES = ("rank-pp", "optimizer-pp")
+
+# What lies at the top of the reference stack's folders.
+_FOREIGN = {"latest_checkpointed_iteration.txt", "mp_rank_00", "mp_rank_00_000"}
 
 SourceKind = Literal["hf", "sharded", "checkpoint"]
 
@@ -56,5 +60,8 @@ def _unusable(where: str, names: set[str]) -> Problem:
     if steps:
         fix = f"give {where.rstrip('/')}/{printable(steps[-1], 80)}"
         return Problem(where=where, message="holds checkpoints, but is none itself", fix=fix)
+    if _FOREIGN & names:
+        fix = f"qvl convert import --mindspeed {shlex.quote(where)} --hf-files HF_FOLDER --out NEW_FOLDER"
+        return Problem(where=where, message="is a folder of MindSpeed-MM", fix=fix)
     message = f"holds neither {CONFIG_NAME} nor {MANIFEST_NAME}"
     return Problem(where=where, message=message, fix="give an HF checkpoint folder or a sharded folder")
