@@ -16,10 +16,12 @@ from qvl_convert.lora.fit import require_fit
 from qvl_convert.lora.merge import MergeReport, merge_report, merge_transforms
 from qvl_convert.lora.targets import Targets
 from qvl_convert.plan_hf import plan_hf
+from qvl_convert.progress import counted
 from qvl_convert.transfer import Job
 
 # Part of a job's identity: to be raised whenever the same adapter would give other bytes.
 _ARITHMETIC = "merge arithmetic 1"
+_SHOWN = 10
 
 
 def plan_merge(
@@ -62,8 +64,10 @@ def _lines(report: MergeReport, targets: Targets) -> list[str]:
             f"{len(report.unchanged):,} of them came out as they were: the change is zero there or lost in rounding, "
             f"first in {report.unchanged[0]}"
         )
-    for name, count in report.non_finite.items():
-        lines.append(f"{name}: {count:,} elements of the base are infinite or not a number, and stay so")
+    for name, count in list(report.non_finite.items())[:_SHOWN]:
+        lines.append(f"{name}: {counted(count, 'element')} of the base infinite or not a number, left so")
+    if len(report.non_finite) > _SHOWN:
+        lines.append(f"... and {len(report.non_finite) - _SHOWN:,} more tensors with such elements")
     if targets.unused_patterns:
         keys = ", ".join(printable(key, 80) for key in targets.unused_patterns[:10])
         count = len(targets.unused_patterns)

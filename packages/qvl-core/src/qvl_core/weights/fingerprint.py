@@ -18,7 +18,8 @@ def fingerprint(folder: HFFolder | ShardedFolder) -> str:
     """Give a SHA-256 over the configuration and, of every tensor, name, dtype, shape and its first and last 64 KiB.
 
     A sample, because hashing 150 GB takes minutes: it tells trained from untrained weights and one release from
-    another, and does not replace the checksums that find a flipped bit. File names and sharding do not enter it.
+    another, and does not replace the checksums that find a flipped bit. File names and the dealing of
+    tensors to HF files do not enter it; the layout of a sharded folder does.
     """
     digest = hashlib.sha256()
     if isinstance(folder, HFFolder):
