@@ -76,7 +76,7 @@ def run_job(job: Job, out: Path, *, overwrite: bool, advance: Advance) -> Summar
         try:
             reused, written = _fill(job, working, advance)
         except (QvlError, KeyboardInterrupt) as error:
-            _leave(working, error)
+            _leave(working, job, error)
             raise
         # Hours may have passed: what lies there now must not be lost either.
         require_target(out, job, overwrite=overwrite)
@@ -115,15 +115,12 @@ def _fill(job: Job, working: WorkingFolder, advance: Advance) -> tuple[dict[str,
     return reused, copy.written
 
 
-def _leave(working: WorkingFolder, error: BaseException) -> None:
+def _leave(working: WorkingFolder, job: Job, error: BaseException) -> None:
     """Keep what is finished after an interruption; with nothing finished, or a wrong source, keep nothing."""
+    wrong = isinstance(error, (InputChangedError, WeightsError))
     try:
-        with explained(working.out):
-            for path in working.out.rglob(f"*{UNFINISHED}"):
-                path.unlink(missing_ok=True)
-            wrong = isinstance(error, (InputChangedError, WeightsError))
-            if wrong or not any(path.is_file() for path in working.out.rglob("*")):
-                working.discard()
+        if wrong or not working.keep_recorded(job.identity):
+            working.discard()
     except (OutputError, RunError):
         # A disk that fails may fail here as well; the first error is the one to tell, and the next try clears up.
         return

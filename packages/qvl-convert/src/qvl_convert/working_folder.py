@@ -99,13 +99,25 @@ class WorkingFolder:
         with explained(self._journal):
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self._journal, flags)
+            before = os.fstat(descriptor).st_size
             try:
                 line = f"{_line(name, file)}\n".encode()
                 while line:
                     line = line[os.write(descriptor, line) :]
                 os.fsync(descriptor)
+            except OSError:
+                # Half a line, on a disk that is full, would spoil the next one.
+                os.ftruncate(descriptor, before)
+                raise
             finally:
                 os.close(descriptor)
+
+    def keep_recorded(self, identity: str) -> bool:
+        """Remove everything but finished files that are written down; tell whether there are any."""
+        finished = self._read_journal(identity) or {}
+        with explained(self.out):
+            self._keep_only(finished)
+        return bool(finished)
 
     def commit(self, *, replace: bool) -> None:
         """Give the complete folder its name. What has that name is removed with `replace`, else an OutputError."""

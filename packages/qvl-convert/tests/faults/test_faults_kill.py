@@ -202,8 +202,10 @@ def test_signals_at_any_moment(qvl, check, large, work, number):
         if result.code == 130:
             assert "Traceback" not in result.err
         assert all(check.equal(found, large.hf) for found in check.checkpoints(work))
-    again = qvl.run(*arguments)
-    assert again.code == 0 or out.exists()
+        if out.exists():
+            # The signal came too late: the next one needs something to do.
+            shutil.rmtree(out)
+    assert qvl.run(*arguments).code == 0
     assert check.equal(out, large.hf)
     check.nothing_but(work, "out")
 
