@@ -17,7 +17,6 @@ from qvl_core.generate.options import read_generation_config
 from qvl_core.input_file import printable
 from qvl_core.layout import Layout
 from qvl_core.model.qwen25vl import Qwen25VL
-from qvl_core.params import parameter_table
 from qvl_core.weights.hf_folder import open_hf_folder
 from qvl_core.weights.local_tensors import local_values
 from qvl_core.weights.manifest import MANIFEST_NAME
@@ -46,7 +45,7 @@ def fill(model: Qwen25VL, weights: Iterable[tuple[str, NDArray[np.generic]]]) ->
     The arrays are taken one by one, so that a generator never holds more than one tensor.
     """
     parameters = model.named_parameters()
-    missing = {row.name for row in parameter_table(model.spec)}
+    missing = set(parameters)
     problems: list[Problem] = []
     for name, array in weights:
         if name not in parameters:

@@ -20,13 +20,14 @@ from qvl_core.geometry import VisionPlan, text_rotary, vision_plan, vision_rotar
 from qvl_core.kernels.segments import Segments, build_segments
 from qvl_core.model.layers import DTYPES
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.stage_part import StagePart
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionInputs:
-    """Inputs of the vision encoder, patches in window order."""
+    """Inputs of the vision encoder, patches in window order; they are None behind the stage that embeds them."""
 
-    patches_PC: Tensor
+    patches_PC: Tensor | None
     cos_PH: Tensor
     sin_PH: Tensor
     windows: Segments
@@ -35,36 +36,45 @@ class VisionInputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """Inputs of the whole model. `merge_index_T` picks from text rows followed by vision rows."""
+    """Inputs of the whole model, or of a pipeline stage: what that stage does not read is None.
 
-    ids_T: Tensor
-    cos_TH: Tensor
-    sin_TH: Tensor
-    segments: Segments
+    `merge_index_T` picks from text rows followed by vision rows.
+    """
+
+    ids_T: Tensor | None
+    cos_TH: Tensor | None
+    sin_TH: Tensor | None
+    segments: Segments | None
     vision: VisionInputs | None
     merge_index_T: Tensor | None
     loss_rows_L: Tensor | None
     labels_L: Tensor | None
 
 
-def plan_batch(batch: Batch, spec: ModelSpec, dtype: str) -> Plan:
-    """Give the plan of a batch whose counts fit (data code and `flatten_prompt` have checked them)."""
-    cos_TH, sin_TH = text_rotary(batch.position_ids, spec.text)
-    rows = batch.loss_rows
+def plan_batch(batch: Batch, spec: ModelSpec, dtype: str, part: StagePart | None = None) -> Plan:
+    """Give the plan of a batch whose counts fit (data code and `flatten_prompt` have checked them).
+
+    With `part`, only what that part of the model reads.
+    """
+    part = part or StagePart.whole(spec)
     vision, merge_index_T = None, None
-    if len(batch.grids):
+    if len(batch.grids) and (part.vision_layers or part.embeds):
         order = vision_plan(batch.grids, spec.vision)
-        vision = _vision_inputs(batch.patches, order, dtype)
-        merge_index_T = Tensor(merge_index(batch.input_ids, order, spec))
+        if part.vision_layers:
+            vision = _vision_inputs(batch.patches if part.patch_embed else None, order, dtype)
+        if part.embeds:
+            merge_index_T = Tensor(merge_index(batch.input_ids, order, spec))
+    cos_TH, sin_TH = text_rotary(batch.position_ids, spec.text) if part.text_layers else (None, None)
+    rows = batch.loss_rows if part.head else None
     return Plan(
-        ids_T=Tensor(batch.input_ids),
-        cos_TH=Tensor(cos_TH),
-        sin_TH=Tensor(sin_TH),
-        segments=build_segments(batch.sequence_lengths),
+        ids_T=Tensor(batch.input_ids) if part.embeds else None,
+        cos_TH=None if cos_TH is None else Tensor(cos_TH),
+        sin_TH=None if sin_TH is None else Tensor(sin_TH),
+        segments=build_segments(batch.sequence_lengths) if part.text_layers else None,
         vision=vision,
         merge_index_T=merge_index_T,
-        loss_rows_L=Tensor(rows),
-        labels_L=Tensor(batch.labels[rows]),
+        loss_rows_L=None if rows is None else Tensor(rows),
+        labels_L=None if rows is None else Tensor(batch.labels[rows]),
     )
 
 
@@ -92,11 +102,11 @@ def merge_index(input_ids: NDArray[np.int32], order: VisionPlan, spec: ModelSpec
     return index
 
 
-def _vision_inputs(patches: NDArray[np.float32], order: VisionPlan, dtype: str) -> VisionInputs:
+def _vision_inputs(patches: NDArray[np.float32] | None, order: VisionPlan, dtype: str) -> VisionInputs:
     cos_PH, sin_PH = vision_rotary(order)
-    patches_PC = Tensor(patches[order.patch_index])
+    patches_PC = None if patches is None else Tensor(patches[order.patch_index])
     return VisionInputs(
-        patches_PC=patches_PC if dtype == "float32" else patches_PC.astype(DTYPES[dtype]),
+        patches_PC=patches_PC if patches_PC is None or dtype == "float32" else patches_PC.astype(DTYPES[dtype]),
         cos_PH=Tensor(cos_PH),
         sin_PH=Tensor(sin_PH),
         windows=build_segments(order.window_lengths),

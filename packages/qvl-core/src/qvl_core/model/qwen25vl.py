@@ -26,29 +26,41 @@ from qvl_core.model.text import AttentionCache, TextDecoder
 from qvl_core.model.vision import VisionEncoder
 from qvl_core.params import Component, parameter_table
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.stage_part import StagePart
 
 if TYPE_CHECKING:
     from qvl_core.generate.stream import Step
 
 
+class TokenLoss(nn.Cell):
+    """logits_LV, labels_L -> losses_L. A cell, so that a stage with a cut vocabulary can put its own in place."""
+
+    def construct(self, logits_LV: Tensor, labels_L: Tensor) -> Tensor:
+        return kernels.cross_entropy(logits_LV, labels_L)
+
+
 class Qwen25VL(nn.Cell):
     """Qwen2.5-VL with the parameter names of the published checkpoints (`params.parameter_table`)."""
 
-    def __init__(self, spec: ModelSpec, dtype: str = "float32") -> None:
-        """Build with all weights zero; `from_pretrained`, `from_spec` and `initialize` fill them."""
+    def __init__(self, spec: ModelSpec, dtype: str = "float32", part: StagePart | None = None) -> None:
+        """Build with all weights zero; `from_pretrained` and `from_spec` fill them.
+
+        With `part`, only that part of the model: the cells of the others are None or empty.
+        """
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: one of {', '.join(DTYPES)}")
         self.spec = spec
         self.dtype = dtype
-        self.visual = VisionEncoder(spec.vision, dtype)
-        self.model = TextDecoder(spec.text, dtype)
+        self.part = part or StagePart.whole(spec)
+        self.visual = VisionEncoder(spec.vision, dtype, self.part) if self.part.vision_layers else None
+        self.model = TextDecoder(spec.text, dtype, self.part) if self.part.text_layers else None
         width, vocabulary = spec.text.hidden_size, spec.text.vocab_size
-        tied = spec.text.tie_word_embeddings
-        self.lm_head = None if tied else Linear(width, vocabulary, bias=False, dtype=dtype)
+        has_head = self.part.head and not spec.text.tie_word_embeddings
+        self.lm_head = Linear(width, vocabulary, bias=False, dtype=dtype) if has_head else None
+        self.token_loss = TokenLoss()
         self.generation_defaults = GenerationOptions()
-        for name, parameter in self.parameters_and_names():
-            parameter.name = name
+        self.name_parameters()
 
     @classmethod
     def from_pretrained(cls, hf_dir: str | Path, dtype: str = "float32") -> Qwen25VL:
@@ -106,21 +118,37 @@ class Qwen25VL(nn.Cell):
 
     def plan(self, batch: Batch) -> Plan:
         """Compute what depends only on ids and grids and move the batch to the device."""
-        return plan_batch(batch, self.spec, self.dtype)
+        return plan_batch(batch, self.spec, self.dtype, self.part)
 
     def hidden(self, plan: Plan, cache: AttentionCache | None = None) -> Tensor:
         """Give the last layer's output [T, D], before the final norm."""
-        x_TD = self.model.embed_tokens(plan.ids_T)
-        if plan.vision is not None:
+        return self.advance(plan, None, cache)
+
+    def advance(self, plan: Plan, arrived: Tensor | None, cache: AttentionCache | None = None) -> Tensor | None:
+        """Give what this part of the model makes of what the part before it made (`stage_part.Flow`).
+
+        `arrived` is None for the first part. Before the text layers, both are None for a batch without images.
+        """
+        x = arrived
+        if self.visual is not None and plan.vision is not None:
             vision = plan.vision
-            features_UD = self.visual(vision.patches_PC, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
-            x_TD = kernels.merge_tokens(x_TD, features_UD, plan.merge_index_T)
-        return self.model(x_TD, plan.cos_TH, plan.sin_TH, plan.segments, cache)
+            patches = vision.patches_PC if x is None else x
+            x = self.visual(patches, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
+        if self.model is None:
+            return x
+        if self.part.embeds:
+            assert self.model.embed_tokens is not None
+            embedded_TD = self.model.embed_tokens(plan.ids_T)
+            x = embedded_TD if x is None else kernels.merge_tokens(embedded_TD, x, plan.merge_index_T)
+        return self.model(x, plan.cos_TH, plan.sin_TH, plan.segments, cache)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Give logits [T, V] of the rows of `hidden` (or of any choice of its rows)."""
+        assert self.model is not None, "this stage has no text layers"
+        assert self.model.norm is not None, "this stage has no output head"
         normed_TD = self.model.norm(hidden_TD)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        assert head is not None
         return kernels.linear(normed_TD, head.weight)
 
     def token_losses(self, batch: Batch | Plan) -> Tensor:
@@ -129,8 +157,12 @@ class Qwen25VL(nn.Cell):
         Without any label: one row of exactly 0 with zero gradients. The output head runs on these rows only.
         """
         plan = self.plan(batch) if isinstance(batch, Batch) else batch
-        hidden_LD = ops.gather(self.hidden(plan), plan.loss_rows_L, 0)
-        return kernels.cross_entropy(self.logits(hidden_LD), plan.labels_L)
+        return self.losses_of(self.hidden(plan), plan)
+
+    def losses_of(self, hidden_TD: Tensor, plan: Plan) -> Tensor:
+        """Give the same from the last layer's output."""
+        hidden_LD = ops.gather(hidden_TD, plan.loss_rows_L, 0)
+        return self.token_loss(self.logits(hidden_LD), plan.labels_L)
 
     def freeze(self, components: Iterable[Component]) -> None:
         """Take the gradient from the parameters of `components`, and give it back to all others.
@@ -141,18 +173,34 @@ class Qwen25VL(nn.Cell):
         of = {row.name: row.component for row in parameter_table(self.spec)}
         for name, parameter in self.parameters_and_names():
             parameter.requires_grad = of[name] not in frozen
-        cut = ("merger" if "merger" in frozen else "blocks") if "vision" in frozen else ""
-        self.visual.stop_after = cut
+        if self.visual is not None:
+            self.visual.stop_after = ("merger" if "merger" in frozen else "blocks") if "vision" in frozen else ""
+
+    def recompute(self, components: Iterable[Component]) -> None:
+        """Compute the activations inside the layers of `components` again in the backward pass instead of keeping them.
+
+        Of each layer only its input is kept. Chen et al. (arXiv 1604.06174), section 4.
+        """
+        chosen = frozenset(components)
+        if self.visual is not None:
+            self.visual.recompute_components = chosen
+        if self.model is not None:
+            self.model.recompute_layers = "text" in chosen
+
+    def name_parameters(self) -> None:
+        """Give every parameter its name in the parameter table; again after cells were replaced."""
+        for name, parameter in self.parameters_and_names():
+            parameter.name = name
 
     def named_arrays(self) -> Iterator[tuple[str, NDArray[np.generic]]]:
         """Yield (name, host array) in checkpoint order; bfloat16 arrays have MindSpore's numpy dtype of that name."""
-        parameters = self.named_parameters()
-        for row in parameter_table(self.spec):
-            yield row.name, parameters[row.name].asnumpy()
+        for name, parameter in self.named_parameters().items():
+            yield name, parameter.asnumpy()
 
     def named_parameters(self) -> dict[str, Parameter]:
-        """Map each name of the parameter table to the parameter."""
-        return dict(self.parameters_and_names())
+        """Map each name of the parameter table that this part holds to the parameter, in the order of the table."""
+        held = dict(self.parameters_and_names())
+        return {row.name: held[row.name] for row in parameter_table(self.spec) if row.name in held}
 
     def generate(
         self,

@@ -14,8 +14,9 @@ from mindspore import Tensor, nn, ops
 
 from qvl_core import kernels
 from qvl_core.kernels.segments import Segments
-from qvl_core.model.layers import Embedding, Linear, RMSNorm
+from qvl_core.model.layers import Embedding, Layers, Linear, RMSNorm, run_layer
 from qvl_core.specs.model_spec import TextSpec
+from qvl_core.stage_part import StagePart
 
 
 class AttentionCache(Protocol):
@@ -91,17 +92,19 @@ class TextLayer(nn.Cell):
 
 
 class TextDecoder(nn.Cell):
-    """Embedding, layers and the final norm.
+    """Embedding, layers and the final norm, or those of them that a pipeline stage holds.
 
     The three are called one by one: vision features go in between the first two, and the loss needs the norm only on
-    the rows that have a label.
+    the rows that have a label. With tied weights the last stage holds the embedding too: it is the output head.
     """
 
-    def __init__(self, spec: TextSpec, dtype: str) -> None:
+    def __init__(self, spec: TextSpec, dtype: str, part: StagePart) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, dtype)
-        self.layers = nn.CellList([TextLayer(spec, layer, dtype) for layer in range(spec.num_layers)])
-        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype)
+        has_table = part.embeds or (part.head and spec.tie_word_embeddings)
+        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, dtype) if has_table else None
+        self.layers = Layers({layer: TextLayer(spec, layer, dtype) for layer in part.text_layers})
+        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype) if part.head else None
+        self.recompute_layers = False
 
     def construct(
         self,
@@ -113,5 +116,5 @@ class TextDecoder(nn.Cell):
     ) -> Tensor:
         """Run the layers, without embedding and without final norm. A `cache` attends in place of plain attention."""
         for layer in self.layers:
-            x_TD = layer(x_TD, cos_TH, sin_TH, segments, cache)
+            x_TD = run_layer(layer, self.recompute_layers, x_TD, cos_TH, sin_TH, segments, cache)
         return x_TD

@@ -13,8 +13,9 @@ from mindspore import Tensor, nn, ops
 
 from qvl_core import kernels
 from qvl_core.kernels.segments import Segments
-from qvl_core.model.layers import Linear, RMSNorm, empty_parameter
+from qvl_core.model.layers import Layers, Linear, RMSNorm, empty_parameter, run_layer
 from qvl_core.specs.model_spec import VisionSpec
+from qvl_core.stage_part import StagePart
 
 
 class PatchProjection(nn.Cell):
@@ -118,25 +119,31 @@ class Merger(nn.Cell):
 
 
 class VisionEncoder(nn.Cell):
-    """Patch embedding, blocks and merger.
+    """Patch embedding, blocks and merger, or those of them that a pipeline stage holds.
 
     `stop_after` cuts the gradient: "blocks" when everything before the merger is frozen, "merger" when that is too.
+    `recompute` names the components (vision, merger) whose activations are computed again in the backward pass.
     """
 
-    def __init__(self, spec: VisionSpec, dtype: str) -> None:
+    def __init__(self, spec: VisionSpec, dtype: str, part: StagePart) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(spec, dtype)
-        self.blocks = nn.CellList([VisionBlock(spec, layer, dtype) for layer in range(spec.depth)])
-        self.merger = Merger(spec, dtype)
+        self.patch_embed = PatchEmbed(spec, dtype) if part.patch_embed else None
+        self.blocks = Layers({layer: VisionBlock(spec, layer, dtype) for layer in part.vision_layers})
+        self.merger = Merger(spec, dtype) if part.merger else None
         self.stop_after = ""
+        self.recompute_components: frozenset[str] = frozenset()
 
-    def construct(
-        self, patches_PC: Tensor, cos_PH: Tensor, sin_PH: Tensor, windows: Segments, frames: Segments
-    ) -> Tensor:
-        x_PD = self.patch_embed(patches_PC)
+    def construct(self, x: Tensor, cos_PH: Tensor, sin_PH: Tensor, windows: Segments, frames: Segments) -> Tensor:
+        """Give the features [U, E], or x_PD where the merger is on a later stage.
+
+        x is patches_PC, or x_PD where the patch embedding is on an earlier stage.
+        """
+        x_PD = x if self.patch_embed is None else self.patch_embed(x)
         for block in self.blocks:
-            x_PD = block(x_PD, cos_PH, sin_PH, windows, frames)
-        if self.stop_after == "blocks":
+            x_PD = run_layer(block, "vision" in self.recompute_components, x_PD, cos_PH, sin_PH, windows, frames)
+        if self.stop_after:
             x_PD = ops.stop_gradient(x_PD)
-        features_UE = self.merger(x_PD)
+        if self.merger is None:
+            return x_PD
+        features_UE = run_layer(self.merger, "merger" in self.recompute_components, x_PD)
         return ops.stop_gradient(features_UE) if self.stop_after == "merger" else features_UE
