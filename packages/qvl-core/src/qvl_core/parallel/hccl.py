@@ -97,9 +97,13 @@ class HcclGroup:
 class HcclWorld:
     """A rank of a run on NPUs. Calls return when the host has launched them; times are therefore those of the host."""
 
-    def __init__(self, layout: Layout, spec: ModelSpec, board: Board | None = None) -> None:
-        """Join the process group that msrun's variables describe. Raises RunError if it has another size."""
-        distributed = mint.distributed
+    def __init__(
+        self, layout: Layout, spec: ModelSpec, board: Board | None = None, *, distributed: Any = mint.distributed
+    ) -> None:
+        """Join the process group that msrun's variables describe. Raises RunError if it has another size.
+
+        `distributed` is the module with the calls, another one in tests.
+        """
         distributed.init_process_group(backend="hccl")
         if distributed.get_world_size() != layout.world_size:
             raise RunError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qvl_core.errors import NotInstalledError, RunError
 from qvl_core.layout import Layout
+from qvl_core.parallel.buckets import buckets
 from qvl_core.parallel.mesh import coordinate_of, group_of, rank_of
 from qvl_core.parallel.single import SingleGroup
 from qvl_core.parallel.world import Board, Group, Json, SilentBoard, Times, tied_ranks
