@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import gcd
 
+from qvl_core import multiplications
 from qvl_core.errors import Problem
 from qvl_core.layout import Layout
 from qvl_core.specs.model_spec import ModelSpec
@@ -284,12 +285,9 @@ def _balanced_text(spec: ModelSpec, vision_stages: tuple[int, ...]) -> tuple[int
 
 def _costs(spec: ModelSpec) -> tuple[float, float, float]:
     """Estimate multiplications per token of a text layer, of the output head and of a vision layer: their weights."""
-    text, vision = spec.text, spec.vision
-    attention = 2 * text.hidden_size * text.head_dim * (text.num_heads + text.num_kv_heads)
-    layer = attention + 3 * text.hidden_size * text.intermediate_size
-    head = text.hidden_size * text.vocab_size
-    vision_layer = 4 * vision.hidden_size**2 + 3 * vision.hidden_size * vision.intermediate_size
-    return float(layer), float(head), float(PATCHES_PER_TOKEN * vision_layer)
+    vision_layer = PATCHES_PER_TOKEN * multiplications.vision_layer(spec.vision)
+    layer, head = multiplications.text_layer(spec.text), multiplications.output_head(spec.text)
+    return float(layer), float(head), float(vision_layer)
 
 
 def _cut_sizes(spec: ModelSpec) -> tuple[tuple[str, int], ...]:

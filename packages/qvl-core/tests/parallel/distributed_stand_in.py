@@ -37,6 +37,16 @@ class Handle:
         self.ranks = ranks
 
 
+class P2POp:
+    """One half of a call that sends and receives at once."""
+
+    def __init__(self, op: str, tensor: Tensor, peer: int) -> None:
+        assert op in ("isend", "irecv")
+        self.op = op
+        self.tensor = tensor
+        self.peer = peer
+
+
 class Network:
     """What the threads share."""
 
@@ -113,6 +123,15 @@ class Distributed:
         assert array.shape == tuple(tensor.shape), "a receive takes a message of its own shape"
         assert array.dtype == tensor.asnumpy().dtype
         _finish(tensor, array, False)
+
+    P2POp = P2POp
+
+    def batch_isend_irecv(self, p2p_op_list: list[P2POp]) -> list[Work]:
+        for one in p2p_op_list:
+            if one.op == "isend":
+                self.isend(one.tensor, one.peer)
+        # What is received may be looked at only after `wait`.
+        return [Work(lambda one=one: self.recv(one.tensor, one.peer)) for one in p2p_op_list if one.op == "irecv"]
 
     def barrier(self) -> None:
         self._meet(None, np.zeros(1))

@@ -95,6 +95,16 @@ def test_stages_send_and_receive_in_order() -> None:
     on_every_rank(check)
 
 
+def test_neighbours_swap_in_one_call() -> None:
+    def check(world: HcclWorld) -> None:
+        other = 1 - world.place.pp
+        sent, wanted = ((2, 3), (1, 4)) if world.place.pp == 0 else ((1, 4), (2, 3))
+        found = world.swap(Tensor(np.full(sent, world.rank, np.float32)), wanted, "float32", other)
+        np.testing.assert_array_equal(found.asnumpy(), np.full(wanted, world.pipeline.ranks[other], np.float32))
+
+    on_every_rank(check)
+
+
 def test_values_of_any_length_are_exchanged_exactly() -> None:
     def check(world: HcclWorld) -> None:
         values = world.exchange({"text": "é" * world.rank, "number": 1 / (world.rank + 3)})

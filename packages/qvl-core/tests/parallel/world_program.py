@@ -52,6 +52,8 @@ def check_neighbours(world: World) -> None:
     sender = world.pipeline.ranks[other]
     for i, shape in enumerate(shapes):
         np.testing.assert_array_equal(world.receive(shape, "float32", other).asnumpy(), np.full(shape, 10 * sender + i))
+    swapped = world.swap(Tensor(np.full((2, world.rank + 1), 1.5, np.float32)), (2, sender + 1), "float32", other)
+    assert swapped.shape == (2, sender + 1)
     world.finish_sends()
 
 

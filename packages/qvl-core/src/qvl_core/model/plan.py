@@ -9,7 +9,7 @@ Legend: T tokens, P patches, C numbers in a patch, H head size, L rows with a la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mindspore import Tensor
@@ -49,6 +49,10 @@ class Plan:
     merge_index_T: Tensor | None
     loss_rows_L: Tensor | None
     labels_L: Tensor | None
+
+    def without_vision(self) -> Plan:
+        """Give the plan of what comes after the vision layers, which does not hold their inputs."""
+        return replace(self, vision=None)
 
 
 def plan_batch(batch: Batch, spec: ModelSpec, dtype: str, part: StagePart | None = None) -> Plan:

@@ -129,11 +129,18 @@ class Qwen25VL(nn.Cell):
 
         `arrived` is None for the first part. Before the text layers, both are None for a batch without images.
         """
-        x = arrived
-        if self.visual is not None and plan.vision is not None:
-            vision = plan.vision
-            patches = vision.patches_PC if x is None else x
-            x = self.visual(patches, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
+        return self.read(plan, self.see(plan, arrived), cache)
+
+    def see(self, plan: Plan, arrived: Tensor | None) -> Tensor | None:
+        """Run the vision layers of this part, and the merger if it is here; without any, give `arrived`."""
+        if self.visual is None or plan.vision is None:
+            return arrived
+        vision = plan.vision
+        patches = vision.patches_PC if arrived is None else arrived
+        return self.visual(patches, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
+
+    def read(self, plan: Plan, x: Tensor | None, cache: AttentionCache | None = None) -> Tensor | None:
+        """Run the text layers of this part; the first part of the text looks the tokens up and places features x."""
         if self.model is None:
             return x
         if self.part.embeds:

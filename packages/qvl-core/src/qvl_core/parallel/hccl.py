@@ -154,6 +154,17 @@ class HcclWorld:
         self._distributed.recv(result, self._rank_at(stage))
         return result
 
+    def swap(self, x: Tensor, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:
+        """Send and receive at once: one after the other, two ranks that do this would each wait for a receiver."""
+        calls = self._distributed
+        result = mint.zeros(shape, dtype=DTYPES[dtype])
+        self._mark(f"swapping with stage {stage}")
+        pair = [calls.P2POp("isend", x, self._rank_at(stage)), calls.P2POp("irecv", result, self._rank_at(stage))]
+        for work in calls.batch_isend_irecv(pair):
+            if work is not None:
+                work.wait()
+        return result
+
     def finish_sends(self) -> None:
         """Wait until everything sent has left."""
         for work, _ in self._sent:

@@ -177,8 +177,14 @@ class MpiWorld:
         self._clock.board.mark(text, waiting=False)
 
     def send(self, x: Tensor, stage: int) -> None:
-        """Start sending; the array is kept until it is taken."""
+        """Start sending; the array is kept until it is taken.
+
+        A stage that needs no backward would run ahead of the others and keep its whole step: it waits here.
+        """
         self._sent = [(request, array) for request, array in self._sent if not request.Test()]
+        if len(self._sent) > self.layout.pp:
+            with self._clock.call("waiting for the receiver of what was sent"):
+                self._sent.pop(0)[0].Wait()
         # A copy: what the tensor shares with the array may be reused before the message has left.
         array = np.array(_host(x))
         self._sent.append((self._comm.Isend(array, self._rank_at(stage), _TAG), array))
@@ -195,6 +201,11 @@ class MpiWorld:
         self.times.waiting_s += waited
         self.times.communication_s -= waited
         return Tensor.from_numpy(array)
+
+    def swap(self, x: Tensor, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:
+        """Send and receive."""
+        self.send(x, stage)
+        return self.receive(shape, dtype, stage)
 
     def finish_sends(self) -> None:
         """Wait for the receivers."""

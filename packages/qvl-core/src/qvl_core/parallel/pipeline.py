@@ -3,7 +3,8 @@
 The gradient of a stage is taken with public calls that every MindSpore we support has: the forward pass keeps only the
 stage's input; the backward pass runs the stage again and differentiates sum(output * arriving gradient). A backward of
 one micro batch between the forward and the backward of another is possible no other way on all of them. The last stage
-(so a single one too) runs each micro batch once: its loss follows its forward pass at once.
+(so a single one too) runs each micro batch once: its loss follows its forward pass at once. Vision layers that nothing
+trains in or before are run once on every stage, outside of what is differentiated.
 
 Shapes travel with nobody: every stage reads the same batches and knows what its neighbours will send.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import mindspore as ms
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from qvl_core.batch import Batch
 from qvl_core.model import Plan, Qwen25VL
+from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
 from qvl_core.parallel.world import World
 from qvl_core.params import Component, parameter_table
@@ -31,12 +33,16 @@ from qvl_core.stage_part import flow_after
 COMPONENTS: tuple[Component, ...] = ("vision", "merger", "text")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _InFlight:
-    """A micro batch between its forward and its backward."""
+    """A micro batch between its forward and its backward.
+
+    `x` is what is differentiated from, `is_wanted` says whether the stage before wants its gradient.
+    """
 
     plan: Plan
-    arrived: Tensor | None
+    x: Tensor | None
+    is_wanted: bool
 
 
 class Pipeline:
@@ -50,11 +56,15 @@ class Pipeline:
         self._world = world
         self._stage, self._stages = world.place.pp, world.layout.pp
         model.recompute(_recomputed(recompute))
-        parameters = model.named_parameters()
-        self.trainable: list[Parameter] = [value for value in parameters.values() if value.requires_grad]
+        self.trainable: list[Parameter] = [value for value in model.named_parameters().values() if value.requires_grad]
         """The stage's parameters that are not frozen, in the order of the parameter table; perhaps none."""
-        self._trained_before = _trained_before(model, world, self.trainable)
+        components = {row.name: row.component for row in parameter_table(model.spec)}
+        here = {components[parameter.name] for parameter in self.trainable}
+        self._trained_before = _trained_before(world, here)
+        # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
+        self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
+        self._outgoing: tuple[Tensor, int] | None = None
 
     @property
     def is_last(self) -> bool:
@@ -68,86 +78,104 @@ class Pipeline:
         over replicas nor over the copies of a tied embedding. A stage that a batch has no work for gives zeros.
         """
         in_flight: dict[int, _InFlight] = {}
-        loss, total = 0.0, None
+        loss: float = 0.0
+        total: list[Tensor] = []
+        order = running_order(batches) if self._stages > 1 else range(len(batches))
         for action in one_f_one_b(self._stage, self._stages, len(batches)):
-            batch, number = batches[action.micro_batch], action.micro_batch
+            number = order[action.micro_batch]
             if action.kind == "forward":
-                in_flight[number] = self._forward(batch, keep=not self.is_last)
+                in_flight[number] = self._forward(batches[number])
                 continue
-            value, found = self._backward(batch, weights[number], in_flight.pop(number))
+            value, found = self._backward(batches[number], weights[number], in_flight.pop(number))
             loss += value
-            total = accumulate(total, found) if found else total
+            accumulate(total, found)
+        self._deliver()
         self._world.finish_sends()
-        return loss, total if total is not None else [_zeros(parameter) for parameter in self.trainable]
+        return loss, total or [_zeros(parameter) for parameter in self.trainable]
 
     def losses(self, batch: Batch) -> NDArray[np.float32] | None:
         """Give the loss of each row of `batch.loss_rows` on the last stage, None on the others. No gradient."""
-        held = self._forward(batch, keep=not self.is_last)
+        held = self._forward(batch)
+        self._deliver()
         self._world.finish_sends()
         if not self.is_last:
             return None
-        hidden = self._model.advance(held.plan, held.arrived)
-        return self._model.losses_of(hidden, held.plan).asnumpy()
+        return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
 
-    def _forward(self, batch: Batch, *, keep: bool) -> _InFlight:
+    def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""
         plan = self._model.plan(batch)
-        arrived = self._receive_input(batch)
-        if keep:
-            output = self._model.advance(plan, arrived)
+        x = self._take(self._flow_shape(self._stage - 1, batch) if self._stage else None, self._stage - 1)
+        is_wanted = x is not None and self._needs_gradient(self._stage, batch)
+        if self._vision_is_constant:
+            x, plan = self._model.see(plan, x), plan.without_vision()
+        if not self.is_last:
+            output = self._advance(plan, x)
             if output is not None:
-                self._world.send(output, self._stage + 1)
-        return _InFlight(plan=plan, arrived=arrived)
+                self._outgoing = (output, self._stage + 1)
+        return _InFlight(plan=plan, x=x, is_wanted=is_wanted)
 
     def _backward(self, batch: Batch, weights_L: NDArray[np.float32], held: _InFlight) -> tuple[float, list[Tensor]]:
         """Receive the gradient of the output, give loss and gradients, send the gradient of the input."""
-        is_wanted = held.arrived is not None and self._needs_gradient(self._stage, batch)
         if self.is_last:
+            self._deliver()
             seed: Tensor | None = Tensor(weights_L)
-        elif self._flow_shape(self._stage, batch) is not None and self._needs_gradient(self._stage + 1, batch):
-            seed = self._receive(self._flow_shape(self._stage, batch), self._stage + 1)
         else:
-            seed = None
-        if seed is None or (not is_wanted and not self.trainable):
+            is_due = self._needs_gradient(self._stage + 1, batch)
+            seed = self._take(self._flow_shape(self._stage, batch) if is_due else None, self._stage + 1)
+        if seed is None or not (held.is_wanted or self.trainable):
             # No gradient arrives or nothing here wants one; the last stage still says its loss.
             return (self._loss_alone(held, weights_L) if self.is_last else 0.0), []
-        value, (into_input, into_weights) = self._differentiate(is_wanted, held, seed)
-        if is_wanted:
-            self._world.send(into_input, self._stage - 1)
+        value, into_x, into_weights = self._differentiate(held, seed)
+        if into_x is not None:
+            self._outgoing = (into_x, self._stage - 1)
         return (float(value.asnumpy()) if self.is_last else 0.0), into_weights
 
     def _loss_alone(self, held: _InFlight, weights_L: NDArray[np.float32]) -> float:
-        hidden = self._model.advance(held.plan, held.arrived)
-        return float((self._model.losses_of(hidden, held.plan).asnumpy() * weights_L).sum())
+        losses_L = self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
+        return float((losses_L * weights_L).sum())
 
-    def _differentiate(
-        self, is_wanted: bool, held: _InFlight, seed: Tensor
-    ) -> tuple[Tensor, tuple[Tensor | None, list[Tensor]]]:
-        """Run the stage and its backward: (value, (gradient of the input or None, gradients of `trainable`))."""
-        key = (is_wanted, bool(self.trainable))
+    def _differentiate(self, held: _InFlight, seed: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Run the stage and its backward: value, gradient of x if it is wanted, gradients of `trainable`."""
+        key = (held.is_wanted, bool(self.trainable))
         if key not in self._derivatives:
-            position = 0 if is_wanted else None
+            position = 0 if held.is_wanted else None
             self._derivatives[key] = ms.value_and_grad(self._scalar, position, self.trainable or None)
-        value, found = self._derivatives[key](held.arrived, held.plan, seed)
+        value, found = self._derivatives[key](held.x, held.plan, seed)
         if not self.trainable:
-            return value, (found, [])
-        into_input, into_weights = found if is_wanted else (None, found)
-        return value, (into_input, list(into_weights))
+            return value, found, []
+        into_x, into_weights = found if held.is_wanted else (None, found)
+        return value, into_x, list(into_weights)
 
-    def _scalar(self, arrived: Tensor | None, plan: Plan, seed: Tensor) -> Tensor:
+    def _scalar(self, x: Tensor | None, plan: Plan, seed: Tensor) -> Tensor:
         """What is differentiated: the weighted loss, or the output times its gradient."""
-        output = self._model.advance(plan, arrived)
+        output = self._advance(plan, x)
         if self.is_last:
             return mint.sum(self._model.losses_of(output, plan) * seed)
         return mint.sum(output * seed)
 
-    def _receive_input(self, batch: Batch) -> Tensor | None:
-        shape = self._flow_shape(self._stage - 1, batch) if self._stage else None
-        return None if shape is None else self._receive(shape, self._stage - 1)
+    def _advance(self, plan: Plan, x: Tensor | None) -> Tensor | None:
+        return self._model.read(plan, x) if self._vision_is_constant else self._model.advance(plan, x)
 
-    def _receive(self, shape: tuple[int, ...] | None, stage: int) -> Tensor:
-        assert shape is not None
+    def _take(self, shape: tuple[int, ...] | None, stage: int) -> Tensor | None:
+        """Receive from a neighbour, None where it sends nothing, and hand over what is still here for a neighbour.
+
+        Every piece of work begins with this. What goes to the neighbour that something comes from travels in the same
+        call: two neighbours that both send first would wait for each other on an engine whose sends wait.
+        """
+        if shape is None:
+            self._deliver()
+            return None
+        if self._outgoing is not None and self._outgoing[1] == stage:
+            x, self._outgoing = self._outgoing[0], None
+            return self._world.swap(x, shape, self._model.dtype, stage)
+        self._deliver()
         return self._world.receive(shape, self._model.dtype, stage)
+
+    def _deliver(self) -> None:
+        if self._outgoing is not None:
+            self._world.send(*self._outgoing)
+            self._outgoing = None
 
     def _flow_shape(self, stage: int, batch: Batch) -> tuple[int, ...] | None:
         """Give the shape of what `stage` sends to the next for a batch; None where it sends nothing."""
@@ -167,11 +195,26 @@ class Pipeline:
         return "text" in trained or (bool(trained) and len(batch.patches) > 0)
 
 
-def accumulate(total: list[Tensor] | None, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Add one micro batch's gradients to the running fp32 sum; never in place (a silent no-op on CPU)."""
-    if total is None:
-        return [gradient.astype(ms.float32) for gradient in gradients]
-    return [ops.add(old, new.astype(ms.float32)) for old, new in zip(total, gradients, strict=True)]
+def running_order(batches: Sequence[Batch]) -> list[int]:
+    """Give the order in which a pipeline runs the micro batches of a step: by size, so that neighbours are alike.
+
+    Stages work on neighbouring micro batches at the same time, and wait for the slowest; the sum does not depend on the
+    order. The same on every stage.
+    """
+    return sorted(range(len(batches)), key=lambda number: (batches[number].tokens, len(batches[number].patches)))
+
+
+def accumulate(total: list[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Add one micro batch's gradients to the running fp32 sums, one by one: two of a tensor at a time, not of all.
+
+    The list is changed, no tensor is: adding in place is a silent no-op on CPU.
+    """
+    for i, new in enumerate(gradients):
+        summand = new.astype(ms.float32)
+        if i < len(total):
+            total[i] = ops.add(total[i], summand)
+        else:
+            total.append(summand)
 
 
 def _recomputed(recompute: Literal["none", "full"] | Collection[Component]) -> Collection[Component]:
@@ -180,15 +223,12 @@ def _recomputed(recompute: Literal["none", "full"] | Collection[Component]) -> C
     return COMPONENTS if recompute == "full" else recompute
 
 
-def _trained_before(model: Qwen25VL, world: World, trainable: Sequence[Parameter]) -> list[frozenset[str]]:
+def _trained_before(world: World, here: Collection[Component]) -> list[frozenset[str]]:
     """List, for each stage, the components with something to train on the stages before it. All ranks take part."""
-    components = {row.name: row.component for row in parameter_table(model.spec)}
-    mine = sorted({components[parameter.name] for parameter in trainable})
-    places: dict[int, set[str]] = {stage: set() for stage in range(world.layout.pp)}
-    for row in world.exchange({"stage": world.place.pp, "components": mine}):
-        assert isinstance(row, dict)
-        places[int(row["stage"])] |= set(row["components"])  # type: ignore[arg-type]
-    return [frozenset().union(*(places[before] for before in range(stage))) for stage in range(world.layout.pp)]
+    places: list[set[str]] = [set() for _ in range(world.layout.pp)]
+    for rank, found in enumerate(world.exchange(sorted(here))):
+        places[coordinate_of(rank, world.layout).pp] |= {str(name) for name in cast("list[str]", found)}
+    return [frozenset().union(*places[:stage]) for stage in range(world.layout.pp)]
 
 
 def _zeros(parameter: Parameter) -> Tensor:

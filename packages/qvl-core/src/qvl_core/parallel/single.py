@@ -79,6 +79,10 @@ class SingleWorld:
         """Never called: there is one stage."""
         raise AssertionError(f"nothing to receive from stage {stage} on the only stage")
 
+    def swap(self, x: Tensor, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:
+        """Never called: there is one stage."""
+        raise AssertionError(f"nothing to swap with stage {stage} on the only stage")
+
     def finish_sends(self) -> None:
         """Do nothing: nothing was sent."""
 

@@ -103,11 +103,15 @@ class World(Protocol):
     phase: str
 
     def send(self, x: Tensor, stage: int) -> None:
-        """Send to the same slice and replica of another stage; does not wait for the receiver."""
+        """Send to the same slice and replica of another stage; waits for a receiver only when many have not come."""
         ...
 
     def receive(self, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:
         """Wait for the next tensor of another stage; shape and dtype are known on both sides."""
+        ...
+
+    def swap(self, x: Tensor, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:
+        """Send to a stage and receive from it, in one call; the stage does the same, or sends and receives apart."""
         ...
 
     def finish_sends(self) -> None:
