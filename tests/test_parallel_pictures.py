@@ -86,4 +86,4 @@ def test_python_on_the_page_runs(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.chdir(ROOT)
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
     exec(compile(code, "docs/parallel.md", "exec"), {})
-    assert capsys.readouterr().out == "9.2%, ideal 3.0%\n"
+    assert capsys.readouterr().out == "4.4%, ideal 3.0%\n"

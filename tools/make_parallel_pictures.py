@@ -171,7 +171,7 @@ def one_f_one_b() -> str:
         rows = stage_work(recipe.spec, layout, SAMPLE, freeze=recipe.model.freeze)
         return [StageTimes(forward=(row.forward / 1e12,) * 8, backward=(row.backward / 1e12,) * 8) for row in rows]
 
-    better = replace(recipe.parallel, text_stages=(4, 7, 7, 10))
+    better = replace(recipe.parallel, text_stages=(5, 7, 7, 9))
     panels = (
         ("Four stages with equal work, eight micro batches", even),
         (f"7B as in its recipe, {shown(recipe.parallel)}: stages 1 and 2 set the pace", stages(recipe.parallel)),

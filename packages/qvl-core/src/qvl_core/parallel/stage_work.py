@@ -5,8 +5,8 @@ part has no first half; a part before which nothing trains has no second half, a
 frozen too. (The very first trainable linear could skip the second half; that is counted all the same.)
 
 Recomputation adds forwards. Of each micro batch in flight the pipeline keeps what the stage received, and
-runs the stage again before its backward (the recompute tape), frozen parts included; a stage without a backward is not
-run again, and the last one goes from forward to backward at once. `[layout] recompute` runs the layers of the named
+runs the stage again before its backward (the recompute tape). A stage without a backward is not run again, nor are
+vision and merger where both are frozen (their features are kept); the last stage goes from forward to backward at once. `[layout] recompute` runs the layers of the named
 components, and the merger, once more on top.
 """
 
@@ -59,11 +59,13 @@ def stage_work(
     recompute_tape: bool = True,
 ) -> tuple[StageWork, ...]:
     """List the stages' work. `recompute_tape` False: a pipeline that keeps activations between forward and backward."""
-    forward, backward = [0] * layout.pp, [0] * layout.pp
+    forward, backward, again = [0] * layout.pp, [0] * layout.pp, [0] * layout.pp
+    features_are_kept = {"vision", "merger"} <= set(freeze)
     reached = False
     for part in _parts(spec, layout, batch):
         whole = part.linear + part.attention
         forward[part.stage] += whole
+        again[part.stage] += 0 if features_are_kept and part.component != "text" else whole
         trains = part.component not in freeze
         if trains or reached:
             backward[part.stage] += part.linear * (trains + 1) + 2 * part.attention
@@ -72,7 +74,7 @@ def stage_work(
         reached = reached or trains
     if recompute_tape:
         for stage in range(layout.pp - 1):
-            backward[stage] += forward[stage] if backward[stage] else 0
+            backward[stage] += again[stage] if backward[stage] else 0
     return tuple(StageWork(forward=ahead, backward=back) for ahead, back in zip(forward, backward, strict=True))
 
 
