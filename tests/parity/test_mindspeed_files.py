@@ -22,9 +22,11 @@ from qvl_convert.run_job import run_job
 from qvl_core.errors import WeightsError
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
-from qvl_core.specs import ModelSpec, TextSpec, TokenIds, VisionSpec, to_hf_config
-from qvl_core.weights.whole_tensors import OpenFiles, RowReader, open_whole_tensors
+from qvl_core.specs import ModelSpec, to_hf_config
+from qvl_core.weights.row_reader import OpenFiles, RowReader
+from qvl_core.weights.whole_tensors import open_whole_tensors
 from safetensors.torch import save_file
+from sharded_folders import grouped_spec
 
 DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 COLUMNS = ("linear_proj.weight", "linear_fc2.weight")
@@ -37,22 +39,7 @@ LAYOUTS = (
 
 
 def spec_of(*, tied: bool) -> ModelSpec:
-    vision = VisionSpec(
-        depth=2, hidden_size=16, num_heads=4, intermediate_size=22, out_hidden_size=48, patch_size=2, window_size=8
-    )
-    text = TextSpec(
-        num_layers=3,
-        hidden_size=48,
-        intermediate_size=26,
-        num_heads=6,
-        num_kv_heads=2,
-        vocab_size=46,
-        tie_word_embeddings=tied,
-        head_dim=8,
-        mrope_section=(2, 1, 1),
-    )
-    tokens = TokenIds(vision_start=40, vision_end=41, image=42, video=43)
-    return ModelSpec(name="qwen2.5-vl-custom", vision=vision, text=text, tokens=tokens)
+    return grouped_spec(tied, depth=2, layers=3)
 
 
 def weights_of(spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:

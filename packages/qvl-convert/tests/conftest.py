@@ -1,7 +1,10 @@
 """Weights folders in any layout, spelling and dtype, with random bits in every tensor, and `qvl` in this process."""
 
 import json
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,42 +13,16 @@ from qvl_convert.commands import register
 from qvl_core.cli.boundary import guarded
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
-from qvl_core.specs import ModelSpec, TextSpec, TokenIds, VisionSpec, to_hf_config
+from qvl_core.specs import to_hf_config
 from qvl_core.weights.hf_writer import write_hf_folder
-from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, rank_tensors, write_manifest
-from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
-from qvl_core.weights.safetensors_writer import checksum_of_file, write_safetensors
-from qvl_core.weights.sharding import cut
+from qvl_core.weights.manifest import FileRecord
+from qvl_core.weights.safetensors_writer import checksum_of_file
 from qvl_core.weights.tensor_io import tensor_from_array
 
+# `sharded_folders` has small models and writes folders of any layout; the tests of qvl-core have it.
+sys.path.insert(0, str(Path(__file__).parents[2] / "qvl-core" / "tests" / "weights"))
 
-def build_spec(tied: bool) -> ModelSpec:
-    """A model with every kind of tensor that four tensor ranks can share."""
-    return ModelSpec(
-        name="qwen2.5-vl-custom",
-        vision=VisionSpec(
-            depth=2,
-            hidden_size=16,
-            num_heads=4,
-            intermediate_size=12,
-            out_hidden_size=32,
-            patch_size=2,
-            window_size=8,
-            full_attention_blocks=(1,),
-        ),
-        text=TextSpec(
-            num_layers=3,
-            hidden_size=32,
-            intermediate_size=24,
-            num_heads=4,
-            num_kv_heads=4,
-            vocab_size=48,
-            tie_word_embeddings=tied,
-            head_dim=8,
-            mrope_section=(2, 1, 1),
-        ),
-        tokens=TokenIds(vision_start=40, vision_end=41, image=42, video=43),
-    )
+from sharded_folders import NUMPY, divisible_spec, write_sharded
 
 
 class Maker:
@@ -53,7 +30,7 @@ class Maker:
 
     def __init__(self, root, tied):
         self.root = root
-        self.spec = build_spec(tied)
+        self.spec = divisible_spec(tied)
         random = np.random.default_rng(7)
         table = parameter_table(self.spec)
         self.kinds = {row.name: ("BF16", "F32", "BF16", "F16")[i % 4] for i, row in enumerate(table)}
@@ -69,14 +46,13 @@ class Maker:
         (self.side / "config.json").write_text(json.dumps(to_hf_config(self.spec)))
         (self.side / "tokenizer.json").write_text("{}")
 
-    def tensor(self, name, array):
-        kind = self.kinds[name]
-        view = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[kind]
-        return tensor_from_array(name, np.ascontiguousarray(array).view(view), kind)
+    def values(self, changes=None):
+        """Give the arrays in the numpy dtypes of their kinds."""
+        return {name: array.view(NUMPY[self.kinds[name]]) for name, array in {**self.arrays, **(changes or {})}.items()}
 
     def hf(self, name, changes=None, **options):
-        arrays = {**self.arrays, **(changes or {})}
-        write_hf_folder([self.tensor(*item) for item in arrays.items()], self.side, self.root / name, **options)
+        tensors = [tensor_from_array(key, array, self.kinds[key]) for key, array in self.values(changes).items()]
+        write_hf_folder(tensors, self.side, self.root / name, **options)
         return self.root / name
 
     def moments(self):
@@ -91,43 +67,13 @@ class Maker:
 
     def sharded(self, name, layout, changes=None, optimizer=None, state=None):
         """Write a sharded folder; with `state` (text) and `optimizer` a training checkpoint."""
-        folder, written, arrays = self.root / name, {}, {**self.arrays, **(changes or {})}
-        folder.mkdir()
-        for pp in range(layout.pp):
-            rows = {row.name: row for row in rank_tensors(self.spec, layout, pp)}
-            for tp in range(layout.tp):
-                parts = [
-                    self.tensor(row.name, cut(arrays[row.name], row.shard, tp=layout.tp, rank=tp))
-                    for row in rows.values()
-                ]
-                file = rank_file_name(pp, tp)
-                written[file] = write_safetensors(folder / file, parts)
-                if optimizer is not None:
-                    owners = {key: rows.get(split_name(key)[0]) for key in optimizer}
-                    parts = [
-                        tensor_from_array(key, cut(optimizer[key], row.shard, tp=layout.tp, rank=tp))
-                        for key, row in owners.items()
-                        if row is not None
-                    ]
-                    file = optimizer_file_name(pp, tp)
-                    written[file] = write_safetensors(folder / file, parts)
-        for file in self.side.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        others = {}
+        folder, others = self.root / name, {}
+        shutil.copytree(self.side, folder)
         if state is not None:
             (folder / "state.json").write_text(state)
             checksum = checksum_of_file(folder / "state.json")
             others["state.json"] = FileRecord(size=len(state), checksum=checksum)
-        manifest = build_manifest(
-            self.spec,
-            layout,
-            written,
-            self.kinds,
-            source_revision="test",
-            optimizer_dtypes=None if optimizer is None else dict.fromkeys(optimizer, "F32"),
-            other_files=others,
-        )
-        write_manifest(folder, manifest)
+        write_sharded(folder, self.spec, layout, self.values(changes), optimizer, self.kinds, others)
         return folder
 
     def checkpoint(self, name, layout):
@@ -208,8 +154,3 @@ def snapshot(folder):
 @pytest.fixture(name="snapshot")
 def _snapshot():
     return snapshot
-
-
-@pytest.fixture(name="build_spec")
-def _build_spec():
-    return build_spec

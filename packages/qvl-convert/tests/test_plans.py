@@ -7,6 +7,7 @@ from itertools import pairwise, product
 import pytest
 from qvl_convert.plan_hf import plan_hf
 from qvl_convert.plan_sharded import plan_sharded
+from qvl_core.errors import WeightsError
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout, derive_stages, legal_tensor_degrees
 from qvl_core.params import EMBEDDING, parameter_count, parameter_table
@@ -291,6 +292,18 @@ def test_a_plan_changes_its_identity_with_what_it_depends_on(make, tmp_path):
     content = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(content)
     assert identity() != first
+
+
+def test_side_files_may_have_another_context_length_and_nothing_else(make):
+    source, config = open_whole_tensors(make.hf("hf")), json.loads((make.side / "config.json").read_text())
+
+    def plan(**changes):
+        (make.side / "config.json").write_text(json.dumps({**config, **changes}))
+        return plan_hf(source, make.side, kind="export", naming="classic", max_shard_bytes=10**9)
+
+    assert plan(max_position_embeddings=12345).size == plan().size
+    with pytest.raises(WeightsError, match=r"describes another model than the weights:\n  text\.rope_theta"):
+        plan(rope_theta=12345.0)
 
 
 def test_an_hf_plan_depends_on_the_side_files_the_spelling_and_the_size(make):

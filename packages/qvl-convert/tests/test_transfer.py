@@ -17,11 +17,12 @@ from qvl_convert.transfer import Place, Segment, Stream, Target, Task, run_task
 from qvl_core.errors import InputChangedError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.params import EMBEDDING, parameter_table
-from qvl_core.weights import whole_tensors
+from qvl_core.weights import row_reader, whole_tensors
 from qvl_core.weights.manifest import rank_file_name
+from qvl_core.weights.row_reader import OpenFiles
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.sharding import cut
-from qvl_core.weights.whole_tensors import OpenFiles, open_whole_tensors
+from qvl_core.weights.whole_tensors import open_whole_tensors
 
 CUT = Layout(vision_stages=(2, 0), text_stages=(1, 2), pp=2, tp=2)
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -79,7 +80,7 @@ def test_every_place_gets_the_bytes_of_its_cut(make, origin, target, block_bytes
         make.hf(name, max_shard_bytes=9000) if origin is None else make.sharded(name, origin)
     source = open_whole_tensors(make.root / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_tensors, "BLOCK_BYTES", block_bytes)
+        patch.setattr(row_reader, "BLOCK_BYTES", block_bytes)
         job, sink = plan_sharded(source, target, kind="test", source_revision=""), Memory()
         digests = run(source, job.tasks, sink)
     seen = set()
@@ -180,7 +181,7 @@ def test_segments_in_any_order_go_to_the_ends_of_their_streams(make):
 
 
 def test_a_transform_gets_all_rows_once_and_replaces_them(make, monkeypatch):
-    monkeypatch.setattr(whole_tensors, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(row_reader, "BLOCK_BYTES", 200)
     source = open_whole_tensors(make.sharded("from", CUT))
     seen = []
 
@@ -261,7 +262,7 @@ def test_columns_do_not_cost_a_copy_of_the_tensor(tmp_path, shard):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert set(sink.found.values()) == {rows * columns}
-    assert peak < 3 * whole_tensors.BLOCK_BYTES < tensor.size
+    assert peak < 3 * row_reader.BLOCK_BYTES < tensor.size
 
 
 def test_the_size_of_a_task_counts_copies(make):

@@ -61,7 +61,7 @@ def test_the_first_difference_is_named_with_place_and_both_values(qvl, make, lay
 @untied
 @pytest.mark.parametrize("place", [(0, 0), (31, 31), (17, 3)])
 def test_the_place_is_right_at_every_end_and_in_small_blocks(qvl, make, place, monkeypatch):
-    monkeypatch.setattr("qvl_core.weights.whole_tensors.BLOCK_BYTES", 100)
+    monkeypatch.setattr("qvl_core.weights.row_reader.BLOCK_BYTES", 100)
     changed = make.arrays[TENSOR].copy()
     changed[place] ^= 1
     report = json.loads(qvl("verify", make.sharded("a", CUT), make.hf("b", changes={TENSOR: changed}), "--json").out)
@@ -116,7 +116,7 @@ def test_another_dtype_is_a_difference(qvl, make):
     assert (found.code, found.out) == (1, f"different: {first}: is BF16 in A, F32 in B\n")
 
 
-def test_another_model_is_a_difference(qvl, make, build_spec, tmp_path):
+def test_another_model_is_a_difference(qvl, make, tmp_path):
     other = type(make)(tmp_path / "side", tied=not make.spec.text.tie_word_embeddings)
     other.arrays.update({name: array for name, array in make.arrays.items() if name in other.arrays})
     other.kinds.update({name: kind for name, kind in make.kinds.items() if name in other.kinds})

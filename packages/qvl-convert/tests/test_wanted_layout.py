@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qvl_convert.wanted_layout import layout_json, layout_of_flags, layout_text
+from qvl_convert.wanted_layout import layout_of_flags, layout_text
 from qvl_core.errors import RecipeError
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
@@ -33,9 +33,6 @@ def test_derived_stages_are_legal_and_the_flags_name_them(pp, tp):
     stages = [",".join(map(str, counts)) for counts in (layout.vision_stages, layout.text_stages)]
     assert layout_of_flags(SEVEN, tp, pp, *stages) == layout
     assert layout_text(layout) == f"tp {tp}, pp {pp}, vision stages {stages[0]}, text stages {stages[1]}"
-    assert layout_json(layout) == {
-        "tp": tp, "pp": pp, "vision_stages": list(layout.vision_stages), "text_stages": list(layout.text_stages)
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("stages", ["1,10,10,7", "7,7,7,7", "0,8,10,10", "0,0,14,14"])

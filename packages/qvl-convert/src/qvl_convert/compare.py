@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.specs.load import spec_differences
 from qvl_core.weights.cuts import matrix_shape
+from qvl_core.weights.row_reader import OpenFiles, RowReader, check_parts
 from qvl_core.weights.source import STATE_NAME
 from qvl_core.weights.tensor_io import raw_to_float32
-from qvl_core.weights.whole_tensors import OpenFiles, RowReader, WholeTensor, WholeTensors, check_parts
+from qvl_core.weights.whole_tensors import WholeTensor, WholeTensors
 
 from qvl_convert.plan_sharded import carried_files
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from qvl_core.durable import explained
 from qvl_core.weights.raw_bytes import read_into
+from qvl_core.weights.row_reader import BLOCK_BYTES
 from qvl_core.weights.safetensors_writer import WrittenFile
-from qvl_core.weights.whole_tensors import BLOCK_BYTES
 
 from qvl_convert.transfer import Job, Place, PlannedFile, new_digest
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from qvl_core.durable import explained
 from qvl_core.layout import Layout
+from qvl_core.weights.manifest import layout_to_json
 
 from qvl_convert.progress import counted, duration, gigabytes
 from qvl_convert.transfer import Job
-from qvl_convert.wanted_layout import layout_json, layout_text
+from qvl_convert.wanted_layout import layout_text
 
 SAMPLE_BYTES = 128 * 1024**2
 _BLOCK = 4 * 1024**2
@@ -101,7 +102,7 @@ def forecast_json(found: Forecast) -> Mapping[str, Any]:
     return {
         "kind": found.kind,
         "out": str(found.out),
-        "layout": layout_json(found.layout),
+        "layout": layout_to_json(found.layout) if found.layout is not None else None,
         "tensors": found.tensors,
         "reads": {"files": found.read_files, "bytes": found.read_bytes, "bytes_per_s": found.read_speed},
         "writes": {

@@ -17,6 +17,7 @@ from qvl_core.specs.load import CONFIG_NAME, load_spec
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.fingerprint import fingerprint
 from qvl_core.weights.hf_folder import open_hf_folder
+from qvl_core.weights.manifest import layout_to_json
 from qvl_core.weights.names import Naming
 from qvl_core.weights.whole_tensors import WholeTensors
 
@@ -28,7 +29,7 @@ from qvl_convert.run_job import Summary, run_job
 from qvl_convert.sources import open_hf, open_sharded, require_model, source_of
 from qvl_convert.target import require_target
 from qvl_convert.transfer import Job
-from qvl_convert.wanted_layout import layout_json, layout_of_flags, layout_text
+from qvl_convert.wanted_layout import layout_of_flags, layout_text
 from qvl_convert.working_folder import working_path
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def import_hf(recipe: Recipe | None, hf: Path | None, flags: Flags) -> tuple[Job
     """Give the job that cuts an HF folder, and where it goes by default (with a recipe)."""
     path = source_of(recipe) if recipe is not None else needed("--hf", hf)
     source = open_hf(path)
-    layout = _layout_of(recipe) if recipe is not None else flags.layout(source.spec)
+    layout = recipe.parallel if recipe is not None else flags.layout(source.spec)
     job = plan_sharded(source, layout, kind="import", source_revision=fingerprint(open_hf_folder(path)))
     return job, _default_out(path, layout) if recipe is not None else None
 
@@ -97,7 +98,7 @@ def reshard(recipe: Recipe | None, sharded: Path | None, flags: Flags) -> tuple[
     source = open_sharded(path)
     if recipe is not None:
         require_model(recipe, source)
-    layout = _layout_of(recipe) if recipe is not None else flags.layout(source.spec)
+    layout = recipe.parallel if recipe is not None else flags.layout(source.spec)
     job = plan_sharded(source, layout, kind="reshard", source_revision=source.source_revision)
     return job, _default_out(path, layout)
 
@@ -170,11 +171,6 @@ def _opened(path: Path, *, sharded: bool) -> WholeTensors:
     return open_sharded(path, "export --hf") if sharded else open_hf(path, "export --sharded")
 
 
-def _layout_of(recipe: Recipe) -> Layout:
-    layout = recipe.parallel
-    return Layout(tp=layout.tp, pp=layout.pp, vision_stages=layout.vision_stages, text_stages=layout.text_stages)
-
-
 def _default_out(path: Path, layout: Layout) -> Path:
     named = path.resolve() if path.name in ("", "..") else path
     return named.with_name(f"{named.name}-tp{layout.tp}-pp{layout.pp}")
@@ -206,6 +202,6 @@ def _json(summary: Summary) -> dict[str, object]:
     return {
         **asdict(summary),
         "out": str(summary.out),
-        "layout": layout_json(summary.layout),
+        "layout": layout_to_json(summary.layout) if summary.layout is not None else None,
         "bytes_per_s": summary.bytes_per_s,
     }

@@ -10,7 +10,7 @@ from qvl_core.durable import copy_file
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.json_file import read_json_object
-from qvl_core.specs.load import CONFIG_NAME, load_spec, spec_differences
+from qvl_core.specs.load import CONFIG_NAME, load_spec, model_differences
 from qvl_core.weights.hf_folder import INDEX_FILE
 from qvl_core.weights.hf_writer import config_with_dtype, index_of, list_side_files, plan_shards, write_json
 from qvl_core.weights.names import Naming, spell
@@ -66,7 +66,7 @@ def plan_hf(
 
 
 def _require_same_model(source: WholeTensors, hf_files: Path) -> None:
-    differences = spec_differences(source.spec, load_spec(hf_files))
+    differences = model_differences(source.spec, load_spec(hf_files))
     if differences:
         message = "\n".join(["its config.json describes another model than the weights:", *differences[:10]])
         fix = "give the folder of the model that the weights were made from"

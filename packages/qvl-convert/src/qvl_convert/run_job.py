@@ -15,8 +15,8 @@ from qvl_core.durable import explained, make_folder, sync_folder
 from qvl_core.errors import InputChangedError, OutputError, QvlError, RunError, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.layout import Layout
+from qvl_core.weights.row_reader import OpenFiles
 from qvl_core.weights.safetensors_writer import WrittenFile
-from qvl_core.weights.whole_tensors import OpenFiles
 
 from qvl_convert.finished_files import still_good
 from qvl_convert.progress import gigabytes

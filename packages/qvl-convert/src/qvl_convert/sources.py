@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
-from qvl_core.specs.load import spec_differences
+from qvl_core.specs.load import model_differences
 from qvl_core.weights.whole_tensors import WholeTensors, open_whole_tensors
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def open_sharded(path: Path, command: str = "import --hf") -> WholeTensors:
 
 def require_model(recipe: Recipe, source: WholeTensors) -> None:
     """Raise WeightsError if the folder is of another model than the recipe, whose layout is for its own layers."""
-    found = spec_differences(recipe.spec, source.spec)
-    # A limit, not a shape, and published configs of one size disagree about it.
-    differences = [line for line in found if not line.startswith("text.max_position_embeddings:")]
+    differences = model_differences(recipe.spec, source.spec)
     if differences:
         message = f"holds {source.spec.name}, the recipe's model is {recipe.spec.name}, which is another:"
         message = "\n".join([message, *differences[:10]])

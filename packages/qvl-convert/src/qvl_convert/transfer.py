@@ -16,16 +16,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from qvl_core.layout import Layout
+from qvl_core.weights.row_reader import OpenFiles, RowReader, check_parts, require_checksums
 from qvl_core.weights.safetensors_writer import WrittenFile
-from qvl_core.weights.whole_tensors import (
-    Input,
-    OpenFiles,
-    Part,
-    RowReader,
-    WholeTensor,
-    check_parts,
-    require_checksums,
-)
+from qvl_core.weights.whole_tensors import Input, Part, WholeTensor
 
 DigestKind = Literal["sha256", "crc32"]
 Transform = Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]]

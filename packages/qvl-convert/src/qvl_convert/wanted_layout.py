@@ -16,8 +16,10 @@ _WHERE = "command line"
 def layout_of_flags(
     spec: ModelSpec, tp: int | None, pp: int | None, vision_stages: str | None, text_stages: str | None
 ) -> Layout:
-    """Give the layout of the flags; left out, tp and pp are 1 and the stages derived. Raises RecipeError with all
-    that is wrong, in the words of the flags."""
+    """Give the layout of the flags; left out, tp and pp are 1 and the stages derived.
+
+    Raises RecipeError with all that is wrong, in the words of the flags.
+    """
     vision, text = _stages("--vision-stages", vision_stages), _stages("--text-stages", text_stages)
     stated = vision or text
     stages = pp if pp is not None else len(stated) if stated else 1
@@ -39,18 +41,6 @@ def layout_text(layout: Layout) -> str:
     """Give a layout for people."""
     vision, text = (",".join(map(str, stages)) for stages in (layout.vision_stages, layout.text_stages))
     return f"tp {layout.tp}, pp {layout.pp}, vision stages {vision}, text stages {text}"
-
-
-def layout_json(layout: Layout | None) -> dict[str, object] | None:
-    """Give a layout for machines, in the words of a manifest; None where there is none."""
-    if layout is None:
-        return None
-    return {
-        "tp": layout.tp,
-        "pp": layout.pp,
-        "vision_stages": list(layout.vision_stages),
-        "text_stages": list(layout.text_stages),
-    }
 
 
 def _stages(flag: str, text: str | None) -> tuple[int, ...] | None:

@@ -10,10 +10,11 @@ import pytest
 from qvl_convert.run_job import run_job
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
-from qvl_core.specs import ModelSpec, TextSpec, TokenIds, VisionSpec, to_hf_config
+from qvl_core.specs import to_hf_config
 from qvl_core.weights.hf_writer import write_hf_folder
+from qvl_core.weights.row_reader import OpenFiles, RowReader
 from qvl_core.weights.tensor_io import tensor_from_array
-from qvl_core.weights.whole_tensors import OpenFiles, RowReader
+from sharded_folders import NUMPY, grouped_spec
 
 STORAGES = {"BF16": "BFloat16Storage", "F16": "HalfStorage", "F32": "FloatStorage", "I64": "LongStorage"}
 WIDTHS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32, "I64": np.int64}
@@ -25,35 +26,6 @@ LAYOUTS = (
     Layout(vision_stages=(2, 1, 0), text_stages=(0, 1, 4), pp=3, tp=2),
     Layout(vision_stages=(3, 0), text_stages=(0, 5), pp=2),
 )
-
-
-def grouped_spec(tied):
-    """Three query heads to a KV group, and sizes of feed-forward, vocabulary and depth that only 2 divides."""
-    return ModelSpec(
-        name="qwen2.5-vl-custom",
-        vision=VisionSpec(
-            depth=3,
-            hidden_size=16,
-            num_heads=4,
-            intermediate_size=22,
-            out_hidden_size=48,
-            patch_size=2,
-            window_size=8,
-            full_attention_blocks=(1,),
-        ),
-        text=TextSpec(
-            num_layers=5,
-            hidden_size=48,
-            intermediate_size=26,
-            num_heads=6,
-            num_kv_heads=2,
-            vocab_size=46,
-            tie_word_embeddings=tied,
-            head_dim=8,
-            mrope_section=(2, 1, 1),
-        ),
-        tokens=TokenIds(vision_start=40, vision_end=41, image=42, video=43),
-    )
 
 
 class Name:
@@ -156,7 +128,7 @@ class Model:
 
     def __init__(self, root, tied, dtype="BF16", spec=None):
         self.root = root
-        self.spec = spec or grouped_spec(tied)
+        self.spec = spec or grouped_spec(tied, depth=3, layers=5)
         random = np.random.default_rng(11)
         text = dtype if dtype != "mixed" else "BF16"
         self.kinds = {
@@ -177,8 +149,7 @@ class Model:
         tensors = []
         for key, array in self.arrays.items():
             kind = self.kinds[key]
-            array = array if kind == "BF16" else array.view({"F16": np.float16, "F32": np.float32}[kind])
-            tensors.append(tensor_from_array(key, array, kind))
+            tensors.append(tensor_from_array(key, array.view(NUMPY[kind]), kind))
         write_hf_folder(tensors, self.side, self.root / name)
         return self.root / name
 

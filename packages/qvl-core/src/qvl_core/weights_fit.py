@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.errors import InputError, Problem, WeightsError
 from qvl_core.input_file import readable
-from qvl_core.specs import ModelSpec, load_spec, spec_differences
+from qvl_core.specs import ModelSpec, load_spec, model_differences
 from qvl_core.specs.load import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         yield from _spec_problems(recipe, load_spec(source))
         return
     from qvl_core.weights.hf_folder import HFFolder, check_tensors
-    from qvl_core.weights.manifest_reader import check_manifest_layout
+    from qvl_core.weights.manifest_reader import check_manifest_layout, resharded_folder
     from qvl_core.weights.source import open_source
 
     folder = open_source(source)
@@ -110,7 +110,8 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
     if not different and not reshard:
         for problem in check_manifest_layout(folder.manifest, recipe.parallel, folder=folder.path):
-            yield replace(problem, fix=f"{problem.fix}\nor {_reshard_run(recipe)}: cuts them while loading")
+            then = f'then set {KEY} = "{resharded_folder(source, recipe.parallel)}"'
+            yield replace(problem, fix=f"{problem.fix}\n{then}\nor {_reshard_run(recipe)}: cuts them while loading")
 
 
 def _reshard_run(recipe: Recipe) -> str:
@@ -120,10 +121,7 @@ def _reshard_run(recipe: Recipe) -> str:
 
 
 def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
-    # The context length is a limit, not a shape, and published configs of one size disagree about it.
-    lines = [
-        line for line in spec_differences(recipe.spec, found) if not line.startswith("text.max_position_embeddings:")
-    ]
+    lines = model_differences(recipe.spec, found)
     if not lines:
         return
     stated = f'name = "{recipe.model.name}"' if recipe.model.name else f'config = "{recipe.model.config}"'

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 from qvl_core.errors import WeightsError
-from qvl_core.specs import load_spec, shipped_config_path, shipped_names, spec_differences, to_hf_config
+from qvl_core.specs import (
+    load_spec,
+    model_differences,
+    shipped_config_path,
+    shipped_names,
+    spec_differences,
+    to_hf_config,
+)
 
 CHECKPOINT = Path(__file__).parents[4] / "recipes" / "tiny" / "checkpoint"
 
@@ -50,6 +57,15 @@ def test_differences_name_each_field():
     lines = spec_differences(load_spec("qwen2.5-vl-7b"), load_spec("qwen2.5-vl-3b"))
     assert "text.num_layers: 28, found 36" in lines
     assert spec_differences(load_spec("qwen2.5-vl-7b"), load_spec("qwen2.5-vl-7b")) == ()
+
+
+def test_another_context_length_is_a_difference_but_makes_no_other_model():
+    config = to_hf_config(load_spec("qwen2.5-vl-7b"))
+    wanted, found = load_spec(config), load_spec({**config, "max_position_embeddings": 32768})
+    assert spec_differences(wanted, found) == ("text.max_position_embeddings: 128000, found 32768",)
+    assert model_differences(wanted, found) == ()
+    both = load_spec({**config, "max_position_embeddings": 32768, "rope_theta": 5e5})
+    assert model_differences(wanted, both) == ("text.rope_theta: 1000000.0, found 500000.0",)
 
 
 def refused(value) -> str:

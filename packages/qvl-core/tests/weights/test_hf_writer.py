@@ -1,12 +1,18 @@
 """Writing HF folders: complete, atomic, never over something that is there."""
 
 import json
+import tracemalloc
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qvl_core.errors import OutputError
+from qvl_core.errors import OutputError, WeightsError
+from qvl_core.layout import Layout
+from qvl_core.params import parameter_table
+from qvl_core.weights import row_reader
 from qvl_core.weights.hf_folder import INDEX_FILE, SINGLE_FILE, open_hf_folder
 from qvl_core.weights.hf_writer import (
     config_with_dtype,
@@ -15,7 +21,13 @@ from qvl_core.weights.hf_writer import (
     plan_shards,
     write_hf_folder,
 )
+from qvl_core.weights.manifest import rank_file_name
+from qvl_core.weights.row_reader import OpenFiles, tensor_to_write
+from qvl_core.weights.safetensors_header import read_header
+from qvl_core.weights.safetensors_writer import TensorToWrite
 from qvl_core.weights.tensor_io import read_raw, tensor_from_array
+from qvl_core.weights.whole_tensors import open_whole_tensors
+from sharded_folders import divisible_spec, write_sharded
 
 
 def test_the_usual_library_reads_the_shards(make_hf, arrays):
@@ -40,6 +52,96 @@ def test_shards_stay_below_the_limit_unless_one_tensor_is_larger(make_hf):
 def test_bits_are_those_that_went_in(make_hf, arrays):
     folder = open_hf_folder(make_hf(naming="new", max_shard_bytes=300_000))
     assert all(read_raw(folder.tensors[name]).tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+class _Loaded:
+    """Arrays that are made when their bytes are asked for; `most` counts how many were alive together."""
+
+    def __init__(self) -> None:
+        self.alive, self.most = 0, 0
+
+    def tensor(self, name, array, dtype="F32"):
+        def chunks():
+            loaded = array.copy()
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            weakref.finalize(loaded, self._forget)
+            yield from tensor_from_array(name, loaded, dtype).chunks()
+
+        return TensorToWrite(name=name, dtype=dtype, shape=array.shape, chunks=chunks)
+
+    def _forget(self) -> None:
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_of_tensors_that_are_loaded_when_needed_one_is_alive(make_hf, arrays, side_files, tmp_path, dtype):
+    whole, loaded = make_hf(dtype=dtype, max_shard_bytes=300_000), _Loaded()
+    tensors = [loaded.tensor(*item, dtype) for item in arrays.items()]
+    write_hf_folder(tensors, side_files, tmp_path / "lazy", max_shard_bytes=300_000)
+    assert (loaded.most, loaded.alive) == (1, 0)
+    assert contents(tmp_path / "lazy") == contents(whole)
+
+
+CUT = Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 2))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_hf_folder_from_a_cut_one_is_that_of_the_arrays(side_files, tmp_path, tied):
+    spec = divisible_spec(tied=tied)
+    arrays = cut_folder(tmp_path / "cut", spec)
+    write_hf_folder([tensor_from_array(*item) for item in arrays.items()], side_files, tmp_path / "wanted")
+    source = open_whole_tensors(tmp_path / "cut")
+    with OpenFiles(source.inputs) as files:
+        tensors = [tensor_to_write(tensor, files) for tensor in source.tensors.values()]
+        write_hf_folder(tensors, side_files, tmp_path / "found")
+    assert contents(tmp_path / "found") == contents(tmp_path / "wanted")
+
+
+def test_of_a_cut_folder_a_few_blocks_are_in_memory(side_files, tmp_path):
+    spec = divisible_spec(tied=True)
+    spec = replace(spec, text=replace(spec.text, vocab_size=200_000))
+    cut_folder(tmp_path / "cut", spec)
+    source = open_whole_tensors(tmp_path / "cut")
+    tracemalloc.start()
+    with OpenFiles(source.inputs) as files:
+        write_hf_folder(
+            [tensor_to_write(tensor, files) for tensor in source.tensors.values()], side_files, tmp_path / "hf"
+        )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * row_reader.BLOCK_BYTES < max(tensor.size for tensor in source.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "home"), [("model.norm.weight", (1, 1)), ("model.layers.0.mlp.up_proj.weight", (0, 1))]
+)
+def test_a_damaged_part_or_copy_leaves_no_hf_folder(side_files, tmp_path, tensor, home):
+    cut_folder(tmp_path / "cut", divisible_spec(tied=True))
+    damaged = tmp_path / "cut" / rank_file_name(*home)
+    content = bytearray(damaged.read_bytes())
+    content[read_header(damaged).tensors[tensor].start] ^= 1
+    damaged.write_bytes(content)
+    source = open_whole_tensors(tmp_path / "cut")
+    before = sorted(tmp_path.iterdir())
+    with OpenFiles(source.inputs) as files, pytest.raises(WeightsError, match="is damaged") as caught:
+        write_hf_folder([tensor_to_write(one, files) for one in source.tensors.values()], side_files, tmp_path / "hf")
+    assert [(problem.where, problem.key) for problem in caught.value.problems] == [(str(damaged), tensor)]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def cut_folder(path, spec):
+    """Write a sharded folder of zeros and ones, and give its arrays."""
+    arrays = {row.name: np.zeros(row.shape, np.float32) for row in parameter_table(spec)}
+    for i, array in enumerate(arrays.values()):
+        array.reshape(-1)[i % array.size :: 3] = 1
+    path.mkdir()
+    write_sharded(path, spec, CUT, arrays)
+    return arrays
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_copies_everything_but_weights_code_and_hidden_files(side_files, tmp_path, arrays):

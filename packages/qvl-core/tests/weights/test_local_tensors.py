@@ -16,18 +16,16 @@ from qvl_core.errors import RunError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
 from qvl_core.params import EMBEDDING, parameter_table
-from qvl_core.specs import to_hf_config
 from qvl_core.weights import local_tensors as module
-from qvl_core.weights.hf_writer import write_hf_folder
 from qvl_core.weights.local_tensors import local_optimizer_tensors, local_tensors, local_values
 from qvl_core.weights.manifest import rank_file_name, rank_tensors
 from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.raw_bytes import read_into
-from qvl_core.weights.safetensors_header import DTYPE_BYTES, read_header
+from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.sharding import cut
-from qvl_core.weights.tensor_io import raw_to_float32, tensor_from_array
+from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import open_whole_tensors
-from sharded_folders import divisible_spec, write_sharded
+from sharded_folders import divisible_spec, draw_tensors, write_folder
 
 TIED, UNTIED = divisible_spec(tied=True), divisible_spec(tied=False)
 CUT = Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 2))
@@ -52,18 +50,6 @@ def legal_layouts(spec):
 LAYOUTS = legal_layouts(TIED)
 
 
-def draw_tensors(spec, seed=0):
-    """Give (kind, random bits) of each tensor by name: all three kinds of float, every kind of not-a-number."""
-    random = np.random.default_rng(seed)
-    kinds = {row.name: ("BF16", "F16", "F32")[int(random.integers(3))] for row in parameter_table(spec)}
-    bits = {row.name: random.bytes(row.size * DTYPE_BYTES[kinds[row.name]]) for row in parameter_table(spec)}
-    numpy_kinds = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-    return kinds, {
-        row.name: np.frombuffer(bits[row.name], numpy_kinds[kinds[row.name]]).reshape(row.shape)
-        for row in parameter_table(spec)
-    }
-
-
 def draw_state(spec):
     """Give optimizer state of the text model and the merger, in fp32."""
     random = np.random.default_rng(5)
@@ -75,22 +61,14 @@ def draw_state(spec):
     }
 
 
-def write_folder(root, kind, layout, spec, kinds, arrays) -> Path:
+def write_kind(root, kind, layout, spec, kinds, arrays) -> Path:
     """Write a folder of this kind; `layout` is for those that have one."""
-    side, folder = root / "side", root / "folder"
-    side.mkdir(parents=True)
-    (side / "config.json").write_text(json.dumps(to_hf_config(spec)))
     if kind.startswith("hf"):
-        tensors = [tensor_from_array(name, array, kinds[name]) for name, array in arrays.items()]
         naming, size = ("new", 3000) if kind == "hf new, indexed" else ("classic", 10**9)
-        write_hf_folder(tensors, side, folder, naming=naming, max_shard_bytes=size)
-        return folder
-    folder.mkdir()
-    shutil.copy(side / "config.json", folder)
-    write_sharded(folder, spec, layout, arrays, draw_state(spec) if kind == "checkpoint" else None, kinds)
-    if kind == "checkpoint":
-        (folder / "state.json").write_text("{}")
-    return folder
+        return write_folder(root / "folder", spec, None, kinds, arrays, naming=naming, max_shard_bytes=size)
+    return write_folder(
+        root / "folder", spec, layout, kinds, arrays, draw_state(spec) if kind == "checkpoint" else None
+    )
 
 
 def assert_equal_to_cut(tensors, wanted, kinds, layout, tp):
@@ -118,7 +96,7 @@ def test_a_ranks_part_is_the_cut_of_the_whole_to_the_bit(spec, kind, source, tar
     kinds, arrays = draw_tensors(spec, seed)
     with TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_BYTES", block_bytes)
-        opened = open_whole_tensors(write_folder(Path(root), kind, source, spec, kinds, arrays))
+        opened = open_whole_tensors(write_kind(Path(root), kind, source, spec, kinds, arrays))
         assert opened.kind == kind.split()[0]
         state = draw_state(spec) if kind == "checkpoint" else {}
         for pp in range(target.pp):
@@ -134,7 +112,7 @@ def test_a_ranks_part_is_the_cut_of_the_whole_to_the_bit(spec, kind, source, tar
 @pytest.mark.parametrize("kind", ["hf", "sharded"])
 def test_values_are_the_exact_fp32_of_the_bits(tmp_path, kind):
     kinds, arrays = draw_tensors(TIED)
-    opened = open_whole_tensors(write_folder(tmp_path, kind, CUT, TIED, kinds, arrays))
+    opened = open_whole_tensors(write_kind(tmp_path, kind, CUT, TIED, kinds, arrays))
     values = dict(local_values(opened, Layout.single(TIED), 0, 0))
     assert list(values) == list(arrays)
     for name, value in values.items():
@@ -149,7 +127,7 @@ def test_the_head_that_a_tied_model_may_carry_as_well_is_left_out(make_hf, array
 
 def test_only_the_rows_of_the_rank_are_read_from_an_hf_folder(tmp_path, monkeypatch):
     kinds, arrays = draw_tensors(UNTIED)
-    opened = open_whole_tensors(write_folder(tmp_path, "hf", None, UNTIED, kinds, arrays))
+    opened = open_whole_tensors(write_kind(tmp_path, "hf", None, UNTIED, kinds, arrays))
     counted = count_bytes(monkeypatch)
     target = Layout(tp=4, pp=1, vision_stages=(2,), text_stages=(3,))
     list(local_tensors(opened, target, 0, 1))
@@ -161,7 +139,7 @@ def test_only_the_rows_of_the_rank_are_read_from_an_hf_folder(tmp_path, monkeypa
 
 def test_of_a_sharded_folder_the_own_file_is_read_and_copies_of_what_is_replicated(tmp_path, monkeypatch):
     kinds, arrays = draw_tensors(UNTIED)
-    opened = open_whole_tensors(write_folder(tmp_path, "sharded", CUT, UNTIED, kinds, arrays))
+    opened = open_whole_tensors(write_kind(tmp_path, "sharded", CUT, UNTIED, kinds, arrays))
     counted = count_bytes(monkeypatch)
     list(local_tensors(opened, CUT, 1, 1))
     cut_rows = [row for row in rank_tensors(UNTIED, CUT, 1) if row.shard != "replicate"]
@@ -186,7 +164,7 @@ def count_bytes(monkeypatch):
 @pytest.mark.parametrize("target", [Layout.single(TIED), CUT], ids=["whole", "cut"])
 def test_a_flipped_bit_of_any_file_is_told_with_file_and_tensor(tmp_path, target):
     kinds, arrays = draw_tensors(TIED)
-    path = write_folder(tmp_path, "checkpoint", CUT, TIED, kinds, arrays)
+    path = write_kind(tmp_path, "checkpoint", CUT, TIED, kinds, arrays)
     random = np.random.default_rng(3)
     for file in (name(pp, tp) for name in (rank_file_name, optimizer_file_name) for pp, tp in ((0, 0), (0, 1), (1, 0))):
         content = (path / file).read_bytes()
@@ -213,7 +191,7 @@ def read_all_ranks(path, layout):
 
 def test_a_damaged_copy_of_a_tied_embedding_is_told(tmp_path):
     kinds, arrays = draw_tensors(TIED)
-    path = write_folder(tmp_path, "sharded", CUT, TIED, kinds, arrays)
+    path = write_kind(tmp_path, "sharded", CUT, TIED, kinds, arrays)
     file = path / rank_file_name(1, 1)
     entry = read_header(file).tensors[EMBEDDING]
     content = bytearray(file.read_bytes())
@@ -226,9 +204,9 @@ def test_a_damaged_copy_of_a_tied_embedding_is_told(tmp_path):
 
 def test_copies_that_were_written_different_are_told(tmp_path):
     kinds, arrays = draw_tensors(TIED)
-    path = write_folder(tmp_path, "sharded", CUT, TIED, kinds, arrays)
+    path = write_kind(tmp_path, "sharded", CUT, TIED, kinds, arrays)
     changed = {**arrays, "model.norm.weight": arrays["model.norm.weight"][::-1]}
-    other = write_folder(tmp_path / "other", "sharded", CUT, TIED, kinds, changed)
+    other = write_kind(tmp_path / "other", "sharded", CUT, TIED, kinds, changed)
     file = rank_file_name(1, 1)
     shutil.copy(other / file, path / file)
     manifest = json.loads((path / "manifest.json").read_text())
@@ -243,7 +221,7 @@ def test_copies_that_were_written_different_are_told(tmp_path):
 @pytest.mark.parametrize("change", ["written", "replaced", "shortened", "removed"])
 def test_a_file_that_changes_meanwhile_fails_the_loading(tmp_path, kind, change):
     kinds, arrays = draw_tensors(TIED)
-    path = write_folder(tmp_path, kind, CUT, TIED, kinds, arrays)
+    path = write_kind(tmp_path, kind, CUT, TIED, kinds, arrays)
     file = path / ("model.safetensors" if kind == "hf" else rank_file_name(0, 1))
     tensors = local_tensors(open_whole_tensors(path), CUT, 0, 1)
     next(tensors)
@@ -265,7 +243,7 @@ def test_memory_beyond_the_result_is_a_few_blocks(tmp_path):
     arrays = {row.name: np.zeros(row.shape, np.float32) for row in parameter_table(spec)}
     kinds = dict.fromkeys(arrays, "F32")
     one = Layout(tp=1, pp=1, vision_stages=(2,), text_stages=(3,))
-    path = write_folder(tmp_path, "sharded", one, spec, kinds, arrays)
+    path = write_kind(tmp_path, "sharded", one, spec, kinds, arrays)
     del arrays
     target = Layout(tp=2, pp=1, vision_stages=(2,), text_stages=(3,))
     opened = open_whole_tensors(path)

@@ -7,8 +7,10 @@ import shlex
 import pytest
 from qvl_core.errors import WeightsError
 from qvl_core.layout import Layout
+from qvl_core.specs import to_hf_config
+from qvl_core.specs.load import CONFIG_NAME
 from qvl_core.weights.manifest import MANIFEST_NAME, build_manifest, rank_file_name, write_manifest
-from qvl_core.weights.manifest_reader import check_manifest_layout, read_manifest, reshard_command
+from qvl_core.weights.manifest_reader import check_manifest_layout, read_manifest, reshard_command, resharded_folder
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.safetensors_writer import write_safetensors
 from qvl_core.weights.sharded_folder import open_sharded_folder, verify_checksums
@@ -160,6 +162,15 @@ def test_a_flipped_bit_is_found_with_the_tensors_name(make_sharded):
         verify_checksums(folder, 0, 1)
 
 
+def test_a_config_beside_the_manifest_may_have_another_context_length_and_nothing_else(make_sharded, spec):
+    path, config = make_sharded(), to_hf_config(spec)
+    (path / CONFIG_NAME).write_text(json.dumps({**config, "max_position_embeddings": 12345}))
+    open_sharded_folder(path)
+    (path / CONFIG_NAME).write_text(json.dumps({**config, "rope_theta": 12345.0}))
+    with pytest.raises(WeightsError, match=r"describe two models:\n  text\.rope_theta"):
+        open_sharded_folder(path)
+
+
 def test_another_layout_gives_the_reshard_command(make_sharded):
     path = make_sharded()
     manifest = read_manifest(path)
@@ -172,8 +183,9 @@ def test_another_layout_gives_the_reshard_command(make_sharded):
 
 
 def test_the_reshard_command_survives_a_shell(tmp_path):
-    command = reshard_command(tmp_path / "a b;c", LAYOUTS[0])
-    assert shlex.split(command)[4] == str(tmp_path / "a b;c")
+    command = shlex.split(reshard_command(tmp_path / "a b;c", LAYOUTS[0]))
+    assert command[4] == str(tmp_path / "a b;c")
+    assert command[6] == resharded_folder(tmp_path / "a b;c", LAYOUTS[0])
 
 
 def test_the_same_layout_is_fine_whatever_dp_is(make_sharded):

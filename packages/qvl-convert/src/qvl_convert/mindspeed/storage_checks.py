@@ -16,8 +16,8 @@ from pathlib import Path
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import open_regular_file, printable
 from qvl_core.weights.raw_bytes import read_into
+from qvl_core.weights.row_reader import BLOCK_BYTES
 from qvl_core.weights.safetensors_writer import WrittenFile
-from qvl_core.weights.whole_tensors import BLOCK_BYTES
 
 from qvl_convert.mindspeed.folder import SHOWN, MindspeedFolder, RankFile
 from qvl_convert.mindspeed.torch_archive import StoredEntry

@@ -4,7 +4,7 @@ model_spec  the dataclasses · load  by shipped name or from a config · hf_conf
 """
 
 from qvl_core.specs.hf_config import spec_from_hf_config, to_hf_config
-from qvl_core.specs.load import load_spec, shipped_config_path, shipped_names, spec_differences
+from qvl_core.specs.load import load_spec, model_differences, shipped_config_path, shipped_names, spec_differences
 from qvl_core.specs.model_spec import ModelSpec, TextSpec, TokenIds, VisionSpec
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TokenIds",
     "VisionSpec",
     "load_spec",
+    "model_differences",
     "shipped_config_path",
     "shipped_names",
     "spec_differences",

@@ -11,6 +11,7 @@ Import from the modules; nothing is imported here, so that headers can be read w
     tensor_io           numpy arrays from and to files
     sharding            one tensor rank's part of a tensor, and back; cuts has the same rules as rows and columns
     whole_tensors       one view of every kind of folder and layout: whole tensors as boxes of bytes in files
+    row_reader          rows of such a whole tensor from the files that hold them, with checksums
     local_tensors       one rank's part of every tensor from such a view: how a model is loaded
     optimizer_state     names of optimizer state and of its files in a training checkpoint
     names               the classic and the new spelling of tensor names

@@ -40,8 +40,10 @@ def write_hf_folder(
 ) -> tuple[WrittenFile, ...]:
     """Write the tensors (named in either spelling) to a new folder `out`, with the side files of another folder.
 
-    `config` replaces the content of `config.json`. `out` must not exist or be empty. A shard is larger than
-    `max_shard_bytes` only if a single tensor is. Raises OutputError, RunError.
+    The files are planned from names and shapes; bytes are asked for one tensor after the other, each once. Tensors
+    that read or make them only then (`row_reader.tensor_to_write` for those of any weights folder) are never together
+    in memory. `config` replaces the content of `config.json`. `out` must not exist or be empty. A shard is larger than
+    `max_shard_bytes` only if a single tensor is. Raises OutputError, RunError, and what the tensors' reading raises.
     """
     renamed = {tensor.name: tensor for tensor in _renamed(tensors, naming)}
     shards = plan_shards([(tensor.name, tensor.size) for tensor in renamed.values()], max_shard_bytes)

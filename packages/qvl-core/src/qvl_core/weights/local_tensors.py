@@ -19,16 +19,9 @@ from qvl_core.params import Parameter, parameter_table
 from qvl_core.weights.cuts import Cut, cut_of
 from qvl_core.weights.optimizer_state import split_name
 from qvl_core.weights.raw_bytes import read_into
+from qvl_core.weights.row_reader import BLOCK_BYTES, OpenFiles, check_parts, require_checksums
 from qvl_core.weights.tensor_io import raw_to_float32, view_as
-from qvl_core.weights.whole_tensors import (
-    BLOCK_BYTES,
-    OpenFiles,
-    Piece,
-    WholeTensor,
-    WholeTensors,
-    check_parts,
-    require_checksums,
-)
+from qvl_core.weights.whole_tensors import Piece, WholeTensor, WholeTensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,17 +132,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
     """Give the JSON object of a manifest."""
-    layout = manifest.layout
     value: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "spec": {"name": manifest.spec.name, "config": to_hf_config(manifest.spec)},
-        "layout": {
-            "tp": layout.tp,
-            "pp": layout.pp,
-            "vision_stages": list(layout.vision_stages),
-            "text_stages": list(layout.text_stages),
-        },
+        "layout": layout_to_json(manifest.layout),
         "dtype": manifest.dtype,
         "tied": manifest.tied,
         "source_revision": manifest.source_revision,
@@ -152,6 +146,16 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
     if manifest.has_optimizer:
         value["optimizer"] = _table_to_json(manifest.optimizer)
     return value
+
+
+def layout_to_json(layout: Layout) -> dict[str, Any]:
+    """Give the JSON object of a layout. It has no `dp`: data parallel ranks hold the same weights."""
+    return {
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "vision_stages": list(layout.vision_stages),
+        "text_stages": list(layout.text_stages),
+    }
 
 
 def _table_to_json(tensors: Mapping[str, TensorRecord]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def check_manifest_layout(manifest: Manifest, layout: Layout, *, folder: Path) -
 
 def reshard_command(folder: Path, layout: Layout) -> str:
     """Give the command that cuts a sharded folder for a layout."""
-    out = f"{str(folder).rstrip('/')}-tp{layout.tp}-pp{layout.pp}"
+    out = resharded_folder(folder, layout)
     return " ".join(
         (
             f"qvl convert reshard --sharded {shlex.quote(str(folder))} --out {shlex.quote(out)}",
@@ -86,6 +86,11 @@ def reshard_command(folder: Path, layout: Layout) -> str:
             f"--vision-stages {_shown(layout.vision_stages)} --text-stages {_shown(layout.text_stages)}",
         )
     )
+
+
+def resharded_folder(folder: Path, layout: Layout) -> str:
+    """Give the path at which that command leaves the folder for a layout."""
+    return f"{str(folder).rstrip('/')}-tp{layout.tp}-pp{layout.pp}"
 
 
 class _Reader:

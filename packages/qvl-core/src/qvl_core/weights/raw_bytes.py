@@ -31,9 +31,7 @@ def read_exactly(descriptor: int, start: int, count: int, path: Path) -> bytes:
             # A read may stop short, for example after 2 GiB; only an empty one is the end of the file.
             more = os.pread(descriptor, count - len(found), start + len(found))
         except OSError as error:
-            raise RunError(
-                f"{printable(str(path))}: cannot be read at byte {start + len(found):,}: {error.strerror}"
-            ) from error
+            raise _unreadable(path, start + len(found), error) from error
         if not more:
             raise _shorter(path, start, start + count, start + len(found))
         found = found + more if found else more
@@ -58,9 +56,7 @@ def read_into(descriptor: int, start: int, target: memoryview, path: Path) -> No
             # A read may stop short, for example after 2 GiB; only an empty one is the end of the file.
             count = os.preadv(descriptor, [target[done:]], start + done)
         except OSError as error:
-            raise RunError(
-                f"{printable(str(path))}: cannot be read at byte {start + done:,}: {error.strerror}"
-            ) from error
+            raise _unreadable(path, start + done, error) from error
         if not count:
             raise _shorter(path, start, start + len(target), start + done)
         done += count

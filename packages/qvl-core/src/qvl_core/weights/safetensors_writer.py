@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from qvl_core.durable import new_file
 from qvl_core.input_file import open_regular_file
@@ -19,7 +20,11 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class TensorToWrite:
-    """One tensor on its way to a file. `chunks` gives its bytes in order; it is called once, when they are needed."""
+    """One tensor on its way to a file, which is planned from its shape.
+
+    `chunks` gives its bytes in order. It is called once, when the tensors before it are written and forgotten: what it
+    reads or makes only then is alone in memory.
+    """
 
     name: str
     dtype: str
@@ -104,12 +109,7 @@ def write_safetensors(
     with new_file(path) as file:
         file.write(plan.header)
         for name in plan.starts:
-            tensor, digest, written = by_name[name], hashlib.sha256(), 0
-            for chunk in tensor.chunks():
-                digest.update(chunk)
-                written += file.write(chunk)
-            assert written == tensor.size, f"{name}: {written} bytes came, {tensor.size} were announced"
-            checksums[name] = f"sha256:{digest.hexdigest()}"
+            checksums[name] = _write_tensor(file, by_name[name])
     return WrittenFile(file=path, size=plan.size, checksums=checksums)
 
 
@@ -127,6 +127,16 @@ def checksum_of_file(path: Path) -> str:
     with open_regular_file(path) as file:
         while piece := file.read(PIECE_BYTES):
             digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _write_tensor(file: BinaryIO, tensor: TensorToWrite) -> str:
+    """Write a tensor and give its checksum. A function, so that no chunk outlives its tensor: it may hold all of it."""
+    digest, written = hashlib.sha256(), 0
+    for chunk in tensor.chunks():
+        digest.update(chunk)
+        written += file.write(chunk)
+    assert written == tensor.size, f"{tensor.name}: {written} bytes came, {tensor.size} were announced"
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, readable
 from qvl_core.params import Parameter, parameter_table
-from qvl_core.specs.load import CONFIG_NAME, load_spec, spec_differences
+from qvl_core.specs.load import CONFIG_NAME, load_spec, model_differences
 from qvl_core.weights.manifest import MANIFEST_NAME, Manifest, TensorRecord, rank_file_name
 from qvl_core.weights.manifest_reader import read_manifest
 from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
@@ -79,9 +79,7 @@ def _require_one_model(folder: Path, manifest: Manifest) -> None:
     """
     if not (folder / CONFIG_NAME).is_file():
         return
-    # The context length is a limit: a recipe may state another than the config that was carried along.
-    found = spec_differences(manifest.spec, load_spec(folder))
-    differences = [line for line in found if not line.startswith("text.max_position_embeddings:")]
+    differences = model_differences(manifest.spec, load_spec(folder))
     if differences:
         message = "\n".join([f"and {CONFIG_NAME} beside it describe two models:", *differences[:10]])
         where = printable(str(folder / MANIFEST_NAME))
