@@ -82,7 +82,7 @@ def test_several_on_ascend_are_started_by_msrun_once_a_machine(plan) -> None:
         assert option in first
     assert {"--node_rank=1", "--log_dir=runs/x/logs/node_001"} <= set(second)
     # msrun runs a program named `python` as it is, and anything else as a script of `python`.
-    assert first[first.index("python") :][:3] == ("python", "-m", "qvl_core.cli")
+    assert first[first.index("python") :][:3] == ("python", "-m", "qvl_core.launch.worker")
 
 
 def test_the_master_is_never_a_name_that_may_be_ipv6(plan) -> None:
@@ -92,7 +92,20 @@ def test_the_master_is_never_a_name_that_may_be_ipv6(plan) -> None:
 def test_several_on_cpu_are_started_by_mpiexec(plan) -> None:
     made = plan(dp=4)
     assert made.method == "mpiexec"
-    assert made.nodes[0].command[:3] == ("mpiexec", "-n", "4")
+    command = made.nodes[0].command
+    assert command[:3] == ("mpiexec", "-n", "4")
+    assert command[command.index("python") :][:3] == ("python", "-m", "qvl_core.launch.worker")
+
+
+def test_ranks_of_one_machine_open_no_port(plan) -> None:
+    command = plan(dp=4).nodes[0].command
+    assert command[command.index("btl") + 1] == "^tcp,ofi"
+
+
+def test_a_meeting_point_of_the_cluster_replaces_the_recipes(tmp_path: Path, plan) -> None:
+    plan(device="ascend", model="7b", dp=8)
+    made = launch_plan(load_recipe(tmp_path / "a.toml"), master="node7:8118")
+    assert {"--master_addr=node7", "--master_port=8118"} <= set(made.nodes[0].command)
 
 
 def test_workers_get_the_overrides_and_options_of_the_command_line(plan) -> None:

@@ -36,6 +36,20 @@ def test_a_missing_package_is_named_with_its_pip_command(
         tasks.load_task(task)
 
 
+def test_a_task_without_a_worker_runs_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.metadata, "entry_points", lambda group, name: (_entry(),) if group == "qvl.tasks" else ())
+    with pytest.raises(NotInstalledError, match='task = "eval" runs in one process in this version'):
+        tasks.load_worker("eval")
+    _install(monkeypatch, _entry())
+    assert tasks.load_worker("sft") == "the function"
+
+
+def test_a_worker_of_a_package_that_is_not_installed_is_missing_like_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch)
+    with pytest.raises(NotInstalledError, match=r"pip install 'qvl-train\[mindspore\]'"):
+        tasks.find_worker("sft")
+
+
 def test_something_that_the_task_needs_and_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, _entry(ModuleNotFoundError("No module named 'av'", name="av")))
     with pytest.raises(NotInstalledError, match="needs av, which is not installed"):

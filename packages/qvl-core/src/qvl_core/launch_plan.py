@@ -72,19 +72,25 @@ class LaunchPlan:
         return self.layout.world_size
 
 
-def launch_plan(recipe: Recipe, overrides: Iterable[str] = (), extra: Iterable[str] = ()) -> LaunchPlan:
-    """Give the plan of a recipe; `overrides` are its --set arguments, `extra` further options of `qvl run`."""
+def launch_plan(
+    recipe: Recipe, overrides: Iterable[str] = (), extra: Iterable[str] = (), *, master: str = ""
+) -> LaunchPlan:
+    """Give the plan of a recipe; `overrides` are its --set arguments, `extra` further options of `qvl run`.
+
+    `master` replaces the recipe's meeting point where the environment of a cluster names another.
+    """
     layout, launch = recipe.parallel, recipe.launch
     world, nodes = layout.world_size, launch.nodes
     per_node = -(-world // nodes)
     method = _method(recipe)
-    worker = _worker_command(recipe.path, overrides, extra)
+    words = (recipe.path, *(word for override in overrides for word in ("--set", override)), *extra)
+    worker = ("python", "-m", "qvl_core.launch.worker", *words)
     if method == "msrun":
-        commands = [_msrun(recipe, node, per_node, worker) for node in range(nodes)]
+        commands = [_msrun(recipe, master or launch.master, node, per_node, worker) for node in range(nodes)]
     elif method == "mpiexec":
         commands = [_mpiexec(world, worker)]
     else:
-        commands = [worker]
+        commands = [("qvl", "run", *words)]
     return LaunchPlan(
         method=method,
         layout=layout,
@@ -101,13 +107,8 @@ def _method(recipe: Recipe) -> Method:
     return "msrun" if recipe.launch.device == "ascend" else "mpiexec"
 
 
-def _worker_command(path: str, overrides: Iterable[str], extra: Iterable[str]) -> tuple[str, ...]:
-    settings = tuple(word for override in overrides for word in ("--set", override))
-    return ("python", "-m", "qvl_core.cli", "run", path, *settings, *extra)
-
-
-def _msrun(recipe: Recipe, node: int, per_node: int, worker: tuple[str, ...]) -> tuple[str, ...]:
-    host, _, port = recipe.launch.master.rpartition(":")
+def _msrun(recipe: Recipe, master: str, node: int, per_node: int, worker: tuple[str, ...]) -> tuple[str, ...]:
+    host, _, port = master.rpartition(":")
     timeout = recipe.env.variables().get("MS_TOPO_TIMEOUT", str(CLUSTER_TIMEOUT_S))
     return (
         "msrun",
@@ -128,8 +129,16 @@ def _msrun(recipe: Recipe, node: int, per_node: int, worker: tuple[str, ...]) ->
 
 
 def _mpiexec(world: int, worker: tuple[str, ...]) -> tuple[str, ...]:
-    # Idle ranks yield their core: development machines have fewer cores than ranks.
-    return ("mpiexec", "-n", str(world), "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", *worker)
+    settings = (
+        # Idle ranks yield their core: development machines have fewer cores than ranks.
+        ("mpi_yield_when_idle", "1"),
+        # All ranks are on this machine and meet in its shared memory. Without this, every one listens on a port for
+        # the whole network, and the start takes a second longer.
+        ("pml", "ob1"),
+        ("btl", "^tcp,ofi"),
+    )
+    options = (word for name, value in settings for word in ("--mca", name, value))
+    return ("mpiexec", "-n", str(world), "--oversubscribe", *options, *worker)
 
 
 def _environment(recipe: Recipe) -> tuple[Variable, ...]:

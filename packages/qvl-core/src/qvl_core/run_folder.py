@@ -26,8 +26,10 @@ RECORDED_PACKAGES = (
     *("mindspore", "numpy", "transformers", "tokenizers", "pillow", "safetensors"),
 )
 
-# Settings that may differ between a run and its continuation: they change no number that the run computes.
+# Settings that may differ between a run and its continuation: they change no number that the run computes, the layout
+# none by more than rounding (samples and their order stay).
 FREE_TO_CHANGE = (
+    "layout",
     *("train.save", "train.log", "data.workers", "data.cache_dir", "output", "env", "launch", "expected"),
     *("eval", "generation", "extends"),
 )

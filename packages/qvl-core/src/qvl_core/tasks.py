@@ -1,4 +1,7 @@
-"""The tasks of a recipe and the packages that run them, found through the entry point group `qvl.tasks`."""
+"""The tasks of a recipe and the packages that run them, found through entry points.
+
+Group `qvl.tasks`: the function that a person's process runs. Group `qvl.workers`: what each of several processes does.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
 TASK_GROUP = "qvl.tasks"
+WORKER_GROUP = "qvl.workers"
 TASK_PACKAGES = {"sft": "qvl-train", "eval": "qvl-eval", "infer": "qvl-eval"}
 
 
@@ -21,6 +25,9 @@ class RunOptions:
     """What the command line of `qvl run` says besides the recipe.
 
     `resume` is "auto", "never" or the path of a checkpoint; `node_rank` is None where the recipe has one node.
+    `start_workers` is there where the recipe needs several processes, in the process that starts them: it starts
+    them, and gives None when all have done their work, or the name of the signal that made them stop early. It
+    raises the error of the rank that failed first. In the workers themselves it is None.
     """
 
     dry_run: bool = False
@@ -28,9 +35,11 @@ class RunOptions:
     reshard: bool = False
     node_rank: int | None = None
     debug: bool = False
+    start_workers: Callable[[], str | None] | None = None
 
 
 Task = Callable[["Recipe", RunOptions], int]
+Worker = Callable[["Recipe", RunOptions], None]
 
 
 def find_task(name: str) -> metadata.EntryPoint:
@@ -50,15 +59,38 @@ def find_task(name: str) -> metadata.EntryPoint:
     )
 
 
+def find_worker(name: str) -> metadata.EntryPoint:
+    """Give the entry point of what each of several processes does for a task; nothing is imported.
+
+    Raises NotInstalledError where the task runs in one process only.
+    """
+    found = tuple(metadata.entry_points(group=WORKER_GROUP, name=name))
+    if found:
+        return found[0]
+    find_task(name)
+    raise NotInstalledError(
+        f'task = "{name}" runs in one process in this version\n'
+        "  fix: use a layout of one process: --set layout.tp=1 --set layout.pp=1 --set layout.dp=1"
+    )
+
+
 def load_task(name: str) -> Task:
     """Import the function that runs a task: (recipe, options) -> exit code.
 
     Raises NotInstalledError where the package, or something that it needs, is missing.
     """
-    entry = find_task(name)
+    return cast(Task, _load(name, find_task(name)))
+
+
+def load_worker(name: str) -> Worker:
+    """Import what each of several processes does for a task: (recipe, options) -> None. Raises as `load_task` does."""
+    return cast(Worker, _load(name, find_worker(name)))
+
+
+def _load(name: str, entry: metadata.EntryPoint) -> object:
     package = entry.dist.name if entry.dist else TASK_PACKAGES.get(name, "")
     try:
-        return cast(Task, entry.load())
+        return entry.load()
     except ModuleNotFoundError as error:
         missing = error.name or "a module"
         if missing.split(".")[0] == package.replace("-", "_"):

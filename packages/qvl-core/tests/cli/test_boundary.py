@@ -76,6 +76,11 @@ def test_a_stated_exit_code_is_kept(error: BaseException, code: int) -> None:
     assert guarded(_raise(error)) == code
 
 
+def test_ctrl_c_is_said_also_where_typer_has_made_an_exit_code_of_it(capsys) -> None:
+    assert guarded(lambda: 130) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_success_keeps_the_code_and_says_nothing(capsys) -> None:
     assert guarded(lambda: 0) == 0
     assert capsys.readouterr().err == ""

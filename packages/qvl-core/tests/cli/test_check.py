@@ -68,14 +68,19 @@ def test_github_output_annotates_the_line(qvl, folder: Path) -> None:
     assert "title=train.steps::" in result.out
 
 
-def _weights(folder: Path, name: str) -> None:
+def _weights(folder: Path, name: str, **changes: object) -> None:
     (folder / "weights").mkdir()
-    config = json.dumps(to_hf_config(load_spec(name)))
+    config = json.dumps({**to_hf_config(load_spec(name)), **changes})
     (folder / "weights" / "config.json").write_text(config)
 
 
 def test_the_config_of_a_weights_folder_that_is_there_has_to_fit(qvl, folder: Path) -> None:
     _weights(folder, "qwen2.5-vl-tiny")
+    assert qvl("check", "tiny.toml").code == 0
+
+
+def test_a_weights_folder_may_have_another_context_length(qvl, folder: Path) -> None:
+    _weights(folder, "qwen2.5-vl-tiny", max_position_embeddings=12345)
     assert qvl("check", "tiny.toml").code == 0
 
 

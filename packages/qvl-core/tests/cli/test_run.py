@@ -12,6 +12,8 @@ import pytest
 from qvl_core import tasks
 from qvl_core.cli import launch
 from qvl_core.errors import NotInstalledError
+from qvl_core.launch import processes
+from qvl_core.launch.ports import free_port
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
 from qvl_core.specs import load_spec, to_hf_config
@@ -72,10 +74,40 @@ def test_missing_weights_and_data_end_with_2_and_nothing_is_started_or_written(q
     assert sorted(folder.iterdir()) == before
 
 
-def test_several_processes_are_refused_plainly(qvl, folder: Path, started) -> None:
-    result = qvl("run", "72b.toml")
+def test_a_task_that_runs_in_one_process_refuses_several(
+    qvl, ready: Path, started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.metadata, "entry_points", lambda group, name: ["task"] if group == "qvl.tasks" else [])
+    result = qvl("run", "tiny.toml", "--set", "layout.dp=2")
     assert result.code == 3
-    assert "needs 64 processes; this version of qvl starts one process only" in result.err
+    assert 'task = "sft" runs in one process in this version\n  fix: ' in result.err
+    assert started == []
+
+
+def test_several_processes_run_the_task_here_with_a_way_to_start_the_workers(
+    qvl, ready: Path, started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "find_worker", lambda name: None)
+    monkeypatch.setattr(processes, "real_command", lambda command, path: command)
+    device = os.environ.get("QVL_DEVICE")
+    result = qvl("run", "tiny.toml", "--set", "layout.dp=2", "--set", f"launch.master=localhost:{free_port()}")
+    assert result.code == 5, result.err
+    ((path, options),) = started
+    assert path == "tiny.toml"
+    assert options.node_rank == 0
+    assert callable(options.start_workers)
+    # What the launcher itself needs; the rest is for the workers.
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ.get("QVL_DEVICE") == device
+
+
+def test_several_machines_need_to_know_which_one_this_is(qvl, folder: Path, started) -> None:
+    (folder / "ckpt" / "72b").mkdir(parents=True)
+    config = to_hf_config(load_spec("qwen2.5-vl-72b"))
+    (folder / "ckpt" / "72b" / "config.json").write_text(json.dumps(config))
+    result = qvl("run", "72b.toml", "--set", "weights.init=random")
+    assert result.code == 2
+    assert "launch.nodes is 8, and nothing says which of them this machine is" in result.err
     assert started == []
 
 
@@ -114,7 +146,9 @@ def test_weights_of_another_layout_end_with_2_and_the_command_that_cuts_them(qvl
         assert "tp is 2 in the folder, 1 in the recipe" in result.err
         assert (
             "fix: qvl convert reshard --sharded weights --out weights-tp1-pp1 --tp 1 --pp 1 "
-            "--vision-stages 4 --text-stages 4\n       or qvl run tiny.toml --reshard" in result.err
+            "--vision-stages 4 --text-stages 4\n"
+            '       then set weights.source = "weights-tp1-pp1"\n'
+            "       or qvl run tiny.toml --reshard" in result.err
         )
     assert started == []
 
@@ -164,7 +198,6 @@ def test_a_dry_run_shows_everything_and_starts_nothing(qvl, folder: Path, starte
         "--set train.steps=5",
         "not found here",
         "ckpt/72b",
-        "one process only",
     ):
         assert text in result.out
     assert started == []

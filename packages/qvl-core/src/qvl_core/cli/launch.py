@@ -1,48 +1,97 @@
-"""Start what the launch plan says. The only module of the command line that writes the environment of a run."""
+"""Start what the launch plan says: the task in this process, or, from it, one process for each rank.
+
+The only module of the command line that touches the environment of a run.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.errors import NotInstalledError
-from qvl_core.tasks import RunOptions, load_task
+from qvl_core.launch import node_place
+from qvl_core.launch.environment import export
+from qvl_core.tasks import RunOptions, find_worker, load_task
 
 if TYPE_CHECKING:
+    from qvl_core.launch.node_place import NodePlace
     from qvl_core.launch_plan import LaunchPlan
     from qvl_core.recipe import Recipe
 
 
-def start(recipe: Recipe, plan: LaunchPlan, options: RunOptions) -> int:
-    """Run the recipe and give its exit code. Raises NotInstalledError for a plan of several processes."""
-    if plan.method != "in process":
-        raise NotInstalledError(
-            f"this recipe needs {plan.world_size} processes; this version of qvl starts one process only\n"
-            "  several processes come with a later version; `qvl run --dry-run` shows what would be started\n"
-            "  fix: use a recipe for one device; `qvl recipes` shows how many each needs"
-        )
-    task = load_task(recipe.task)
-    export(plan)
+def start(recipe: Recipe, plan: LaunchPlan, place: NodePlace, options: RunOptions) -> int:
+    """Run the recipe and give its exit code.
+
+    With several processes the task still runs here: it checks everything first, calls `options.start_workers` when
+    it is ready, and finishes when the workers are done. Raises NotInstalledError where the task, or what several
+    processes need, is not installed.
+    """
+    if plan.method == "in process":
+        task = load_task(recipe.task)
+        variables = plan.environment
+    else:
+        find_worker(recipe.task)
+        task = load_task(recipe.task)
+        options = replace(options, node_rank=place.node, start_workers=_starter(recipe, plan, place))
+        # Its own part of a run reads data; the rest is for the workers.
+        variables = tuple(one for one in plan.environment if one.origin in ("qvl: offline", "qvl: data.workers"))
+    _say(export(variables, os.environ))
     # The command line starts without it, see `qvl_core.cli.app`.
     gc.enable()
     return task(recipe, options)
 
 
-def export(plan: LaunchPlan) -> None:
-    """Put the plan's variables into this process, before anything reads them.
+def this_machine(recipe: Recipe, node_rank: int | None) -> NodePlace:
+    """Give which of the recipe's machines this one is. Raises RecipeError where nothing says it."""
+    launch = recipe.launch
+    place = node_place.find_place(nodes=launch.nodes, master=launch.master, node_rank=node_rank, environment=os.environ)
+    _say(place.notes)
+    return place
 
-    The recipe's own replace what the shell has set, and that is said; qvl's defaults give way to the shell.
-    """
-    for variable in plan.environment:
-        before = os.environ.get(variable.name)
-        if before is None:
-            os.environ[variable.name] = variable.value
-        elif before != variable.value and variable.origin == "[env]":
-            print(
-                f"qvl: warning: {variable.name} is {before} in this shell and {variable.value} in the recipe; "
-                "the recipe's value is used",
-                file=sys.stderr,
-            )
-            os.environ[variable.name] = variable.value
+
+def _starter(recipe: Recipe, plan: LaunchPlan, place: NodePlace) -> Callable[[], str | None]:
+    """Check that the workers can be started, and give the function that does it."""
+    from qvl_core.launch.environment import child_environment, with_python_first
+    from qvl_core.launch.ports import require_free_port
+    from qvl_core.launch.processes import real_command
+    from qvl_core.launch.supervisor import Start, supervise
+    from qvl_core.launch.watch import limits_for
+    from qvl_core.weights_fit import where_of
+
+    def check_port() -> None:
+        if place.node == 0:
+            require_free_port(place.master, where_of(recipe, "launch.master"))
+
+    check_port()
+    command = real_command(plan.nodes[place.node].command, os.environ.get("PATH", os.defpath))
+    shown = Path(recipe.output.dir) / "logs"
+
+    def start_workers() -> str | None:
+        # Again: the task has checked its input in between, which may have taken long.
+        check_port()
+        child = child_environment(plan.environment, os.environ)
+        _say(child.notes)
+        return supervise(
+            Start(
+                command=command,
+                environment={**child.variables, "PATH": with_python_first(child.variables, sys.executable)},
+                places=tuple(rank for rank in plan.ranks if rank.node == place.node),
+                logs=shown.absolute(),
+                shown_logs=shown,
+                limits=limits_for(recipe.launch.device, place.nodes),
+                node=place.node,
+                nodes=place.nodes,
+            ),
+            sys.stdout,
+        )
+
+    return start_workers
+
+
+def _say(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        print(f"qvl: warning: {note}", file=sys.stderr)

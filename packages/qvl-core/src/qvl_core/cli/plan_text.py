@@ -73,7 +73,7 @@ def _variables(plan: LaunchPlan) -> Iterator[str]:
 def _commands(plan: LaunchPlan, node_rank: int | None) -> Iterator[str]:
     if plan.method == "in process":
         yield "command"
-        yield f"  {shlex.join(('qvl', *plan.nodes[0].command[3:]))}"
+        yield f"  {shlex.join(plan.nodes[0].command)}"
         return
     shown = plan.nodes[:1] if node_rank is None else [plan.nodes[node_rank]]
     for node in shown:

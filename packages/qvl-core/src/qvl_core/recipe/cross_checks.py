@@ -144,7 +144,7 @@ def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
 
 
 def check_master(draft: Draft) -> Iterator[Problem]:
-    """Refuse a meeting point that is not host:port, or that other machines cannot reach."""
+    """Refuse a meeting point that is not host:port; warn of one that has to be named where the run starts."""
     taken = draft.take("launch.master")
     if taken is None:
         return
@@ -156,8 +156,11 @@ def check_master(draft: Draft) -> Iterator[Problem]:
     launch = draft.take("launch.device", "launch.nodes")
     device, nodes = launch or ("", 1)
     if device == "ascend" and nodes > 1 and master.rpartition(":")[0].lower() in _LOCAL:
-        message = f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}"
-        yield _error(
+        message = (
+            f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}: the first machine has "
+            "to be named by MASTER_ADDR or SLURM_JOB_NODELIST when the run starts"
+        )
+        yield _warning(
             "launch.master", message, 'master = "HOST:29501" with the first machine\'s host name or IPv4 address'
         )
 

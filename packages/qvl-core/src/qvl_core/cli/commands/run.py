@@ -62,20 +62,21 @@ def run_recipe(path: str, settings: list[str], options: RunOptions) -> int:
 
     recipe = load_recipe(path, settings)
     _check_options(recipe, options)
-    plan = launch_plan(recipe, settings, _worker_options(options))
     _warn(recipe)
     _require_fitting_weights(recipe, options)
     if options.dry_run:
         from qvl_core.cli.plan_text import plan_text
 
+        plan = launch_plan(recipe, settings, _worker_options(options))
         print(plan_text(recipe, plan, options.node_rank))
-        _print_missing(recipe, options)
+        _print_missing(recipe)
         return EXIT_DONE
-    from qvl_core.cli.launch import start
+    from qvl_core.cli.launch import start, this_machine
 
-    if plan.method == "in process":
-        require_inputs(recipe)
-    return start(recipe, plan, options)
+    place = this_machine(recipe, options.node_rank)
+    require_inputs(recipe)
+    plan = launch_plan(recipe, settings, _worker_options(options), master=place.master)
+    return start(recipe, plan, place, options)
 
 
 def _check_options(recipe: Recipe, options: RunOptions) -> None:
@@ -116,11 +117,11 @@ def _warn(recipe: Recipe) -> None:
         print(problem.render(), file=sys.stderr)
 
 
-def _print_missing(recipe: Recipe, options: RunOptions) -> None:
+def _print_missing(recipe: Recipe) -> None:
     """Say what the real run would stop at: files and packages that are not here."""
     from qvl_core.cli.inputs import missing_inputs
     from qvl_core.errors import NotInstalledError
-    from qvl_core.tasks import find_task
+    from qvl_core.tasks import find_task, find_worker
 
     missing = missing_inputs(recipe)
     if missing:
@@ -129,8 +130,6 @@ def _print_missing(recipe: Recipe, options: RunOptions) -> None:
         for problem in missing:
             print(f"  {problem.key:<{width}}  {problem.message.split(' does not exist')[0]}")
     try:
-        find_task(recipe.task)
+        (find_task if recipe.parallel.world_size == 1 else find_worker)(recipe.task)
     except NotInstalledError as error:
         print(f"\nnot installed here\n  {error}")
-    if recipe.parallel.world_size > 1:
-        print("\nthis version of qvl starts one process only; several processes come with a later version")

@@ -1,0 +1,60 @@
+"""Which rank failed first, when several have: peers of a dead rank fail too, or are ended by mpiexec. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qvl_core.error_text import EXIT_INTERRUPTED
+from qvl_core.launch.failures import Failure
+from qvl_core.launch.watch import Look
+
+# Open MPI, versions 4 and 5; the line may be broken anywhere.
+_BY_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node \S+ exited on\s+signal (\d+)")
+_BY_CODE = re.compile(r"Process name: \[\S+?,(\d+)\]\s+Exit code:\s+(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarterReport:
+    """What mpiexec says of the process that failed first: its rank, and the signal or exit code that it ended with."""
+
+    rank: int
+    signal_number: int = 0
+    exit_code: int = 0
+
+
+def starter_report(text: str) -> StarterReport | None:
+    """Find in mpiexec's output which rank failed first; None where it does not say."""
+    text = " ".join(text.split())
+    if match := _BY_SIGNAL.search(text):
+        return StarterReport(rank=int(match[1]), signal_number=int(match[2]))
+    if match := _BY_CODE.search(text):
+        return StarterReport(rank=int(match[1]), exit_code=int(match[2]))
+    return None
+
+
+def first_to_fail(
+    looks: Sequence[Look],
+    failures: Sequence[Failure],
+    silent: Sequence[Look],
+    report: StarterReport | None,
+    last_seen_alive: Callable[[int], float],
+) -> Failure | Look | None:
+    """Give the failure of the rank that failed first, or its look if it left no word; None where no rank has failed.
+
+    `failures` and `silent` (ranks that are gone without a word) each have the earliest first.
+    """
+    # Told to end, by mpiexec when another had failed: a consequence, as long as there is anything else.
+    own = [failure for failure in failures if failure.exit_code != EXIT_INTERRUPTED]
+    if report is not None:
+        # Of those that left no word mpiexec knows more; those that did say themselves when it was.
+        wordless = (*silent, *(look for look in looks if not look.process))
+        named = [look for look in wordless if look.rank == report.rank]
+        if named:
+            return named[0]
+    if own and silent:
+        # One that was still there when the other wrote its error came later.
+        return own[0] if last_seen_alive(silent[0].rank) > own[0].moment else silent[0]
+    candidates: tuple[Failure | Look, ...] = (*own, *silent, *failures)
+    return candidates[0] if candidates else None

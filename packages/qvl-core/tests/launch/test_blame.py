@@ -1,0 +1,73 @@
+"""Whose failure is reported when several ranks have failed."""
+
+from __future__ import annotations
+
+from qvl_core.launch.blame import StarterReport, first_to_fail, starter_report
+from qvl_core.launch.failures import Failure
+from qvl_core.launch.watch import Look, Vitals
+
+BY_SIGNAL = """\
+--------------------------------------------------------------------------
+prterun noticed that process rank 1 with PID 9588 on node vm exited on
+signal 9 (Killed).
+"""
+BY_CODE = """\
+prterun detected that one or more processes exited with non-zero status,
+thus causing the job to be terminated. The first process to do so was:
+
+   Process name: [prterun-vm-9571@1,2]
+   Exit code:    7
+"""
+# Open MPI 4.
+OLDER = "mpirun noticed that process rank 3 with PID 0 on node vm exited on signal 11 (Segmentation fault)."
+OLDER_CODE = "  Process name: [[49152,1],3]\n  Exit code:    1\n"
+
+
+def failure(rank: int, moment: float, code: int = 1) -> Failure:
+    return Failure(rank=rank, exit_code=code, text=f"of {rank}", moment=moment, log_bytes=0)
+
+
+def gone(rank: int, process: int = 7) -> Look:
+    values = {"counter": 3, "marked_at": 1.0, "longest_s": None, "waits": 0, "waiting": False, "done": False}
+    return Look(rank=rank, process=process, state="", vitals=None, **values)
+
+
+def first(failures=(), silent=(), report=None, alive=None, looks=()):
+    found = first_to_fail(looks, failures, silent, report, (alive or {}).get)
+    return None if found is None else (type(found).__name__, found.rank)
+
+
+def test_what_mpiexec_says_of_the_first_death_is_understood() -> None:
+    assert starter_report(BY_SIGNAL) == StarterReport(rank=1, signal_number=9)
+    assert starter_report(BY_CODE) == StarterReport(rank=2, exit_code=7)
+    assert starter_report(OLDER) == StarterReport(rank=3, signal_number=11)
+    assert starter_report(OLDER_CODE) == StarterReport(rank=3, exit_code=1)
+    assert starter_report("all is well") is None
+
+
+def test_of_several_errors_the_earliest_counts() -> None:
+    assert first([failure(2, 5.0), failure(0, 6.0)]) == ("Failure", 2)
+
+
+def test_an_error_counts_before_the_death_of_a_peer_that_outlived_it_and_not_before_an_earlier_one() -> None:
+    assert first([failure(0, 5.0)], [gone(1)], alive={1: 5.2}) == ("Failure", 0)
+    assert first([failure(0, 5.0)], [gone(1)], alive={1: 4.8}) == ("Look", 1)
+
+
+def test_mpiexec_knows_which_of_the_silent_died_first() -> None:
+    report = StarterReport(rank=3, signal_number=9)
+    assert first((), [gone(1), gone(3)], report) == ("Look", 3)
+    assert first([failure(0, 5.0)], [gone(3)], report, alive={3: 9.0}) == ("Look", 3)
+
+
+def test_a_rank_that_died_before_it_said_anything_is_found() -> None:
+    report = StarterReport(rank=1, exit_code=1)
+    told_to_end = failure(0, 5.0, code=130)
+    assert first([told_to_end], (), report, looks=[gone(1, process=0)]) == ("Look", 1)
+
+
+def test_being_told_to_end_is_a_consequence_unless_there_is_nothing_else() -> None:
+    assert first([failure(0, 5.0, code=130), failure(1, 6.0)]) == ("Failure", 1)
+    assert first([failure(0, 5.0, code=130)]) == ("Failure", 0)
+    assert first() is None
+    assert Vitals(state="R", cpu_s=0.0).disk_bytes == 0

@@ -1,0 +1,96 @@
+"""What a rank says on the board is what the launcher reads, at once, and also after the rank is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+from qvl_core.launch.board import STATE_BYTES, BoardReader, BoardWriter, NullBoard, board_file, writer_from_environment
+
+
+@pytest.fixture
+def board(tmp_path: Path):
+    reader = BoardReader(tmp_path, [0, 3])
+    yield reader, BoardWriter(board_file(tmp_path, 3))
+    reader.close()
+
+
+def test_a_rank_that_has_said_nothing_has_no_process(board) -> None:
+    reader, _ = board
+    for entry in reader.entries():
+        assert (entry.process, entry.counter, entry.state, entry.stamps) == (0, 0, "", {})
+
+
+def test_a_mark_is_read_with_its_time_and_its_process(board) -> None:
+    reader, writer = board
+    before = time.monotonic()
+    writer.begin()
+    writer.mark("step 12: sum over data", waiting=True)
+    _, entry = reader.entries()
+    assert (entry.rank, entry.process, entry.counter) == (3, os.getpid(), 2)
+    assert (entry.state, entry.waiting, entry.done) == ("step 12: sum over data", True, False)
+    assert before <= entry.marked_at <= time.monotonic()
+    writer.finish()
+    assert reader.entries()[1].done
+
+
+def test_the_longest_time_of_a_kind_of_work_is_known_from_its_second_time_on(board) -> None:
+    reader, writer = board
+    writer.mark("step 1: forward")
+    assert reader.entries()[1].longest_s is None
+    time.sleep(0.02)
+    writer.mark("step 1: sum", waiting=True)
+    assert reader.entries()[1].longest_s is None
+    writer.mark("step 2: forward")
+    assert reader.entries()[1].longest_s >= 0.02
+    assert reader.entries()[1].waits == 1
+    writer.mark("step 2: sum", waiting=True)
+    assert reader.entries()[1].longest_s < 0.02
+
+
+def test_a_long_state_is_cut_and_not_written_over_what_follows(board) -> None:
+    reader, writer = board
+    writer.begin()
+    writer.mark("é" * 500)
+    entry = reader.entries()[1]
+    assert entry.state.startswith("é" * (STATE_BYTES // 2))
+    assert entry.process == os.getpid()
+
+
+def test_a_stamp_counts_once_and_a_board_has_room_for_32(board) -> None:
+    reader, writer = board
+    writer.stamp("connected")
+    first = reader.entries()[1].stamps["connected"]
+    writer.stamp("connected")
+    assert reader.entries()[1].stamps == {"connected": first}
+    for number in range(100):
+        writer.stamp(f"stamp {number}")
+    assert len(reader.entries()[1].stamps) == 32
+
+
+def test_what_a_rank_said_last_survives_its_death(board, tmp_path: Path) -> None:
+    reader, _ = board
+    child = multiprocessing.get_context("fork").Process(target=_say_and_die, args=(board_file(tmp_path, 0),))
+    child.start()
+    child.join()
+    entry = reader.entries()[0]
+    assert (entry.process, entry.state) == (child.pid, "last words")
+
+
+def _say_and_die(path: Path) -> None:
+    writer = BoardWriter(path)
+    writer.begin()
+    writer.mark("last words")
+    os._exit(9)
+
+
+def test_a_worker_finds_its_board_in_its_environment_and_a_single_process_has_none(tmp_path: Path) -> None:
+    reader = BoardReader(tmp_path, [2])
+    writer = writer_from_environment({"QVL_BOARD": str(tmp_path), "OMPI_COMM_WORLD_RANK": "2", "RANK_ID": "9"})
+    writer.mark("here")
+    assert reader.entries()[0].state == "here"
+    for environment in ({}, {"QVL_BOARD": str(tmp_path)}, {"RANK_ID": "0"}):
+        assert isinstance(writer_from_environment(environment), NullBoard)

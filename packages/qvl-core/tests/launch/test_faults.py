@@ -1,0 +1,156 @@
+"""Every way in which a rank can fail: all processes end in time, and the true cause is on the screen."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+LIMIT_S = 20.0
+
+
+def _end(launch) -> float:
+    """Wait until the launch is over; give how long that took since the fault."""
+    fault = time.monotonic()
+    launch.end()
+    return time.monotonic() - fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "text"),
+    [
+        ("input", 2, "weights/a.safetensors\n  has 0 bytes\n  fix: download it again\n"),
+        ("run", 1, "qvl: the loss is NaN at step 2\n"),
+        ("bug", 1, "qvl: ZeroDivisionError: division by zero\n  this is a bug in qvl"),
+    ],
+    ids=["wrong input", "failed run", "bug"],
+)
+@pytest.mark.parametrize("place", ["load", "forward"])
+def test_a_rank_that_raises_ends_all_with_its_own_error_and_exit_code(start, kind, code, text, place) -> None:
+    launch = start(f"{kind}:1:{place}", steps=100_000)
+    launch.until("rank_001.log", f"fault {kind}")
+    assert _end(launch) < LIMIT_S
+    assert launch.process.returncode == code
+    assert launch.err.startswith(text)
+    assert launch.err.endswith("rank 1 (stage 0, tp 0, dp 1) failed first; its log: run/logs/rank_001.log\n")
+    assert "Traceback" not in launch.out + launch.err
+    assert "Traceback" in (launch.folder / "run" / "logs" / "rank_001.log").read_text()
+
+
+def test_the_traceback_of_rank_0_is_in_its_log_and_not_on_the_screen(start) -> None:
+    launch = start("bug:0:forward")
+    assert launch.end() == 1
+    assert launch.out.splitlines() == ["step 1 done", "fault bug"]
+    assert "Traceback" in (launch.folder / "run" / "logs" / "rank_000.log").read_text()
+
+
+def test_a_rank_that_leaves_without_a_word_is_named_with_its_exit_code(start) -> None:
+    launch = start("exit:1:forward", steps=100_000)
+    assert launch.end() == 1
+    assert "rank 1 (stage 0, tp 0, dp 1), process " in launch.err
+    assert "ended with exit code 7 without saying why" in launch.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "text"),
+    [
+        ("stop", "forward", "has been stopped by a signal for 8 s"),
+        ("loop", "forward", "hangs: no sign of life for 15 s"),
+        ("sleep", "load", "hangs: no sign of life for 15 s"),
+    ],
+    ids=["stopped", "endless loop", "asleep"],
+)
+def test_a_rank_that_hangs_is_found_named_and_its_stack_shown(start, kind, place, text) -> None:
+    launch = start(f"{kind}:1:{place}", steps=100_000)
+    launch.until("rank_001.log", f"fault {kind}")
+    assert _end(launch) < LIMIT_S
+    assert launch.process.returncode == 1
+    assert "rank 1 (stage 0, tp 0, dp 1), process " in launch.err
+    assert text in launch.err
+    state = "step 2: forward" if place == "forward" else "loading weights"
+    assert f"before: {state}\n" in launch.err
+    assert "in fault" in launch.err, "the function that it stood in"
+
+
+def test_ranks_that_wait_for_each_other_for_ever_are_found_and_all_named(start) -> None:
+    launch = start("deadlock:1:sum", steps=100_000)
+    launch.until("rank_001.log", "fault deadlock")
+    assert _end(launch) < LIMIT_S
+    assert launch.process.returncode == 1
+    assert "all ranks wait for each other, and none has moved for 15 s" in launch.err
+    for rank in (0, 1):
+        assert f"rank {rank} (stage 0, tp 0, dp {rank}): step 2: sum over data\n" in launch.err
+        assert "Current thread" in (launch.folder / "run" / "logs" / f"rank_{rank:03d}.log").read_text()
+
+
+@pytest.mark.parametrize("attempt", range(30))
+def test_a_rank_killed_at_any_moment_ends_all(start, attempt: int) -> None:
+    chance = random.Random(attempt)
+    rank, delay_s = chance.randrange(2), chance.random() * 0.6
+    launch = start(steps=100_000)
+    # A process of the rank is there from its log's first line on, long before it has met the others.
+    launch.until(f"rank_{rank:03d}.log", "--- ")
+    time.sleep(delay_s)
+    launch.note()
+    process = launch.workers()[rank]
+    os.kill(process, signal.SIGKILL)
+    assert _end(launch) < LIMIT_S
+    assert launch.process.returncode == 1
+    assert f"rank {rank} (stage 0, tp 0, dp {rank}), process {process}, " in launch.err
+    assert "was killed by signal 9 (SIGKILL)" in launch.err
+
+
+def test_the_workers_end_when_the_launcher_is_killed(start) -> None:
+    launch = start(steps=100_000)
+    launch.until("rank_000.log", "step 2 done")
+    launch.note()
+    assert len(launch.left()) >= 3
+    launch.process.send_signal(signal.SIGKILL)
+    launch.process.communicate()
+    deadline = time.monotonic() + 10
+    while launch.left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert launch.left() == []
+
+
+def test_a_killed_mpiexec_is_named_and_takes_the_workers_with_it(start) -> None:
+    launch = start(steps=100_000)
+    launch.until("rank_000.log", "step 2 done")
+    launch.note()
+    starter = next(one for one in launch.left() if one.process == one.session)
+    os.kill(starter.process, signal.SIGKILL)
+    assert _end(launch) < LIMIT_S
+    assert launch.process.returncode == 1
+    assert "mpiexec was killed by signal 9 (SIGKILL)" in launch.err
+
+
+def test_a_port_in_use_is_found_before_anything_starts(start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        began = time.monotonic()
+        launch = start("none", "--set", f"launch.master=localhost:{port}")
+        assert launch.end() == 2
+    assert time.monotonic() - began < LIMIT_S
+    assert f"port {port} is in use on this machine, by process {os.getpid()} (" in launch.err
+    assert "fix: --set launch.master=localhost:" in launch.err
+    assert not (launch.folder / "run").exists()
+
+
+def test_a_missing_mpi4py_ends_with_3_and_the_pip_command(start, tmp_path: Path) -> None:
+    # An interpreter that finds everything but mpi4py.
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'mpi4py' else found(name, *rest)\n"
+    )
+    launch = start()
+    assert launch.end() == 3
+    assert "mpi4py is not installed\n  fix: pip install 'qvl-train[mpi]'" in launch.err
+    assert not (launch.folder / "run").exists()
