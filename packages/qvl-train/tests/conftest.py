@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "recipes" / "tiny"
 
-# `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+# `thread_worlds` lies beside this file; `sharded_folders` writes folders of any layout, the tests of qvl-core have it.
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests" / "weights"))
 
 RECIPE = """\

@@ -10,17 +10,42 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from qvl_core.errors import InputError, WeightsError
+from qvl_core.errors import InputError, RunError, WeightsError
 from qvl_core.layout import Layout
+from qvl_core.parallel.mesh import Coordinate
 from qvl_core.params import parameter_table
 from qvl_core.specs import ModelSpec, load_spec
 from qvl_core.specs.load import shipped_config_path
 from qvl_core.weights.safetensors_header import read_header
 from qvl_train import checkpoint
+from qvl_train import save as saving
 from qvl_train.checkpoint import TrainingState
+from qvl_train.resume import choose_checkpoint
+from qvl_train.save import Contents, save_checkpoint
+from qvl_train.stored_tensor import StoredTensor
 from sharded_folders import write_sharded
+from thread_worlds import run_ranks
 
 TINY = "qwen2.5-vl-tiny"
+FIRST = Coordinate(pp=0, dp=0, tp=0)
+
+
+def newest(run: Path) -> tuple[Any, list[str]]:
+    """Give the checkpoint that a run in one process goes on from, and what it says about newer ones."""
+    said: list[str] = []
+    (found,) = run_ranks(
+        Layout.single(load_spec(TINY)), lambda world: choose_checkpoint(world, run, "auto", said.append)
+    )
+    if isinstance(found, Exception):
+        raise found
+    return found, said
+
+
+def stored(arrays: dict[str, NDArray[Any]]) -> list[StoredTensor]:
+    return [
+        StoredTensor(name=name, dtype="F32", shape=array.shape, read=lambda array=array: array)  # type: ignore[misc]
+        for name, array in arrays.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +71,36 @@ def side_files(tmp_path: Path) -> Path:
 @pytest.fixture
 def save(tmp_path: Path, spec: ModelSpec, weights: dict[str, NDArray[Any]], side_files: Path) -> Any:
     def run(step: int, *, optimizer: bool = True) -> Path:
-        moments = [(f"{name}.moment1", array * step) for name, array in weights.items()]
-        return checkpoint.save_checkpoint(
-            tmp_path / "run",
-            TrainingState(step=step, consumed_samples=4 * step, run_id="r", has_optimizer=optimizer),
-            weights.items(),
-            moments if optimizer else None,
-            spec=spec,
-            side_files=side_files,
-            source_revision="test",
+        moments = {f"{name}.moment1": array * step for name, array in weights.items()}
+        contents = Contents(weights=stored(weights), optimizer=stored(moments) if optimizer else None)
+        state = TrainingState(step=step, consumed_samples=4 * step, run_id="r", has_optimizer=optimizer)
+        (path,) = run_ranks(
+            Layout.single(spec),
+            lambda world: save_checkpoint(
+                world,
+                tmp_path / "run",
+                state,
+                contents,
+                spec=spec,
+                side_files=side_files,
+                source_revision="test",
+            ),
         )
+        if isinstance(path, Exception):
+            raise path
+        return path
 
     return run
 
 
-def test_weights_and_state_come_back_to_the_bit(save: Any, weights: dict[str, NDArray[Any]]) -> None:
+def test_weights_and_state_come_back_to_the_bit(save: Any, spec: ModelSpec, weights: dict[str, NDArray[Any]]) -> None:
     opened = checkpoint.open_checkpoint(save(7))
     assert opened.state == TrainingState(step=7, consumed_samples=28, run_id="r", has_optimizer=True)
-    read = dict(checkpoint.read_weights(opened))
+    read = dict(checkpoint.read_weights(opened, Layout.single(spec), FIRST))
     assert read.keys() == weights.keys()
     assert all(read[name].tobytes() == array.tobytes() for name, array in weights.items())
     shapes = {f"{name}.moment1": array.shape for name, array in weights.items()}
-    moments = checkpoint.read_optimizer(opened, shapes)
+    moments = dict(checkpoint.read_optimizer(opened, Layout.single(spec), FIRST, shapes))
     assert all((moments[f"{name}.moment1"] == array * 7).all() for name, array in weights.items())
 
 
@@ -87,7 +120,7 @@ def test_newest_is_by_step_and_the_oldest_are_pruned(save: Any, tmp_path: Path) 
         save(step)
     run = tmp_path / "run"
     assert [path.name for path in checkpoint.prune(run, 2)] == ["step_000020"]
-    found, passed_over = checkpoint.newest_checkpoint(run)
+    found, passed_over = newest(run)
     assert found is not None
     assert found.state.step == 1000
     assert passed_over == []
@@ -104,7 +137,7 @@ def test_a_flipped_byte_is_found_with_the_tensors_name_and_the_older_checkpoint_
     with pytest.raises(WeightsError) as error:
         checkpoint.open_checkpoint(file.parent)
     assert error.value.problems[0].key in {row.name for row in parameter_table(load_spec(TINY))}
-    found, passed_over = checkpoint.newest_checkpoint(tmp_path / "run")
+    found, passed_over = newest(tmp_path / "run")
     assert found is not None
     assert found.state.step == 1
     assert len(passed_over) == 1
@@ -167,8 +200,10 @@ def test_a_checkpoint_of_another_layout_reads_back_whole(
         (path / name).unlink()
     write_sharded(path, spec, Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3)), weights, state)
     opened = checkpoint.open_checkpoint(path)
-    assert all(array.tobytes() == weights[name].tobytes() for name, array in checkpoint.read_weights(opened))
-    read = checkpoint.read_optimizer(opened, {name: array.shape for name, array in state.items()})
+    single = Layout.single(spec)
+    assert all(a.tobytes() == weights[name].tobytes() for name, a in checkpoint.read_weights(opened, single, FIRST))
+    shapes = {name: array.shape for name, array in state.items()}
+    read = dict(checkpoint.read_optimizer(opened, single, FIRST, shapes))
     assert {name: array.tobytes() for name, array in read.items()} == {n: a.tobytes() for n, a in state.items()}
 
 
@@ -203,17 +238,20 @@ def test_a_truncated_or_missing_file_is_refused(save: Any, name: str) -> None:
 
 def test_a_folder_without_its_manifest_is_no_checkpoint(save: Any, tmp_path: Path) -> None:
     (save(1) / "manifest.json").unlink()
-    found, passed_over = checkpoint.newest_checkpoint(tmp_path / "run")
-    assert found is None
-    assert "manifest" in passed_over[0]
+    with pytest.raises(RunError, match="none of its 1 checkpoints can be used"):
+        newest(tmp_path / "run")
+    with pytest.raises(InputError, match="manifest"):
+        checkpoint.check_requested(tmp_path / "run", tmp_path / "run" / "step_000001")
 
 
-def test_optimizer_state_of_another_shape_is_refused_by_name(save: Any, weights: dict[str, NDArray[Any]]) -> None:
+def test_optimizer_state_of_another_shape_is_refused_by_name(
+    save: Any, spec: ModelSpec, weights: dict[str, NDArray[Any]]
+) -> None:
     opened = checkpoint.open_checkpoint(save(1))
     shapes = {f"{name}.moment1": array.shape for name, array in weights.items()}
     changed = {**shapes, "model.norm.weight.moment1": (3,)}
     with pytest.raises(WeightsError, match=r"model.norm.weight.moment1 has shape \(64,\), this run needs \(3,\)"):
-        checkpoint.read_optimizer(opened, changed)
+        list(checkpoint.read_optimizer(opened, Layout.single(spec), FIRST, changed))
 
 
 def test_a_checkpoint_without_optimizer_cannot_be_continued_and_says_how_to_use_it(save: Any) -> None:
@@ -225,8 +263,8 @@ def test_a_checkpoint_without_optimizer_cannot_be_continued_and_says_how_to_use_
 def test_a_checkpoint_of_another_run_is_not_resumed(save: Any, tmp_path: Path) -> None:
     path = save(1)
     with pytest.raises(InputError, match="outside this run"):
-        checkpoint.requested_checkpoint(tmp_path / "other", path)
-    assert checkpoint.requested_checkpoint(tmp_path / "run", path).state.step == 1
+        checkpoint.check_requested(tmp_path / "other", path)
+    checkpoint.check_requested(tmp_path / "run", path)
 
 
 def test_a_state_of_a_newer_version_is_refused(save: Any) -> None:
@@ -243,7 +281,7 @@ def test_a_failing_save_leaves_nothing_behind(save: Any, tmp_path: Path, monkeyp
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_manifest", fail)
+    monkeypatch.setattr(saving, "write_manifest", fail)
     with pytest.raises(Exception, match="No space left"):
         save(2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["step_000001"]

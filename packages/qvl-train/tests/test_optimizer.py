@@ -12,8 +12,9 @@ import pytest
 
 ms = pytest.importorskip("mindspore", reason="the optimizer needs MindSpore")
 
+from qvl_core.parallel.single import SingleGroup  # noqa: E402
 from qvl_core.params import Parameter as TableRow  # noqa: E402
-from qvl_train.gradients import accumulate, clip_scale, global_norm  # noqa: E402
+from qvl_train.gradients import clip_scale, norm_of, sum_of_squares  # noqa: E402
 from qvl_train.optimizer import AdamW, AdamWSettings  # noqa: E402
 
 SETTINGS = AdamWSettings(
@@ -46,7 +47,7 @@ def reference(value: np.ndarray, gradients: list[np.ndarray], *, lr: float, deca
 
 
 def run_updates(parameters: dict[str, ms.Parameter], gradients: list[list[np.ndarray]]) -> AdamW:
-    optimizer = AdamW(parameters, TABLE, SETTINGS)
+    optimizer = AdamW(parameters, TABLE, SETTINGS, SingleGroup())
     for step, row in enumerate(gradients, 1):
         optimizer.update([ms.Tensor(g) for g in row], lr=1e-2, step=step)
     return optimizer
@@ -74,11 +75,11 @@ def test_state_put_into_a_new_optimizer_continues_to_the_bit() -> None:
     run_updates(straight, gradients)
 
     first = make_parameters()
-    saved = {name: array.copy() for name, array in run_updates(first, gradients[:3]).state()}
+    saved = {stored.name: stored.read().copy() for stored in run_updates(first, gradients[:3]).stored()}
     second = {name: ms.Parameter(ms.Tensor(value.asnumpy().copy()), name=name) for name, value in first.items()}
-    optimizer = AdamW(second, TABLE, SETTINGS)
-    assert {name: array.shape for name, array in saved.items()} == optimizer.state_shapes()
-    optimizer.load_state(saved)
+    optimizer = AdamW(second, TABLE, SETTINGS, SingleGroup())
+    assert {name: array.shape for name, array in saved.items()} == {one.name: one.shape for one in optimizer.stored()}
+    optimizer.load(saved.items())
     for step, row in enumerate(gradients[3:], 4):
         optimizer.update([ms.Tensor(g) for g in row], lr=1e-2, step=step)
     for name in straight:
@@ -88,10 +89,10 @@ def test_state_put_into_a_new_optimizer_continues_to_the_bit() -> None:
 def test_half_precision_weights_follow_fp32_master_weights() -> None:
     """An update far below the spacing of float16 must add up in the master weights instead of vanishing."""
     parameters = {"text.norm": ms.Parameter(ms.Tensor(np.ones(4, np.float16)), name="text.norm")}
-    optimizer = AdamW(parameters, TABLE, SETTINGS)
+    optimizer = AdamW(parameters, TABLE, SETTINGS, SingleGroup())
     for step in range(1, 31):
         optimizer.update([ms.Tensor(np.ones(4, np.float32))], lr=1e-4, step=step)
-    state = dict(optimizer.state())
+    state = {stored.name: stored.read() for stored in optimizer.stored()}
     np.testing.assert_allclose(state["text.norm.master"], 1 - 30 * 1e-4, rtol=1e-5)
     assert parameters["text.norm"].asnumpy().tolist() == state["text.norm.master"].astype(np.float16).tolist()
 
@@ -103,12 +104,5 @@ def test_clipping_scales_only_what_is_too_long(norm: float, limit: float, scale:
 
 def test_global_norm_is_that_of_all_tensors_together_and_shows_a_nan() -> None:
     tensors = [ms.Tensor(np.full((2, 2), 1.0, np.float32)), ms.Tensor(np.full(5, 2.0, np.float32))]
-    assert global_norm(tensors) == pytest.approx(math.sqrt(4 + 20))
-    assert math.isnan(global_norm([*tensors, ms.Tensor(np.array([np.nan], np.float32))]))
-
-
-def test_accumulation_adds_in_fp32() -> None:
-    total = accumulate(None, [ms.Tensor(np.full(3, 2048.0, np.float16))])
-    total = accumulate(total, [ms.Tensor(np.full(3, 1.0, np.float16))])
-    assert total[0].dtype == ms.float32
-    assert total[0].asnumpy().tolist() == [2049.0] * 3
+    assert norm_of([sum_of_squares(tensors)]) == pytest.approx(math.sqrt(4 + 20))
+    assert math.isnan(norm_of([sum_of_squares([*tensors, ms.Tensor(np.array([np.nan], np.float32))])]))

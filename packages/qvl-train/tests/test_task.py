@@ -16,6 +16,7 @@ pytest.importorskip("mindspore", reason="training needs MindSpore")
 from qvl_core.errors import InputError, OutputError, RecipeError, RunError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL
+from qvl_core.model.initialize import random_weights
 from qvl_core.recipe import load_recipe
 from qvl_core.run_folder import read_record
 from qvl_core.tasks import RunOptions
@@ -188,13 +189,13 @@ def test_the_export_gives_the_logits_of_the_trained_weights(project: Path) -> No
     entries = open_hf_folder("run/hf").tensors
     rebuilt = Qwen25VL.from_spec(exported.spec, ((name, read_tensor(entry)) for name, entry in entries.items()))
     assert (exported(ids).asnumpy() == rebuilt(ids).asnumpy()).all()
-    random = Qwen25VL.from_spec(exported.spec, task._initial_weights(load_recipe("recipe.toml"), None))
+    random = Qwen25VL.from_spec(exported.spec, random_weights(exported.spec, 42))
     assert (exported(ids).asnumpy() != random(ids).asnumpy()).any()
 
 
 def test_frozen_components_stay_as_they_are_and_the_others_move(project: Path) -> None:
     train("train.steps=2", 'model.freeze=["vision"]')
-    initial = dict(task._initial_weights(load_recipe("recipe.toml"), None))
+    initial = dict(random_weights(load_recipe("recipe.toml").spec, 42))
     for name, entry in open_hf_folder("run/hf").tensors.items():
         frozen = name.startswith("visual.") and not name.startswith("visual.merger.")
         assert (read_tensor(entry) == initial[name]).all() == frozen, name
@@ -371,10 +372,6 @@ def test_refuses_a_config_of_another_model(project: Path, snapshot: Snapshot) ->
 
 def test_says_that_adapters_are_not_there_yet(project: Path, snapshot: Snapshot) -> None:
     assert "train.lora" in refuse(snapshot, RecipeError, "train.lora.rank=4")
-
-
-def test_says_that_recomputing_is_not_there_yet(project: Path, snapshot: Snapshot) -> None:
-    assert "layout.recompute" in refuse(snapshot, RecipeError, "layout.recompute=full")
 
 
 def test_a_finished_record_can_be_read_back(project: Path) -> None:

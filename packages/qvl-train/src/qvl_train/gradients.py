@@ -1,28 +1,69 @@
-"""Sums and norms over a list of gradients. fp32 whatever the model computes in."""
+"""Gradients that lie on several ranks: copies made equal, the norm with every element counted once, clipping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import mindspore as ms
 from mindspore import Tensor, mint, ops
+from qvl_core.params import EMBEDDING, Parameter
+
+if TYPE_CHECKING:
+    from qvl_core.parallel.world import World
 
 
-def accumulate(total: list[Tensor] | None, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Add one micro batch's gradients to the running fp32 sum; never in place (a silent no-op on CPU)."""
-    if total is None:
-        return [gradient.astype(ms.float32) for gradient in gradients]
-    return [ops.add(old, new.astype(ms.float32)) for old, new in zip(total, gradients, strict=True)]
+class CopySums:
+    """Makes the gradients of a parameter's copies one and the same.
+
+    A tied embedding lies on two stages, each with the gradient of its own use: they are added. A replicated parameter
+    lies on every tensor rank, with the same gradient up to rounding: that of the first counts, or norms and biases
+    would drift apart by bits wherever a sum's order is not fixed.
+    """
+
+    def __init__(self, world: World, rows: Sequence[Parameter]) -> None:
+        self._world = world
+        self._tied = next((i for i, row in enumerate(rows) if row.name == EMBEDDING and world.tied is not None), None)
+        alike = [i for i, row in enumerate(rows) if row.shard == "replicate"]
+        self._alike = alike if world.tensor.size > 1 else []
+
+    def __call__(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Give the gradients, in the same order, equal to the bit on all ranks that hold a copy.
+
+        They have been summed over the replicas: that comes first, for its order of addition may depend on where in a
+        message an element stands, and that is not the same on the two stages.
+        """
+        result = list(gradients)
+        if self._tied is not None:
+            assert self._world.tied is not None
+            result[self._tied] = self._world.tied.sum(result[self._tied])
+        if self._alike:
+            group = self._world.tensor
+            own = [result[i] if group.index == 0 else ops.zeros_like(result[i]) for i in self._alike]
+            for i, total in zip(self._alike, group.sum_many(own), strict=True):
+                result[i] = total
+        return result
 
 
-def global_norm(gradients: Sequence[Tensor]) -> float:
-    """Give the Euclidean norm over all tensors; NaN or infinity where any element is not finite."""
+def is_counted(row: Parameter, world: World) -> bool:
+    """Tell whether this rank counts its part of a parameter, and not another rank that holds the same elements."""
+    if row.shard == "replicate" and world.place.tp != 0:
+        return False
+    return world.place.pp == row.stages[0]
+
+
+def sum_of_squares(gradients: Sequence[Tensor]) -> float:
+    """Give the sum of squares of all elements; NaN or infinity where any of them is not finite."""
     if not gradients:
         return 0.0
     squares = ops.stack([mint.sum(gradient * gradient) for gradient in gradients]).asnumpy()
-    # One host sum in fp64: the order is fixed, so equal gradients give an equal norm to the bit.
-    return math.sqrt(float(squares.astype("float64").sum()))
+    # One host sum in fp64: the order is fixed, so equal gradients give an equal sum to the bit.
+    return float(squares.astype("float64").sum())
+
+
+def norm_of(squares: Sequence[float]) -> float:
+    """Give the norm from every rank's sum of squares, added in rank order, so that all ranks get the same bits."""
+    return math.sqrt(sum(squares))
 
 
 def clip_scale(norm: float, limit: float) -> float:

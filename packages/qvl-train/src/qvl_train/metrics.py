@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from qvl_core.durable import atomic_write
 
-Row = Mapping[str, float | int | str | list[str]]
+Row = Mapping[str, float | int | str | Sequence[str] | Sequence[float]]
 
 
 class MetricsLog:

@@ -1,11 +1,23 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no state for it."""
+"""How many steps there are, and the learning rate of each: pure functions, so that a resumed run needs no state."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from qvl_core.recipe.sections import TrainSection
+    from qvl_data import PreparedData
 
 ScheduleName = Literal["cosine", "linear", "constant"]
+
+
+def count_steps(train: TrainSection, data: PreparedData) -> int:
+    """Give the number of optimizer steps: stated, or the whole global batches in the stated epochs, at least 1."""
+    if train.steps is not None:
+        return train.steps
+    assert train.epochs is not None, "the schema allows steps or epochs"
+    return max(1, train.epochs * data.report.epoch_length // train.global_batch)
 
 
 def learning_rate(step: int, *, steps: int, peak: float, minimum: float, warmup: float, name: ScheduleName) -> float:

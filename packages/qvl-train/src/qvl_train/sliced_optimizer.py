@@ -1,0 +1,125 @@
+"""ZeRO-1: AdamW whose moments and master weights are cut over the replicas, each updating its slice of every parameter.
+
+Rajbhandari et al. (arXiv 1910.02054), section 5.1. Gradients are added straight into their owner's slice, updated
+weights are gathered; the numbers are those of `AdamW`, which is elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, ops
+from numpy.typing import NDArray
+from qvl_core.params import Parameter as TableRow
+from qvl_core.weights.optimizer_state import state_name
+
+from qvl_train.optimizer import AdamWSettings, Slot, make_slots, update_slot
+from qvl_train.slices import BUCKET_ELEMENTS, Bucket, plan_buckets, slice_length
+from qvl_train.stored_tensor import StoredTensor
+
+if TYPE_CHECKING:
+    from qvl_core.parallel.world import Group
+
+
+class SlicedAdamW:
+    """Hold this replica's slice of moments and fp32 master weights for the parameters given."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        table: Sequence[TableRow],
+        settings: AdamWSettings,
+        group: Group,
+        *,
+        bucket_elements: int = BUCKET_ELEMENTS,
+    ) -> None:
+        self.names = tuple(parameters)
+        self._settings = settings
+        self._group = group
+        self._slots = make_slots(parameters, table, settings, self._master_slice)
+        sizes = [prod(slot.parameter.shape) for slot in self._slots]
+        self._buckets = plan_buckets(sizes, group.size, bucket_elements)
+
+    def over_replicas(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Give this replica's slice of every gradient's sum, the filling of the last slices included (zeros)."""
+        slices: list[Tensor] = []
+        for bucket in self._buckets:
+            block = self._group.scatter_sum(self._packed(bucket, gradients))
+            slices += [block[slot.start : slot.start + slot.length] for slot in bucket.slots]
+        return slices
+
+    def counts(self, index: int) -> bool:
+        """Tell that this replica counts its slice: nobody else has it."""
+        return True
+
+    def update(self, gradients: Sequence[Tensor], *, lr: float, step: int) -> None:
+        """Apply update number `step` (from 1) to the slices, then gather the weights of all replicas."""
+        for slot, gradient in zip(self._slots, gradients, strict=True):
+            update_slot(slot, gradient, self._settings, lr=lr, step=step)
+        for bucket in self._buckets:
+            self._gather_weights(bucket)
+
+    def stored(self) -> list[StoredTensor]:
+        """List the state; reading a tensor of it gathers its slices, so that all replicas have to read it."""
+        return [
+            StoredTensor(
+                name=state_name(slot.name, kind),
+                dtype="F32",
+                shape=tuple(slot.parameter.shape),
+                read=self._reader(slot, value),
+            )
+            for slot in self._slots
+            for kind, value in slot.state()
+        ]
+
+    def load(self, arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
+        """Take this replica's slices of the state. The weights that follow from it are in the model already."""
+        values = {state_name(slot.name, kind): value for slot in self._slots for kind, value in slot.state()}
+        for name, array in arrays:
+            values[name].set_data(Tensor(self._slice(array)))
+
+    def _gather_weights(self, bucket: Bucket) -> None:
+        """Give every replica the weights that follow from all replicas' master slices."""
+        slots = [self._slots[slot.index] for slot in bucket.slots]
+        parts = [slot.master.astype(slot.parameter.dtype) for slot in slots]
+        rows = self._group.gather(_joined(parts)).reshape(self._group.size, bucket.width)
+        for place, slot in zip(bucket.slots, slots, strict=True):
+            flat = rows[:, place.start : place.start + place.length].reshape(-1)
+            # A copy: a parameter that is a view of the message would keep all of it.
+            slot.parameter.set_data(flat[: place.size].reshape(slot.parameter.shape).copy())
+
+    def _packed(self, bucket: Bucket, gradients: Sequence[Tensor]) -> Tensor:
+        """Give the flat bucket [replicas * width]: row i holds slice i of every gradient in it."""
+        rows = []
+        for slot in bucket.slots:
+            flat = gradients[slot.index].reshape(-1)
+            missing = slot.length * self._group.size - slot.size
+            filled = ops.cat((flat, ops.zeros((missing,), flat.dtype))) if missing else flat
+            rows.append(filled.reshape(self._group.size, slot.length))
+        return (ops.cat(rows, 1) if len(rows) > 1 else rows[0]).reshape(-1)
+
+    def _master_slice(self, parameter: Parameter) -> Parameter:
+        values = parameter if parameter.dtype == ms.float32 else parameter.astype(ms.float32)
+        return Parameter(Tensor(self._slice(values.asnumpy())))
+
+    def _slice(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """Give a copy of this replica's slice of an array's flat elements, filled up with zeros."""
+        length = slice_length(array.size, self._group.size)
+        part = np.ascontiguousarray(array).reshape(-1)[self._group.index * length : (self._group.index + 1) * length]
+        return np.concatenate([part, np.zeros(length - len(part), np.float32)]).astype(np.float32)
+
+    def _reader(self, slot: Slot, value: Parameter) -> Callable[[], NDArray[Any]]:
+        shape = tuple(slot.parameter.shape)
+
+        def read() -> NDArray[Any]:
+            return self._group.gather(value).asnumpy()[: prod(shape)].reshape(shape)
+
+        return read
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return ops.cat(list(parts)) if len(parts) > 1 else parts[0]
