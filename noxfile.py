@@ -40,12 +40,11 @@ def _python() -> str | None:
 PYTHON = _python()
 
 
-def _install(session: nox.Session, *packages: str, mindspore: bool = False) -> None:
+def _install(session: nox.Session, *packages: str, mindspore: bool = False, mpi: bool = False) -> None:
     """Install our packages from this checkout, siblings included, with what they declare and nothing more."""
-    extra = "[mindspore]" if mindspore else ""
-    session.install(
-        *(f"./packages/qvl-{name}{extra if name in ('core', 'train', 'eval') else ''}" for name in packages)
-    )
+    extras = {"mindspore": ("core", "train", "eval") if mindspore else (), "mpi": ("core", "train") if mpi else ()}
+    chosen = {name: ",".join(extra for extra, having in extras.items() if name in having) for name in packages}
+    session.install(*(f"./packages/qvl-{name}" + (f"[{extra}]" if extra else "") for name, extra in chosen.items()))
 
 
 @nox.session(python=PYTHON)
@@ -66,10 +65,24 @@ def quickstart(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def tests(session: nox.Session) -> None:
     """Run everything that needs no torch, all packages together."""
-    _install(session, *PACKAGES, mindspore=True)
+    _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install(*TEST_TOOLS)
-    arguments = session.posargs or ["packages", "tests", "--ignore=tests/parity"]
+    arguments = session.posargs or ["packages", "tests", "--ignore=tests/parity", "--ignore=tests/layouts"]
     session.run("pytest", *arguments)
+
+
+@nox.session(python=PYTHON)
+def layouts(session: nox.Session) -> None:
+    """Train in each legal layout of up to 8 processes, compare with one; `-- --every --part 1/100` for all there is."""
+    _install(session, *PACKAGES, mindspore=True, mpi=True)
+    session.install(*TEST_TOOLS)
+    if "--every" in session.posargs:
+        arguments = [word for word in session.posargs if word != "--every"]
+        if "--folder" not in arguments:
+            arguments += ["--folder", "runs/layouts_sweep"]
+        session.run("python", "tests/layouts/sweep.py", *arguments)
+    else:
+        session.run("pytest", *(session.posargs or ["tests/layouts"]))
 
 
 def _test_package(package: str) -> None:

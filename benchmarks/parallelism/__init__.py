@@ -1,0 +1,1 @@
+"""What `parallel.py` measures with: one program for all layouts' steps, and whole runs up to their first step."""

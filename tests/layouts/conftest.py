@@ -1,0 +1,50 @@
+"""Let the tests import what lies beside them, and run all their cases in a few starts of many processes.
+
+pytest's importlib mode adds no folder to the path.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from launching import Outcomes, run_cases, write_references
+from selection import broken, selection
+
+# For all single processes together, which are some two hundred steps each on two cores.
+_REFERENCE_LIMIT_S = 1800.0
+_STARTED = time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Give a way to say something while a fixture works for minutes: pytest would keep it until the end."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def write(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"layouts: {text}, {time.monotonic() - _STARTED:.0f} s after the start", flush=True)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder with references, records and logs."""
+    return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture(scope="session")
+def outcomes(run_folder: Path, say: Callable[[str], None]) -> Outcomes:
+    """Run all cases of the selection, and those that are wrong on purpose."""
+    cases = [*selection(), *broken()]
+    write_references(cases, run_folder, limit_s=_REFERENCE_LIMIT_S, say=say)
+    found = run_cases(cases, run_folder, say=say)
+    say(f"{len(found.results)} of {len(cases)} cases have results, from {found.launches} start(s)")
+    return found
