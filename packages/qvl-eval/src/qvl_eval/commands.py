@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
 
         Exit 0 answered, 2 wrong input, 3 something needed is not installed.
         """
-        from qvl_core.cli.launch import export
+        from qvl_core.cli.launch import export_here
         from qvl_core.launch_plan import launch_plan
         from qvl_core.recipe import load_recipe
 
         from qvl_eval import infer as work
 
         loaded = load_recipe(recipe, settings or ())
-        export(launch_plan(loaded, settings or (), ()))
+        export_here(launch_plan(loaded, settings or (), ()))
         images = tuple(image or ())
         answer = work.infer(loaded, prompt, images)
         typer.echo(work.as_json(loaded, prompt, images, answer) if json else answer.text)

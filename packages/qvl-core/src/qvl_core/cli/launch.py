@@ -45,6 +45,11 @@ def start(recipe: Recipe, plan: LaunchPlan, place: NodePlace, options: RunOption
     return task(recipe, options)
 
 
+def export_here(plan: LaunchPlan) -> None:
+    """Put the plan's variables into this process, before anything reads them, and say what they replace."""
+    _say(export(plan.environment, os.environ))
+
+
 def this_machine(recipe: Recipe, node_rank: int | None) -> NodePlace:
     """Give which of the recipe's machines this one is. Raises RecipeError where nothing says it."""
     launch = recipe.launch
