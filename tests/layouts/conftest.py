@@ -15,7 +15,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from launching import Outcomes, run_cases, write_references
-from selection import broken, selection
 
 # For all single processes together, which are some two hundred steps each on two cores.
 _REFERENCE_LIMIT_S = 1800.0
@@ -41,9 +40,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def outcomes(run_folder: Path, say: Callable[[str], None]) -> Outcomes:
-    """Run all cases of the selection, and those that are wrong on purpose."""
-    cases = [*selection(), *broken()]
+def outcomes(request: pytest.FixtureRequest, run_folder: Path, say: Callable[[str], None]) -> Outcomes:
+    """Run the cases of all tests that were chosen: `-k tp2` runs those with two tensor ranks, and no others."""
+    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    cases = list(dict.fromkeys(of.params["case"] for of in parameters if of is not None and "case" in of.params))
     write_references(cases, run_folder, limit_s=_REFERENCE_LIMIT_S, say=say)
     found = run_cases(cases, run_folder, say=say)
     say(f"{len(found.results)} of {len(cases)} cases have results, from {found.launches} start(s)")

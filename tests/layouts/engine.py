@@ -66,10 +66,10 @@ def train(case: Case, world: World) -> Trained:
         clip_norm=_CLIP_NORM,
         reduction=case.reduction,  # type: ignore[arg-type]
     )
-    results = [
-        take_step(micro_batches(case, step, world.place.dp), lr=_LEARNING_RATE, step=step)
-        for step in range(1, case.steps + 1)
-    ]
+    results = []
+    for step in range(1, case.steps + 1):
+        world.phase = f"step {step}"
+        results.append(take_step(micro_batches(case, step, world.place.dp), lr=_LEARNING_RATE, step=step))
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     return Trained(
         losses=[result.loss for result in results],

@@ -22,7 +22,7 @@ def prepare() -> None:
     device.require_mindspore()
 
 
-def run_case(case: Case, comm: Any, folder: Path) -> RankResult:
+def run_case(case: Case, comm: Any, folder: Path, board: Any) -> RankResult:
     """Train a case on this rank of `comm`; give how far its gradients are from the reference's."""
     from engine import train
     from qvl_core.parallel.mpi import MpiWorld
@@ -31,7 +31,8 @@ def run_case(case: Case, comm: Any, folder: Path) -> RankResult:
     from specs import SPECS
 
     spec = SPECS[case.spec]
-    world = SingleWorld(case.layout) if case.world_size == 1 else MpiWorld(case.layout, spec, comm=comm)
+    is_single = case.world_size == 1
+    world = SingleWorld(case.layout, board) if is_single else MpiWorld(case.layout, spec, board, comm=comm)
     spoil_world(world, case)
     trained = train(case, world)
     world.close()

@@ -5,6 +5,8 @@ Nothing here waits without a limit: a launch that takes too long is ended with e
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -20,13 +22,12 @@ from typing import Any
 from cases import Case
 from qvl_core.launch.proc import all_statuses
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HERE = Path(__file__).parent
 PROCESSES = 8
-# How long a case may take when all its ranks are there, and more for each of its steps. A step of eight ranks takes two
-# seconds where two cores have nothing else to do.
-CASE_LIMIT_S = 120.0
-STEP_LIMIT_S = 30.0
-# A launch in which nothing is reported for this long has failed, whatever the reason.
+# How long a rank may be without progress within a case; a micro batch takes half a second where the cores are free.
+CASE_LIMIT_S = 300.0
+# A launch in which no rank has made progress for this long is ended from outside, whatever the reason.
 SILENCE_LIMIT_S = 900.0
 # After so many launches that died, the cases that are left fail with them.
 MOST_LAUNCHES = 4
@@ -43,10 +44,11 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Progress:
-    """What the records of a launch say of its cases. `started` has the latest start of each one."""
+    """What the records of a launch say of its cases. `stuck` are those in which a rank's watchdog gave up."""
 
     results: dict[str, dict[int, Any]]
-    started: dict[str, float]
+    started: set[str]
+    stuck: set[str]
     errors: dict[str, str]
 
 
@@ -58,11 +60,9 @@ def run_cases(
     references: Path | None = None,
     processes: int = PROCESSES,
     case_limit_s: float = CASE_LIMIT_S,
-    step_limit_s: float = STEP_LIMIT_S,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcomes:
     """Run the cases. After a launch that died, the cases that did not cause it and have no result are started again."""
-    limits = {case.name: case_limit_s + case.steps * step_limit_s for case in cases}
     outcomes = Outcomes()
     left = sorted(cases, key=_work_of, reverse=True)
     while left and outcomes.launches < MOST_LAUNCHES:
@@ -73,14 +73,13 @@ def run_cases(
         plan = {
             "work": work,
             "references": str(references or folder),
-            "entries": [
-                {"case": case.to_json(), "ranks": ranks, "limit_s": limits[case.name]} for case, ranks in entries
-            ],
+            "case_limit_s": case_limit_s,
+            "entries": [{"case": case.to_json(), "ranks": ranks} for case, ranks in entries],
         }
         (launch_folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         size = 1 + max(rank for _, ranks in entries for rank in ranks)
         ending = _launch(launch_folder, size, len(cases) - len(left), len(cases), say)
-        _take(left, _read(launch_folder, size), ending, launch_folder, limits, outcomes)
+        _take(left, _read(launch_folder, size), ending, launch_folder, case_limit_s, outcomes)
         left = [case for case in left if case.name not in outcomes.results and case.name not in outcomes.failures]
     for case in left:
         outcomes.failures[case.name] = f"not run: {outcomes.launches} launches died before it, see the other failures"
@@ -134,15 +133,13 @@ def _launch(folder: Path, size: int, done: int, total: int, say: Callable[[str],
     """Run the program to its end; give how it ended, "" where well."""
     log = folder / "mpiexec.log"
     process = _start(_mpiexec(size, folder), log)
-    reported, last, shown = 0, time.monotonic(), time.monotonic()
+    shown = time.monotonic()
     try:
         while process.poll() is None:
             time.sleep(0.2)
-            now, found = time.monotonic(), sum(path.stat().st_size for path in folder.glob("rank_*.jsonl"))
-            if found != reported:
-                reported, last = found, now
-            if now - last > SILENCE_LIMIT_S:
-                return f"no rank reported anything for {SILENCE_LIMIT_S:.0f} s; the launch was ended"
+            now = time.monotonic()
+            if time.time() - max(path.stat().st_mtime for path in folder.iterdir()) > SILENCE_LIMIT_S:
+                return f"no rank made progress for {SILENCE_LIMIT_S:.0f} s; the launch was ended"
             if now - shown > 30:
                 shown = now
                 results = sum(len(of) == _ranks_of(name) for name, of in _read(folder, size).results.items())
@@ -171,8 +168,18 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         # A session of its own: all that it starts can be found, and ended, by it.
         return subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it ends, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -186,12 +193,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(10)
     for status in all_statuses():
         if status.session == process.pid:
-            os.kill(status.process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status.process, signal.SIGKILL)
 
 
 def _read(folder: Path, size: int) -> _Progress:
     results: dict[str, dict[int, Any]] = defaultdict(dict)
-    started: dict[str, float] = {}
+    started: set[str] = set()
+    stuck: set[str] = set()
     errors: dict[str, str] = {}
     for rank in range(size):
         path = folder / f"rank_{rank}.jsonl"
@@ -203,19 +212,20 @@ def _read(folder: Path, size: int) -> _Progress:
                 continue  # cut off by the end of its process; then this rank has no result either
             at = row.get("case", at)
             if row["event"] == "start":
-                started[at] = max(started.get(at, 0.0), row["time"])
+                started.add(at)
             elif row["event"] == "result":
                 results[at][rank] = row["result"]
             elif row["event"] == "error":
                 errors[at] = f"rank {rank} of the launch:\n{row['text']}"
-    return _Progress(results=results, started=started, errors=errors)
+        if "Timeout (" in _tail(folder / f"rank_{rank}.log"):
+            stuck.add(at)
+    return _Progress(results=results, started=started, stuck=stuck, errors=errors)
 
 
 def _take(
-    cases: Sequence[Case], found: _Progress, ending: str, folder: Path, limits: dict[str, float], outcomes: Outcomes
+    cases: Sequence[Case], found: _Progress, ending: str, folder: Path, case_limit_s: float, outcomes: Outcomes
 ) -> None:
     """Note results, and failures of the cases to which the end of the launch is due."""
-    now = time.monotonic()
     failed: dict[str, str] = {}
     under_way = []
     for case in cases:
@@ -226,12 +236,12 @@ def _take(
             failed[case.name] = found.errors[case.name]
         elif case.name in found.started:
             under_way.append(case.name)
-    # Who took too long is known by its start; an error is its own case's. Else every case under way may be the cause.
-    slow = [name for name in under_way if now - found.started[name] > limits[name]]
-    for name in slow or ([] if failed else under_way):
-        what = f"took more than {limits[name]:.0f} s" if name in slow else "was running when the launch ended"
+    # An error and a watchdog's end are known to be a case's own. Else every case under way may be the cause.
+    stuck = [name for name in under_way if name in found.stuck]
+    for name in stuck or ([] if failed else under_way):
+        what = f"made no progress for {case_limit_s:.0f} s" if name in stuck else "was running when the launch ended"
         tails = [(log, _tail(log)) for log in sorted(folder.glob("rank_*.log"))]
-        stacks = "\n".join(f"{log.stem}:\n{text}" for log, text in tails if "Timeout" in text)
+        stacks = "\n".join(f"{log.stem}:\n{text}" for log, text in tails if "Timeout (" in text)
         failed[name] = f"{what}; {ending}\n{stacks}"
     if ending and not failed:
         # No case is to blame: the program itself does not run, and would not the next time.

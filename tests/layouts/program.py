@@ -2,13 +2,12 @@
 
 Starting MindSpore takes longer than most cases, so one start serves many: a case gets a communicator of its own, and
 cases on different ranks run side by side. All ranks have the same list and take their cases in its order, so no two
-wait for each other. Whatever happens is in FOLDER/rank_N.jsonl; a case that takes too long ends the program with the
+wait for each other. Whatever happens is in FOLDER/rank_N.jsonl; a rank that makes no progress ends the program with the
 stacks of all threads in FOLDER/rank_N.log.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import importlib
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import Case
+from watchdog import Watchdog
 
 
 def main(folder: Path) -> None:
@@ -33,12 +33,14 @@ def main(folder: Path) -> None:
     log = (folder / f"rank_{rank}.log").open("a", encoding="utf-8")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    with (folder / f"rank_{rank}.jsonl").open("a", encoding="utf-8", buffering=1) as records:
+    path = folder / f"rank_{rank}.jsonl"
+    with path.open("a", encoding="utf-8", buffering=1) as records:
+        watchdog = Watchdog(plan["case_limit_s"], path)
         try:
             work.prepare()
             for number, entry in enumerate(plan["entries"]):
                 if rank in entry["ranks"]:
-                    _run(entry, number, work, Path(plan["references"]), records)
+                    _run(entry, number, work, Path(plan["references"]), records, watchdog)
         except BaseException:
             _record(records, {"event": "error", "text": traceback.format_exc()})
             world.Abort(1)
@@ -49,18 +51,18 @@ def main(folder: Path) -> None:
     os._exit(0)
 
 
-def _run(entry: dict[str, Any], number: int, work: Any, references: Path, records: Any) -> None:
+def _run(entry: dict[str, Any], number: int, work: Any, references: Path, records: Any, watchdog: Watchdog) -> None:
     from mpi4py import MPI
 
     case, world = Case.from_json(entry["case"]), MPI.COMM_WORLD
     _meet(MPI, entry["ranks"], number)
     comm = world.Create_group(world.group.Incl(entry["ranks"]), number)
-    _record(records, {"event": "start", "case": case.name, "time": time.monotonic()})
-    faulthandler.dump_traceback_later(entry["limit_s"], exit=True)
-    result = work.run_case(case, comm, references)
-    faulthandler.cancel_dump_traceback_later()
+    _record(records, {"event": "start", "case": case.name})
+    watchdog.start()
+    result = work.run_case(case, comm, references, watchdog)
+    watchdog.stop()
     comm.Free()
-    _record(records, {"event": "result", "case": case.name, "time": time.monotonic(), "result": result})
+    _record(records, {"event": "result", "case": case.name, "result": result})
 
 
 def _meet(mpi: Any, ranks: list[int], tag: int) -> None:

@@ -34,7 +34,7 @@ def prepare() -> None:
     device.require_mindspore()
 
 
-def run_case(case: Case, comm: Any, folder: Path) -> dict[str, Any]:
+def run_case(case: Case, comm: Any, folder: Path, board: Any) -> dict[str, Any]:
     """Train a recipe on this rank of `comm`; a single process leaves its results in `folder` for the others."""
     from qvl_core.parallel.mpi import MpiWorld
     from qvl_core.parallel.single import SingleWorld
@@ -47,7 +47,7 @@ def run_case(case: Case, comm: Any, folder: Path) -> dict[str, Any]:
         reference_path(folder, case.spec).with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
         np.savez(reference_path(folder, case.spec), **trained["gradients"])
         return {"seconds": time.monotonic() - started, **found}
-    world = MpiWorld(case.layout, SPECS[case.spec], comm=comm)
+    world = MpiWorld(case.layout, SPECS[case.spec], board, comm=comm)
     trained = _train(case, world)
     world.close()
     place = world.place

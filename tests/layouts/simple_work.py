@@ -13,7 +13,7 @@ def prepare() -> None:
     """Do nothing."""
 
 
-def run_case(case: Case, comm: Any, folder: Path) -> int:
+def run_case(case: Case, comm: Any, folder: Path, board: Any) -> int:
     """Give the sum of all ranks' numbers."""
     if case.broken and comm.Get_rank() == case.world_size - 1:
         end(case.broken)

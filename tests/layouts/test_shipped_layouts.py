@@ -121,4 +121,6 @@ def found_by_one(references: Path, name: str) -> dict[str, list[float]]:
 
 def seconds(outcomes: Outcomes) -> str:
     """Say how long each case took."""
-    return ", ".join(f"{name.partition('-')[0]} {ranks[0]['seconds']:.0f} s" for name, ranks in outcomes.results.items())
+    return ", ".join(
+        f"{name.partition('-')[0]} {ranks[0]['seconds']:.0f} s" for name, ranks in outcomes.results.items()
+    )

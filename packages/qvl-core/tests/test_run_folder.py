@@ -56,6 +56,11 @@ def test_a_missing_or_empty_folder_belongs_to_nobody(tmp_path: Path, make: objec
     assert read_record(tmp_path / "run") is None
 
 
+def test_logs_alone_belong_to_a_run_that_is_about_to_start(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    assert read_record(tmp_path) is None
+
+
 def test_a_folder_with_other_files_is_refused_with_the_first_one_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(OutputError, match=r"notes\.txt"):

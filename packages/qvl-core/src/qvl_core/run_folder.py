@@ -20,6 +20,7 @@ from qvl_core.errors import OutputError, Problem
 from qvl_core.input_file import printable
 
 RUN_FILE = "run.json"
+LOGS = "logs"
 RECORD_FORMAT = 1
 RECORDED_PACKAGES = (
     *("qvl-core", "qvl-convert", "qvl-data", "qvl-train", "qvl-eval"),
@@ -88,8 +89,9 @@ def read_record(folder: Path) -> RunRecord | None:
     if not folder.is_dir():
         raise OutputError(Problem(where=str(folder), key="output.dir", message="is a file, not a folder", fix=_ELSE))
     if not path.exists():
-        # Hidden files are no content: our own lock, a version-control placeholder, a file manager's notes.
-        strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        # Hidden files are no content: our own lock, a version-control placeholder, a file manager's notes. Nor are the
+        # logs: of several machines, another one's launcher may have been first.
+        strangers = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "." and entry.name != LOGS)
         if strangers:
             number = "a file" if len(strangers) == 1 else f"{len(strangers)} files"
             message = f"holds {number} that no run wrote (first: {printable(strangers[0])}) and no {RUN_FILE}"

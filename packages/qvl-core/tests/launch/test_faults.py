@@ -110,12 +110,18 @@ def test_the_workers_end_when_the_launcher_is_killed(start) -> None:
     launch.until("rank_000.log", "step 2 done")
     launch.note()
     assert len(launch.left()) >= 3
+    variables = Path(f"/proc/{launch.workers()[0]}/environ").read_bytes().split(b"\0")
+    board = Path(next(one for one in variables if one.startswith(b"QVL_BOARD=")).decode()[len("QVL_BOARD=") :])
+    assert board.exists()
     launch.process.send_signal(signal.SIGKILL)
     launch.process.communicate()
     deadline = time.monotonic() + 10
     while launch.left() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert launch.left() == []
+    # If the workers had no time to remove it, the next launch does.
+    assert start().end() == 0
+    assert not board.exists()
 
 
 def test_a_killed_mpiexec_is_named_and_takes_the_workers_with_it(start) -> None:
@@ -141,6 +147,19 @@ def test_a_port_in_use_is_found_before_anything_starts(start) -> None:
     assert f"port {port} is in use on this machine, by process {os.getpid()} (" in launch.err
     assert "fix: --set launch.master=localhost:" in launch.err
     assert not (launch.folder / "run").exists()
+
+
+def test_a_rank_that_dies_before_it_can_say_anything_is_named_with_what_mpiexec_says(start, tmp_path: Path) -> None:
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('OMPI_COMM_WORLD_RANK') == '1':\n"
+        "    os.write(2, b'cannot find a library\\n')\n"
+        "    os._exit(5)\n"
+    )
+    launch = start()
+    assert launch.end() == 1
+    assert "rank 1 (stage 0, tp 0, dp 1) ended with exit code 5 without saying why, before it could begin" in launch.err
+    assert "| cannot find a library" in launch.err
 
 
 def test_a_missing_mpi4py_ends_with_3_and_the_pip_command(start, tmp_path: Path) -> None:

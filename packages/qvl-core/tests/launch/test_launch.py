@@ -31,6 +31,12 @@ def test_the_record_has_the_seconds_from_the_command_to_the_first_step(start) ->
     assert record["ended"] == "done"
 
 
+def test_all_ranks_stay_on_this_machine_within_an_allocation_of_several(start) -> None:
+    hosts = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
+    launch = start(SLURM_JOB_ID="5", SLURM_JOBID="5", SLURM_NNODES="2", **hosts)
+    assert launch.end() == 0, launch.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
 def test_one_signal_lets_the_workers_finish_their_step(start, number: signal.Signals) -> None:
     launch = start(steps=100_000)

@@ -65,6 +65,7 @@ def _starter(recipe: Recipe, plan: LaunchPlan, place: NodePlace) -> Callable[[],
     from qvl_core.launch.processes import real_command
     from qvl_core.launch.supervisor import Start, supervise
     from qvl_core.launch.watch import limits_for
+    from qvl_core.run_folder import LOGS
     from qvl_core.weights_fit import where_of
 
     def check_port() -> None:
@@ -73,7 +74,7 @@ def _starter(recipe: Recipe, plan: LaunchPlan, place: NodePlace) -> Callable[[],
 
     check_port()
     command = real_command(plan.nodes[place.node].command, os.environ.get("PATH", os.defpath))
-    shown = Path(recipe.output.dir) / "logs"
+    shown = Path(recipe.output.dir) / LOGS
 
     def start_workers() -> str | None:
         # Again: the task has checked its input in between, which may have taken long.

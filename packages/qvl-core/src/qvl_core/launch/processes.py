@@ -16,11 +16,12 @@ from importlib import util
 from pathlib import Path
 
 from qvl_core.errors import NotInstalledError
-from qvl_core.launch.proc import Status, all_statuses
+from qvl_core.launch.proc import Status, all_statuses, status_of
 
 # Shared memory where there is some: what lies there is never written to a disk.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the folder in it is made by mkdtemp)
-_FOLDER_PREFIX = "qvl-"
+_FOLDER_PREFIX = "qvl-board-"
+_OWNER_FILE = "launcher"
 _PR_SET_PDEATHSIG = 1
 _TERM_GRACE_S = 2.0
 _KILL_PATIENCE_S = 5.0
@@ -33,9 +34,31 @@ INSTALL_MPI = (
 
 
 def temporary_folder() -> Path:
-    """Make a folder for what only lives as long as the run."""
-    base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else None
-    return Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=base))
+    """Make a folder for what only lives as long as the run; remove those of launchers that were killed."""
+    base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    for folder in base.glob(f"{_FOLDER_PREFIX}*"):
+        if _owner_is_gone(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=base))
+    status = status_of(os.getpid())
+    (made / _OWNER_FILE).write_text(f"{os.getpid()} {status.started if status else 0} {_process_numbers()}")
+    return made
+
+
+def _owner_is_gone(folder: Path) -> bool:
+    try:
+        number, started, numbers = (folder / _OWNER_FILE).read_text().split()
+        status = status_of(int(number))
+    except (OSError, ValueError):
+        # Another user's, or just being made.
+        return False
+    # In another container the same number means another process.
+    return numbers == _process_numbers() and (status is None or status.started != int(started))
+
+
+def _process_numbers() -> str:
+    """Name the container whose process numbers these are."""
+    return str(Path("/proc/self/ns/pid").readlink())
 
 
 def find_program(name: str, path: str) -> str:

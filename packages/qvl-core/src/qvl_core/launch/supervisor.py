@@ -42,6 +42,13 @@ _FAREWELL_S = 15.0
 _SETTLE_S = 0.3
 _REPORT_S = 1.5
 _STACKS_S = 0.6
+# Within an allocation of several machines, Open MPI (versions 5 and 4) would spread the ranks over all of them.
+_THIS_MACHINE_ONLY = {
+    "PRTE_MCA_ras": "^slurm,lsf,gridengine,pbs",
+    "PRTE_MCA_plm": "^slurm",
+    "OMPI_MCA_ras": "^slurm,lsf,gridengine,tm",
+    "OMPI_MCA_plm": "^slurm",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,7 @@ class _Supervisor:
         own = os.getpid()
         status = status_of(own)
         return {
+            **_THIS_MACHINE_ONLY,
             **self._start.environment,
             BOARD_VARIABLE: str(self._folder),
             LOGS_VARIABLE: str(self._start.logs),

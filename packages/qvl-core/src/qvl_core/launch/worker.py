@@ -33,11 +33,15 @@ from qvl_core.tasks import RunOptions
 # Where the logs are, and which process started all this ("number:start"), for the workers.
 LOGS_VARIABLE = "QVL_LOGS"
 LAUNCHER_VARIABLE = "QVL_LAUNCHER"
-_GUARD_PERIOD_S = 0.5
+# What msrun calls the process at which the others meet.
+SCHEDULER_ROLE = "MS_SCHED"
+_GUARD_PERIOD_S = 0.25
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipe's task as one rank; give 0, or end the process with the exit code of what went wrong."""
+    if os.environ.get("MS_ROLE") == SCHEDULER_ROLE:
+        return _schedule()
     rank = rank_from(os.environ) or 0
     log = _own_log(rank)
     board = writer_from_environment()
@@ -60,6 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_DONE
         _leave(rank, error, log)
     board.finish()
+    return EXIT_DONE
+
+
+def _schedule() -> int:
+    """Be the scheduler at which the ranks of MindSpore meet: msrun starts one more process with the ranks' command.
+
+    It has no rank (msrun gives it RANK_ID 0), and its output stays where msrun sends it.
+    """
+    from qvl_core import device
+
+    _watch_launcher()
+    # Returns when all ranks have left.
+    device.require_mindspore().communication.init()
     return EXIT_DONE
 
 

@@ -180,7 +180,7 @@ class HcclWorld:
         padded = np.zeros(int(sizes.max()), np.int32)
         padded[: len(text)] = text
         rows = self.everyone.gather(Tensor(padded)).asnumpy().reshape(len(sizes), -1)
-        self.times.communication_s += time.perf_counter() - started
+        self.times.add(communication_s=time.perf_counter() - started)
         self._board.mark(self._phase, waiting=False)
         return [
             json.loads(row[:size].astype(np.uint8).tobytes()) for row, size in zip(rows, sizes.tolist(), strict=True)

@@ -46,10 +46,10 @@ class _Clock:
         if barrier is not None:
             barrier.Barrier()
             arrived = time.perf_counter()
-            self.times.waiting_s += arrived - started
+            self.times.add(waiting_s=arrived - started)
             started = arrived
         yield
-        self.times.communication_s += time.perf_counter() - started
+        self.times.add(communication_s=time.perf_counter() - started)
         self.board.mark(self.phase, waiting=False)
 
 
@@ -198,8 +198,7 @@ class MpiWorld:
             self._comm.Probe(source, _TAG)
             waited = time.perf_counter() - started
             self._comm.Recv(array, source, _TAG)
-        self.times.waiting_s += waited
-        self.times.communication_s -= waited
+        self.times.add(communication_s=-waited, waiting_s=waited)
         return Tensor.from_numpy(array)
 
     def swap(self, x: Tensor, shape: tuple[int, ...], dtype: str, stage: int) -> Tensor:

@@ -227,7 +227,7 @@ def _trained_before(world: World, here: Collection[Component]) -> list[frozenset
     """List, for each stage, the components with something to train on the stages before it. All ranks take part."""
     places: list[set[str]] = [set() for _ in range(world.layout.pp)]
     for rank, found in enumerate(world.exchange(sorted(here))):
-        places[coordinate_of(rank, world.layout).pp] |= {str(name) for name in cast("list[str]", found)}
+        places[coordinate_of(rank, world.layout).pp].update(cast("list[str]", found))
     return [frozenset().union(*places[:stage]) for stage in range(world.layout.pp)]
 
 

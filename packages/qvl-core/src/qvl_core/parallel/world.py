@@ -51,6 +51,10 @@ class Times:
     communication_s: float = 0.0
     waiting_s: float = 0.0
 
+    def add(self, *, communication_s: float = 0.0, waiting_s: float = 0.0) -> None:
+        """Count a call."""
+        self.communication_s, self.waiting_s = self.communication_s + communication_s, self.waiting_s + waiting_s
+
 
 class Group(Protocol):
     """Ranks that differ along one axis of the mesh only. `index` is this rank's place in `ranks`."""
