@@ -87,7 +87,7 @@ def layouts(session: nox.Session) -> None:
 
 def _test_package(package: str) -> None:
     def run(session: nox.Session) -> None:
-        _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"))
+        _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"), mpi=package == "train")
         session.install(*TEST_TOOLS)
         session.run("pytest", f"packages/qvl-{package}", *session.posargs)
 
@@ -123,7 +123,7 @@ def minimum(session: nox.Session) -> None:
     session.log(f"lowest declared versions: {', '.join(_lowest_versions())}")
     # Constraints, not requirements: pip then fails where a bound cannot be installed, instead of passing it over.
     session.env["PIP_CONSTRAINT"] = str(lowest)
-    _install(session, *PACKAGES, mindspore=True)
+    _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.env.pop("PIP_CONSTRAINT")
     session.install(*TEST_TOOLS)
     session.run("pytest", "packages", *session.posargs)
@@ -155,7 +155,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def types(session: nox.Session) -> None:
     """Check types."""
-    _install(session, *PACKAGES)
+    _install(session, *PACKAGES, mpi=True)
     session.install("mypy==2.4.1", "pandas-stubs")
     session.run("mypy")
 
@@ -189,7 +189,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def bench(session: nox.Session) -> None:
     """Print side-by-side measurements as JSON; asserts no time."""
-    _install(session, *PACKAGES, mindspore=True)
+    _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install("psutil")
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
         session.run("python", str(script), *session.posargs)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parallelism.combinations import ALL, QUICK, SINGLE, Combination
 from qvl_core import load_recipe
 from qvl_core.stage_table import StageRow, stage_table
+
+from parallelism.combinations import ALL, QUICK, SINGLE, Combination
 
 PROGRAM = Path(__file__).with_name("step_program.py")
 RECIPE = "recipes/tiny_sft.toml"

@@ -1,4 +1,4 @@
-"""The shipped models made narrow: depth, stage lists, tying and windows stay, widths shrink until 16 processes fit here.
+"""The shipped models made narrow: depth, stage lists, tying and windows stay, widths shrink so that 16 processes fit.
 
 The vocabulary and its token ids are those of the tiny model, so that its tokenizer fits.
 """

@@ -193,8 +193,9 @@ class HcclWorld:
         self._distributed.destroy_process_group()
 
     def _mark(self, what: str) -> None:
-        # Not `waiting`: the host does not wait here, the device does, and the next host read shows it.
-        self._board.mark(f"{self._phase}: {what}", waiting=False)
+        # From here on the device may be waiting for others, and with it the host at whatever it reads next. A rank that
+        # hangs by itself after this is found with the others, when none of them moves any more.
+        self._board.mark(f"{self._phase}: {what}", waiting=True)
 
     def _group(self, ranks: tuple[int, ...]) -> Group:
         if len(ranks) == 1:

@@ -4,7 +4,7 @@ A backward costs up to twice its forward: once for the gradient of the weights, 
 part has no first half; a part before which nothing trains has no second half, and needs no backward at all if it is
 frozen too. (The very first trainable linear could skip the second half; that is counted all the same.)
 
-Recomputation adds forwards. Of each micro batch in flight the pipeline keeps what the stage received, and runs the stage
+Recomputation adds forwards. Of each micro batch in flight the pipeline keeps what the stage received, and runs it
 again before its backward (the recompute tape). A stage without a backward is not run again, nor are vision and merger
 where both are frozen (their features are kept); the last stage goes from forward to backward at once. `[layout]
 recompute` runs the layers of the named components, and the merger, once more on top.

@@ -157,8 +157,8 @@ def check_master(draft: Draft) -> Iterator[Problem]:
     device, nodes = launch or ("", 1)
     if device == "ascend" and nodes > 1 and master.rpartition(":")[0].lower() in _LOCAL:
         message = (
-            f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}: the first machine has "
-            "to be named by MASTER_ADDR or SLURM_JOB_NODELIST when the run starts"
+            f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}: the first machine "
+            "has to be named by MASTER_ADDR or SLURM_JOB_NODELIST when the run starts"
         )
         yield _warning(
             "launch.master", message, 'master = "HOST:29501" with the first machine\'s host name or IPv4 address'
