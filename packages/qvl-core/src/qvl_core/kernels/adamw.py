@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
@@ -38,8 +39,10 @@ def adamw_update_reference(
     _ADAM(parameter, moment1, moment2, *numbers, gradient)
 
 
+@lru_cache(maxsize=32)
 def _scalar(number: float) -> Tensor:
-    # A plain float would be kept by MindSpore 2.10 for the life of the process, some kilobytes for each new value.
+    # A plain float would be kept by MindSpore 2.10 for the life of the process, some kilobytes for each new value. All
+    # parameters of a step share their few numbers: making them anew for each was half of a small model's update.
     return Tensor(number, ms.float32)
 
 
