@@ -73,7 +73,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def layouts(session: nox.Session) -> None:
-    """Train in each legal layout of up to 8 processes, compare with one; `-- --every --part 1/100` for all there is."""
+    """Train in each tp x pp x dp of up to 8 processes, compare with one. `-- --all-curves`, `-- --every`: far more."""
     _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install(*TEST_TOOLS)
     if "--every" in session.posargs:
@@ -82,7 +82,7 @@ def layouts(session: nox.Session) -> None:
             arguments += ["--folder", "runs/layouts_sweep"]
         session.run("python", "tests/layouts/sweep.py", *arguments)
     else:
-        session.run("pytest", *(session.posargs or ["tests/layouts"]))
+        session.run("pytest", "tests/layouts", *session.posargs)
 
 
 def _test_package(package: str) -> None:

@@ -44,10 +44,9 @@ def _one_run(root: Path, combination: Combination, out: Path) -> dict[str, Any]:
     text = process.communicate()[0]
     if process.returncode or first_s is None:
         raise FailedError(f"{' '.join(command)}\nended with {process.returncode}:\n{text[-2000:]}")
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     record = out / "logs" / "launch.json"
     stamps = json.loads(record.read_text(encoding="utf-8"))["seconds"] if record.exists() else {}
-    memory = next(row["peak_memory_gib"] for row in rows if "peak_memory_gib" in row)
+    memory = json.loads((out / "memory.json").read_text(encoding="utf-8"))["peak_memory_gib"]
     return {"first_s": first_s, "end_s": time.perf_counter() - started, "stamps": stamps, "memory_gib": memory}
 
 

@@ -94,6 +94,11 @@ def curves() -> list[Case]:
     return found
 
 
+def every_fifth_curve() -> list[Case]:
+    """List the curves that run when nobody asks for all: tp, pp and dp alone and together."""
+    return curves()[::5]
+
+
 @cache
 def covering() -> tuple[Case, ...]:
     """List cases in which every pair of values appears, and every legal (tp, pp, dp) of the tiny model at least once.

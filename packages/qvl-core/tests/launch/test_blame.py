@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvl_core.launch.blame import StarterReport, first_to_fail, starter_report
+from qvl_core.launch.blame import StarterReport, by_exit_code, first_to_fail, starter_report
 from qvl_core.launch.failures import Failure
 from qvl_core.launch.watch import Look, Vitals
 
@@ -71,3 +71,9 @@ def test_being_told_to_end_is_a_consequence_unless_there_is_nothing_else() -> No
     assert first([failure(0, 5.0, code=130)]) == ("Failure", 0)
     assert first() is None
     assert Vitals(state="R", cpu_s=0.0).disk_bytes == 0
+
+
+def test_a_signal_is_read_from_the_exit_code_of_mpiexec_where_one_rank_is_gone() -> None:
+    assert by_exit_code(137, [gone(1)]) == StarterReport(rank=1, signal_number=9)
+    assert by_exit_code(137, [gone(0), gone(1)]) is None
+    assert by_exit_code(1, [gone(1)]) is None

@@ -51,6 +51,18 @@ def test_the_longest_time_of_a_kind_of_work_is_known_from_its_second_time_on(boa
     assert reader.entries()[1].longest_s < 0.02
 
 
+def test_the_first_piece_of_a_phase_says_nothing_of_the_next_one(board) -> None:
+    reader, writer = board
+    for step in (1, 2):
+        writer.mark(f"step {step}")
+        writer.mark(f"step {step}: exchanging values", waiting=True)
+        writer.mark(f"step {step}")
+        # Fetching data took a moment; the gradients may take minutes, and the first time nobody knows how many.
+        assert (reader.entries()[1].longest_s is None) == (step == 1)
+        time.sleep(0.03)
+    assert reader.entries()[1].longest_s >= 0.03
+
+
 def test_a_long_state_is_cut_and_not_written_over_what_follows(board) -> None:
     reader, writer = board
     writer.begin()

@@ -20,7 +20,6 @@ from qvl_data import PreparedData, batches, validation_batches
 from qvl_train.agreement import together
 from qvl_train.checkpoint import TrainingState, prune
 from qvl_train.interrupt import Interrupt
-from qvl_train.metrics import Row
 from qvl_train.optimizer import Optimizer
 from qvl_train.reports import Reports
 from qvl_train.save import Contents, save_checkpoint
@@ -86,11 +85,12 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
                 reports.write(row)
             reports.advance(step, loss=result.loss, step_time_s=row["step_time_s"], tokens_per_s=row["tokens_per_s"])
             _validate(job, step, reports)
-            if step % train.save.every == 0 and step != job.steps:
+            # The step that ends the run is saved below, once: saving a step again removes what was saved of it.
+            if step % train.save.every == 0 and step != job.steps and signal_name is None:
                 saved = _save(job, step)
         if step > job.first_step:
             saved = _save(job, step)
-    _report_memory(job, step, reports)
+    _report_memory(job, reports)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
 
 
@@ -187,9 +187,8 @@ def stored_weights(model: Qwen25VL) -> list[StoredTensor]:
     ]
 
 
-def _report_memory(job: Job, step: int, reports: Reports) -> None:
+def _report_memory(job: Job, reports: Reports) -> None:
     """Tell every rank's largest resident memory so far, in rank order. Of the process, not of a device's memory."""
     # Linux counts in KiB.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    row: Row = {"step": step, "peak_memory_gib": cast("list[float]", job.world.exchange(round(peak, 4)))}
-    reports.write(row)
+    reports.keep_memory(cast("list[float]", job.world.exchange(round(peak, 4))))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from qvl_train.metrics import MetricsLog, Row
-from qvl_train.progress import TrainingProgress
+from qvl_core.durable import atomic_write
+
+if TYPE_CHECKING:
+    from qvl_train.metrics import MetricsLog, Row
+    from qvl_train.progress import TrainingProgress
+
+MEMORY_FILE = "memory.json"
+MEMORY_KEY = "peak_memory_gib"
 
 
 class Reports(Protocol):
@@ -23,11 +32,16 @@ class Reports(Protocol):
         """Show a line."""
         ...
 
+    def keep_memory(self, peak_gib: Sequence[float]) -> None:
+        """Keep every rank's largest resident memory."""
+        ...
+
 
 class FirstRankReports:
-    """`metrics.jsonl`, TensorBoard and the progress bar."""
+    """`metrics.jsonl`, TensorBoard, the progress bar and `memory.json`."""
 
-    def __init__(self, metrics: MetricsLog, progress: TrainingProgress) -> None:
+    def __init__(self, folder: Path, metrics: MetricsLog, progress: TrainingProgress) -> None:
+        self._folder = folder
         self._metrics = metrics
         self._progress = progress
 
@@ -43,6 +57,16 @@ class FirstRankReports:
         """Print a line above the bar."""
         self._progress.note(text)
 
+    def keep_memory(self, peak_gib: Sequence[float]) -> None:
+        """Write the file."""
+        atomic_write(self._folder / MEMORY_FILE, (json.dumps({MEMORY_KEY: list(peak_gib)}) + "\n").encode())
+
+
+def read_memory(folder: Path) -> list[float] | None:
+    """Give what the run in this folder kept of its ranks' memory; None where it kept nothing."""
+    path = folder / MEMORY_FILE
+    return list(json.loads(path.read_text(encoding="utf-8"))[MEMORY_KEY]) if path.exists() else None
+
 
 class NoReports:
     """Nothing: the first rank tells it."""
@@ -54,4 +78,7 @@ class NoReports:
         """Do nothing."""
 
     def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def keep_memory(self, peak_gib: Sequence[float]) -> None:
         """Do nothing."""

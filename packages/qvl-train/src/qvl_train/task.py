@@ -157,6 +157,7 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     from qvl_train.export import export_hf
     from qvl_train.metrics import read_metrics
     from qvl_train.progress import sparkline
+    from qvl_train.reports import MEMORY_KEY, read_memory
     from qvl_train.schedule import count_steps
 
     assert recipe.train is not None
@@ -166,9 +167,9 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     if max((row["step"] for row in rows if "loss" in row), default=0) < steps:
         return
     result: dict[str, Any] = {"steps": steps, "loss_first": losses[0], "loss_last": losses[-1]}
-    memory = [row["peak_memory_gib"] for row in rows if "peak_memory_gib" in row]
-    if memory:
-        result["peak_memory_gib"] = memory[-1]
+    memory = read_memory(folder)
+    if memory is not None:
+        result[MEMORY_KEY] = memory
     if recipe.train.save.export_hf:
         result["hf"] = str(export_hf(checkpoint_path(folder, steps), folder))
     replace(record, result=result).write(folder)

@@ -67,7 +67,7 @@ def train(recipe: Recipe, options: RunOptions, data: PreparedData, world: World,
         MetricsLog(folder, step=job.first_step, tensorboard=recipe.train.log.tensorboard) as metrics,
         TrainingProgress(console, first_step=job.first_step, steps=job.steps) as progress,
     ):
-        outcome = run_steps(job, FirstRankReports(metrics, progress))
+        outcome = run_steps(job, FirstRankReports(folder, metrics, progress))
     if outcome.signal_name is not None and outcome.step < job.steps:
         say(console, _stopped(outcome))
 

@@ -15,6 +15,10 @@ _BY_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node \S+ exited on\
 _BY_CODE = re.compile(r"Process name: \[\S+?,(\d+)\]\s+Exit code:\s+(\d+)")
 
 
+# What shells and mpiexec add to the number of the signal that a process ended with.
+_SIGNAL_CODES = 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class StarterReport:
     """What mpiexec says of the process that failed first: its rank, and the signal or exit code that it ended with."""
@@ -32,6 +36,16 @@ def starter_report(text: str) -> StarterReport | None:
     if match := _BY_CODE.search(text):
         return StarterReport(rank=int(match[1]), exit_code=int(match[2]))
     return None
+
+
+def by_exit_code(code: int, silent: Sequence[Look]) -> StarterReport | None:
+    """Read a signal from mpiexec's exit code, 128 and its number, where it has written nothing; of the only rank gone.
+
+    That is so when a rank dies while the ranks are meeting. Of several it cannot tell which one it means.
+    """
+    if code <= _SIGNAL_CODES or len(silent) != 1:
+        return None
+    return StarterReport(rank=silent[0].rank, signal_number=code - _SIGNAL_CODES)
 
 
 def first_to_fail(

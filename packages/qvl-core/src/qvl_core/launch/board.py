@@ -41,8 +41,8 @@ _READ_ATTEMPTS = 5
 class Entry:
     """What one rank has said last. `process` is 0 as long as it has said nothing.
 
-    `longest_s` is the longest time that this kind of work took before, None the first time; `waits` counts the times
-    that it has waited for other ranks and gone on.
+    `longest_s` is the longest time that this kind of work took in earlier phases, None in the first one; `waits` counts
+    the times that it has waited for other ranks and gone on.
     """
 
     rank: int
@@ -63,9 +63,12 @@ class BoardWriter:
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), BOARD_BYTES)
-        # Learned here and not by the launcher, which looks a few times a second and misses most marks.
+        # Learned here and not by the launcher, which looks a few times a second and misses most marks. What the pieces
+        # of a phase took counts from the next phase of its kind on: the first piece, that of fetching data or of
+        # listing files, says nothing of those after it.
         self._longest: dict[str, float] = {}
-        self._kind = ""
+        self._of_phase: dict[str, float] = {}
+        self._phase = self._kind = ""
         self._marked_at = 0.0
         self._waiting = False
         self._waits = 0
@@ -78,13 +81,20 @@ class BoardWriter:
     def mark(self, state: str, *, waiting: bool = False) -> None:
         """Say what this rank does from now on; `waiting` where it can go on only if other ranks do their part.
 
-        States that differ in numbers only ("step 7: forward", "step 8: forward") count as the same kind of work.
+        What stands before the first colon is the phase: "step 7" of "step 7: forward". States that differ in numbers
+        only ("step 7: forward", "step 8: forward") count as the same kind of work.
         """
         now, count = time.monotonic(), _COUNTER.unpack_from(self._map)[0] + 1
-        if self._kind and now - self._marked_at > self._longest.get(self._kind, -1.0):
-            self._longest[self._kind] = now - self._marked_at
+        if self._kind:
+            self._of_phase[self._kind] = max(now - self._marked_at, self._of_phase.get(self._kind, -1.0))
+        phase = state.partition(":")[0]
+        if phase != self._phase:
+            for kind, longest in self._of_phase.items():
+                self._longest[kind] = max(longest, self._longest.get(kind, -1.0))
+            self._of_phase.clear()
         self._waits += self._waiting
-        self._kind, self._marked_at, self._waiting = state.translate(_WITHOUT_DIGITS), now, waiting
+        self._phase, self._kind = phase, state.translate(_WITHOUT_DIGITS)
+        self._marked_at, self._waiting = now, waiting
         longest, text = self._longest.get(self._kind, -1.0), state.encode("utf-8", "replace")
         _MARK.pack_into(self._map, 0, count, now, longest, self._waits, waiting, text)
 

@@ -32,6 +32,11 @@ class Eyes:
             self._children = _children(entries)
         return [self._look(entry) for entry in entries]
 
+    def living(self) -> dict[int, int]:
+        """Give the processes of the ranks that are there, each with its start, which tells it from a later one."""
+        found = {entry.process: self._births.get(entry.rank, 0) for entry in self._board.entries() if entry.process}
+        return {process: birth for process, birth in found.items() if _is_there(process, birth)}
+
     def _look(self, entry: Entry) -> Look:
         return Look(
             rank=entry.rank,
@@ -57,6 +62,11 @@ class Eyes:
             cpu_s=status.cpu_s + children.cpu_s,
             disk_bytes=disk_bytes(entry.process) + children.disk_bytes,
         )
+
+
+def _is_there(process: int, birth: int) -> bool:
+    status = status_of(process)
+    return status is not None and status.started == birth
 
 
 def _children(entries: Sequence[Entry]) -> dict[int, Vitals]:

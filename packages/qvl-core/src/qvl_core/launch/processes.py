@@ -16,7 +16,7 @@ from importlib import util
 from pathlib import Path
 
 from qvl_core.errors import NotInstalledError
-from qvl_core.launch.proc import Status, all_statuses, status_of
+from qvl_core.launch.proc import Status, all_statuses, family, status_of
 
 # Shared memory where there is some: what lies there is never written to a disk.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the folder in it is made by mkdtemp)
@@ -167,6 +167,14 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
                     break
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=_KILL_PATIENCE_S)
+
+
+def kill_strays(workers: Mapping[int, int]) -> None:
+    """Kill what is left of these processes (number: start), with what they have started; they were asked before."""
+    for number, started in workers.items():
+        status = status_of(number)
+        if status is not None and status.started == started:
+            send_signal(signal.SIGKILL, [one.process for one in family(number, all_statuses())])
 
 
 def send_signal(number: int, processes: Iterable[int]) -> None:

@@ -91,13 +91,6 @@ class Reporter:
         head = f"{name} {how} before the workers had done their work"
         return "\n".join([head, *self._end(self._logs / LAUNCHER_LOG, "the end of its output")])
 
-    def not_stopped(self, looks: Sequence[Look], signal_name: str, waited_s: float) -> str:
-        """The workers have not followed a request to stop."""
-        lines = [f"stopped by {signal_name}; the workers did not finish their step and save within {waited_s:.0f} s"]
-        return "\n".join(
-            [*lines, *self._states(looks), "  what was saved before is whole; the same command goes on from there"]
-        )
-
     def _states(self, looks: Sequence[Look]) -> list[str]:
         at_work = [look for look in looks if not look.done]
         more = [f"  and {len(at_work) - _SHOWN_RANKS} more"] if len(at_work) > _SHOWN_RANKS else []

@@ -21,7 +21,7 @@ from qvl_core.durable import explained, make_folder
 from qvl_core.error_text import EXIT_INTERRUPTED, explain
 from qvl_core.errors import QvlError, RunError
 from qvl_core.launch import processes
-from qvl_core.launch.blame import StarterReport, first_to_fail, starter_report
+from qvl_core.launch.blame import StarterReport, by_exit_code, first_to_fail, starter_report
 from qvl_core.launch.board import BOARD_VARIABLE, BoardReader
 from qvl_core.launch.eyes import Eyes
 from qvl_core.launch.failures import Failure, RankError, read_failures
@@ -40,7 +40,7 @@ _OTHERS_PERIOD_S = 1.0
 _FAREWELL_S = 15.0
 # Between a failure and the judgement whose it was: others' words, and those of mpiexec, may be on their way.
 _SETTLE_S = 0.3
-_REPORT_S = 1.5
+_REPORT_S = 6.0
 _STACKS_S = 0.6
 # Within an allocation of several machines, Open MPI (versions 5 and 4) would spread the ranks over all of them.
 _THIS_MACHINE_ONLY = {
@@ -63,7 +63,6 @@ class Start:
     limits: Limits
     node: int = 0
     nodes: int = 1
-    grace_s: float = 30.0
 
 
 def supervise(start: Start, screen: TextIO | None) -> str | None:
@@ -122,7 +121,10 @@ class _Supervisor:
                 raise
             finally:
                 request.ignore()
+                workers = self._eyes.living()
                 processes.end_session(process)
+                # msrun gives each worker a session of its own.
+                processes.kill_strays(workers)
                 self._reader.close()
 
     def _tell(self, error: BaseException) -> None:
@@ -168,7 +170,7 @@ class _Supervisor:
                     raise error
             elif verdicts:
                 raise self._stuck(verdicts[0], looks)
-            self._follow(request, looks, now)
+            self._follow(request, looks)
             self._ask_others(now)
             time.sleep(PERIOD_S)
 
@@ -178,17 +180,16 @@ class _Supervisor:
         own = [failure for failure in read_failures(self._folder) if failure.rank == 0]
         self._tail.show(until=own[0].log_bytes if own else None)
 
-    def _follow(self, request: StopRequest, looks: Sequence[Look], now: float) -> None:
-        """Pass a request to stop on to the workers, and give up on them when they do not follow."""
+    def _follow(self, request: StopRequest, looks: Sequence[Look]) -> None:
+        """Pass a request to stop on to the workers.
+
+        They finish their step and save, however long that takes: the watch ends those that do not move.
+        """
         if request.number is None:
             return
         waiting = [look for look in looks if look.process and not look.done and look.rank not in self._asked]
         processes.send_signal(request.number, [look.process for look in waiting])
         self._asked.update(look.rank for look in waiting)
-        quiet_s = now - max(request.asked_at, self._watch.last_sign(looks))
-        if quiet_s > self._start.grace_s:
-            text = self._reporter.not_stopped(looks, request.number.name, now - request.asked_at)
-            raise RunError(text)
 
     def _ask_others(self, now: float) -> None:
         if self._start.nodes > 1 and now - self._others_at > _OTHERS_PERIOD_S:
@@ -214,7 +215,7 @@ class _Supervisor:
         self._watch.look(time.monotonic(), looks)
         self._show()
         failures = read_failures(self._folder)
-        if request.number is not None and all(one.exit_code == EXIT_INTERRUPTED for one in failures):
+        if request.number is not None and failures and all(one.exit_code == EXIT_INTERRUPTED for one in failures):
             # They had not come to where they can finish a step: there was nothing to save.
             return KeyboardInterrupt()
         words = {failure.rank for failure in failures}
@@ -226,7 +227,7 @@ class _Supervisor:
             # It was on its way out: the board was read before its last word, and the process table after.
             return None
         unexplained = silent or any(not look.process for look in looks)
-        report = self._starter_report(process) if unexplained else None
+        report = self._starter_report(process, silent) if unexplained else None
         first = first_to_fail(looks, failures, silent, report, self._watch.last_seen_alive)
         if isinstance(first, Failure):
             return RankError(self._reporter.failed(first), first.exit_code)
@@ -234,14 +235,16 @@ class _Supervisor:
             return RunError(self._reporter.vanished(first, report, seen_s=time.monotonic() - first.marked_at))
         return RunError(self._reporter.starter_failed(Path(self._start.command[0]).name, process.poll()))
 
-    def _starter_report(self, process: subprocess.Popen[bytes]) -> StarterReport | None:
+    def _starter_report(self, process: subprocess.Popen[bytes], silent: Sequence[Look]) -> StarterReport | None:
         """Read what mpiexec says of the first death; it takes a moment to say it."""
         deadline = time.monotonic() + _REPORT_S
         while True:
             ended = process.poll() is not None
             report = starter_report(self._starter_output())
-            if report is not None or ended or time.monotonic() > deadline:
+            if report is not None or time.monotonic() > deadline:
                 return report
+            if ended:
+                return by_exit_code(process.returncode, silent)
             time.sleep(PERIOD_S)
 
     def _starter_output(self) -> str:

@@ -92,6 +92,8 @@ class _Track:
 
     seen: Look
     seen_alive_at: float
+    disk_bytes: int = 0
+    disk_at: float = 0.0
     stopped_since: float | None = None
     idle_since: float
     idle_vitals: Vitals | None = None
@@ -125,10 +127,6 @@ class Watch:
         found += self._absent(now, at_work)
         return tuple(found)
 
-    def last_sign(self, looks: Iterable[Look]) -> float:
-        """Give the moment at which any rank made its last mark, or the launcher began to look."""
-        return max((look.marked_at for look in looks if look.process), default=self._awake_since)
-
     def last_seen_alive(self, rank: int) -> float:
         """Give the last moment at which the rank's process was there."""
         return self._tracks[rank].seen_alive_at
@@ -142,6 +140,8 @@ class Watch:
             track.idle_vitals = None
         if look.vitals is not None:
             track.seen_alive_at = now
+            if look.vitals.disk_bytes != track.disk_bytes:
+                track.disk_bytes, track.disk_at = look.vitals.disk_bytes, now
         track.seen = look
 
     def _dead(self, now: float, looks: Iterable[Look]) -> Iterator[Verdict]:
@@ -165,7 +165,8 @@ class Watch:
         for look in looks:
             if not look.process or look.vitals is None or look.waiting:
                 continue
-            lasted = self._quiet(now, look)
+            # Reading or writing a file of many gigabytes has no marks in between, and moves all the same.
+            lasted = min(self._quiet(now, look), now - self._tracks[look.rank].disk_at)
             idle = self._idle(now, look, look.vitals)
             if lasted > self._quiet_limit(look) or min(lasted, idle) > self._limits.idle_s:
                 yield Verdict(kind="hung", rank=look.rank, lasted_s=lasted, look=look)

@@ -162,7 +162,9 @@ def _leave(rank: int, error: BaseException, log: Path | None) -> NoReturn:
     code = 1
     try:
         if board:
-            code = write_failure(Path(board), rank, error, log_bytes=size).exit_code
+            # Where there is no room even for this, the traceback in the log is what is left.
+            with suppress(OSError):
+                code = write_failure(Path(board), rank, error, log_bytes=size).exit_code
         traceback.print_exception(error)
         _flush()
     finally:

@@ -52,6 +52,7 @@ class HcclGroup:
 
     def sum_many(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Give the sums: while one bucket travels the next is packed."""
+        self._mark("sum of gradients")
         travelling = []
         for members in buckets([int(np.prod(tensor.shape)) for tensor in tensors]):
             packed = (
@@ -125,6 +126,8 @@ class HcclWorld:
         for members in _all_groups(layout, spec):
             if members not in self._handles:
                 self._handles[members] = distributed.new_group(list(members))
+                if not self._handles[members]:
+                    raise RunError(f"HCCL could not make the group of ranks {', '.join(map(str, members))}")
         self.everyone: Group = self._group(everyone)
         self.tensor: Group = self._group(group_of(self.rank, "tp", layout))
         self.data: Group = self._group(group_of(self.rank, "dp", layout))
@@ -143,7 +146,9 @@ class HcclWorld:
         self._board.mark(text, waiting=False)
 
     def send(self, x: Tensor, stage: int) -> None:
-        """Start sending; the tensor is kept until `finish_sends`."""
+        """Start sending; the tensor is kept until it is taken. Waits for the oldest when many are on their way."""
+        if len(self._sent) > self.layout.pp:
+            self._wait(self._sent.pop(0)[0])
         work = self._distributed.isend(x, self._rank_at(stage))
         self._sent.append((work, x))
 
@@ -161,15 +166,14 @@ class HcclWorld:
         self._mark(f"swapping with stage {stage}")
         pair = [calls.P2POp("isend", x, self._rank_at(stage)), calls.P2POp("irecv", result, self._rank_at(stage))]
         for work in calls.batch_isend_irecv(pair):
-            if work is not None:
-                work.wait()
+            self._wait(work)
         return result
 
     def finish_sends(self) -> None:
         """Wait until everything sent has left."""
+        self._mark("waiting for the receivers of what was sent")
         for work, _ in self._sent:
-            if work is not None:
-                work.wait()
+            self._wait(work)
         self._sent = []
 
     def exchange(self, value: Json) -> list[Json]:
@@ -191,6 +195,11 @@ class HcclWorld:
         self.finish_sends()
         self._distributed.barrier()
         self._distributed.destroy_process_group()
+
+    @staticmethod
+    def _wait(work: Any) -> None:
+        if work is not None:
+            work.wait()
 
     def _mark(self, what: str) -> None:
         # From here on the device may be waiting for others, and with it the host at whatever it reads next. A rank that

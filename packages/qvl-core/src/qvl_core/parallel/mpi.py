@@ -52,6 +52,10 @@ class _Clock:
         self.times.add(communication_s=time.perf_counter() - started)
         self.board.mark(self.phase, waiting=False)
 
+    def still(self, what: str) -> None:
+        """Say that a long call moves."""
+        self.board.mark(f"{self.phase}: {what}", waiting=True)
+
 
 class MpiGroup:
     """Some ranks of an MPI communicator, with a communicator of their own."""
@@ -94,7 +98,8 @@ class MpiGroup:
                 # With the packed array, which the library reads until the request is done.
                 travelling.append((members, packed, summed, request))
             found: dict[int, Tensor] = {}
-            for members, _, summed, request in travelling:
+            for number, (members, _, summed, request) in enumerate(travelling):
+                self._clock.still(f"sum of gradients, message {number + 1} of {len(travelling)}")
                 request.Wait()
                 ends = np.cumsum([int(np.prod(tensors[i].shape)) for i in members])
                 for i, part in zip(members, np.split(summed, ends[:-1]), strict=True):
