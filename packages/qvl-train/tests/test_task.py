@@ -82,7 +82,7 @@ def test_a_run_leaves_metrics_record_checkpoints_and_an_hf_folder(project: Path)
     assert record["hashes"]["weights"].startswith("random:42:")
     assert record["result"]["loss_last"] < record["result"]["loss_first"]
     assert {path.name for path in (project / "run").iterdir() if not path.name.startswith(".")} == {
-        *("run.json", "metrics.jsonl", "tensorboard", "hf"),
+        *("run.json", "metrics.jsonl", "memory.json", "tensorboard", "hf"),
         *("step_000002", "step_000004", "step_000006"),
     }
     assert {path.name for path in (project / "run" / "hf").iterdir()} >= {
