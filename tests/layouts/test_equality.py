@@ -13,7 +13,7 @@ from cases import Case
 from comparison import GRADIENT_LIMIT, Verdict, judge
 from engine_work import read_reference
 from launching import Outcomes
-from selection import CURVE_STEPS, broken, curves, every_fifth_curve, legal_degrees, selection
+from selection import CURVE_STEPS, broken, curves, few_curves, legal_degrees, selection
 from specs import TINY
 
 CASES = selection()
@@ -53,7 +53,7 @@ def test_every_legal_degree_has_a_curve_of_twenty_steps() -> None:
     assert found == set(legal_degrees(TINY))
 
 
-@pytest.mark.parametrize("case", [case for case in every_fifth_curve() if not case.freeze], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in few_curves() if not case.freeze], ids=lambda case: case.name)
 def test_the_loss_of_a_curve_falls(case: Case, outcomes: Outcomes, run_folder: Path) -> None:
     # A curve that stays where it is would prove nothing about the optimizer.
     losses = read_reference(run_folder, case)["losses"]
