@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mindspore import Tensor, mint, ops
+from mindspore import Tensor, ops
+from qvl_core import kernels
 from qvl_core.params import EMBEDDING, Parameter
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ def is_counted(row: Parameter, world: World) -> bool:
 
 def sum_of_squares(gradients: Sequence[Tensor]) -> float:
     """Give the sum of squares of all elements; NaN or infinity where any of them is not finite."""
-    if not gradients:
-        return 0.0
-    squares = ops.stack([mint.sum(gradient * gradient) for gradient in gradients]).asnumpy()
-    # One host sum in fp64: the order is fixed, so equal gradients give an equal sum to the bit.
-    return float(squares.astype("float64").sum())
+    return kernels.sum_of_squares(gradients)
 
 
 def norm_of(squares: Sequence[float]) -> float:

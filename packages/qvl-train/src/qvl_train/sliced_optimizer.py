@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 from qvl_core.params import Parameter as TableRow
 from qvl_core.weights.optimizer_state import state_name
 
-from qvl_train.optimizer import AdamWSettings, Slot, make_slots, update_slot
-from qvl_train.slices import BUCKET_ELEMENTS, Bucket, plan_buckets, slice_length
+from qvl_train.slices import BUCKET_ELEMENTS, Bucket, Share, plan_buckets
+from qvl_train.slots import JOINED_ELEMENTS, AdamWSettings, Part, Slot, Slots
 from qvl_train.stored_tensor import StoredTensor
 
 if TYPE_CHECKING:
@@ -36,12 +35,20 @@ class SlicedAdamW:
         group: Group,
         *,
         bucket_elements: int = BUCKET_ELEMENTS,
+        separate_masters: bool = False,
+        joined_elements: int = JOINED_ELEMENTS,
     ) -> None:
         self.names = tuple(parameters)
-        self._settings = settings
         self._group = group
-        self._slots = make_slots(parameters, table, settings, self._master_slice)
-        sizes = [prod(slot.parameter.shape) for slot in self._slots]
+        self._slots = Slots(
+            parameters,
+            table,
+            settings,
+            share=Share(index=group.index, replicas=group.size),
+            separate_masters=separate_masters,
+            joined_elements=joined_elements,
+        )
+        sizes = [prod(slot.parameter.shape) for slot in self._slots.all]
         self._buckets = plan_buckets(sizes, group.size, bucket_elements)
 
     def over_replicas(self, gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -56,10 +63,9 @@ class SlicedAdamW:
         """Tell that this replica counts its slice: nobody else has it."""
         return True
 
-    def update(self, gradients: Sequence[Tensor], *, lr: float, step: int) -> None:
+    def update(self, gradients: Sequence[Tensor], *, lr: float, step: int, scale: float = 1.0) -> None:
         """Apply update number `step` (from 1) to the slices, then gather the weights of all replicas."""
-        for slot, gradient in zip(self._slots, gradients, strict=True):
-            update_slot(slot, gradient, self._settings, lr=lr, step=step)
+        self._slots.update(gradients, lr=lr, step=step, scale=scale)
         for bucket in self._buckets:
             self._gather_weights(bucket)
 
@@ -70,22 +76,24 @@ class SlicedAdamW:
                 name=state_name(slot.name, kind),
                 dtype="F32",
                 shape=tuple(slot.parameter.shape),
-                read=self._reader(slot, value),
+                read=self._reader(slot, part),
             )
-            for slot in self._slots
-            for kind, value in slot.state()
+            for slot in self._slots.all
+            for kind, part in slot.state()
         ]
 
     def load(self, arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Take this replica's slices of the state. The weights that follow from it are in the model already."""
-        values = {state_name(slot.name, kind): value for slot in self._slots for kind, value in slot.state()}
-        for name, array in arrays:
-            values[name].set_data(Tensor(self._slice(array)))
+        self._slots.load(arrays)
+
+    def refine(self, weights: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
+        """Take this replica's slices of the master weights; the parameters are these, rounded, already."""
+        self._slots.refine(weights)
 
     def _gather_weights(self, bucket: Bucket) -> None:
         """Give every replica the weights that follow from all replicas' master slices."""
-        slots = [self._slots[slot.index] for slot in bucket.slots]
-        parts = [slot.master.astype(slot.parameter.dtype) for slot in slots]
+        slots = [self._slots.all[slot.index] for slot in bucket.slots]
+        parts = [slot.master.tensor().astype(slot.parameter.dtype) for slot in slots]
         rows = self._group.gather(_joined(parts)).reshape(self._group.size, bucket.width)
         for place, slot in zip(bucket.slots, slots, strict=True):
             flat = rows[:, place.start : place.start + place.length].reshape(-1)
@@ -102,21 +110,11 @@ class SlicedAdamW:
             rows.append(filled.reshape(self._group.size, slot.length))
         return (ops.cat(rows, 1) if len(rows) > 1 else rows[0]).reshape(-1)
 
-    def _master_slice(self, parameter: Parameter) -> Parameter:
-        values = parameter if parameter.dtype == ms.float32 else parameter.astype(ms.float32)
-        return Parameter(Tensor(self._slice(values.asnumpy())))
-
-    def _slice(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """Give a copy of this replica's slice of an array's flat elements, filled up with zeros."""
-        length = slice_length(array.size, self._group.size)
-        part = np.ascontiguousarray(array).reshape(-1)[self._group.index * length : (self._group.index + 1) * length]
-        return np.concatenate([part, np.zeros(length - len(part), np.float32)]).astype(np.float32)
-
-    def _reader(self, slot: Slot, value: Parameter) -> Callable[[], NDArray[Any]]:
+    def _reader(self, slot: Slot, part: Part) -> Callable[[], NDArray[Any]]:
         shape = tuple(slot.parameter.shape)
 
         def read() -> NDArray[Any]:
-            return self._group.gather(value).asnumpy()[: prod(shape)].reshape(shape)
+            return self._group.gather(part.tensor()).asnumpy()[: prod(shape)].reshape(shape)
 
         return read
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Elements of one message: 64 MiB of fp32, far beyond where a link reaches full speed, small beside the gradients.
 BUCKET_ELEMENTS = 1 << 24
@@ -37,6 +41,24 @@ class Bucket:
 def slice_length(size: int, replicas: int) -> int:
     """Give the elements of a replica's slice: the part rounded up."""
     return -(-size // replicas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one of `replicas` has of every tensor: slice `index` of its flat elements."""
+
+    index: int
+    replicas: int
+
+    def length(self, size: int) -> int:
+        """Give the elements of the slice of a tensor of `size`, filling included."""
+        return slice_length(size, self.replicas)
+
+    def of(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """Give a copy of the slice of an array, fp32 [length], filled up with zeros."""
+        length = self.length(array.size)
+        part = np.ascontiguousarray(array).reshape(-1)[self.index * length : (self.index + 1) * length]
+        return np.concatenate([part, np.zeros(length - len(part), np.float32)]).astype(np.float32)
 
 
 def plan_buckets(sizes: Sequence[int], replicas: int, limit: int = BUCKET_ELEMENTS) -> tuple[Bucket, ...]:

@@ -102,10 +102,7 @@ class TrainStep:
         value = sum(report.loss for report, place in self._placed(reports) if place.tp == 0)
         self._require_finite(value, norm, reports, micro_batches, step)
         computed = time.perf_counter()
-        scale = clip_scale(norm, self._clip_norm)
-        if scale != 1.0:
-            gradients = [gradient * scale for gradient in gradients]
-        self._optimizer.update(gradients, lr=lr, step=step)
+        self._optimizer.update(gradients, lr=lr, step=step, scale=clip_scale(norm, self._clip_norm))
         replicas = [report for report, place in self._placed(reports) if place.tp == 0 and place.pp == 0]
         return StepResult(
             loss=value,

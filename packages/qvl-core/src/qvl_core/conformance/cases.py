@@ -41,7 +41,7 @@ class Case:
 def all_cases(seed: int = 2025) -> tuple[Case, ...]:
     """Return every case, the same ones for the same seed."""
     random = np.random.default_rng(seed)
-    makers = (_linear, _tokens, _norm, _activations, _rope, _attention, _decode, _cross_entropy, _adamw)
+    makers = (_linear, _tokens, _norm, _activations, _rope, _attention, _decode, _cross_entropy, _adamw, _flat)
     return tuple(case for maker in makers for case in maker(random))
 
 
@@ -193,6 +193,20 @@ def _adamw(random: np.random.Generator) -> Iterator[Case]:
         )  # fmt: skip
 
 
+def _flat(random: np.random.Generator) -> Iterator[Case]:
+    # Sizes with and without a rest of the runs that are added in fp32; one element; a tensor without any.
+    for label, shapes in (("one", ((7,),)), ("several", ((3, 4), (1,), (5,))), ("long", ((40, 64), (1025,), (0,)))):
+        inputs = tuple(_normal(random, *shape) for shape in shapes)
+        for kernel, call, definition in (
+            ("join", _call_join, truth.join), ("deal", _call_deal, truth.join),
+            ("sum_of_squares", _call_sum_of_squares, truth.sum_of_squares),
+        ):  # fmt: skip
+            yield Case(
+                kernel=kernel, label=label, inputs=inputs, call=call, definition=definition, gradients=False, jit=False,
+                single=tuple(range(len(inputs))),
+            )  # fmt: skip
+
+
 # One call for each kernel, as named functions: jit reads their source.
 
 
@@ -254,6 +268,22 @@ def _call_adamw(table: KernelTable, value: Tensor, *gradients: Tensor, decay: fl
             lr=0.1, beta1=0.9, beta2=0.99, eps=eps, weight_decay=decay, step=step,
         )  # fmt: skip
     return Tensor(parameter.asnumpy())
+
+
+def _call_join(table: KernelTable, *tensors: Tensor) -> Tensor:
+    return table.join(tensors)
+
+
+def _call_deal(table: KernelTable, *tensors: Tensor) -> Tensor:
+    """Deal the joined elements to parameters, join those."""
+    flat = Tensor(np.concatenate([tensor.asnumpy().reshape(-1) for tensor in tensors]))
+    parameters = [Parameter(Tensor(np.zeros(tensor.shape, np.float32))) for tensor in tensors]
+    table.deal(flat, parameters)
+    return Tensor(np.concatenate([parameter.asnumpy().reshape(-1) for parameter in parameters]))
+
+
+def _call_sum_of_squares(table: KernelTable, *tensors: Tensor) -> Tensor:
+    return Tensor(np.array([table.sum_of_squares(tensors)]))
 
 
 def _adamw_truth(

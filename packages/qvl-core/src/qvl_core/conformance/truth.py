@@ -104,6 +104,16 @@ def adamw(
     return value
 
 
+def join(*arrays: Array) -> Array:
+    """Return the elements of all arrays, flat and in order."""
+    return np.concatenate([array.reshape(-1) for array in arrays])
+
+
+def sum_of_squares(*arrays: Array) -> Array:
+    """Return the sum of squares of all elements, [1]."""
+    return np.array([sum(float((array**2).sum()) for array in arrays)])
+
+
 def _softmax(scores: Array) -> Array:
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     normal: Array = weights / weights.sum(-1, keepdims=True)

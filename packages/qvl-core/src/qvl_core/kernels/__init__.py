@@ -35,3 +35,6 @@ decode_attention = _TABLE.decode_attention
 
 # Training
 adamw_update = _TABLE.adamw_update
+join = _TABLE.join
+deal = _TABLE.deal
+sum_of_squares = _TABLE.sum_of_squares

@@ -8,7 +8,7 @@ QVL_KERNELS=reference; to have two tables at once (as the conformance suite does
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -21,6 +21,14 @@ from qvl_core.kernels.adamw import adamw_update_ascend, adamw_update_reference
 from qvl_core.kernels.attention import attention_ascend, attention_reference
 from qvl_core.kernels.cross_entropy import cross_entropy_ascend, cross_entropy_reference
 from qvl_core.kernels.decode_attention import decode_attention_ascend, decode_attention_reference
+from qvl_core.kernels.flat import (
+    deal_ascend,
+    deal_reference,
+    join_ascend,
+    join_reference,
+    sum_of_squares_ascend,
+    sum_of_squares_reference,
+)
 from qvl_core.kernels.linear import (
     embedding_ascend,
     embedding_reference,
@@ -97,6 +105,9 @@ class KernelTable:
     patch_embed: Callable[[Tensor, Tensor], Tensor]
     merge_tokens: Callable[[Tensor, Tensor, Tensor], Tensor]
     adamw_update: AdamWKernel
+    join: Callable[[Sequence[Tensor]], Tensor]
+    deal: Callable[[Tensor, Sequence[Parameter]], None]
+    sum_of_squares: Callable[[Sequence[Tensor]], float]
 
 
 def use(choice: Choice = "auto") -> KernelTable:
@@ -136,6 +147,9 @@ def reference_table() -> KernelTable:
         patch_embed=patch_embed_reference,
         merge_tokens=merge_tokens_reference,
         adamw_update=adamw_update_reference,
+        join=join_reference,
+        deal=deal_reference,
+        sum_of_squares=sum_of_squares_reference,
     )
 
 
@@ -155,4 +169,7 @@ def ascend_table() -> KernelTable:
         patch_embed=patch_embed_ascend,
         merge_tokens=merge_tokens_ascend,
         adamw_update=adamw_update_ascend,
+        join=join_ascend,
+        deal=deal_ascend,
+        sum_of_squares=sum_of_squares_ascend,
     )
