@@ -39,6 +39,8 @@ TRAPS = {
     "x.add_(y)": "add_ does nothing on CPU",
     "self.weight.mul_(2.0)": "mul_ does nothing on CPU",
     "x.zero_()": "zero_ does nothing on CPU",
+    "self.weight.set_data(y)": "compiled code that has run once keeps the old values after set_data",
+    "weight.assign_value(y)": "compiled code that has run once keeps the old values after assign_value",
     "x[0].copy_(y)": "copy_ through a view never writes the right cells",
     "self.weight += y": "augmented assignment to an attribute or item",
     "weights[0] -= y": "augmented assignment to an attribute or item",

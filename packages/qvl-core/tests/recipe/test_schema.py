@@ -116,6 +116,7 @@ def test_zero_and_negative_numbers_are_refused_once(refuse, key: str, value: str
         ("task=tasks", "it can be 'sft', 'eval' or 'infer'", 'task = "sft"'),
         ("launch.device=npu", "it can be 'ascend' or 'cpu'", 'device = "ascend"'),
         ("model.dtype=fp32", "it can be 'bfloat16' or 'float32'", 'dtype = "float32"'),
+        ("model.dtype=float16", "training in float16 needs loss scaling", 'dtype = "bfloat16"'),
         ('schema="1"', 'is "1"; it can be 1', "schema = 1"),
         ("layout.tp=-1", "is -1; it has to be at least 1. Tensor parallel degree", "tp = 1"),
         ("layout.tp=4096", "it has to be at most 1024", "tp = 1024"),

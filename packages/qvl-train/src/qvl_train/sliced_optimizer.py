@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
+from qvl_core import kernels
 from qvl_core.params import Parameter as TableRow
 from qvl_core.weights.optimizer_state import state_name
 
@@ -97,8 +98,7 @@ class SlicedAdamW:
         rows = self._group.gather(_joined(parts)).reshape(self._group.size, bucket.width)
         for place, slot in zip(bucket.slots, slots, strict=True):
             flat = rows[:, place.start : place.start + place.length].reshape(-1)
-            # A copy: a parameter that is a view of the message would keep all of it.
-            slot.parameter.set_data(flat[: place.size].reshape(slot.parameter.shape).copy())
+            kernels.deal(flat, [slot.parameter])
 
     def _packed(self, bucket: Bucket, gradients: Sequence[Tensor]) -> Tensor:
         """Give the flat bucket [replicas * width]: row i holds slice i of every gradient in it."""

@@ -197,11 +197,10 @@ class Slots:
             if group.master is parameters[0]:
                 continue
             if len(parameters) > 1:
-                kernels.deal(_cast(group.master, parameters[0].dtype), parameters)
+                kernels.deal(group.master, parameters)
             else:
-                value = _cast(group.master, parameters[0].dtype)
-                # Never the master's own memory: the next update changes it in place.
-                parameters[0].set_data(value.copy() if value is group.master else value)
+                (parameter,) = parameters
+                parameter.copy_(group.master)
 
     def load(self, arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Set state by `<parameter>.<kind>`, from arrays of the parameters' shapes. KeyError for what is not listed."""
@@ -210,13 +209,13 @@ class Slots:
         for name, array in arrays:
             part, values = parts[name], array if self._share is None else self._share.of(array)
             if tuple(part.whole.shape) == part.shape:
-                part.whole.set_data(Tensor(np.ascontiguousarray(values)))
+                part.whole.copy_(Tensor(np.ascontiguousarray(values)))
                 continue
             # Flat tensors are small, and written once: a write for each of their parts would be quadratic.
             _, all_values = flat.setdefault(id(part.whole), (part.whole, part.whole.asnumpy().copy()))
             all_values[part.start : part.stop] = values.reshape(-1)
         for whole, all_values in flat.values():
-            whole.set_data(Tensor(all_values))
+            whole.copy_(Tensor(all_values))
 
     def refine(self, weights: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Set master weights by their parameters' names, where there are any; other weights are passed over."""

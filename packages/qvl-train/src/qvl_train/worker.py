@@ -124,6 +124,8 @@ def _prepare_job(
     if start is not None:
         shapes = {tensor.name: tensor.shape for tensor in optimizer.stored()}
         together(world, lambda: optimizer.load(read_optimizer(start, world.layout, world.place, shapes)))
+    else:
+        together(world, lambda: refine_masters(recipe, world, optimizer, reshard=options.reshard))
     board.stamp("loaded")
     return Job(
         recipe=recipe,
@@ -174,6 +176,26 @@ def initial_weights(recipe: Recipe, world: World, *, reshard: bool) -> Iterator[
 
     source = whole_tensors_of(open_weights(recipe, reshard=reshard))
     return local_values(source, world.layout, world.place.pp, world.place.tp)
+
+
+def refine_masters(recipe: Recipe, world: World, optimizer: Optimizer, *, reshard: bool) -> None:
+    """Give the master weights what rounding to the model's dtype took from the weights that a run starts from.
+
+    Reads the weights once more, and only where something was lost: a bfloat16 model of a bfloat16 checkpoint has its
+    masters already.
+    """
+    from qvl_core.weights.optimizer_state import split_name
+    from qvl_core.weights.whole_tensors import whole_tensors_of
+    from qvl_core.weights_fit import open_weights
+
+    held = {parameter for parameter, kind in (split_name(one.name) for one in optimizer.stored()) if kind == "master"}
+    if not held or recipe.model.dtype == "float32":
+        return
+    if recipe.weights.init != "random":
+        tensors = whole_tensors_of(open_weights(recipe, reshard=reshard)).tensors
+        if all(tensors[name].dtype == "BF16" for name in held & tensors.keys()):
+            return
+    optimizer.refine(initial_weights(recipe, world, reshard=reshard))
 
 
 def _agree(recipe: Recipe, data: PreparedData, world: World) -> dict[str, Any]:

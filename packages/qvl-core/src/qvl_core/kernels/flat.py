@@ -29,20 +29,20 @@ def join_ascend(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def deal_reference(flat: Tensor, parameters: Sequence[Parameter]) -> None:
-    """Set the parameters, all of the dtype of `flat`, to its elements in order; no parameter shares its memory.
+    """Set the parameters to the elements of `flat`, in order, rounded to their dtypes. `flat` may be longer.
 
-    A parameter that were a view of it would be refused by compiled code (MindSpore 2.10), and keep all of it alive.
+    In place: compiled code that has run once does not see what `set_data` gives a parameter, nor any later change.
     """
+    # Through numpy: copy_ from a slice of a tensor raises or copies the wrong elements on CPU.
     values = flat.asnumpy()
     for parameter, first, stop in _places(parameters):
-        # Tensor(array) copies.
-        parameter.set_data(Tensor(values[first:stop].reshape(parameter.shape)))
+        parameter.copy_(Tensor.from_numpy(values[first:stop].reshape(parameter.shape)))
 
 
 def deal_ascend(flat: Tensor, parameters: Sequence[Parameter]) -> None:
     """Do the same without a way over the host. Not verified on a device."""
     for parameter, first, stop in _places(parameters):
-        parameter.set_data(flat[first:stop].reshape(parameter.shape).copy())
+        parameter.copy_(flat[first:stop].reshape(parameter.shape).copy())
 
 
 def sum_of_squares_reference(tensors: Sequence[Tensor]) -> float:

@@ -67,7 +67,7 @@ def set_parameter(parameter: Parameter, array: NDArray[np.generic]) -> None:
     """Give a parameter new values, cast to its dtype. The array is copied; its dtype may be MindSpore's bfloat16."""
     value = Tensor(np.ascontiguousarray(array))
     # set_data, not assign: assigning to a bfloat16 parameter has no CPU kernel.
-    parameter.set_data(value if value.dtype == parameter.dtype else value.astype(parameter.dtype))
+    parameter.set_data(value if value.dtype == parameter.dtype else value.astype(parameter.dtype))  # trap: not compiled
 
 
 def _problem(name: str, message: str) -> Problem:

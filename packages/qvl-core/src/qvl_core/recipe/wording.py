@@ -36,6 +36,9 @@ _BOUNDS = {
 }
 # What people write for a choice that is spelled quite differently.
 _OTHER_WORDS = {"npu": "ascend", "train": "sft", "finetune": "sft", "fp32": "float32", "bf16": "bfloat16"}
+# Choices that are left out for a reason.
+_FLOAT16 = "training in float16 needs loss scaling, for gradients below 6e-8 vanish; bfloat16 has float32's range"
+_REFUSED = {"float16": _FLOAT16, "fp16": _FLOAT16, "half": _FLOAT16}
 _INTEGER_SHOWN = 10**30
 _ITEMS_SHOWN = 8
 _KEYS_SHOWN = 12
@@ -92,7 +95,8 @@ def _sentence(entry: dict[str, Any]) -> str:
     kind, value, context = entry["type"], entry["input"], entry.get("ctx", {})
     seen = f"is {shown(value)}"
     if kind == "literal_error":
-        return f"{seen}; it can be {context['expected']}"
+        reason = _REFUSED.get(value, "") if isinstance(value, str) else ""
+        return f"{seen}; it can be {context['expected']}{': ' if reason else ''}{reason}"
     if kind in _KINDS:
         return f"{seen}; it has to be {_KINDS[kind]}"
     if kind in _BOUNDS:

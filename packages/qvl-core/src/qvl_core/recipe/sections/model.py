@@ -32,6 +32,7 @@ class ModelSection(Section):
     dtype: Literal["bfloat16", "float32"] | None = Field(
         default=None,
         description="Number format of weights and activations. Default: bfloat16 on Ascend (the published weights), "
-        "float32 on CPU (MindSpore has no bfloat16 matmul there).",
+        "float32 on CPU (MindSpore has no bfloat16 matmul there). Training keeps float32 master weights, gradient sums "
+        "and moments either way.",
         examples=["bfloat16"],
     )
