@@ -21,8 +21,8 @@ from qvl_core.weights.optimizer_state import OPTIMIZER_KINDS, state_name
 
 from qvl_train.slices import Share
 
-# Tensors of at most this many elements are joined: above, copying them in and out costs as much as an operation.
-JOINED_ELEMENTS = 1 << 16
+# Tensors of at most this many elements are joined: above, nothing is gained for the memory that it takes (measured).
+JOINED_ELEMENTS = 1 << 14
 # The Adam kernel of the CPU rounds an element one way in a full vector register and another way in what is left at the
 # end of a thread's share. Where every tensor and every share is whole registers long, it does not matter what else is
 # in the message: sizes that 16 divides, and a flat length that 64 threads share evenly.
