@@ -65,7 +65,10 @@ class _Report:
 
 
 class TrainStep:
-    """Compute gradients over one global batch and apply them. All ranks call it with their replica's micro batches."""
+    """Compute gradients over one global batch and apply them. All ranks call it with their replica's micro batches.
+
+    The host waits for the device once for each micro batch (its loss, on the last stage) and once for the norm.
+    """
 
     def __init__(
         self,
