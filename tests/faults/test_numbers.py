@@ -11,7 +11,7 @@ from project import EVERY, REPLICAS, STAGES, Shape
 from qvl_core.weights.sharded_folder import open_sharded_folder
 from qvl_core.weights.tensor_io import read_tensor
 from qvl_train.checkpoint import list_steps
-from running import STOP_LIMIT_S, Run, last_step, newest_checkpoint
+from running import Run, last_step, newest_checkpoint
 
 FAULTY_STEP = 5
 
@@ -42,8 +42,7 @@ def test_all_ranks_stop_together_with_step_rank_and_samples_and_nothing_of_it_is
     assert run.process.returncode == 1, output
     assert text in output
     assert "Traceback" not in output
-    named = f"rank {rank}" if kind == "inf_gradient" or shape is REPLICAS else "rank 1"
-    assert named in output, output
+    assert f"it began on rank {rank} (stage {rank if shape is STAGES else 0}," in output, output
     samples = [line for line in output.splitlines() if "train.json:" in line]
     assert 1 <= len(samples) <= 4, output
     logs = [(folder / "logs" / f"rank_{one:03d}.log").read_text() for one in range(shape.ranks)]
@@ -58,5 +57,3 @@ def test_all_ranks_stop_together_with_step_rank_and_samples_and_nothing_of_it_is
          "told": FAULTY_STEP - 1, "run_s": round(stopped_s, 2), "processes_left": len(run.left())}
     )  # fmt: skip
     assert f"fault {kind}" in logs[rank]
-    assert stopped_s > 0
-    assert run.end(STOP_LIMIT_S) < STOP_LIMIT_S

@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from project import REPLICAS, SINGLE, Shape
