@@ -15,6 +15,7 @@ ms = pytest.importorskip("mindspore", reason="a training step needs MindSpore")
 from qvl_core.batch import IGNORE, Batch  # noqa: E402
 from qvl_core.errors import RunError  # noqa: E402
 from qvl_core.layout import Layout  # noqa: E402
+from qvl_core.parallel.mesh import coordinate_of  # noqa: E402
 from qvl_core.params import EMBEDDING, parameter_table  # noqa: E402
 from qvl_core.weights.manifest import rank_tensors  # noqa: E402
 from qvl_core.weights.sharding import cut  # noqa: E402
@@ -81,12 +82,15 @@ class FakePipeline:
     def losses(self, one: Batch) -> NDArray[np.float32] | None:
         return self.losses_of(one) if self.is_last else None
 
+    def is_finite(self, one: Batch) -> bool:
+        return not self.is_last or bool(np.isfinite(self.losses_of(one)).all())
+
 
 def make_step(
     world: Any, *, zero1: bool = False, losses: dict[str, float] | None = None, trained: Sequence[str] = tuple(WEIGHTS),
-    asked: Any = None, clip_norm: float = 0.0,
+    asked: Any = None, clip_norm: float = 0.0, kind: Any = None,
 ) -> tuple[TrainStep, dict[str, Any]]:  # fmt: skip
-    pipeline = FakePipeline(world, losses or {}, trained)
+    pipeline = (kind or FakePipeline)(world, losses or {}, trained)
     parameters = {
         row.name: ms.Parameter(
             ms.Tensor(np.ascontiguousarray(cut(WEIGHTS[row.name], row.shard, tp=world.layout.tp, rank=world.place.tp))),
@@ -94,8 +98,7 @@ def make_step(
         )
         for row in pipeline.rows
     }
-    kind = SlicedAdamW if zero1 else AdamW
-    optimizer = kind(parameters, TABLE, SETTINGS, world.data)
+    optimizer = (SlicedAdamW if zero1 else AdamW)(parameters, TABLE, SETTINGS, world.data)
     step = TrainStep(
         pipeline, optimizer, world, SPEC, clip_norm=clip_norm, reduction="token", asked_to_stop=asked or (lambda: None)
     )
@@ -144,6 +147,17 @@ def test_losses_counts_and_weights_are_those_of_one_process(layout: Layout) -> N
         assert (result.tokens, result.loss_tokens, result.samples) == (16, 6, 4)
 
 
+def is_holder(rank: int, layout: Layout) -> bool:
+    """Tell whether a rank gives the losses of the replica that s3 is dealt to."""
+    place = coordinate_of(rank, layout)
+    return place.pp == layout.pp - 1 and place.dp == 3 % layout.dp
+
+
+def rank_text(rank: int, layout: Layout) -> str:
+    place = coordinate_of(rank, layout)
+    return f"rank {rank} (stage {place.pp}, tp {place.tp}, dp {place.dp})"
+
+
 @pytest.mark.parametrize("layout", [SINGLE, *LAYOUTS])
 def test_a_nan_of_one_replica_is_the_error_of_all_naming_its_micro_batch(layout: Layout) -> None:
     def work(world: Any) -> Any:
@@ -157,7 +171,9 @@ def test_a_nan_of_one_replica_is_the_error_of_all_naming_its_micro_batch(layout:
     found = run_ranks(layout, work, spec=SPEC)
     assert len(set(found)) == 1
     assert "the loss of step 8 is nan" in found[0]
-    assert "samples of this step:\n  s3\nfix" in found[0]
+    holders = [rank for rank in range(layout.world_size) if is_holder(rank, layout)]
+    named = ", ".join(rank_text(rank, layout) for rank in holders)
+    assert f"it began on {named}, with these samples of the step:\n  s3\nfix" in found[0]
 
 
 @pytest.mark.parametrize("zero1", [False, True])
@@ -211,3 +227,31 @@ def test_validation_is_the_mean_over_all_replicas_tokens_on_every_rank(layout: L
         return validation_loss(pipeline, world, replica_batches(world))
 
     assert run_ranks(layout, work, spec=SPEC) == [pytest.approx(16 / 6)] * layout.world_size
+
+
+def test_a_gradient_that_is_not_finite_is_traced_to_the_rank_and_the_micro_batch_where_it_began() -> None:
+    layout = LAYOUTS[1]  # two stages, two tensor ranks, two replicas
+
+    class Broken(FakePipeline):
+        """Stage 1 of replica 1 gives an infinity for s3; the stage before it receives what follows from that."""
+
+        def gradients(
+            self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]
+        ) -> tuple[float, list[Any]]:
+            loss, found = super().gradients(batches, weights)
+            hits = self.world.place.dp == 1 and any("s3" in one.sample_ids for one in batches)
+            return loss, [found[0] * float("inf"), *found[1:]] if hits and found else found
+
+    def work(world: Any) -> str:
+        step, _ = make_step(world, kind=Broken)
+        with pytest.raises(RunError) as error:
+            step(replica_batches(world), lr=1e-2, step=3)
+        return str(error.value)
+
+    found = run_ranks(layout, work, spec=SPEC)
+    assert len(set(found)) == 1
+    assert "the gradient norm of step 3 is " in found[0]
+    last = [r for r in range(8) if coordinate_of(r, layout).pp == 1 and coordinate_of(r, layout).dp == 1]
+    named = ", ".join(rank_text(rank, layout) for rank in last)
+    assert f"it began on {named}, with these samples of the step:\n  s3\n" in found[0]
+    assert "s1" not in found[0]

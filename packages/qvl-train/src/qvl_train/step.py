@@ -22,10 +22,9 @@ from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_train.gradients import CopySums, clip_scale, is_counted, norm_of, sum_of_squares
+from qvl_train.non_finite import describe, trace_gradients, trace_loss
 from qvl_train.optimizer import Optimizer
 from qvl_train.reduction import Reduction, count_units, loss_weights
-
-SHOWN_SAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,25 +145,19 @@ class TrainStep:
     def _require_finite(
         self, loss: float, norm: float, reports: Sequence[_Report], micro_batches: Sequence[Batch], step: int
     ) -> None:
-        """Raise the same RunError on all ranks, naming samples of the replicas concerned, unless both are finite."""
-        bad = {place.dp for report, place in self._placed(reports) if not math.isfinite(report.loss)}
-        if bad or not math.isfinite(loss):
-            mine = self._names_of_bad_loss(micro_batches) if self._world.place.dp in bad else []
-            raise RunError(_not_finite("loss", loss, step, self._all_names(mine)))
-        if not math.isfinite(norm):
-            # A sum over all samples of all replicas: whose it was cannot be told any more.
-            is_first = self._world.place.pp == 0 and self._world.place.tp == 0
-            names = [name for batch in micro_batches for name in batch.sample_ids] if is_first else []
-            raise RunError(_not_finite("gradient norm", norm, step, self._all_names(names)))
-
-    def _names_of_bad_loss(self, micro_batches: Sequence[Batch]) -> list[str]:
-        """Run this replica's micro batches forward once more, to name only those whose loss is not finite."""
-        names: list[str] = []
-        for batch in micro_batches:
-            losses = self._pipeline.losses(batch)
-            if losses is not None and self._world.place.tp == 0 and not np.isfinite(losses).all():
-                names += batch.sample_ids
-        return names
+        """Raise the same RunError on all ranks, naming the ranks and samples where it began, unless both are finite."""
+        is_bad_loss = not math.isfinite(loss) or not all(math.isfinite(report.loss) for report in reports)
+        if not is_bad_loss and math.isfinite(norm):
+            return
+        if is_bad_loss:
+            what, value, origins = "loss", loss, trace_loss(self._pipeline, self._world, micro_batches)
+        else:
+            weights = loss_weights(micro_batches, self._reduction, self._total_units(micro_batches))
+            what, value = "gradient norm", norm
+            origins = trace_gradients(self._pipeline, self._world, micro_batches, weights)
+        is_first = self._world.place.pp == 0 and self._world.place.tp == 0
+        names = [name for batch in micro_batches for name in batch.sample_ids] if is_first else []
+        raise RunError(describe(what, value, step, origins, self._world, self._all_names(names)))
 
     def _all_names(self, mine: list[str]) -> list[str]:
         return [str(name) for names in self._world.exchange(mine) for name in cast("list[Json]", names)]
@@ -204,14 +197,3 @@ def validation_loss(pipeline: Pipeline, world: World, batches: Iterable[Batch]) 
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return sum(found) / len(found)
-
-
-def _not_finite(what: str, value: float, step: int, names: Sequence[str]) -> str:
-    more = len(names) - SHOWN_SAMPLES
-    shown = "\n  ".join(names[:SHOWN_SAMPLES]) + (f"\n  and {more} more" if more > 0 else "")
-    return (
-        f"the {what} of step {step} is {value}; the step was not applied and nothing was saved after it.\n"
-        f"samples of this step:\n  {shown}\n"
-        "fix: look at these samples; or lower train.optimizer.lr or train.optimizer.clip_norm (0 is off), "
-        "and run the same command again: it goes on from the last checkpoint"
-    )

@@ -102,6 +102,19 @@ class Pipeline:
             return None
         return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
 
+    def is_finite(self, batch: Batch) -> bool:
+        """Run a batch forward, and tell whether what this stage makes of it, or the losses, are finite numbers.
+
+        All ranks of a replica call it. A stage that has nothing to do with the batch says yes.
+        """
+        held = self._forward(batch)
+        output = self._outgoing[0] if self._outgoing is not None else None
+        self._deliver()
+        self._world.finish_sends()
+        if self.is_last:
+            output = self._model.losses_of(self._advance(held.plan, held.x), held.plan)
+        return output is None or bool(np.isfinite(output.astype(ms.float32).asnumpy()).all())
+
     def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""
         plan = self._model.plan(batch)
