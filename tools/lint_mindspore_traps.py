@@ -191,7 +191,7 @@ def _method_messages(function: ast.Attribute) -> Iterator[str]:
     elif function.attr in ("set_data", "assign_value"):
         yield (
             f"compiled code that has run once keeps the old values after {function.attr}, silently, whatever changes "
-            "the parameter later; copy_ or ops.assign"
+            "the parameter later; ops.assign"
         )
     elif function.attr == "requires_grad_":
         yield "requires_grad_ does not exist in MindSpore 2.7; name the weights in ms.grad"

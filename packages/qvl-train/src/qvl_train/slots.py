@@ -12,7 +12,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 from qvl_core import kernels
 from qvl_core.params import EMBEDDING
@@ -194,13 +194,8 @@ class Slots:
         """Set every parameter to its master weights, rounded to its dtype; slots hold whole parameters here."""
         for group in self._groups:
             parameters = [self.all[index].parameter for index in group.indexes]
-            if group.master is parameters[0]:
-                continue
-            if len(parameters) > 1:
+            if group.master is not parameters[0]:
                 kernels.deal(group.master, parameters)
-            else:
-                (parameter,) = parameters
-                parameter.copy_(group.master)
 
     def load(self, arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Set state by `<parameter>.<kind>`, from arrays of the parameters' shapes. KeyError for what is not listed."""
@@ -209,13 +204,13 @@ class Slots:
         for name, array in arrays:
             part, values = parts[name], array if self._share is None else self._share.of(array)
             if tuple(part.whole.shape) == part.shape:
-                part.whole.copy_(Tensor(np.ascontiguousarray(values)))
+                ops.assign(part.whole, Tensor(np.ascontiguousarray(values)))
                 continue
             # Flat tensors are small, and written once: a write for each of their parts would be quadratic.
             _, all_values = flat.setdefault(id(part.whole), (part.whole, part.whole.asnumpy().copy()))
             all_values[part.start : part.stop] = values.reshape(-1)
         for whole, all_values in flat.values():
-            whole.copy_(Tensor(all_values))
+            ops.assign(whole, Tensor(all_values))
 
     def refine(self, weights: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Set master weights by their parameters' names, where there are any; other weights are passed over."""

@@ -30,8 +30,8 @@ def adamw_update_reference(
     jit. `mint.optim.AdamW` has no CPU kernel and `nn.AdamWeightDecay` no bias correction, hence this.
     """
     if weight_decay != 0.0:
-        # In place (compiled code does not see set_data), and in half the time of assign.
-        parameter.copy_(parameter * _scalar(1.0 - lr * weight_decay))
+        # In place: compiled code does not see set_data. (copy_ is faster, but keeps 670 bytes of every call.)
+        ops.assign(parameter, parameter * _scalar(1.0 - lr * weight_decay))
     power1, power2 = beta1**step, beta2**step
     # The operation divides by sqrt(moment2) + eps with the bias correction pulled into the rate; AdamW's eps stands
     # beside the corrected root, which is the same as this scaled eps beside the plain one.

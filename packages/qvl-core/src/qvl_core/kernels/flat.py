@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
@@ -33,16 +34,27 @@ def deal_reference(flat: Tensor, parameters: Sequence[Parameter]) -> None:
 
     In place: compiled code that has run once does not see what `set_data` gives a parameter, nor any later change.
     """
-    # Through numpy: copy_ from a slice of a tensor raises or copies the wrong elements on CPU.
-    values = flat.asnumpy()
+    values = flat.asnumpy().reshape(-1)
     for parameter, first, stop in _places(parameters):
-        parameter.copy_(Tensor.from_numpy(values[first:stop].reshape(parameter.shape)))
+        # Through numpy: to take a slice of a tensor from it is not safe in place on CPU.
+        part = Tensor.from_numpy(values[first:stop].reshape(parameter.shape))
+        value = part if parameter.dtype == part.dtype else part.astype(parameter.dtype)
+        if parameter.dtype == ms.bfloat16:
+            # assign has no bfloat16 kernel on CPU, and no compiled code there has bfloat16 gradients.
+            parameter.set_data(value)  # trap: not compiled
+        else:
+            ops.assign(parameter, value)
 
 
 def deal_ascend(flat: Tensor, parameters: Sequence[Parameter]) -> None:
     """Do the same without a way over the host. Not verified on a device."""
     for parameter, first, stop in _places(parameters):
-        parameter.copy_(flat[first:stop].reshape(parameter.shape).copy())
+        whole = flat.shape == parameter.shape
+        part = flat if whole else flat.reshape(-1)[first:stop].reshape(parameter.shape)
+        if parameter.dtype != flat.dtype:
+            ops.assign(parameter, part.astype(parameter.dtype))
+        else:
+            ops.assign(parameter, part if whole else part.copy())
 
 
 def sum_of_squares_reference(tensors: Sequence[Tensor]) -> float:
