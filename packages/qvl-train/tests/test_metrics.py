@@ -49,3 +49,11 @@ def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
 def test_no_tensorboard_folder_otherwise(tmp_path: Path) -> None:
     write_rows(tmp_path, range(1, 3))
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_has_every_number_of_a_row_under_its_key(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, step=0, tensorboard=True) as log:
+        log.write({"step": 1, "backward_s": 0.5, "mfu": 0.25, "slowest_rank": 3})
+    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert all(key in content for key in (b"backward_s", b"mfu", b"slowest_rank"))

@@ -28,7 +28,6 @@ class TrainingProgress:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=SMOOTHED)  # seconds; times tokens/s, times MFU
         self._task: TaskID | None = None
         self._bar = Progress(
-            TextColumn("[bold]training"),
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
