@@ -28,10 +28,10 @@ def test_shares_are_of_all_the_time_and_add_up(monkeypatch: pytest.MonkeyPatch) 
     assert table.lines() == [
         "20 steps in 1:40, median 4 s a step, 250 tokens/s, 2.0 GFLOP/s",
         "  where the time went        total    share   mean of a step",
-        "  forward                   20.0 s   20.0%              1 s",
-        "  backward                  50.0 s   50.0%            2.5 s",
-        "  optimizer                 10.0 s   10.0%            0.5 s",
-        "  saving                    20.0 s   20.0%                 ",
+        "  forward                   20.0 s    20.0%          1.000 s",
+        "  backward                  50.0 s    50.0%          2.500 s",
+        "  optimizer                 10.0 s    10.0%          0.500 s",
+        "  saving                    20.0 s    20.0%",
     ]
 
 

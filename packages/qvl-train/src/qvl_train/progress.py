@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 BLOCKS = "▁▂▃▄▅▆▇█"
 LINES_IN_A_LOG = 25
 SMOOTHED = 50
+REDRAW_S = 0.5
 
 
 class TrainingProgress:
@@ -26,6 +28,8 @@ class TrainingProgress:
         self._steps = steps
         self._every = max(1, (steps - first_step) // LINES_IN_A_LOG)
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=SMOOTHED)  # seconds; times tokens/s, times MFU
+        self._numbers = ""
+        self._drawn = 0.0
         self._task: TaskID | None = None
         self._bar = Progress(
             BarColumn(bar_width=10),
@@ -33,6 +37,8 @@ class TrainingProgress:
             TextColumn("{task.fields[numbers]}"),
             console=console,
             disable=not console.is_terminal,
+            # Drawn when something moves: a thread that draws ten times a second takes some per cent of a small step.
+            auto_refresh=False,
         )
         if console.is_terminal:
             self._task = self._bar.add_task("training", total=steps, completed=first_step, numbers="")
@@ -47,20 +53,29 @@ class TrainingProgress:
         rate = f"{tokens / max(1e-9, seconds):,.0f} tokens/s"
         share = "" if mfu is None else f"{used / max(1e-9, seconds):.1%} MFU  "
         left = format_duration((self._steps - step) * mean_s)
-        numbers = f"loss {loss:.4f}  {mean_s:.2f} s/step  {rate}  {share}{left} left"
+        self._numbers = f"loss {loss:.4f}  {mean_s:.2f} s/step  {rate}  {share}{left} left"
         if self._task is not None:
-            self._bar.update(self._task, completed=step, numbers=numbers)
+            self._bar.update(self._task, completed=step, numbers=self._numbers)
+            self._draw(is_last=step == self._steps)
         elif step % self._every == 0 or step == self._steps:
-            self.note(f"step {step}/{self._steps}  {numbers}")
+            self.note(f"step {step}/{self._steps}  {self._numbers}")
 
     def validating(self, done: int, total: int) -> None:
         """Show how far a validation is; in a log its result is enough."""
         if self._task is not None:
-            self._bar.update(self._task, numbers=f"validation {done}/{total}")
+            numbers = f"validation {done}/{total}" if done < total else self._numbers
+            self._bar.update(self._task, numbers=numbers)
+            self._draw(is_last=done == total)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _draw(self, *, is_last: bool) -> None:
+        now = time.monotonic()
+        if is_last or now - self._drawn >= REDRAW_S:
+            self._bar.refresh()
+            self._drawn = now
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()

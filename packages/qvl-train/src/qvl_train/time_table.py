@@ -55,8 +55,8 @@ class TimeTable:
         for name, seconds in spent.items():
             if seconds < 0.0005 * total:
                 continue
-            mean = "" if name in self._between else f"{seconds / steps:.3g} s"
-            lines.append(f"  {name:<22}{_duration(seconds):>10}{seconds / total:>8.1%} {mean:>16}")
+            mean = "" if name in self._between else f"{seconds / steps:>15.3f} s"
+            lines.append(f"  {name:<22}{_duration(seconds):>10}{seconds / total:>9.1%}{mean}")
         return lines
 
 
