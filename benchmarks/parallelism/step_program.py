@@ -76,7 +76,7 @@ class Part:
         self._with_barriers(1)
         results = self._with_barriers(steps)
         split = {
-            key: sum(getattr(result, key) for result in results) / steps
+            key: sum(result.measures.numbers[key] for result in results) / steps
             for key in ("compute_s", "communication_s", "waiting_s")
         }
         self.rounds.append({"step_s": step_s, "cpu_s": cpu_s, **split, "loss": results[-1].loss})
@@ -97,6 +97,7 @@ def train_step(
     from qvl_core.parallel.single import SingleWorld
     from qvl_core.parallel.stage import build_stage
     from qvl_data import batches, prepare
+    from qvl_train.meter import Meter
     from qvl_train.reduction import loss_weights
     from qvl_train.step import TrainStep
     from qvl_train.worker import initial_weights, make_optimizer
@@ -125,6 +126,7 @@ def train_step(
         recipe.spec,
         clip_norm=recipe.train.optimizer.clip_norm,
         reduction=recipe.train.loss_reduction,
+        meter=Meter(world, recipe.spec, freeze=recipe.model.freeze),
     )
     with batches(prepare(recipe), recipe=recipe, dp_rank=world.place.dp, dp_size=layout.dp) as source:
         micro_batches = next(source)

@@ -32,7 +32,11 @@ CURVE_LIMIT = 1e-4
 Squares = dict[str, tuple[float, float]]
 
 
-class RankResult(TypedDict):
+class _Validated(TypedDict, total=False):
+    validation: list[float]  # loss and tokens before the first step, of the tiny models
+
+
+class RankResult(_Validated):
     """What a rank reports, as JSON. `squares` has, per parameter, those of the difference and of the reference."""
 
     place: tuple[int, int, int]  # stage, replica, tensor slice
@@ -42,7 +46,7 @@ class RankResult(TypedDict):
     digests: dict[str, int]
 
 
-class Reference(TypedDict):
+class Reference(_Validated):
     """What the single process reports, besides its gradients."""
 
     losses: list[float]
@@ -107,6 +111,7 @@ def judge(case: Case, ranks: Sequence[RankResult], reference: Reference) -> Verd
         failures.append(f"losses {ranks[0]['losses']}, the single process has {reference['losses'][: case.steps]}")
     if any(rank["losses"] != ranks[0]["losses"] or rank["norms"] != ranks[0]["norms"] for rank in ranks):
         failures.append("the ranks do not agree to the bit on loss and gradient norm")
+    failures += _validations_that_differ(ranks, reference)
     failures += _copies_that_differ(case, ranks)
     return Verdict(
         worst_name=worst,
@@ -152,6 +157,17 @@ def _relative(value: float, wanted: float) -> float:
     if not math.isfinite(value) or (wanted == 0.0 and value != 0.0):
         return math.inf
     return abs(value - wanted) / abs(wanted) if wanted else 0.0
+
+
+def _validations_that_differ(ranks: Sequence[RankResult], reference: Reference) -> list[str]:
+    """Name a validation loss that is not the single process's, taken over as many tokens."""
+    if "validation" not in reference:
+        return []
+    wanted, tokens = reference["validation"]
+    found = [rank["validation"] for rank in ranks]
+    if all(one == found[0] for one in found) and found[0][1] == tokens and _relative(found[0][0], wanted) <= LOSS_LIMIT:
+        return []
+    return [f"validation loss and tokens {found}, the single process has {reference['validation']}"]
 
 
 def _copies_that_differ(case: Case, ranks: Sequence[RankResult]) -> list[str]:

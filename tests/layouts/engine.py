@@ -25,6 +25,7 @@ from qvl_core.weights.sharding import cut
 from qvl_train.optimizer import AdamW, AdamWSettings, Optimizer
 from qvl_train.sliced_optimizer import SlicedAdamW
 from qvl_train.step import TrainStep
+from qvl_train.validation import validation_loss
 from sabotage import spoil_gradients
 from specs import SPECS
 
@@ -39,6 +40,7 @@ _SETTINGS = AdamWSettings(beta1=0.9, beta2=0.99, eps=1e-6, weight_decay=0.1, lr_
 class Trained:
     """What a rank has after a case: a loss and a gradient norm a step, the first step's gradients, digests at the end.
 
+    `validation` is the loss over the first step's samples before that step, and how many tokens it was taken over.
     A digest is of a parameter's bytes on this rank after the last step.
     """
 
@@ -46,6 +48,7 @@ class Trained:
     norms: list[float]
     gradients: dict[str, NDArray[np.float32]]
     digests: dict[str, int]
+    validation: list[float]
 
 
 def train(case: Case, world: World) -> Trained:
@@ -66,6 +69,7 @@ def train(case: Case, world: World) -> Trained:
         clip_norm=_CLIP_NORM,
         reduction=case.reduction,  # type: ignore[arg-type]
     )
+    validation = validation_loss(pipeline, world, micro_batches(case, 1, world.place.dp))
     results = []
     for step in range(1, case.steps + 1):
         world.phase = f"step {step}"
@@ -76,6 +80,7 @@ def train(case: Case, world: World) -> Trained:
         norms=[result.gradient_norm for result in results],
         gradients={name: array.reshape(shapes[name]) for name, array in witness.gradients.items()},
         digests={name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in model.named_arrays()},
+        validation=[validation.loss, validation.loss_tokens],
     )
 
 

@@ -45,6 +45,7 @@ def run_case(case: Case, comm: Any, folder: Path, board: Any) -> RankResult:
         "norms": trained.norms,
         "squares": squares,
         "digests": trained.digests,
+        "validation": trained.validation,
     }
 
 
@@ -55,7 +56,7 @@ def write_reference(case: Case, folder: Path) -> None:
 
     trained = train(case, SingleWorld(case.layout))
     path = reference_path(folder, case)
-    found: Reference = {"losses": trained.losses, "norms": trained.norms}
+    found: Reference = {"losses": trained.losses, "norms": trained.norms, "validation": trained.validation}
     path.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
     np.savez(path, **trained.gradients)
 

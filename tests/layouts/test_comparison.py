@@ -15,7 +15,7 @@ from qvl_core.weights.sharding import cut
 from specs import SPECS
 
 CASE = Case(tp=2, pp=2, dp=2, vision_stages=(4, 0), text_stages=(1, 3), steps=2)
-REFERENCE: Reference = {"losses": [6.0, 5.0], "norms": [1.0, 2.0]}
+REFERENCE: Reference = {"losses": [6.0, 5.0], "norms": [1.0, 2.0], "validation": [3.0, 40]}
 GRADIENTS = dict(random_weights(SPECS["tiny"], 1))
 CUT, WHOLE = "model.layers.3.mlp.up_proj.weight", "model.norm.weight"
 # On the last stage, first replica, second tensor rank.
@@ -39,6 +39,7 @@ def _ranks(changed: dict[str, Any] | None = None) -> list[RankResult]:
                 "place": (place.pp, place.dp, place.tp),
                 "losses": [6.0, 5.0],
                 "norms": [1.0, 2.0],
+                "validation": [3.0, 40],
                 "squares": squares_of(CASE, gradients, GRADIENTS, place.tp),
                 "digests": {name: place.tp if name == CUT else 0 for name in gradients},
             }
@@ -103,6 +104,9 @@ def test_finds_a_gradient_of_another_shape() -> None:
         ("norms", [1.001, 2.0], "gradient norm"),
         ("losses", [float("nan"), 5.0], "first loss"),
         ("losses", [6.0, float("nan")], "losses"),
+        ("validation", [3.0001, 40], "validation"),
+        ("validation", [3.0, 41], "validation"),
+        ("validation", [float("nan"), 40], "validation"),
     ],
 )
 def test_finds_a_loss_or_norm_that_is_off(key: str, values: list[float], text: str) -> None:
@@ -116,6 +120,9 @@ def test_finds_ranks_that_disagree_by_a_bit() -> None:
     ranks = _ranks()
     ranks[RANK]["losses"] = [6.0, float(np.nextafter(5.0, 6.0))]
     assert "do not agree" in judge(CASE, ranks, REFERENCE).failures[0]
+    ranks = _ranks()
+    ranks[RANK]["validation"] = [float(np.nextafter(3.0, 6.0)), 40]
+    assert "validation" in judge(CASE, ranks, REFERENCE).failures[0]
 
 
 @pytest.mark.parametrize("name", [WHOLE, CUT, EMBEDDING])

@@ -13,7 +13,7 @@ import pytest
 from data_files import save_image
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError, RunError
-from qvl_data import batches, prepare, validation_batches
+from qvl_data import batches, count_validation_batches, prepare, validation_batches
 from qvl_data.dataset import Dataset
 
 
@@ -147,3 +147,14 @@ def test_validation_may_be_left_half_way(make_recipe: Callable[..., Any], data_f
 def test_no_validation_is_no_batch(make_recipe: Callable[..., Any], data_file: Path) -> None:
     recipe = make_recipe([data_file])
     assert list(validation_batches(prepare(recipe), recipe=recipe)) == []
+
+
+@pytest.mark.parametrize(("micro_batch", "dp_size"), [(1, 1), (2, 1), (1, 3), (2, 3), (3, 2), (10, 4)])
+def test_the_count_of_validation_batches_is_what_each_rank_gets(
+    make_recipe: Callable[..., Any], data_file: Path, micro_batch: int, dp_size: int
+) -> None:
+    recipe = make_recipe([data_file], validation={"fraction": 0.5}, micro_batch=micro_batch)
+    data = prepare(recipe)
+    for rank in range(dp_size):
+        batches_of_rank = list(validation_batches(data, recipe=recipe, dp_rank=rank, dp_size=dp_size))
+        assert len(batches_of_rank) == count_validation_batches(data, recipe=recipe, dp_size=dp_size)

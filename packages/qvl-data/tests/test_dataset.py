@@ -203,3 +203,34 @@ def test_sharegpt_source(make_recipe: Callable[..., Any], tmp_path: Path) -> Non
     sample = prepare(make_recipe([{"path": str(path), "format": "sharegpt"}])).train.sample(0)
     assert sample.sample_id == f"{path}:2"
     assert sample.patches.dtype == np.float32
+
+
+def test_the_report_says_where_the_validation_samples_come_from(
+    make_recipe: Callable[..., Any], data_file: Path, tmp_path: Path
+) -> None:
+    other = write_records(tmp_path / "val.json", [llava("q", "a"), llava("r", "b")])
+    of_file = prepare(make_recipe([data_file], validation={"path": str(other)})).report.lines()
+    of_all = prepare(make_recipe([data_file], validation={"fraction": 0.3}, seed=7)).report.lines()
+    assert f"2 validation samples, from {other}" in of_file
+    assert "3 validation samples, 0.3 of all, drawn with seed 7" in of_all
+
+
+def test_which_samples_are_held_out_depends_on_the_seed_alone(make_recipe: Callable[..., Any], data_file: Path) -> None:
+    def held(seed: int, **data: Any) -> list[str]:
+        found = prepare(make_recipe([data_file], validation={"fraction": 0.3}, seed=seed, **data)).validation
+        assert found is not None
+        return [planned.record.where for planned in found.planned]
+
+    assert held(1) == held(1, workers=0) == held(1, micro_batch=2, global_batch=4)
+    assert len({tuple(held(seed)) for seed in range(8)}) > 4
+
+
+def test_a_validation_file_is_checked_like_training_data(
+    make_recipe: Callable[..., Any], data_file: Path, tmp_path: Path
+) -> None:
+    other = write_records(tmp_path / "val.json", [llava("<image>", "a", "nowhere.png"), llava("q", "a")])
+    with pytest.raises(DataError, match=r"val\.json:2.*\n.*no such file"):
+        prepare(make_recipe([data_file], validation={"path": str(other)}))
+    long = write_records(tmp_path / "long.json", [llava("q", "word " * 400)])
+    with pytest.raises(DataError, match=r"all samples of data\.validation\.path are longer than 200 tokens"):
+        prepare(make_recipe([data_file], validation={"path": str(long)}, sequence_length=200))

@@ -49,3 +49,19 @@ def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
 def test_no_tensorboard_folder_otherwise(tmp_path: Path) -> None:
     write_rows(tmp_path, range(1, 3))
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_has_every_number_of_a_row_under_its_key(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, step=0, tensorboard=True) as log:
+        log.write({"step": 1, "backward_s": 0.5, "mfu": 0.25, "slowest_rank": 3})
+    from tensorboardX.proto.event_pb2 import Event
+
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content, found, start = path.read_bytes(), {}, 0
+    while start < len(content):
+        # A record: its length, a checksum, the event, a checksum.
+        size = int.from_bytes(content[start : start + 8], "little")
+        event = Event.FromString(content[start + 12 : start + 12 + size])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        start += size + 16
+    assert found == {("backward_s", 1): 0.5, ("mfu", 1): 0.25, ("slowest_rank", 1): 3.0}

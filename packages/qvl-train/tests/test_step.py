@@ -19,9 +19,10 @@ from qvl_core.parallel.mesh import coordinate_of  # noqa: E402
 from qvl_core.params import EMBEDDING, parameter_table  # noqa: E402
 from qvl_core.weights.manifest import rank_tensors  # noqa: E402
 from qvl_core.weights.sharding import cut  # noqa: E402
+from qvl_train.meter import PARTS, Meter  # noqa: E402
 from qvl_train.optimizer import AdamW, AdamWSettings  # noqa: E402
 from qvl_train.sliced_optimizer import SlicedAdamW  # noqa: E402
-from qvl_train.step import TrainStep, validation_loss  # noqa: E402
+from qvl_train.step import TrainStep  # noqa: E402
 from sharded_folders import divisible_spec  # noqa: E402
 from thread_worlds import run_ranks  # noqa: E402
 
@@ -88,7 +89,7 @@ class FakePipeline:
 
 def make_step(
     world: Any, *, zero1: bool = False, losses: dict[str, float] | None = None, trained: Sequence[str] = tuple(WEIGHTS),
-    asked: Any = None, clip_norm: float = 0.0, kind: Any = None,
+    asked: Any = None, clip_norm: float = 0.0, kind: Any = None, meter: Meter | None = None,
 ) -> tuple[TrainStep, dict[str, Any]]:  # fmt: skip
     pipeline = (kind or FakePipeline)(world, losses or {}, trained)
     parameters = {
@@ -100,8 +101,9 @@ def make_step(
     }
     optimizer = (SlicedAdamW if zero1 else AdamW)(parameters, TABLE, SETTINGS, world.data)
     step = TrainStep(
-        pipeline, optimizer, world, SPEC, clip_norm=clip_norm, reduction="token", asked_to_stop=asked or (lambda: None)
-    )
+        pipeline, optimizer, world, SPEC, clip_norm=clip_norm, reduction="token", meter=meter,
+        asked_to_stop=asked or (lambda: None),
+    )  # fmt: skip
     return step, parameters
 
 
@@ -221,12 +223,28 @@ def test_a_signal_on_one_rank_stops_all_after_the_same_step() -> None:
 
 
 @pytest.mark.parametrize("layout", [SINGLE, *LAYOUTS])
-def test_validation_is_the_mean_over_all_replicas_tokens_on_every_rank(layout: Layout) -> None:
-    def work(world: Any) -> float:
-        pipeline: Any = FakePipeline(world, {f"s{i}": 1.0 + i for i in range(4)}, ())
-        return validation_loss(pipeline, world, replica_batches(world))
+def test_all_ranks_know_the_same_measures_and_the_parts_of_a_step_add_up(layout: Layout) -> None:
+    def work(world: Any) -> Any:
+        step, _ = make_step(world, meter=Meter(world, SPEC, peak_tflops=1.0))
+        return [step(replica_batches(world), lr=1e-3, step=number).measures for number in (1, 2)]
 
-    assert run_ranks(layout, work, spec=SPEC) == [pytest.approx(16 / 6)] * layout.world_size
+    found = run_ranks(layout, work, spec=SPEC)
+    assert not [error for error in found if isinstance(error, Exception)], found
+    assert all(one == found[0] for one in found)
+    for measures in found[0]:
+        numbers = measures.numbers
+        # Each of the seven is rounded to a microsecond.
+        assert sum(numbers[key] for key in PARTS) == pytest.approx(numbers["step_time_s"], abs=4e-6)
+        assert numbers["padded_tokens"] == 16
+        assert len(measures.compute_s) == layout.world_size
+        assert ("bubble" in numbers) == (layout.pp > 1)
+        assert ("slowest_rank" in numbers) == (layout.world_size > 1)
+        assert numbers["mfu"] == pytest.approx(numbers["tflops_per_s"] / layout.world_size, rel=1e-4)
+
+
+def test_without_a_meter_a_step_measures_nothing() -> None:
+    (result,) = run_ranks(SINGLE, lambda world: make_step(world)[0](replica_batches(world), lr=1e-3, step=1))
+    assert result.measures is None
 
 
 def test_a_gradient_that_is_not_finite_is_traced_to_the_rank_and_the_micro_batch_where_it_began() -> None:

@@ -73,7 +73,8 @@ def test_a_run_leaves_metrics_record_checkpoints_and_an_hf_folder(project: Path)
     assert train("data.validation.fraction=0.2", "train.log.validate_every=3", "train.log.tensorboard=true") == 0
     rows = read_metrics(project / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert [row["step"] for row in rows if "validation_loss" in row] == [3, 6]
+    validations = [row for row in rows if "validation_loss" in row]
+    assert [row["step"] for row in validations] == [3, 6]
     assert rows[0]["samples"] == 4
     record = json.loads((project / "run" / "run.json").read_text())
     assert record["recipe"]["train"]["steps"] == 6
@@ -81,6 +82,9 @@ def test_a_run_leaves_metrics_record_checkpoints_and_an_hf_folder(project: Path)
     assert record["hashes"]["data"]
     assert record["hashes"]["weights"].startswith("random:42:")
     assert record["result"]["loss_last"] < record["result"]["loss_first"]
+    assert record["result"]["validation_loss_last"] == validations[1]["validation_loss"]
+    times = sorted(row["step_time_s"] for row in rows if "loss" in row)
+    assert times[2] <= record["result"]["step_time_s"] <= times[3]
     assert {path.name for path in (project / "run").iterdir() if not path.name.startswith(".")} == {
         *("run.json", "metrics.jsonl", "memory.json", "tensorboard", "hf"),
         *("step_000002", "step_000004", "step_000006"),

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from qvl_core.layout import Layout
-from qvl_core.parallel.mesh import coordinate_of, group_of
+from qvl_core.parallel.mesh import coordinate_of, group_of, rank_of
 from qvl_core.specs import ModelSpec
 
 PATIENCE_S = 20
@@ -27,6 +29,7 @@ class Meetings:
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     places: dict[tuple[int, ...], tuple[threading.Barrier, dict[int, Any]]] = field(default_factory=dict)
+    sent: dict[tuple[int, int], Queue[Any]] = field(default_factory=lambda: defaultdict(Queue))
 
     def meet(self, ranks: tuple[int, ...], rank: int, value: Any) -> list[Any]:
         """Give what every rank of the set brought, in order."""
@@ -40,6 +43,14 @@ class Meetings:
         finally:
             self.turn.acquire()
         return values
+
+    def receive(self, source: int, rank: int) -> Any:
+        """Give what a rank has sent to another, in order."""
+        self.turn.release()
+        try:
+            return self.sent[source, rank].get(timeout=PATIENCE_S)
+        finally:
+            self.turn.acquire()
 
     def abort(self) -> None:
         for barrier, _ in self.places.values():
@@ -97,6 +108,27 @@ class ThreadWorld:
         self.tied = ThreadGroup(meetings, tied, rank) if tied else None
         self.times = SimpleNamespace(communication_s=0.0, waiting_s=0.0)
         self.phase = ""
+        self._meetings = meetings
+
+    def send(self, x: Any, stage: int) -> None:
+        self._meetings.sent[self.rank, self._rank_at(stage)].put(x.asnumpy().copy())
+
+    def receive(self, shape: tuple[int, ...], dtype: str, stage: int) -> Any:
+        from mindspore import Tensor
+
+        array = self._meetings.receive(self._rank_at(stage), self.rank)
+        assert (array.shape, str(array.dtype)) == (tuple(shape), dtype)
+        return Tensor(array)
+
+    def swap(self, x: Any, shape: tuple[int, ...], dtype: str, stage: int) -> Any:
+        self.send(x, stage)
+        return self.receive(shape, dtype, stage)
+
+    def finish_sends(self) -> None:
+        pass
+
+    def _rank_at(self, stage: int) -> int:
+        return rank_of(replace(self.place, pp=stage), self.layout)
 
     def exchange(self, value: Any) -> list[Any]:
         return [json.loads(text) for text in self._meet(json.dumps(value))]

@@ -104,3 +104,41 @@ def test_losses_are_those_of_the_rows_with_a_label() -> None:
         losses = made.losses(batch)
         assert losses is not None
         np.testing.assert_array_equal(losses, made._model.token_losses(batch).asnumpy())
+
+
+class Recorder:
+    """A clock that notes what it is told, without repetitions."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = ["other"]
+
+    def switch(self, kind: str) -> str:
+        ended = self.kinds[-1]
+        self.kinds += [] if kind == ended else [kind]
+        return ended
+
+
+@pytest.mark.parametrize("freeze", [(), ("vision", "merger")])
+def test_the_clock_is_told_when_forward_ends_and_backward_begins(freeze: Sequence[Component]) -> None:
+    made = pipeline(freeze=freeze)
+    made.clock = recorder = Recorder()  # type: ignore[assignment]
+    gradients(made)
+    assert recorder.kinds == ["other", *["forward", "backward"] * len(BATCHES), "stages"]
+
+
+def test_losses_are_those_of_evaluation_and_training_goes_on_after_them() -> None:
+    made = pipeline()
+    model = made._model
+    seen: list[bool] = []
+    losses_of = model.losses_of
+
+    def looking(*arguments: object) -> Tensor:
+        seen.append(model.training or any(cell.training for _, cell in model.cells_and_names()))
+        return losses_of(*arguments)  # type: ignore[arg-type]
+
+    model.losses_of = looking  # type: ignore[method-assign]
+    for trains in (True, False):
+        model.set_train(trains)
+        made.losses(BATCHES[0])
+        assert model.training is trains
+    assert seen == [False, False]

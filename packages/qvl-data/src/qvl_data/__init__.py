@@ -3,6 +3,7 @@
 For a run:       prepare(recipe, *, progress=None) -> PreparedData(train, validation, report, data_hash, processor)
                  batches(data, *, recipe, consumed_samples=0, dp_rank=0, dp_size=1) -> endless steps of micro batches
                  validation_batches(data, *, recipe, dp_rank=0, dp_size=1) -> micro batches, once
+                 count_validation_batches(data, *, recipe, dp_size=1) -> how many of them a rank has
 For a question:  load_processor(folder, spec, *, min_pixels, max_pixels) -> Processor
                  build_prompt(processor, images, text, system=None, *, sample_id="prompt") -> Sample
                  collate(samples, spec) -> qvl_core.batch.Batch
@@ -17,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qvl_data.batch_iterator import BatchIterator, batches, validation_batches
+    from qvl_data.batch_iterator import BatchIterator, batches, count_validation_batches, validation_batches
     from qvl_data.dataset import DataReport, Dataset, PreparedData, prepare
     from qvl_data.micro_batch import collate
     from qvl_data.processor import Processor, load_processor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BatchIterator": "batch_iterator",
     "batches": "batch_iterator",
+    "count_validation_batches": "batch_iterator",
     "validation_batches": "batch_iterator",
     "collate": "micro_batch",
     "DataReport": "dataset",
@@ -49,6 +51,7 @@ __all__ = [
     "batches",
     "build_prompt",
     "collate",
+    "count_validation_batches",
     "load_processor",
     "prepare",
     "validation_batches",

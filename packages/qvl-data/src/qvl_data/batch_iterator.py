@@ -143,6 +143,13 @@ def validation_batches(data: PreparedData, *, recipe: Recipe, dp_rank: int = 0, 
             yield replace(batch, labels=np.full_like(batch.labels, IGNORE)) if is_repeated else batch
 
 
+def count_validation_batches(data: PreparedData, *, recipe: Recipe, dp_size: int = 1) -> int:
+    """Count the micro batches that `validation_batches` gives each rank."""
+    assert recipe.train is not None, "validation is for training recipes"
+    held = len(data.validation) if data.validation is not None else 0
+    return -(-held // (recipe.train.micro_batch * dp_size))
+
+
 def _positions(order: SampleOrder, consumed_samples: int) -> Iterator[int]:
     """Give sample indexes without end from a position on; only the current epoch is held."""
     epoch, offset = divmod(consumed_samples, order.epoch_length)

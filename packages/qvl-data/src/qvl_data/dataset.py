@@ -53,11 +53,15 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What `prepare` found. `tokens` and `longest` are of the samples that training uses, in tokens."""
+    """What `prepare` found. `tokens` and `longest` are of the samples that training uses, in tokens.
+
+    `validation_from` says where the validation samples come from, "" without any.
+    """
 
     records: int
     train_samples: int
     validation_samples: int
+    validation_from: str
     dropped: int
     shrunk: int
     images: int
@@ -74,7 +78,7 @@ class DataReport:
             f"{self.train_samples:,} training samples of {mean:,.0f} tokens on average, at most {self.longest:,}",
         ]
         if self.validation_samples:
-            lines.append(f"{self.validation_samples:,} validation samples")
+            lines.append(f"{self.validation_samples:,} validation samples, {self.validation_from}")
         if self.dropped or self.shrunk:
             lines.append(f"too long: {self.dropped:,} dropped, {self.shrunk:,} shrunk")
             lines += [f"  {note.where}: {note.message}" for note in self.notes]
@@ -145,11 +149,12 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     train, held = _split(planned, weights, recipe, processor)
     remember(media)
     if validation_part is not None:
+        _refuse_all_dropped([validation_part], too_long, recipe, key="data.validation.path")
         held = _dataset([validation_part], (1.0,), recipe, processor)
     return PreparedData(
         train=train,
         validation=held,
-        report=_report(loaded, train, held, too_long, media),
+        report=_report(recipe, loaded, train, held, too_long, media),
         data_hash=_data_hash(loaded, media),
         processor=processor,
     )
@@ -193,7 +198,10 @@ def _refuse_later_features(recipe: Recipe) -> None:
         raise DataError(problems)
 
 
-def _refuse_all_dropped(planned: Sequence[Sequence[PlannedSample]], too_long: TooLongList, recipe: Recipe) -> None:
+def _refuse_all_dropped(
+    planned: Sequence[Sequence[PlannedSample]], too_long: TooLongList, recipe: Recipe, *, key: str = ""
+) -> None:
+    """Raise DataError if no sample is left; `key` names a file among others."""
     if any(planned):
         return
     limit = recipe.data.sequence_length
@@ -201,7 +209,9 @@ def _refuse_all_dropped(planned: Sequence[Sequence[PlannedSample]], too_long: To
         Problem(
             where=recipe.path,
             key="data.sequence_length",
-            message=f"all {too_long.dropped:,} samples are longer than {limit:,} tokens and were dropped",
+            message=f"all {too_long.dropped:,} samples are longer than {limit:,} tokens and were dropped"
+            if not key
+            else f"all samples of {key} are longer than {limit:,} tokens and were dropped",
             fix='raise data.sequence_length, or set data.too_long = "shrink"',
         )
     )
@@ -241,13 +251,19 @@ def _dataset(
 
 
 def _report(
-    loaded: Sequence[_Loaded], train: Dataset, held: Dataset | None, too_long: TooLongList, media: MediaCheck
+    recipe: Recipe,
+    loaded: Sequence[_Loaded],
+    train: Dataset,
+    held: Dataset | None,
+    too_long: TooLongList,
+    media: MediaCheck,
 ) -> DataReport:
     lengths = [sample.tokens for sample in train.planned]
     return DataReport(
         records=sum(part.read for part in loaded),
         train_samples=len(train),
         validation_samples=len(held) if held is not None else 0,
+        validation_from=_validation_from(recipe),
         dropped=too_long.dropped,
         shrunk=too_long.shrunk,
         images=len(media.facts),
@@ -256,6 +272,15 @@ def _report(
         epoch_length=train.epoch_length(),
         notes=tuple(too_long.examples),
     )
+
+
+def _validation_from(recipe: Recipe) -> str:
+    validation, train = recipe.data.validation, recipe.train
+    if validation is None:
+        return ""
+    if validation.fraction is None:
+        return f"from {validation.path}"
+    return f"{validation.fraction:.3g} of all, drawn with seed {train.seed if train is not None else 0}"
 
 
 def _data_hash(loaded: Sequence[_Loaded], media: MediaCheck) -> str:

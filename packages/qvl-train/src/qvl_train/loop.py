@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import time
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,22 @@ from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.world import World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
-from qvl_data import PreparedData, batches, validation_batches
+from qvl_data import PreparedData, batches
 
 from qvl_train.agreement import together
 from qvl_train.checkpoint import TrainingState, prune
 from qvl_train.interrupt import Interrupt
+from qvl_train.memory import host_peak_gib
+from qvl_train.meter import Meter
 from qvl_train.optimizer import Optimizer
 from qvl_train.reports import Reports
 from qvl_train.save import Contents, save_checkpoint
 from qvl_train.schedule import learning_rate
-from qvl_train.step import StepResult, TrainStep, validation_loss
+from qvl_train.step import StepResult, TrainStep
 from qvl_train.stored_tensor import StoredTensor
+from qvl_train.straggler import Stragglers
+from qvl_train.time_table import TimeTable
+from qvl_train.validation import is_due, validate
 
 _DTYPE_NAMES = {ms.float32: "F32", ms.float16: "F16", ms.bfloat16: "BF16"}
 
@@ -65,36 +69,68 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     place, replicas = job.world.place, job.world.layout.dp
     step, saved, signal_name = job.first_step, None, None
     consumed = job.first_step * train.global_batch
+    stragglers = Stragglers(job.world.layout, cast("list[str]", job.world.exchange(socket.gethostname())))
+    meter, table = _meter(job, train), TimeTable()
+    clock = meter.clock
     with (
         Interrupt() as interrupt,
         batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
     ):
-        take_step = _train_step(job, train, interrupt)
+        take_step = _train_step(job, train, meter, interrupt)
+        if step == 0 and is_due(job, 0):
+            with table.between("validation", clock):
+                validate(job, 0, reports)
         while step < job.steps and signal_name is None:
-            started = time.perf_counter()
             job.world.phase = f"step {step + 1}"
+            clock.switch("data")
             micro_batches = next(source)
-            fetched = time.perf_counter()
+            clock.switch("other")
             step += 1
             lr = _rate(train, step, job.steps)
             result = take_step(micro_batches, lr=lr, step=step)
             signal_name = result.signal_name
             job.stamp("first step")
-            row = _row(step, lr, result, data_s=fetched - started, step_time_s=time.perf_counter() - started)
+            assert result.measures is not None, "there is a meter"
+            row = _row(step, lr, result)
+            table.add(row)
             if step % train.log.every == 0 or step == job.steps:
                 reports.write(row)
-            reports.advance(step, loss=result.loss, step_time_s=row["step_time_s"], tokens_per_s=row["tokens_per_s"])
-            _validate(job, step, reports)
+            reports.advance(
+                step,
+                loss=result.loss,
+                step_time_s=row["step_time_s"],
+                tokens_per_s=row["tokens_per_s"],
+                mfu=row.get("mfu"),
+            )
+            for line in stragglers.see(result.measures.compute_s):
+                reports.note(f"step {step}: {line}")
+            if is_due(job, step):
+                with table.between("validation", clock):
+                    validate(job, step, reports)
             # The step that ends the run is saved below, once: saving a step again removes what was saved of it.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
-                saved = _save(job, step)
+                with table.between("saving", clock):
+                    saved = _save(job, step)
         if step > job.first_step:
-            saved = _save(job, step)
+            with table.between("saving", clock):
+                saved = _save(job, step)
     _report_memory(job, reports)
+    for line in table.lines():
+        reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
 
 
-def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainStep:
+def _meter(job: Job, train: TrainSection) -> Meter:
+    return Meter(
+        job.world,
+        job.recipe.spec,
+        freeze=job.recipe.model.freeze,
+        peak_tflops=train.log.peak_tflops,
+        padded_tokens=job.model.padded_tokens,
+    )
+
+
+def _train_step(job: Job, train: TrainSection, meter: Meter, interrupt: Interrupt) -> TrainStep:
     return TrainStep(
         job.pipeline,
         job.optimizer,
@@ -102,6 +138,7 @@ def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainSte
         job.recipe.spec,
         clip_norm=train.optimizer.clip_norm,
         reduction=train.loss_reduction,
+        meter=meter,
         asked_to_stop=lambda: interrupt.signal_name,
     )
 
@@ -117,7 +154,8 @@ def _rate(train: TrainSection, step: int, steps: int) -> float:
     )
 
 
-def _row(step: int, lr: float, result: StepResult, *, data_s: float, step_time_s: float) -> dict[str, float]:
+def _row(step: int, lr: float, result: StepResult) -> dict[str, float]:
+    assert result.measures is not None
     return {
         "step": step,
         "loss": result.loss,
@@ -126,27 +164,8 @@ def _row(step: int, lr: float, result: StepResult, *, data_s: float, step_time_s
         "tokens": result.tokens,
         "loss_tokens": result.loss_tokens,
         "samples": result.samples,
-        "step_time_s": round(step_time_s, 6),
-        "data_s": round(data_s, 6),
-        "gradient_s": round(result.gradient_s, 6),
-        "optimizer_s": round(result.optimizer_s, 6),
-        "compute_s": round(result.compute_s, 6),
-        "communication_s": round(result.communication_s, 6),
-        "waiting_s": round(result.waiting_s, 6),
-        "tokens_per_s": round(result.tokens / step_time_s, 1),
+        **result.measures.numbers,
     }
-
-
-def _validate(job: Job, step: int, reports: Reports) -> None:
-    train = job.recipe.train
-    assert train is not None
-    if job.data.validation is None or (step % train.log.validate_every != 0 and step != job.steps):
-        return
-    job.world.phase = f"validation after step {step}"
-    held_out = validation_batches(job.data, recipe=job.recipe, dp_rank=job.world.place.dp, dp_size=job.world.layout.dp)
-    loss = validation_loss(job.pipeline, job.world, held_out)
-    reports.write({"step": step, "validation_loss": loss})
-    reports.note(f"step {step}: validation loss {loss:.4f}")
 
 
 def _save(job: Job, step: int) -> Path:
@@ -189,6 +208,4 @@ def stored_weights(model: Qwen25VL) -> list[StoredTensor]:
 
 def _report_memory(job: Job, reports: Reports) -> None:
     """Tell every rank's largest resident memory so far, in rank order. Of the process, not of a device's memory."""
-    # Linux counts in KiB.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    reports.keep_memory(cast("list[float]", job.world.exchange(round(peak, 4))))
+    reports.keep_memory(cast("list[float]", job.world.exchange(round(host_peak_gib(), 4))))

@@ -24,8 +24,14 @@ class Reports(Protocol):
         """Keep one row of numbers; it has a `step`."""
         ...
 
-    def advance(self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float) -> None:
+    def advance(
+        self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float, mfu: float | None = None
+    ) -> None:
         """Show that `step` is done."""
+        ...
+
+    def validating(self, done: int, total: int) -> None:
+        """Show that so many micro batches of a validation are done."""
         ...
 
     def note(self, text: str) -> None:
@@ -49,9 +55,15 @@ class FirstRankReports:
         """Append the row."""
         self._metrics.write(row)
 
-    def advance(self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float) -> None:
+    def advance(
+        self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float, mfu: float | None = None
+    ) -> None:
         """Move the bar."""
-        self._progress.advance(step, loss=loss, step_time_s=step_time_s, tokens_per_s=tokens_per_s)
+        self._progress.advance(step, loss=loss, step_time_s=step_time_s, tokens_per_s=tokens_per_s, mfu=mfu)
+
+    def validating(self, done: int, total: int) -> None:
+        """Show it at the bar."""
+        self._progress.validating(done, total)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -74,7 +86,12 @@ class NoReports:
     def write(self, row: Row) -> None:
         """Do nothing."""
 
-    def advance(self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float) -> None:
+    def advance(
+        self, step: int, *, loss: float, step_time_s: float, tokens_per_s: float, mfu: float | None = None
+    ) -> None:
+        """Do nothing."""
+
+    def validating(self, done: int, total: int) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

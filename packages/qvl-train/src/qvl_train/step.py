@@ -7,21 +7,21 @@ what shares the loss): so all know the same loss and norm, fail together, and st
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import numpy as np
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import RunError
 from qvl_core.parallel.mesh import Coordinate, coordinate_of
 from qvl_core.parallel.pipeline import Pipeline
+from qvl_core.parallel.step_clock import SilentClock
 from qvl_core.parallel.world import Json, World
 from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_train.gradients import CopySums, clip_scale, is_counted, norm_of, sum_of_squares
+from qvl_train.meter import Measures, Meter
 from qvl_train.non_finite import describe, trace_gradients, trace_loss
 from qvl_train.optimizer import Optimizer
 from qvl_train.reduction import Reduction, count_units, loss_weights
@@ -29,10 +29,10 @@ from qvl_train.reduction import Reduction, count_units, loss_weights
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did, the same on all ranks but for its own times in seconds.
+    """What one step did, the same on all ranks.
 
     `tokens` counts all tokens, `loss_tokens` those with a label. `signal_name` is the signal that asked any rank to
-    stop. The split of the time since the last step's exchange is the mean over the ranks.
+    stop. `measures` is None without a meter.
     """
 
     loss: float
@@ -40,11 +40,7 @@ class StepResult:
     tokens: int
     loss_tokens: int
     samples: int
-    gradient_s: float
-    optimizer_s: float
-    compute_s: float
-    communication_s: float
-    waiting_s: float
+    measures: Measures | None
     signal_name: str | None
 
 
@@ -57,9 +53,7 @@ class _Report:
     tokens: int
     loss_tokens: int
     samples: int
-    compute_s: float
-    communication_s: float
-    waiting_s: float
+    measured: Mapping[str, Json] | None
     signal_name: str | None
 
 
@@ -78,6 +72,7 @@ class TrainStep:
         *,
         clip_norm: float,
         reduction: Reduction,
+        meter: Meter | None = None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._pipeline = pipeline
@@ -86,37 +81,40 @@ class TrainStep:
         self._clip_norm = clip_norm
         self._reduction: Reduction = reduction
         self._asked_to_stop = asked_to_stop
+        self._meter = meter
+        self._clock = meter.clock if meter is not None else SilentClock()
+        pipeline.clock = self._clock
         table = {row.name: row for row in parameter_table(spec, world.layout)}
         rows = [table[name] for name in optimizer.names]
         self._copy_sums = CopySums(world, rows)
         self._counted = [i for i, row in enumerate(rows) if is_counted(row, world) and optimizer.counts(i)]
-        self._split = _TimeSplit(world)
 
     def __call__(self, micro_batches: Sequence[Batch], *, lr: float, step: int) -> StepResult:
         """Run update number `step` (from 1). RunError on all ranks, and nothing applied, on a non-finite number."""
-        started = time.perf_counter()
+        self._clock.switch("communication")
         total = self._total_units(micro_batches)
         loss, gradients = self._pipeline.gradients(micro_batches, loss_weights(micro_batches, self._reduction, total))
+        self._clock.switch("communication")
         gradients = self._copy_sums(self._optimizer.over_replicas(gradients))
+        self._clock.switch("optimizer")
         squares = sum_of_squares([gradients[i] for i in self._counted])
         reports = self._exchange(micro_batches, loss, squares)
         norm = norm_of([report.squares for report in reports])
         value = sum(report.loss for report, place in self._placed(reports) if place.tp == 0)
         self._require_finite(value, norm, reports, micro_batches, step)
-        computed = time.perf_counter()
+        self._clock.switch("optimizer")
         self._optimizer.update(gradients, lr=lr, step=step, scale=clip_scale(norm, self._clip_norm))
+        self._clock.switch("other")
         replicas = [report for report, place in self._placed(reports) if place.tp == 0 and place.pp == 0]
+        tokens = sum(report.tokens for report in replicas)
+        samples = sum(report.samples for report in replicas)
         return StepResult(
             loss=value,
             gradient_norm=norm,
-            tokens=sum(report.tokens for report in replicas),
+            tokens=tokens,
             loss_tokens=sum(report.loss_tokens for report in replicas),
-            samples=sum(report.samples for report in replicas),
-            gradient_s=computed - started,
-            optimizer_s=time.perf_counter() - computed,
-            compute_s=_mean(report.compute_s for report in reports),
-            communication_s=_mean(report.communication_s for report in reports),
-            waiting_s=_mean(report.waiting_s for report in reports),
+            samples=samples,
+            measures=self._measures(reports, tokens, samples),
             signal_name=next((report.signal_name for report in reports if report.signal_name), None),
         )
 
@@ -128,19 +126,24 @@ class TrainStep:
         return sum(cast(int, count) for count, place in self._placed(counts) if place.tp == 0 and place.pp == 0)
 
     def _exchange(self, micro_batches: Sequence[Batch], loss: float, squares: float) -> list[_Report]:
-        compute_s, communication_s, waiting_s = self._split.take()
+        measured = self._meter.take(micro_batches) if self._meter is not None else None
+        self._clock.switch("communication")
         report = _Report(
             loss=loss,
             squares=squares,
             tokens=sum(batch.tokens for batch in micro_batches),
             loss_tokens=sum(int((batch.labels != IGNORE).sum()) for batch in micro_batches),
             samples=sum(len(batch.sample_ids) for batch in micro_batches),
-            compute_s=compute_s,
-            communication_s=communication_s,
-            waiting_s=waiting_s,
+            measured=measured,
             signal_name=self._asked_to_stop(),
         )
         return [_Report(**cast("dict[str, Any]", found)) for found in self._world.exchange(asdict(report))]
+
+    def _measures(self, reports: Sequence[_Report], tokens: int, samples: int) -> Measures | None:
+        if self._meter is None:
+            return None
+        told = [cast("Mapping[str, Json]", report.measured) for report in reports]
+        return self._meter.summary(told, tokens=tokens, samples=samples)
 
     def _require_finite(
         self, loss: float, norm: float, reports: Sequence[_Report], micro_batches: Sequence[Batch], step: int
@@ -165,35 +168,3 @@ class TrainStep:
     def _placed(self, values: Sequence[Any]) -> list[tuple[Any, Coordinate]]:
         """Pair every rank's value with the rank's place."""
         return [(value, coordinate_of(rank, self._world.layout)) for rank, value in enumerate(values)]
-
-
-class _TimeSplit:
-    """How the time since the last call went on this rank: computing, communicating, waiting for others."""
-
-    def __init__(self, world: World) -> None:
-        self._times = world.times
-        self._last = (time.perf_counter(), world.times.communication_s, world.times.waiting_s)
-
-    def take(self) -> tuple[float, float, float]:
-        """Give seconds of each since the last call."""
-        now = (time.perf_counter(), self._times.communication_s, self._times.waiting_s)
-        passed, communication_s, waiting_s = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
-        return passed - communication_s - waiting_s, communication_s, waiting_s
-
-
-def validation_loss(pipeline: Pipeline, world: World, batches: Iterable[Batch]) -> float:
-    """Give the mean loss of all labelled tokens of all replicas' batches, on every rank; no gradient, no update."""
-    total, count = 0.0, 0
-    for batch in batches:
-        losses = pipeline.losses(batch)
-        if losses is not None and world.place.tp == 0:
-            total += float(losses.astype(np.float64).sum())
-            count += int((batch.labels != IGNORE).sum())
-    sums = [cast("list[float]", found) for found in world.exchange([total, count])]
-    return sum(part[0] for part in sums) / max(1, sum(part[1] for part in sums))
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)

@@ -5,6 +5,7 @@ Here is what the process does that the user started; what trains is in `worker`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -166,7 +167,10 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     losses = [row["loss"] for row in rows if "loss" in row]
     if max((row["step"] for row in rows if "loss" in row), default=0) < steps:
         return
-    result: dict[str, Any] = {"steps": steps, "loss_first": losses[0], "loss_last": losses[-1]}
+    result: dict[str, Any] = {"steps": steps, "loss_first": losses[0], "loss_last": losses[-1], **_medians(rows)}
+    validations = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    if validations:
+        result |= {"validation_loss_first": validations[0], "validation_loss_last": validations[-1]}
     memory = read_memory(folder)
     if memory is not None:
         result[MEMORY_KEY] = memory
@@ -176,6 +180,12 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     _say(console, f"loss {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")
     if "hf" in result:
         _say(console, f"HF checkpoint: {result['hf']}")
+
+
+def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Give what `[expected]` of a recipe states of a run's speed."""
+    steps = [row for row in rows if "loss" in row]
+    return {key: statistics.median(row[key] for row in steps) for key in ("step_time_s", "tokens_per_s")}
 
 
 def _finished(record: RunRecord) -> str:

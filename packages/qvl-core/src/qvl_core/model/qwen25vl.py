@@ -120,6 +120,13 @@ class Qwen25VL(nn.Cell):
         """Compute what depends only on ids and grids and move the batch to the device."""
         return plan_batch(batch, self.spec, self.dtype, self.part)
 
+    def padded_tokens(self, batch: Batch) -> int:
+        """Count the rows that the matrix products of the text layers have for a batch: its tokens, nothing is padded.
+
+        Padding to shapes that are compiled for belongs in here.
+        """
+        return batch.tokens
+
     def hidden(self, plan: Plan, cache: AttentionCache | None = None) -> Tensor:
         """Give the last layer's output [T, D], before the final norm."""
         return self.advance(plan, None, cache)

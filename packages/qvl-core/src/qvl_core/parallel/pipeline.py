@@ -26,6 +26,7 @@ from qvl_core.batch import Batch
 from qvl_core.model import Plan, Qwen25VL
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
+from qvl_core.parallel.step_clock import Clock, SilentClock
 from qvl_core.parallel.world import World
 from qvl_core.params import Component, parameter_table
 from qvl_core.stage_part import flow_after
@@ -65,6 +66,8 @@ class Pipeline:
         self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
         self._outgoing: tuple[Tensor, int] | None = None
+        self.clock: Clock = SilentClock()
+        """Is told what begins: forward, backward, or an exchange between stages."""
 
     @property
     def is_last(self) -> bool:
@@ -89,18 +92,26 @@ class Pipeline:
             value, found = self._backward(batches[number], weights[number], in_flight.pop(number))
             loss += value
             accumulate(total, found)
-        self._deliver()
-        self._world.finish_sends()
+        self._finish_sends()
         return loss, total or [_zeros(parameter) for parameter in self.trainable]
 
     def losses(self, batch: Batch) -> NDArray[np.float32] | None:
-        """Give the loss of each row of `batch.loss_rows` on the last stage, None on the others. No gradient."""
-        held = self._forward(batch)
-        self._deliver()
-        self._world.finish_sends()
-        if not self.is_last:
-            return None
-        return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
+        """Give the loss of each row of `batch.loss_rows` on the last stage, None on the others. No gradient.
+
+        The model's cells are in evaluation mode meanwhile (`training` is False).
+        """
+        trains = self._model.training
+        if trains:
+            self._model.set_train(False)
+        try:
+            held = self._forward(batch)
+            self._finish_sends()
+            if not self.is_last:
+                return None
+            return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
+        finally:
+            if trains:
+                self._model.set_train(True)
 
     def is_finite(self, batch: Batch) -> bool:
         """Run a batch forward, and tell whether what this stage makes of it, or the losses, are finite numbers.
@@ -109,14 +120,14 @@ class Pipeline:
         """
         held = self._forward(batch)
         output = self._outgoing[0] if self._outgoing is not None else None
-        self._deliver()
-        self._world.finish_sends()
+        self._finish_sends()
         if self.is_last:
             output = self._model.losses_of(self._advance(held.plan, held.x), held.plan)
         return output is None or bool(np.isfinite(output.astype(ms.float32).asnumpy()).all())
 
     def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""
+        self.clock.switch("forward")
         plan = self._model.plan(batch)
         x = self._take(self._flow_shape(self._stage - 1, batch) if self._stage else None, self._stage - 1)
         is_wanted = x is not None and self._needs_gradient(self._stage, batch)
@@ -130,6 +141,8 @@ class Pipeline:
 
     def _backward(self, batch: Batch, weights_L: NDArray[np.float32], held: _InFlight) -> tuple[float, list[Tensor]]:
         """Receive the gradient of the output, give loss and gradients, send the gradient of the input."""
+        # The last stage has its forward still to do, in one call with the backward: `_scalar` says when it is over.
+        self.clock.switch("forward" if self.is_last else "backward")
         if self.is_last:
             self._deliver()
             seed: Tensor | None = Tensor(weights_L)
@@ -164,7 +177,9 @@ class Pipeline:
         """What is differentiated: the weighted loss, or the output times its gradient."""
         output = self._advance(plan, x)
         if self.is_last:
-            return mint.sum(self._model.losses_of(output, plan) * seed)
+            loss = mint.sum(self._model.losses_of(output, plan) * seed)
+            self.clock.switch("backward")
+            return loss
         return mint.sum(output * seed)
 
     def _advance(self, plan: Plan, x: Tensor | None) -> Tensor | None:
@@ -181,14 +196,26 @@ class Pipeline:
             return None
         if self._outgoing is not None and self._outgoing[1] == stage:
             x, self._outgoing = self._outgoing[0], None
-            return self._world.swap(x, shape, self._model.dtype, stage)
-        self._deliver()
-        return self._world.receive(shape, self._model.dtype, stage)
+            interrupted = self.clock.switch("stages")
+            found = self._world.swap(x, shape, self._model.dtype, stage)
+        else:
+            self._deliver()
+            interrupted = self.clock.switch("stages")
+            found = self._world.receive(shape, self._model.dtype, stage)
+        self.clock.switch(interrupted)
+        return found
 
     def _deliver(self) -> None:
         if self._outgoing is not None:
+            interrupted = self.clock.switch("stages")
             self._world.send(*self._outgoing)
             self._outgoing = None
+            self.clock.switch(interrupted)
+
+    def _finish_sends(self) -> None:
+        self._deliver()
+        self.clock.switch("stages")
+        self._world.finish_sends()
 
     def _flow_shape(self, stage: int, batch: Batch) -> tuple[int, ...] | None:
         """Give the shape of what `stage` sends to the next for a batch; None where it sends nothing."""

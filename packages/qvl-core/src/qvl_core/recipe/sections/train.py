@@ -157,8 +157,22 @@ class LogSection(Section):
     validate_every: int = Field(
         default=500,
         ge=1,
-        description="Steps between validations, at least 1; used where data.validation is stated. Default 500.",
+        description="Steps between validations, at least 1, and one after the last step; used where data.validation "
+        "is stated. Default 500.",
         examples=[500],
+    )
+    validate_first: bool = Field(
+        default=False,
+        description="Validate before the first step too: what the training starts from. Default false.",
+        examples=[True],
+    )
+    peak_tflops: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Peak of one device in TFLOP/s, dense, at the dtype that is trained with. With it the share that "
+        "the model makes use of (MFU) is told. Default: absent, no MFU.",
+        examples=[354.0],
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard files. Default true.", examples=[True])
 
