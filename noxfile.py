@@ -16,6 +16,8 @@ TORCH = "torch==2.13.0"
 PEFT = "peft==0.21.2"
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
 SUPPORTED = ("3.11", "3.12", "3.10")
+# Benchmarks that compare with torch: in a session of their own.
+NEED_TORCH = ("training_speed.py",)
 
 nox.options.sessions = ["lint", "types", "imports", "recipes", "tests"]
 nox.options.reuse_existing_virtualenvs = False
@@ -192,7 +194,17 @@ def bench(session: nox.Session) -> None:
     _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install("psutil")
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        session.run("python", str(script), *session.posargs)
+        if script.name not in NEED_TORCH:
+            session.run("python", str(script), *session.posargs)
+
+
+@nox.session(python=PYTHON, name="bench-torch")
+def bench_torch(session: nox.Session) -> None:
+    """Measure a training step against HF transformers on torch, gradients compared first; JSON; asserts no time."""
+    session.install(TORCH)
+    _install(session, *PACKAGES, mindspore=True)
+    for name in NEED_TORCH:
+        session.run("python", str(ROOT / "benchmarks" / name), *session.posargs)
 
 
 @nox.session(python=PYTHON)

@@ -1,15 +1,18 @@
 """Attention inside segments of a flat token axis, with grouped query heads.
 
-Shapes: T tokens, N query heads, K key/value heads (K divides N), H head size; S segments, L rows of a segment.
+Shapes: T tokens, N query heads, K key/value heads (K divides N), H head size; C segments of a group, L rows of one, Q
+queries and U keys in one.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, mint, ops
+from mindspore.ops import constexpr
 
 from qvl_core.kernels.announce import warn_once
 from qvl_core.kernels.segments import HIDDEN, SegmentGroup, Segments
+from qvl_core.kernels.softmax import softmax
 
 # ruff: noqa: RUF005 - jit reads neither [*pieces, piece] nor append.
 
@@ -28,61 +31,77 @@ def attention_reference(
     Query head n uses key/value head n // (N / K). With `causal` a token sees itself and what stands before it in its
     segment.
     """
-    q = q_TNH * scale
-    k, v = k_TKH, v_TKH
-    if segments.order is not None:
-        q, k, v = ops.gather(q, segments.order, 0), ops.gather(k, segments.order, 0), ops.gather(v, segments.order, 0)
+    heads, kv_heads, size = q_TNH.shape[1], k_TKH.shape[1], q_TNH.shape[2]
+    # One gather of rows brings tokens into the order of the groups and the rows of a head together. A transpose would
+    # do the second, at twenty times the cost on CPU.
+    q_rows, back = head_rows(segments, heads)
+    kv_rows, _ = head_rows(segments, kv_heads)
+    q = ops.gather((q_TNH * scale).reshape(-1, size), q_rows, 0)
+    k = ops.gather(k_TKH.reshape(-1, size), kv_rows, 0)
+    v = ops.gather(v_TKH.reshape(-1, size), kv_rows, 0)
     pieces: list[Tensor] = []
     for group in segments.groups:
-        pieces = pieces + _attend_group(q, k, v, group, causal, segments.most_scores)
+        first, last = group.start, group.start + group.rows
+        q_CNLH = _rows(q, first * heads, last * heads).reshape(group.count, heads, group.length, size)
+        k_CKLH = _rows(k, first * kv_heads, last * kv_heads).reshape(group.count, kv_heads, group.length, size)
+        v_CKLH = _rows(v, first * kv_heads, last * kv_heads).reshape(group.count, kv_heads, group.length, size)
+        pieces = pieces + _attend_group(
+            q_CNLH, k_CKLH, v_CKLH, _group_bias(group, causal), causal, segments.most_scores
+        )
     rows = pieces[0] if len(pieces) == 1 else mint.cat(pieces, 0)
-    return rows if segments.inverse is None else ops.gather(rows, segments.inverse, 0)
+    return ops.gather(rows, back, 0).reshape(q_TNH.shape)
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: SegmentGroup, causal: bool, most_scores: int) -> list[Tensor]:
-    """Return the outputs of one group of equal-length segments, in pieces of at most `most_scores` scores each."""
-    length, scores_of_one = group.length, q.shape[1] * group.length * group.length
-    bias = _group_bias(group, causal)
+@constexpr
+def head_rows(segments: Segments, heads: int) -> tuple[Tensor, Tensor]:
+    """Return the plan's own answer; constexpr: jit asks while compiling, a plan being a constant to it."""
+    return segments.head_rows(heads)
+
+
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, most_scores: int) -> list[Tensor]:
+    """Return the outputs [rows, H] of one group, in pieces of at most `most_scores` scores each."""
+    count, heads, length, size = q.shape
     pieces: list[Tensor] = []
-    if scores_of_one > most_scores:
-        for i in range(group.count):
-            pieces = pieces + _attend_in_chunks(q, k, v, group, i, causal, most_scores)
+    if heads * length * length > most_scores:
+        for i in range(count):
+            part = bias if bias is None or causal else bias[i : i + 1]
+            pieces = pieces + [_attend_in_chunks(q[i : i + 1], k[i : i + 1], v[i : i + 1], part, causal, most_scores)]
         return pieces
-    step = min(group.count, most_scores // scores_of_one)
-    for i in range(0, group.count, step):
-        count = min(step, group.count - i)
-        first, last = group.start + i * length, group.start + (i + count) * length
-        part = bias if bias is None or causal else bias[i : i + count]
-        pieces = pieces + [_attend(_rows(q, first, last), _rows(k, first, last), _rows(v, first, last), count, part)]
+    step = min(count, most_scores // (heads * length * length))
+    for i in range(0, count, step):
+        j = min(i + step, count)
+        part = bias if bias is None or causal else bias[i:j]
+        y = _attend(_rows(q, i, j), _rows(k, i, j), _rows(v, i, j), part)
+        pieces = pieces + [y.reshape(-1, size)]
     return pieces
 
 
-def _attend_in_chunks(
-    q: Tensor, k: Tensor, v: Tensor, group: SegmentGroup, i: int, causal: bool, most_scores: int
-) -> list[Tensor]:
+def _attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, most_scores: int) -> Tensor:
     """Return the outputs of one long segment, some queries at a time; causal chunks skip the keys they cannot see."""
-    length, first = group.length, group.start + i * group.length
-    step = max(1, most_scores // (q.shape[1] * length))
-    bias = _group_bias(group, causal)
+    heads, length, size = q.shape[1], q.shape[2], q.shape[3]
+    step = max(1, most_scores // (heads * length))
     pieces: list[Tensor] = []
     for a in range(0, length, step):
         b = min(a + step, length)
         seen = b if causal else length
-        if not causal:
-            part = bias if bias is None else bias[i : i + 1]
-        elif bias is not None:
-            part = bias[a:b, :seen]
-        else:
-            later = group.positions[:seen].expand_dims(0) > group.positions[a:b].expand_dims(1)
-            part = later.astype(ms.float32) * HIDDEN
-        keys, values = _rows(k, first, first + seen), _rows(v, first, first + seen)
-        pieces = pieces + [_attend(_rows(q, first + a, first + b), keys, values, 1, part)]
-    return pieces
+        part = bias
+        if causal:
+            part = _later(a, b, seen) if bias is None else bias[:, :, a:b, :seen]
+        pieces = pieces + [_attend(q[:, :, a:b], k[:, :, :seen], v[:, :, :seen], part)]
+    return mint.cat(pieces, 2).reshape(-1, size)
+
+
+def _later(first: int, last: int, seen: int) -> Tensor:
+    """Return fp32 [1, 1, last - first, seen] that hides the keys behind each of the queries first to last."""
+    later = ops.arange(seen).expand_dims(0) > ops.arange(first, last).expand_dims(1)
+    return (later.astype(ms.float32) * HIDDEN).expand_dims(0).expand_dims(0)
 
 
 def _group_bias(group: SegmentGroup, causal: bool) -> Tensor | None:
-    """Return what is added to the scores. Causal order hides the padding by itself, which is at the end."""
-    return group.causal_bias if causal else group.padding_bias
+    """Return what is added to the scores, 4-D: causal order hides the padding by itself, which is at the end."""
+    if not causal:
+        return group.padding_bias
+    return None if group.causal_bias is None else group.causal_bias.expand_dims(0).expand_dims(0)
 
 
 def _rows(x: Tensor, first: int, last: int) -> Tensor:
@@ -90,45 +109,34 @@ def _rows(x: Tensor, first: int, last: int) -> Tensor:
     return x if first == 0 and last == x.shape[0] else x[first:last]
 
 
-def _attend(q_TNH: Tensor, k_UKH: Tensor, v_UKH: Tensor, count: int, bias: Tensor | None) -> Tensor:
-    """Return the outputs of `count` segments of equal length; q may have fewer rows than k and v.
+def _attend(q_CNQH: Tensor, k_CKUH: Tensor, v_CKUH: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the outputs [C, N, Q, H] of C segments of Q queries and U keys each.
 
     The query heads of one key head are laid below each other, so that keys and values are never copied.
     """
-    rows, heads, size = q_TNH.shape
-    kv_heads, shared = k_UKH.shape[1], q_TNH.shape[1] // k_UKH.shape[1]
-    queries, keys = rows // count, k_UKH.shape[0] // count
+    count, heads, queries, size = q_CNQH.shape
+    kv_heads, keys = k_CKUH.shape[1], k_CKUH.shape[2]
+    shared = heads // kv_heads
     if keys == 1:
-        # A single key has the weight 1. Not only a short cut: in MindSpore 2.10 one backward of softmax over a dim of
-        # size 1 makes every later softmax gradient of that rank in the process wrong, silently.
-        return mint.broadcast_to(v_UKH.expand_dims(2), (rows, kv_heads, shared, size)).reshape(rows, heads, size)
-    if shared == 1:
-        q = q_TNH.reshape(count, queries, heads, size).swapaxes(1, 2)
-    else:
-        q = q_TNH.reshape(count, queries, kv_heads, shared, size).transpose(0, 2, 3, 1, 4)
-        q = q.reshape(count, kv_heads, shared * queries, size)
-    k = k_UKH.reshape(count, keys, kv_heads, size).swapaxes(1, 2)
-    v = v_UKH.reshape(count, keys, kv_heads, size).swapaxes(1, 2)
-    y = _WEIGHTED(_weights(_SCORES(q, k), shared, queries, bias, v.dtype), v)
-    if shared == 1:
-        return y.swapaxes(1, 2).reshape(rows, heads, size)
-    return y.reshape(count, kv_heads, shared, queries, size).transpose(0, 3, 1, 2, 4).reshape(rows, heads, size)
-
-
-def _weights(scores: Tensor, shared: int, queries: int, bias: Tensor | None, dtype: ms.Type) -> Tensor:
-    """Return softmax(scores + bias) over the keys; scores [S, K, shared * queries, keys], in fp32 until the end."""
-    shape = scores.shape
+        # A single key has the weight 1; and MindSpore's softmax over a dim of size 1 has to be kept away from.
+        return mint.tile(v_CKUH, (1, 1, shared, 1)).reshape(q_CNQH.shape)
+    q = q_CNQH if shared == 1 else q_CNQH.reshape(count, kv_heads, shared * queries, size)
+    scores = _SCORES(q, k_CKUH)
     if scores.dtype != ms.float32:
         scores = scores.astype(ms.float32)
     if bias is not None:
-        if shared > 1:
-            scores = scores.reshape(shape[0], shape[1], shared, queries, shape[3])
-            bias = bias if bias.ndim == 2 else bias.expand_dims(1)
-        scores = scores + bias
-    weights = ops.softmax(scores, -1)
-    if bias is not None and shared > 1:
-        weights = weights.reshape(shape)
-    return weights if dtype == ms.float32 else weights.astype(dtype)
+        scores = scores + _spread(bias, shared, scores.shape)
+    weights = softmax(scores)
+    if v_CKUH.dtype != ms.float32:
+        weights = weights.astype(v_CKUH.dtype)
+    return _WEIGHTED(weights, v_CKUH).reshape(q_CNQH.shape)
+
+
+def _spread(bias: Tensor, shared: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the bias in the shape of the scores: adding it by broadcasting takes ten times as long on CPU."""
+    if bias.shape[2] == 1:
+        return mint.tile(bias, (shape[0] // bias.shape[0], shape[1], shape[2], 1))
+    return mint.tile(bias, (shape[0] // bias.shape[0], shape[1], shared, 1))
 
 
 def attention_ascend(

@@ -1,23 +1,38 @@
-"""Rotary position embedding, rotate-half form. Shapes: T tokens or patches, N heads, H head size.
+"""Rotary position embedding with rotate-half pairing. Shapes: T tokens, N heads, H head size.
 
-The angles come ready-made (vision 2-D or M-RoPE): one cosine and one sine for each token and head dim.
+The tables hold one cosine and one sine for each token and head dim.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, mint, ops
+from mindspore.ops import constexpr
+
+_MATMUL = ops.MatMul()
 
 
 def rope_reference(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
     """Return x rotated by its token's angles: x * cos + rotate_half(x) * sin, in the dtype of x."""
+    tokens, heads, size = x_TNH.shape
     # fp32 inside: at position 30 000 a bf16 angle is off by whole turns.
     x32 = x_TNH if x_TNH.dtype == ms.float32 else x_TNH.astype(ms.float32)
-    half = x_TNH.shape[-1] // 2
-    # Slices, not mint.split: its gradient is silently wrong here (the pieces go straight into cat).
-    rotated = mint.cat((-x32[..., half:], x32[..., :half]), -1)
-    y = x32 * cos_TH.expand_dims(1) + rotated * sin_TH.expand_dims(1)
+    # On CPU slices inside a row and broadcast factors cost ten times the multiplications; these forms do not.
+    rotated = _MATMUL(x32.reshape(-1, size), _rotate_half(size)).reshape(tokens, -1)
+    cos, sin = mint.tile(cos_TH, (1, heads)), mint.tile(sin_TH, (1, heads))
+    y = (x32.reshape(tokens, -1) * cos + rotated * sin).reshape(tokens, heads, size)
     return y if x_TNH.dtype == ms.float32 else y.astype(x_TNH.dtype)
+
+
+@constexpr
+@cache
+def _rotate_half(size: int) -> Tensor:
+    """Return fp32 [H, H], the map (a, b) -> (-b, a) of a row's halves: 1 and -1 only, so products with it are exact."""
+    half = np.eye(size // 2, dtype=np.float32)
+    return Tensor(np.block([[0 * half, half], [-half, 0 * half]]))
 
 
 def rope_ascend(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ A plan is a constant to jit: build one per batch shape, outside the compiled fun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -81,11 +81,25 @@ class Segments:
     order: Tensor | None
     inverse: Tensor | None
     most_scores: int
+    _head_rows: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def total(self) -> int:
         """Give the number of tokens T."""
         return sum(self.lengths)
+
+    def head_rows(self, heads: int) -> tuple[Tensor, Tensor]:
+        """Give the way from rows [T * N], heads of a token together, to those of the groups, and the way back.
+
+        The rows of the groups are [R * N]: of each segment first all rows of its first head, then of its second, and so
+        on, so that a group is [count, N, length] without a copy. Kept, for all layers want the same.
+        """
+        if heads not in self._head_rows:
+            order = np.arange(self.total, dtype=np.int32) if self.order is None else self.order.asnumpy()
+            inverse = order if self.inverse is None else self.inverse.asnumpy()
+            tokens, places = _by_head(order, self.groups, heads)
+            self._head_rows[heads] = (Tensor(tokens), Tensor(places[inverse].reshape(-1)))
+        return self._head_rows[heads]
 
     @cached_property
     def fused_batches(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -174,3 +188,19 @@ def _rows(
             inverse[starts[i] : starts[i] + lengths[i]] = np.arange(row, row + lengths[i])
             row += width
     return np.concatenate(order).astype(np.int32), inverse
+
+
+def _by_head(
+    order: NDArray[np.int32], groups: Sequence[SegmentGroup], heads: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return (tokens [R * N], places [R, N]): the row of [T * N] at each place by head, and the place of each row."""
+    tokens: list[NDArray[np.int32]] = []
+    places = np.empty((len(order), heads), np.int32)
+    head_N1 = np.arange(heads, dtype=np.int32)[:, None]
+    for group in groups:
+        stretch = slice(group.start, group.start + group.rows)
+        of_group = order[stretch].reshape(group.count, 1, group.length) * heads + head_N1
+        tokens.append(of_group.reshape(-1))
+        laid_out = np.arange(of_group.size, dtype=np.int32).reshape(of_group.shape) + group.start * heads
+        places[stretch] = laid_out.swapaxes(1, 2).reshape(-1, heads)
+    return np.concatenate(tokens), places

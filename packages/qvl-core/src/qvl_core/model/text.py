@@ -3,14 +3,14 @@
 Tokens of all sequences lie flat, one sequence after another; `segments` says where each begins. Head counts follow from
 the width of the projections, so a cell with cut weights needs no other change.
 
-Legend: T tokens, D model width, N query heads, K key-value heads, G both kinds, H head size.
+Legend: T tokens, D model width, N query heads, K key-value heads, H head size.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from qvl_core import kernels
 from qvl_core.kernels.segments import Segments
@@ -47,12 +47,8 @@ class TextAttention(nn.Cell):
         self, x_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, segments: Segments, cache: AttentionCache | None
     ) -> Tensor:
         tokens = x_TD.shape[0]
-        q_TNH = self.q_proj(x_TD).reshape(tokens, -1, self.head_dim)
-        k_TKH = self.k_proj(x_TD).reshape(tokens, -1, self.head_dim)
-        heads = q_TNH.shape[1]
-        # One rotary call for both: its dozen small operations cost more than joining and parting.
-        qk_TGH = kernels.rope(ops.cat((q_TNH, k_TKH), 1), cos_TH, sin_TH)
-        q_TNH, k_TKH = qk_TGH[:, :heads], qk_TGH[:, heads:]
+        q_TNH = kernels.rope(self.q_proj(x_TD).reshape(tokens, -1, self.head_dim), cos_TH, sin_TH)
+        k_TKH = kernels.rope(self.k_proj(x_TD).reshape(tokens, -1, self.head_dim), cos_TH, sin_TH)
         v_TKH = self.v_proj(x_TD).reshape(tokens, -1, self.head_dim)
         if cache is None:
             out_TNH = kernels.attention(q_TNH, k_TKH, v_TKH, segments, causal=True, scale=self.scale)
