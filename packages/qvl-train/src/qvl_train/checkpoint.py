@@ -28,17 +28,25 @@ from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import whole_tensors_of
 
 STATE_FORMAT = 1
+RANDOMNESS = "from the seed and consumed_samples; no generator has a state of its own"
 _NAME = re.compile(r"step_(\d{6,})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What a run has to know beside weights and moments to go on; randomness follows from seed and sample count."""
+    """What a run has to know beside weights and moments to go on. `data_hash` is that of the samples it draws from.
+
+    No generator's state is kept: sample order, held-out split and dropout follow from `seed` and the sample count, as
+    `randomness` says in the file.
+    """
 
     step: int
     consumed_samples: int
     run_id: str
     has_optimizer: bool
+    data_hash: str = ""
+    seed: int | None = None
+    randomness: str = RANDOMNESS
     format: int = STATE_FORMAT
 
 
@@ -121,9 +129,16 @@ def read_optimizer(
         yield tensor.name, raw_to_float32(tensor.array, tensor.dtype)
 
 
-def prune(run: Path, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints (0 keeps all); give what was removed."""
-    removed = [path for _, path in list_steps(run)[keep:]] if keep else []
+def prune(run: Path, keep: int, *, newest: int | None = None) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints (0 keeps all); give what was removed.
+
+    Checkpoints of later steps than `newest`, which was just written, are left from before the run went on from an
+    older one: they go too, and never in place of it.
+    """
+    found = list_steps(run) if keep else []
+    left_over = [path for step, path in found if newest is not None and step > newest]
+    valid = [path for step, path in found if newest is None or step <= newest]
+    removed = [*left_over, *valid[keep:]]
     for path in removed:
         remove_folder(path)
     return removed

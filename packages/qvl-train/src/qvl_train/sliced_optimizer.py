@@ -19,7 +19,7 @@ from qvl_core.weights.optimizer_state import state_name
 
 from qvl_train.optimizer import AdamWSettings, Slot, make_slots, update_slot
 from qvl_train.slices import BUCKET_ELEMENTS, Bucket, plan_buckets, slice_length
-from qvl_train.stored_tensor import StoredTensor
+from qvl_train.stored_tensor import OwnPart, StoredTensor
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import Group
@@ -64,13 +64,14 @@ class SlicedAdamW:
             self._gather_weights(bucket)
 
     def stored(self) -> list[StoredTensor]:
-        """List the state; reading a tensor of it gathers its slices, so that all replicas have to read it."""
+        """List the state; reading a whole tensor of it gathers its slices, so that all replicas have to read it."""
         return [
             StoredTensor(
                 name=state_name(slot.name, kind),
                 dtype="F32",
                 shape=tuple(slot.parameter.shape),
                 read=self._reader(slot, value),
+                own=self._own(slot, value),
             )
             for slot in self._slots
             for kind, value in slot.state()
@@ -111,6 +112,13 @@ class SlicedAdamW:
         length = slice_length(array.size, self._group.size)
         part = np.ascontiguousarray(array).reshape(-1)[self._group.index * length : (self._group.index + 1) * length]
         return np.concatenate([part, np.zeros(length - len(part), np.float32)]).astype(np.float32)
+
+    def _own(self, slot: Slot, value: Parameter) -> OwnPart:
+        """Give this replica's slice without its filling."""
+        size, length = prod(slot.parameter.shape), slice_length(prod(slot.parameter.shape), self._group.size)
+        start = min(self._group.index * length, size)
+        stop = min(start + length, size)
+        return OwnPart(start=start, stop=stop, read=lambda: value.asnumpy()[: stop - start])
 
     def _reader(self, slot: Slot, value: Parameter) -> Callable[[], NDArray[Any]]:
         shape = tuple(slot.parameter.shape)
