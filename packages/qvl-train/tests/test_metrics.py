@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
+import struct
 from pathlib import Path
 
+import pytest
+from qvl_core.errors import DiskError
 from qvl_train.metrics import MetricsLog, read_metrics
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 
 def write_rows(folder: Path, steps: range, *, after: int = 0, tensorboard: bool = False) -> None:
@@ -49,3 +55,44 @@ def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
 def test_no_tensorboard_folder_otherwise(tmp_path: Path) -> None:
     write_rows(tmp_path, range(1, 3))
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_shows_the_numbers_and_hides_what_a_continuation_repeats(tmp_path: Path) -> None:
+    write_rows(tmp_path, range(1, 4), tensorboard=True)
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    events = [event_pb2.Event.FromString(data) for data in _records(file.read_bytes())]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (1, event_pb2.SessionLog.START)
+    values = [(event.step, event.summary.value[0].tag, event.summary.value[0].simple_value) for event in events[2:]]
+    assert values == [(step, "loss", pytest.approx(1 / step)) for step in (1, 2, 3)]
+
+
+def _records(data: bytes) -> list[bytes]:
+    found = []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+        assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc32c(data[12 : 12 + length])
+        found.append(data[12 : 12 + length])
+        data = data[16 + length :]
+    return found
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_row_that_does_not_fit_is_a_disk_error_and_leaves_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorboard: bool
+) -> None:
+    with MetricsLog(tmp_path, step=0, tensorboard=tensorboard) as log:
+        log.write({"step": 1, "loss": 1.0})
+        sizes = {path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Half a row more than what is there: the first write is a short one.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (min(sizes.values()) + 10, before[1]))
+        try:
+            with pytest.raises(DiskError, match="cannot be written: File too large"):
+                log.write({"step": 2, "loss": 2.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert {path: path.stat().st_size for path in sizes} == sizes
+        log.write({"step": 3, "loss": 3.0})
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 3]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 _BUFFER_BYTES = 1 << 16
 
@@ -94,7 +95,7 @@ class _DiskFile(io.RawIOBase):
     def fileno(self) -> int:
         return self._descriptor
 
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         return write(self._descriptor, data)
 
     def close(self) -> None:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from qvl_core.parallel.world import Json
 
 
-class Abandoned(RunError):
+class AbandonedError(RunError):
     """The work is not wanted any more: the run ends with another error."""
 
 
 class Work:
     """Runs `work` in a thread of its own, or, `in_line`, at once in the caller's.
 
-    `work` gets a function to call now and then, which raises Abandoned after `abandon`. It must not talk to other
+    `work` gets a function to call now and then, which raises AbandonedError after `abandon`. It must not talk to other
     ranks: the training loop does, at the same time.
     """
 
@@ -59,4 +59,4 @@ class Work:
 
     def _require_wanted(self) -> None:
         if self._unwanted.is_set():
-            raise Abandoned("this checkpoint is not wanted any more")
+            raise AbandonedError("this checkpoint is not wanted any more")

@@ -52,8 +52,9 @@ def commit(
 ) -> None:
     """Complete the temporary folder that all ranks have written to, and give it its name.
 
-    `written` has what each rank tells of its files, in rank order, `read_back` the same of checksums. A checkpoint of that name, left by a continuation from
-    an older one, is replaced. Raises RunError where copies of a weight differ, OutputError or DiskError.
+    `written` has what each rank tells of its files, in rank order, `read_back` the same of checksums. A checkpoint of
+    that name, left by a continuation from an older one, is replaced. Raises RunError where copies of a weight differ,
+    OutputError or DiskError.
     """
     require_equal_copies(written, layout, origin.spec, state.step)
     files = _merged([*written, *read_back])

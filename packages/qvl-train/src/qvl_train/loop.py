@@ -12,19 +12,19 @@ from typing import cast
 import mindspore as ms
 from qvl_core.model import Qwen25VL
 from qvl_core.parallel.pipeline import Pipeline
-from qvl_core.parallel.world import World
+from qvl_core.parallel.world import Json, World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import PreparedData, batches, validation_batches
 
-from qvl_train.agreement import together
-from qvl_train.checkpoint import TrainingState, prune
+from qvl_train.guarded_reports import GuardedReports
 from qvl_train.interrupt import Interrupt
 from qvl_train.optimizer import Optimizer
 from qvl_train.reports import Reports
-from qvl_train.save import Contents, save_checkpoint
+from qvl_train.run_saves import RunSaves
 from qvl_train.schedule import learning_rate
-from qvl_train.step import StepResult, TrainStep, validation_loss
+from qvl_train.snapshot import Contents
+from qvl_train.step import NotFiniteError, StepResult, TrainStep, validation_loss
 from qvl_train.stored_tensor import StoredTensor
 
 _DTYPE_NAMES = {ms.float32: "F32", ms.float16: "F16", ms.bfloat16: "BF16"}
@@ -45,6 +45,8 @@ class Job:
     source_revision: str
     steps: int
     first_step: int
+    consumed_samples: int = 0
+    """Samples that the steps before `first_step` took."""
     stamp: Callable[[str], None] = lambda name: None
     """Keeps the time at which something was reached first, for the launcher."""
 
@@ -64,12 +66,14 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     assert train is not None, "a recipe for training has [train]"
     place, replicas = job.world.place, job.world.layout.dp
     step, saved, signal_name = job.first_step, None, None
-    consumed = job.first_step * train.global_batch
+    consumed = job.consumed_samples
+    reports = GuardedReports(reports, go_on=train.save.on_error == "continue")
     with (
         Interrupt() as interrupt,
         batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
+        RunSaves(job, train, reports, lambda: _contents(job, train)) as saves,
     ):
-        take_step = _train_step(job, train, interrupt)
+        take_step = _train_step(job, train, interrupt, saves.message)
         while step < job.steps and signal_name is None:
             started = time.perf_counter()
             job.world.phase = f"step {step + 1}"
@@ -77,7 +81,12 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             fetched = time.perf_counter()
             step += 1
             lr = _rate(train, step, job.steps)
-            result = take_step(micro_batches, lr=lr, step=step)
+            try:
+                result = take_step(micro_batches, lr=lr, step=step)
+            except NotFiniteError as error:
+                saves.end_early(error.messages)
+                raise
+            saves.hear(result.messages)
             signal_name = result.signal_name
             job.stamp("first step")
             row = _row(step, lr, result, data_s=fetched - started, step_time_s=time.perf_counter() - started)
@@ -85,16 +94,17 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
                 reports.write(row)
             reports.advance(step, loss=result.loss, step_time_s=row["step_time_s"], tokens_per_s=row["tokens_per_s"])
             _validate(job, step, reports)
-            # The step that ends the run is saved below, once: saving a step again removes what was saved of it.
+            # The step that ends the run is saved below, once, and waited for.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
-                saved = _save(job, step)
+                saves.save(step)
         if step > job.first_step:
-            saved = _save(job, step)
-    _report_memory(job, reports)
+            saved = saves.save_last(step)
+        _report_memory(job, reports)
+        saves.require_reported()
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
 
 
-def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainStep:
+def _train_step(job: Job, train: TrainSection, interrupt: Interrupt, message: Callable[[], Json]) -> TrainStep:
     return TrainStep(
         job.pipeline,
         job.optimizer,
@@ -103,6 +113,7 @@ def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainSte
         clip_norm=train.optimizer.clip_norm,
         reduction=train.loss_reduction,
         asked_to_stop=lambda: interrupt.signal_name,
+        message=message,
     )
 
 
@@ -149,32 +160,9 @@ def _validate(job: Job, step: int, reports: Reports) -> None:
     reports.note(f"step {step}: validation loss {loss:.4f}")
 
 
-def _save(job: Job, step: int) -> Path:
-    train = job.recipe.train
-    assert train is not None
-    job.world.phase = f"saving step {step}"
-    path = save_checkpoint(
-        job.world,
-        job.folder,
-        TrainingState(
-            step=step,
-            consumed_samples=step * train.global_batch,
-            run_id=job.run_id,
-            has_optimizer=train.save.optimizer,
-        ),
-        Contents(weights=stored_weights(job.model), optimizer=job.optimizer.stored() if train.save.optimizer else None),
-        spec=job.recipe.spec,
-        side_files=Path(job.recipe.weights.source),
-        source_revision=job.source_revision,
-    )
-    keep = train.save.keep
-
-    def remove_old() -> None:
-        if job.world.rank == 0:
-            prune(job.folder, keep)
-
-    together(job.world, remove_old)
-    return path
+def _contents(job: Job, train: TrainSection) -> Contents:
+    state = job.optimizer.stored() if train.save.optimizer else None
+    return Contents(weights=stored_weights(job.model), optimizer=state)
 
 
 def stored_weights(model: Qwen25VL) -> list[StoredTensor]:

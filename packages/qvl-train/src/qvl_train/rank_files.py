@@ -52,8 +52,8 @@ def write_files(
 ) -> dict[str, Json]:
     """Write this rank's part of a checkpoint into its temporary folder, durably, and give what to tell of it.
 
-    That is the files, digests of all weights, and whether the state is cut over the replicas. `wanted` is called between pieces and raises where the checkpoint is not wanted any more. Raises OutputError or
-    DiskError.
+    That is the files, digests of all weights, and whether the state is cut over the replicas. `wanted` is called
+    between pieces and raises where the checkpoint is not wanted any more. Raises OutputError or DiskError.
     """
     _join_folder(folder)
     files: list[Json] = []
@@ -143,4 +143,3 @@ def _pieces(data: memoryview, wanted: Wanted) -> Iterator[memoryview]:
 
 def _dtypes(tensors: Sequence[Held]) -> dict[str, Json]:
     return {held.name: held.dtype for held in tensors}
-

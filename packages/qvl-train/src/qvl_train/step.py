@@ -28,12 +28,21 @@ from qvl_train.reduction import Reduction, count_units, loss_weights
 SHOWN_SAMPLES = 32
 
 
+class NotFiniteError(RunError):
+    """A NaN or infinity, raised on all ranks after the same exchange, whose `messages` it hands on."""
+
+    def __init__(self, text: str, messages: Sequence[Json]) -> None:
+        self.messages = tuple(messages)
+        super().__init__(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one step did, the same on all ranks but for its own times in seconds.
 
     `tokens` counts all tokens, `loss_tokens` those with a label. `signal_name` is the signal that asked any rank to
-    stop. The split of the time since the last step's exchange is the mean over the ranks.
+    stop. `messages` are what the callers on all ranks had to tell each other, in rank order. The split of the time
+    since the last step's exchange is the mean over the ranks.
     """
 
     loss: float
@@ -47,6 +56,7 @@ class StepResult:
     communication_s: float
     waiting_s: float
     signal_name: str | None
+    messages: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,7 @@ class _Report:
     communication_s: float
     waiting_s: float
     signal_name: str | None
+    message: Json
 
 
 class TrainStep:
@@ -77,6 +88,7 @@ class TrainStep:
         clip_norm: float,
         reduction: Reduction,
         asked_to_stop: Callable[[], str | None] = lambda: None,
+        message: Callable[[], Json] = lambda: None,
     ) -> None:
         self._pipeline = pipeline
         self._optimizer = optimizer
@@ -84,6 +96,7 @@ class TrainStep:
         self._clip_norm = clip_norm
         self._reduction: Reduction = reduction
         self._asked_to_stop = asked_to_stop
+        self._message = message
         table = {row.name: row for row in parameter_table(spec, world.layout)}
         rows = [table[name] for name in optimizer.names]
         self._copy_sums = CopySums(world, rows)
@@ -119,6 +132,7 @@ class TrainStep:
             communication_s=_mean(report.communication_s for report in reports),
             waiting_s=_mean(report.waiting_s for report in reports),
             signal_name=next((report.signal_name for report in reports if report.signal_name), None),
+            messages=tuple(report.message for report in reports),
         )
 
     def _total_units(self, micro_batches: Sequence[Batch]) -> int:
@@ -140,6 +154,7 @@ class TrainStep:
             communication_s=communication_s,
             waiting_s=waiting_s,
             signal_name=self._asked_to_stop(),
+            message=self._message(),
         )
         return [_Report(**cast("dict[str, Any]", found)) for found in self._world.exchange(asdict(report))]
 
@@ -147,15 +162,16 @@ class TrainStep:
         self, loss: float, norm: float, reports: Sequence[_Report], micro_batches: Sequence[Batch], step: int
     ) -> None:
         """Raise the same RunError on all ranks, naming samples of the replicas concerned, unless both are finite."""
+        messages = [report.message for report in reports]
         bad = {place.dp for report, place in self._placed(reports) if not math.isfinite(report.loss)}
         if bad or not math.isfinite(loss):
             mine = self._names_of_bad_loss(micro_batches) if self._world.place.dp in bad else []
-            raise RunError(_not_finite("loss", loss, step, self._all_names(mine)))
+            raise NotFiniteError(_not_finite("loss", loss, step, self._all_names(mine)), messages)
         if not math.isfinite(norm):
             # A sum over all samples of all replicas: whose it was cannot be told any more.
             is_first = self._world.place.pp == 0 and self._world.place.tp == 0
             names = [name for batch in micro_batches for name in batch.sample_ids] if is_first else []
-            raise RunError(_not_finite("gradient norm", norm, step, self._all_names(names)))
+            raise NotFiniteError(_not_finite("gradient norm", norm, step, self._all_names(names)), messages)
 
     def _names_of_bad_loss(self, micro_batches: Sequence[Batch]) -> list[str]:
         """Run this replica's micro batches forward once more, to name only those whose loss is not finite."""

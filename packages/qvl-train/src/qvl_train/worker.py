@@ -137,6 +137,7 @@ def _prepare_job(
         source_revision=str(record["weights"]),
         steps=count_steps(recipe.train, data),
         first_step=start.state.step if start is not None else 0,
+        consumed_samples=start.state.consumed_samples if start is not None else 0,
         stamp=board.stamp,
     )
 
