@@ -87,12 +87,13 @@ def save(tmp_path: Path) -> Any:
         sliced: bool = False,
         change: Change = unchanged,
         in_background: bool = False,
+        step: int = 3,
     ) -> list[Path | Exception]:
         def work(world: Any) -> Path:
             return save_checkpoint(
                 world,
                 tmp_path / folder,
-                TrainingState(step=3, consumed_samples=12, run_id="r", has_optimizer=True),
+                TrainingState(step=step, consumed_samples=4 * step, run_id="r", has_optimizer=True),
                 contents_of(world, sliced=sliced, change=change),
                 spec=SPEC,
                 side_files=side_files,
@@ -252,9 +253,8 @@ def test_copies_that_differ_in_a_bit_stop_the_run_before_anything_is_saved(
 def test_a_damaged_file_is_found_by_the_rank_whose_share_it_is_and_all_take_the_older_checkpoint(
     save: Any, tmp_path: Path
 ) -> None:
-    save("run")
     run = tmp_path / "run"
-    (run / "step_000003").rename(run / "step_000004")
+    save("run", step=4)
     save("run")
     for file in ("rank-pp001-tt000.safetensors", "optimizer-pp001-tt001.safetensors"):
         damaged = run / "step_000004" / file

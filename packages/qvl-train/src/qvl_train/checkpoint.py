@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.durable import remove_folder
+from qvl_core import disk
+from qvl_core.durable import explained, remove_folder
 from qvl_core.errors import OutputError, Problem, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate
@@ -28,6 +31,7 @@ from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import whole_tensors_of
 
 STATE_FORMAT = 1
+ASIDE_MARK = ".set-aside-"
 RANDOMNESS = "from the seed and consumed_samples; no generator has a state of its own"
 _NAME = re.compile(r"step_(\d{6,})")
 
@@ -84,6 +88,8 @@ def open_checkpoint(path: Path, *, part: int = 0, parts: int = 1) -> Checkpoint:
     for name, record in folder.manifest.files.items():
         if record.checksum is not None and checksum_of_file(path / name) != record.checksum:
             raise WeightsError(_damaged(path / name, "is not what its checksum says"))
+    if (match := _NAME.fullmatch(path.name)) and state.step != int(match[1]):
+        raise WeightsError(_damaged(path / STATE_NAME, f"is that of step {state.step}"))
     if not state.has_optimizer:
         message = "holds weights only (train.save.optimizer = false), so the run cannot go on from it as it was"
         fix = f'start a new run from its weights: --set weights.source="{path}" --set output.dir=runs/another_name'
@@ -95,12 +101,35 @@ def open_checkpoint(path: Path, *, part: int = 0, parts: int = 1) -> Checkpoint:
 
 
 def check_requested(run: Path, requested: Path) -> None:
-    """Raise InputError unless `--resume DIR` names a checkpoint of this run; its contents are not compared yet."""
+    """Raise InputError unless `--resume DIR` names a checkpoint of this run; its contents are not compared yet.
+
+    Where it cannot be used, the error names the nearest one that can.
+    """
     if requested.resolve().parent != run.resolve():
         message = f"--resume names a checkpoint outside this run's folder {run}"
         fix = f'start a new run from its weights: --set weights.source="{requested}"'
         raise OutputError(Problem(where=str(requested), message=message, fix=fix))
-    open_sharded_folder(requested)
+    if _NAME.fullmatch(requested.resolve().name) is None:
+        message, fix = "is not named like a checkpoint", f"a folder such as {run}/step_000500"
+        raise OutputError(Problem(where=str(requested), key="--resume", message=message, fix=fix))
+    with naming_nearest(run, requested):
+        open_sharded_folder(requested)
+
+
+@contextmanager
+def naming_nearest(run: Path, requested: Path) -> Iterator[None]:
+    """Let a WeightsError about a requested checkpoint name the nearest one that is complete and undamaged."""
+    try:
+        yield
+    except WeightsError as error:
+        wanted = step_of(requested)
+        for step, path in sorted(list_steps(run), key=lambda found: abs(found[0] - wanted)):
+            with suppress(WeightsError):
+                if step != wanted and open_checkpoint(path):
+                    fix = f"the nearest checkpoint that can be used: --resume {path}"
+                    raise WeightsError([replace(problem, fix=fix) for problem in error.problems]) from error
+        fix = "no checkpoint of this run can be used: start again in another folder: --set output.dir=runs/another_name"
+        raise WeightsError([replace(problem, fix=fix) for problem in error.problems]) from error
 
 
 def read_weights(
@@ -142,6 +171,28 @@ def prune(run: Path, keep: int, *, newest: int | None = None) -> list[Path]:
     for path in removed:
         remove_folder(path)
     return removed
+
+
+def step_of(path: Path) -> int:
+    """Give the step that a checkpoint's name tells."""
+    match = _NAME.fullmatch(path.resolve().name)
+    assert match is not None, f"{path} is not named like a checkpoint"
+    return int(match[1])
+
+
+def set_aside_later(run: Path, step: int) -> list[Path]:
+    """Give the checkpoints after `step` names that are no checkpoint's, and tell them; they are never removed."""
+    aside = []
+    for found, path in list_steps(run):
+        if found > step:
+            number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{path}{ASIDE_MARK}{n}"))
+            aside.append(path.with_name(f"{path.name}{ASIDE_MARK}{number}"))
+            with explained(path):
+                disk.rename(path, aside[-1])
+    if aside:
+        with explained(run):
+            disk.sync_folder(run)
+    return aside
 
 
 def _read_state(path: Path) -> TrainingState:
