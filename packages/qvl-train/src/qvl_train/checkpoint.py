@@ -122,14 +122,21 @@ def naming_nearest(run: Path, requested: Path) -> Iterator[None]:
     try:
         yield
     except WeightsError as error:
-        wanted = step_of(requested)
-        for step, path in sorted(list_steps(run), key=lambda found: abs(found[0] - wanted)):
-            with suppress(WeightsError):
-                if step != wanted and open_checkpoint(path):
-                    fix = f"the nearest checkpoint that can be used: --resume {path}"
-                    raise WeightsError([replace(problem, fix=fix) for problem in error.problems]) from error
-        fix = "no checkpoint of this run can be used: start again in another folder: --set output.dir=runs/another_name"
+        nearest = _nearest_usable(run, step_of(requested))
+        if nearest is not None:
+            fix = f"the nearest checkpoint that can be used: --resume {nearest}"
+        else:
+            fix = "none of this run can be used: start again in another folder: --set output.dir=runs/another_name"
         raise WeightsError([replace(problem, fix=fix) for problem in error.problems]) from error
+
+
+def _nearest_usable(run: Path, wanted: int) -> Path | None:
+    others = [(abs(step - wanted), path) for step, path in list_steps(run) if step != wanted]
+    for _, path in sorted(others, key=lambda other: other[0]):
+        with suppress(WeightsError):
+            open_checkpoint(path)
+            return path
+    return None
 
 
 def read_weights(

@@ -52,8 +52,9 @@ class TensorBoard:
         now = time.time()
         with explained(self._folder):
             make_folder(self._folder)
-        # Readers take files in the order of this name.
-        file = AppendFile(self._folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}")
+        # Readers take files in the order of their names; two of one second need two of them.
+        name = f"events.out.tfevents.{int(now)}.{int(now % 1 * 1e6):06d}.{socket.gethostname()}.{os.getpid()}"
+        file = AppendFile(self._folder / name)
         start = SessionLog(status=SessionLog.START)
         head = [
             Event(wall_time=now, file_version="brain.Event:2"),
