@@ -7,6 +7,7 @@ are made in rank order.
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Meetings:
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     places: dict[tuple[int, ...], tuple[threading.Barrier, dict[int, Any]]] = field(default_factory=dict)
+    mail: dict[tuple[int, int], queue.Queue[Any]] = field(default_factory=dict)
 
     def meet(self, ranks: tuple[int, ...], rank: int, value: Any) -> list[Any]:
         """Give what every rank of the set brought, in order."""
@@ -40,6 +42,18 @@ class Meetings:
         finally:
             self.turn.acquire()
         return values
+
+    def post(self, sender: int, receiver: int, value: Any) -> None:
+        self.mail.setdefault((sender, receiver), queue.Queue()).put(value)
+
+    def fetch(self, sender: int, receiver: int) -> Any:
+        """Wait for the next thing that one rank has sent to another."""
+        box = self.mail.setdefault((sender, receiver), queue.Queue())
+        self.turn.release()
+        try:
+            return box.get(timeout=PATIENCE_S)
+        finally:
+            self.turn.acquire()
 
     def abort(self) -> None:
         for barrier, _ in self.places.values():
@@ -97,6 +111,24 @@ class ThreadWorld:
         self.tied = ThreadGroup(meetings, tied, rank) if tied else None
         self.times = SimpleNamespace(communication_s=0.0, waiting_s=0.0)
         self.phase = ""
+        self._meetings = meetings
+
+    def send(self, x: Any, stage: int) -> None:
+        self._meetings.post(self.rank, self.pipeline.ranks[stage], x.asnumpy().copy())
+
+    def receive(self, shape: tuple[int, ...], dtype: str, stage: int) -> Any:
+        from mindspore import Tensor
+
+        array = self._meetings.fetch(self.pipeline.ranks[stage], self.rank)
+        assert array.shape == shape
+        return Tensor(array)
+
+    def swap(self, x: Any, shape: tuple[int, ...], dtype: str, stage: int) -> Any:
+        self.send(x, stage)
+        return self.receive(shape, dtype, stage)
+
+    def finish_sends(self) -> None:
+        pass
 
     def exchange(self, value: Any) -> list[Any]:
         return [json.loads(text) for text in self._meet(json.dumps(value))]
