@@ -39,7 +39,7 @@ class Log:
 
 
 class Recorder:
-    """Puts itself in the place of `qvl_core.disk` below `root`, which has to be empty: `expect` says what a cut may show.
+    """Puts itself in the place of `qvl_core.disk` below `root`, which is empty; `expect` says what a cut may show.
 
     The operations are done as well, so that what is recorded can read what it wrote; only syncs are left out.
     """

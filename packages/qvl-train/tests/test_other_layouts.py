@@ -1,7 +1,8 @@
 """Runs of several ranks in threads: saved in the background, cut over replicas or not, and continued in other layouts.
 
-MindSpore's kernels of several threads get along as long as no gradient is computed through a collective, as tp does:
-tp is in the tests that start processes. fp32 sums are added in another order in another layout: losses within 1e-5 (relative), the limit of the layout tests.
+MindSpore's threads get along as long as no gradient is computed through a collective, as tp does: tp is in the tests
+that start processes. fp32 sums are added in another order in another layout: losses within 1e-5 (relative), the limit
+of the layout tests.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ NOTHING = None
 
 
 def contents(world: Any, step: int) -> Contents:
-    """Give weights, and for some of them moments, that tell the step; the moments in slices where there are replicas."""
+    """Give weights, and for some of them moments, that tell the step; moments in slices where there are replicas."""
 
     def stored(name: str, array: NDArray[Any]) -> StoredTensor:
         return StoredTensor(name=name, dtype="F32", shape=array.shape, read=lambda: array)

@@ -107,6 +107,7 @@ class RunSaves:
         together(self._job.world, check)
 
     def __enter__(self) -> RunSaves:
+        self._saver.prepare(self._contents())
         return self
 
     def __exit__(

@@ -86,15 +86,24 @@ class Saver:
         self._buffers = HostBuffers()
         self._has_copies = world.layout.world_size > 1
         self._pending: _Pending | None = None
+        self._preparation: Work | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether a save is under way."""
         return self._pending is not None
 
+    def prepare(self, contents: Contents) -> None:
+        """Take the memory for copies like these in the background, so that the first save is as quick as the others."""
+        if self._in_background:
+            self._preparation = self._begin(lambda wanted: self._prepared(contents))
+
     def start(self, state: TrainingState, contents: Contents) -> None:
         """Copy what this rank holds and begin to write it. There must be no other save under way."""
         assert self._pending is None, "one save at a time"
+        if self._preparation is not None:
+            self._preparation.wait()
+            self._preparation = None
         started = time.perf_counter()
         is_first = self._world.place.dp == 0
         if self._in_background:
@@ -176,6 +185,10 @@ class Saver:
             self._pending.work.wait()
         else:
             self._pending.work.abandon()
+
+    def _prepared(self, contents: Contents) -> dict[str, Json]:
+        self._buffers.prepare(contents, is_first_replica=self._world.place.dp == 0)
+        return {}
 
     def _begin(self, work: Callable[[Callable[[], None]], dict[str, Json]]) -> Work:
         return Work(work, in_line=not self._in_background)

@@ -17,6 +17,9 @@ from qvl_core.weights.safetensors_header import DTYPE_BYTES
 
 from qvl_train.stored_tensor import StoredTensor
 
+# A bfloat16 is kept as its bits.
+_NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
@@ -58,6 +61,10 @@ class Snapshot:
     weights: Sequence[Held]
     optimizer: Sequence[Held] | None
 
+    def all(self) -> tuple[Held, ...]:
+        """Give weights and optimizer state."""
+        return (*self.weights, *(self.optimizer or ()))
+
     @property
     def is_cut(self) -> bool:
         """Whether optimizer state is cut over the replicas, so that each of them writes."""
@@ -65,10 +72,20 @@ class Snapshot:
 
 
 class HostBuffers:
-    """Memory for snapshots, taken at the first save and used again by the later ones: one snapshot at a time."""
+    """Memory for snapshots, used again from save to save: one snapshot at a time."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[Any]] = {}
+
+    def prepare(self, contents: Contents, *, is_first_replica: bool) -> None:
+        """Take the memory before the first save needs it: the system hands out pages ten times slower than it copies.
+
+        Reads no tensor, so that it may run beside the first steps.
+        """
+        for held in present_values(contents, is_first_replica=is_first_replica).all():
+            self._buffers[held.name] = np.zeros(held.stop - held.start, _NUMPY[held.dtype])
+            # Zeros are not in memory before they are written.
+            self._buffers[held.name].fill(0)
 
     def snapshot(self, contents: Contents, *, is_first_replica: bool) -> Snapshot:
         """Copy what this rank holds. Whole optimizer state is the first replica's to write: others leave it out."""
