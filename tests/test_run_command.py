@@ -110,7 +110,7 @@ def signal_after(process: subprocess.Popen[str], step: int, number: signal.Signa
 
 def losses(folder: Path) -> list[tuple[int, float, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows]
+    return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows if "loss" in row]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -142,6 +142,28 @@ def test_a_kill_loses_at_most_the_steps_since_the_last_checkpoint(
     assert again.returncode == 0, output
     assert losses(project / folder) == straight
     assert not [path.name for path in (project / folder).iterdir() if ".tmp-" in path.name or ".trash-" in path.name]
+
+
+def test_a_named_checkpoint_goes_on_in_another_layout_with_zero1(
+    project: Path, straight: list[tuple[int, float, float]]
+) -> None:
+    shutil.copytree(project / "straight", project / "moved")
+    words = ("--resume", "moved/step_000002", "--set", "layout.tp=2", "--set", "layout.dp=2")
+    words = (*words, "--set", "layout.zero1=true", "--set", "train.micro_batch=2")
+    process = start(project, "moved", *words)
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    assert "train.micro_batch: here 2, there 4" in output
+    process = start(project, "moved", *words, "--accept-changes")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "going on with these changes:\n  train.micro_batch: here 2, there 4" in output
+    assert "training from step 2 to step 6" in output
+    found = losses(project / "moved")
+    assert found[:2] == straight[:2]
+    # fp32 sums in another order.
+    assert [row[1] for row in found] == pytest.approx([row[1] for row in straight], rel=1e-5)
+    assert (project / "moved" / "step_000006" / "rank-pp000-tt001.safetensors").is_file()
 
 
 def test_of_two_runs_in_one_folder_one_is_refused_with_the_others_process(project: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from qvl_core import durable
+from qvl_core import disk, durable
 from qvl_core.durable import (
     LOCK_NAME,
     FolderLock,
@@ -21,7 +21,7 @@ from qvl_core.durable import (
     remove_leftovers,
     require_free,
 )
-from qvl_core.errors import OutputError, RunError, WeightsError
+from qvl_core.errors import DiskError, OutputError, WeightsError
 
 HOLD = """
 import sys
@@ -57,14 +57,13 @@ def test_atomic_write_replaces_bytes_and_text(tmp_path):
     assert names_in(tmp_path) == ["x.json"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("call", ["sync", "rename"])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), Interrupted()])
 def test_a_failed_atomic_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, call, error):
     path = tmp_path / "x"
     atomic_write(path, b"old")
-    target = os if call == "fsync" else Path
-    monkeypatch.setattr(target, call, fail(error))
-    with pytest.raises((RunError, Interrupted)):
+    monkeypatch.setattr(disk, call, fail(error))
+    with pytest.raises((DiskError, Interrupted)):
         atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert names_in(tmp_path) == ["x"]
@@ -72,18 +71,18 @@ def test_a_failed_atomic_write_leaves_the_old_content_and_nothing_else(tmp_path,
 
 def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
     calls = []
-    real_sync, real_replace = os.fsync, Path.replace
+    real_sync, real_rename = os.fsync, disk.rename
 
     def sync(descriptor):
         calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
         real_sync(descriptor)
 
-    def replace(self, target):
+    def rename(old, new):
         calls.append("rename")
-        return real_replace(self, target)
+        real_rename(old, new)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(disk, "rename", rename)
     atomic_write(tmp_path / "x", b"data")
     assert calls == ["file", "rename", "folder"]
 
@@ -91,9 +90,9 @@ def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_return(tmp_
 @pytest.mark.parametrize(
     ("code", "kind", "exit_code"),
     [
-        (errno.ENOSPC, RunError, 1),
-        (errno.EDQUOT, RunError, 1),
-        (errno.EFBIG, RunError, 1),
+        (errno.ENOSPC, DiskError, 1),
+        (errno.EDQUOT, DiskError, 1),
+        (errno.EFBIG, DiskError, 1),
         (errno.EROFS, OutputError, 2),
         (errno.EACCES, OutputError, 2),
     ],
@@ -108,7 +107,7 @@ def test_disk_errors_fail_the_run_and_wrong_places_are_wrong_input(tmp_path, mon
 
 def test_a_full_disk_says_what_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(RunError, match=r"No space left on device; [0-9.]+ GiB are free there"):
+    with pytest.raises(DiskError, match=r"No space left on device; [0-9.]+ GiB are free there"):
         atomic_write(tmp_path / "x", b"data")
 
 
@@ -215,7 +214,7 @@ def test_removal_takes_the_name_away_first(tmp_path, monkeypatch):
     folder = tmp_path / "step"
     folder.mkdir()
     (folder / "x").write_text("")
-    monkeypatch.setattr(durable.shutil, "rmtree", fail(Interrupted()))
+    monkeypatch.setattr(disk, "unlink", fail(Interrupted()))
     with pytest.raises(Interrupted):
         remove_folder(folder)
     assert not folder.exists()
@@ -328,7 +327,7 @@ def test_a_lock_that_was_let_go_names_nobody(tmp_path):
 
 def test_a_full_disk_is_no_matter_of_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "ftruncate", fail(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(RunError, match="No space left on device"), FolderLock(tmp_path):
+    with pytest.raises(DiskError, match="No space left on device"), FolderLock(tmp_path):
         pytest.fail("no lock was taken")
 
 

@@ -13,8 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "recipes" / "tiny"
 
-# `thread_worlds` lies beside this file; `sharded_folders` writes folders of any layout, the tests of qvl-core have it.
+# `thread_worlds` lies beside this file; `sharded_folders` writes folders of any layout and `power_cut` is a disk that
+# loses power: the tests of qvl-core have them.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests"))
 sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests" / "weights"))
 
 RECIPE = """\

@@ -17,8 +17,7 @@ from qvl_core.params import parameter_table
 from qvl_core.specs import ModelSpec, load_spec
 from qvl_core.specs.load import shipped_config_path
 from qvl_core.weights.safetensors_header import read_header
-from qvl_train import checkpoint
-from qvl_train import save as saving
+from qvl_train import checkpoint, commit
 from qvl_train.checkpoint import TrainingState
 from qvl_train.resume import choose_checkpoint
 from qvl_train.save import Contents, save_checkpoint
@@ -281,7 +280,7 @@ def test_a_failing_save_leaves_nothing_behind(save: Any, tmp_path: Path, monkeyp
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "write_manifest", fail)
+    monkeypatch.setattr(commit, "write_manifest", fail)
     with pytest.raises(Exception, match="No space left"):
         save(2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["step_000001"]

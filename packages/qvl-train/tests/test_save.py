@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from qvl_core import disk
 from qvl_core.errors import QvlError, RunError
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate
@@ -18,13 +21,12 @@ from qvl_core.specs.hf_config import to_hf_config
 from qvl_core.weights.manifest import rank_tensors
 from qvl_core.weights.sharding import cut
 from qvl_core.weights.whole_tensors import open_whole_tensors
-from qvl_train import save as saving
 from qvl_train.checkpoint import TrainingState, read_optimizer, read_weights
 from qvl_train.export import export_hf
 from qvl_train.resume import choose_checkpoint
 from qvl_train.save import Contents, save_checkpoint
 from qvl_train.slices import slice_length
-from qvl_train.stored_tensor import StoredTensor
+from qvl_train.stored_tensor import OwnPart, StoredTensor
 from sharded_folders import divisible_spec
 from thread_worlds import run_ranks
 
@@ -51,19 +53,21 @@ def contents_of(world: Any, *, sliced: bool, change: Change) -> Contents:
     arrays = local(world.layout, world.place)
     weights = [stored(name, change(world, name, array)) for name, array in arrays.items()]
     moments = {f"{name}.moment1": -array for name, array in arrays.items() if name in MATRICES}
-    reader = gathered if sliced else (lambda world, array: lambda: array)
-    return Contents(weights=weights, optimizer=[stored(n, a, reader(world, a)) for n, a in moments.items()])
+    state = [sliced_tensor(world, n, a) if sliced else stored(n, a) for n, a in moments.items()]
+    return Contents(weights=weights, optimizer=state)
 
 
-def stored(name: str, array: NDArray[Any], read: Callable[[], NDArray[Any]] | None = None) -> StoredTensor:
-    return StoredTensor(name=name, dtype="F32", shape=array.shape, read=read or (lambda: array))
+def stored(name: str, array: NDArray[Any]) -> StoredTensor:
+    return StoredTensor(name=name, dtype="F32", shape=array.shape, read=lambda: array)
 
 
-def gathered(world: Any, array: NDArray[Any]) -> Callable[[], NDArray[Any]]:
-    """Give what reads an array of which this replica has a slice only, as ZeRO-1 does."""
+def sliced_tensor(world: Any, name: str, array: NDArray[Any]) -> StoredTensor:
+    """Give a tensor of which this replica has a slice only, as ZeRO-1 does; nobody may gather it to save it."""
     length = slice_length(array.size, world.data.size)
-    own = array.reshape(-1)[world.data.index * length : (world.data.index + 1) * length]
-    return lambda: np.concatenate(world.data._meet(own)).reshape(array.shape)
+    start = min(world.data.index * length, array.size)
+    stop = min(start + length, array.size)
+    own = OwnPart(start=start, stop=stop, read=lambda: array.reshape(-1)[start:stop].copy())
+    return StoredTensor(name=name, dtype="F32", shape=array.shape, read=lambda: pytest.fail("gathered"), own=own)
 
 
 def unchanged(world: Any, name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -77,22 +81,58 @@ def save(tmp_path: Path) -> Any:
     (side_files / "config.json").write_text(json.dumps(to_hf_config(SPEC)))
 
     def run(
-        folder: str, layout: Layout = EIGHT, *, sliced: bool = False, change: Change = unchanged
+        folder: str,
+        layout: Layout = EIGHT,
+        *,
+        sliced: bool = False,
+        change: Change = unchanged,
+        in_background: bool = False,
+        step: int = 3,
     ) -> list[Path | Exception]:
         def work(world: Any) -> Path:
             return save_checkpoint(
                 world,
                 tmp_path / folder,
-                TrainingState(step=3, consumed_samples=12, run_id="r", has_optimizer=True),
+                TrainingState(step=step, consumed_samples=4 * step, run_id="r", has_optimizer=True),
                 contents_of(world, sliced=sliced, change=change),
                 spec=SPEC,
                 side_files=side_files,
                 source_revision="test",
+                in_background=in_background,
             )
 
         return run_ranks(layout, work)
 
     return run
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give a function that makes every write into files of a name fail, after the file has been made."""
+
+    def fill(name: str) -> None:
+        names: dict[int, str] = {}
+
+        def opening(real: Any) -> Any:
+            def call(path: Path, mode: int) -> int:
+                descriptor = real(path, mode)
+                names[descriptor] = path.name
+                return descriptor
+
+            return call
+
+        def writing(real: Any) -> Any:
+            def call(descriptor: int, *data: Any) -> int:
+                if name in names[descriptor]:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return real(descriptor, *data)
+
+            return call
+
+        for call, wrap in (("create", opening), ("join", opening), ("write", writing), ("write_at", writing)):
+            monkeypatch.setattr(disk, call, wrap(getattr(disk, call)))
+
+    return fill
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -117,9 +157,11 @@ def test_replicas_and_their_slices_make_the_same_files_as_one_replica(save: Any,
     save("one", Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 2)))
     save("two")
     save("sliced", sliced=True)
+    save("background", sliced=True, in_background=True)
     one = files_of(tmp_path / "one" / "step_000003")
     assert files_of(tmp_path / "two" / "step_000003") == one
     assert files_of(tmp_path / "sliced" / "step_000003") == one
+    assert files_of(tmp_path / "background" / "step_000003") == one
 
 
 @pytest.mark.parametrize("layout", [OTHER, EIGHT, Layout.single(SPEC)])
@@ -153,35 +195,25 @@ def test_a_checkpoint_of_any_layout_is_exported_whole(save: Any, tmp_path: Path)
 # What must not happen goes no further than the rank that it happens on.
 
 
+@pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize("sliced", [False, True])
 @pytest.mark.parametrize("file", ["rank-pp001-tt001.safetensors", "optimizer-pp000-tt000.safetensors"])
 def test_a_full_disk_on_one_rank_is_the_error_of_all_and_leaves_nothing(
-    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sliced: bool, file: str
+    save: Any, tmp_path: Path, full_disk: Any, sliced: bool, file: str, in_background: bool
 ) -> None:
-    write = saving.write_safetensors
-
-    def fail(path: Path, tensors: Any) -> Any:
-        if path.name == file:
-            # After the first tensor: what the replicas gather has begun.
-            list(tensors[0].chunks())
-            raise RunError(f"{path.name}: cannot be written: No space left on device")
-        return write(path, tensors)
-
-    monkeypatch.setattr(saving, "write_safetensors", fail)
-    results = save("run", sliced=sliced)
+    full_disk(file)
+    results = save("run", sliced=sliced, in_background=in_background)
     assert all(isinstance(error, QvlError) for error in results), results
     assert all(f"{file}: cannot be written: No space left" in str(error) for error in results)
     assert {error.exit_code for error in results} == {1}
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("file", ["state.json", "manifest.json"])
 def test_a_failure_of_the_first_rank_is_the_error_of_all_too(
-    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    save: Any, tmp_path: Path, full_disk: Any, file: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(saving, "write_manifest", fail)
+    full_disk(file)
     results = save("run")
     assert all("No space left" in str(error) for error in results), results
     assert list((tmp_path / "run").iterdir()) == []
@@ -215,15 +247,14 @@ def test_copies_that_differ_in_a_bit_stop_the_run_before_anything_is_saved(
     for error in save("run", change=one_bit(place, weight)):
         assert isinstance(error, RunError)
         assert str(error).startswith(f"{weight} should be the same on {ranks}, and is not after step 3")
-    assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_damaged_file_is_found_by_the_rank_whose_share_it_is_and_all_take_the_older_checkpoint(
     save: Any, tmp_path: Path
 ) -> None:
-    save("run")
     run = tmp_path / "run"
-    (run / "step_000003").rename(run / "step_000004")
+    save("run", step=4)
     save("run")
     for file in ("rank-pp001-tt000.safetensors", "optimizer-pp001-tt001.safetensors"):
         damaged = run / "step_000004" / file

@@ -1,9 +1,9 @@
 """Writing that survives a crash: new files, atomic replacement, folders that appear complete or not at all, locks.
 
-Every durable write of qvl goes through this module: create, write, fsync, rename, fsync of the folder. Temporary
-names lie in the target's own folder, so that the rename never crosses a file system, and are created exclusively, so
-that a planted symlink is not followed. A read-only or missing place is an OutputError, a full or failing disk a
-RunError.
+Every durable write of qvl goes through this module, and from here through the operations of `disk`: create, write,
+fsync, rename, fsync of the folder. Temporary names lie in the target's own folder, so that the rename never crosses a
+file system, and are created exclusively, so that a planted symlink is not followed. A read-only or missing place is an
+OutputError, a full or failing disk a DiskError.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from qvl_core.errors import OutputError, Problem, QvlError, RunError
+from qvl_core import disk
+from qvl_core.errors import DiskError, OutputError, Problem, QvlError
 from qvl_core.input_file import OUT_OF_RESOURCES, exhausted, open_regular_file, printable
 
 LOCK_NAME = ".lock"
@@ -31,8 +32,8 @@ TEMPORARY_MARK = ".tmp-"
 TRASH_MARK = ".trash-"
 
 # Never writable for everyone, whatever the umask; the umask takes away more.
-_FILE_MODE = 0o664
-_FOLDER_MODE = 0o775
+FILE_MODE = 0o664
+FOLDER_MODE = 0o775
 # How long a process that holds a lock may take until it has named itself, in steps of 10 ms.
 _NAMING_STEPS = 100
 # Others that finish here may take the folder away a few times; where nothing can be made (/proc), it stays away.
@@ -47,10 +48,11 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         try:
             with new_file(temporary) as file:
                 file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            temporary.replace(path)
-            sync_folder(path.parent)
+            disk.rename(temporary, path)
+            disk.sync_folder(path.parent)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                disk.unlink(temporary)
             raise
 
 
@@ -61,15 +63,15 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     The folder's entry is not synced: the caller does that once for all files of the folder.
     """
     with explained(path):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, _FILE_MODE)
+        descriptor = disk.create(path, FILE_MODE)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with disk.buffered(descriptor) as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                disk.sync(descriptor)
         except BaseException:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                disk.unlink(path)
             raise
 
 
@@ -85,24 +87,30 @@ def new_folder(target: Path) -> Iterator[Path]:
     with explained(target):
         make_folder(target.parent)
         temporary = target.with_name(_temporary_name(target.name))
-        temporary.mkdir(mode=_FOLDER_MODE)
+        disk.make_folder(temporary, FOLDER_MODE)
         try:
             yield temporary
             for folder, _, _ in os.walk(temporary):
-                sync_folder(Path(folder))
+                disk.sync_folder(Path(folder))
             rename_folder(temporary, target)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(temporary)
             raise
-        sync_folder(target.parent)
+        disk.sync_folder(target.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it where they are missing, none of them writable for everyone."""
+    """Make a folder and those above it where they are missing, durably, none of them writable for everyone."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         # `Path.mkdir(parents=True)` would give the mode to the last one only.
-        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        try:
+            disk.make_folder(folder, FOLDER_MODE)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        disk.sync_folder(folder.parent)
 
 
 def require_free(target: Path) -> None:
@@ -122,9 +130,21 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves nothing under its own name: rename first, then delete."""
     trash = path.with_name(f"{path.name}{TRASH_MARK}{uuid.uuid4().hex[:8]}")
     with explained(path):
-        path.rename(trash)
-        sync_folder(path.parent)
-        shutil.rmtree(trash)
+        disk.rename(path, trash)
+        disk.sync_folder(path.parent)
+        remove_tree(trash)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it, where a crash in between does no harm. Raises OSError."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            disk.unlink(Path(folder, name))
+        for name in folders:
+            # A link to a folder is listed among the folders.
+            inner = Path(folder, name)
+            (disk.unlink if inner.is_symlink() else disk.remove_empty_folder)(inner)
+    disk.remove_empty_folder(path)
 
 
 def remove_leftovers(folder: Path) -> tuple[str, ...]:
@@ -137,20 +157,16 @@ def remove_leftovers(folder: Path) -> tuple[str, ...]:
         for entry in sorted(folder.iterdir()):
             if TEMPORARY_MARK in entry.name or TRASH_MARK in entry.name:
                 if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
+                    remove_tree(entry)
                 else:
-                    entry.unlink()
+                    disk.unlink(entry)
                 removed.append(entry.name)
     return tuple(removed)
 
 
 def sync_folder(path: Path) -> None:
     """Put a folder's entries (names of new, renamed and removed files) on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    disk.sync_folder(path)
 
 
 class FolderLock:
@@ -195,7 +211,7 @@ class FolderLock:
             with explained(path):
                 try:
                     make_folder(self._folder)
-                    descriptor = os.open(path, flags, _FILE_MODE)
+                    descriptor = os.open(path, flags, FILE_MODE)
                 except (FileNotFoundError, FileExistsError):
                     attempts -= 1
                     if not attempts or (os.path.lexists(self._folder) and not self._folder.is_dir()):
@@ -221,7 +237,7 @@ class FolderLock:
     def _refusal(self, error: OSError, found: bytes) -> QvlError:
         where = printable(str(self._folder))
         if error.errno in _DISK_ERRORS:
-            return RunError(f"{where}: cannot be written: {error.strerror}{_free_space(self._folder)}")
+            return DiskError(f"{where}: cannot be written: {error.strerror}{_free_space(self._folder)}")
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             message = f"the file system cannot lock files ({error.strerror})"
             return OutputError(Problem(where=where, message=message, fix="put the output on a local disk"))
@@ -236,7 +252,7 @@ class FolderLock:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError into an error for people: OutputError for a wrong place, RunError for a full or broken disk."""
+    """Turn an OSError into an error for people: OutputError for a wrong place, DiskError for a full or broken disk."""
     try:
         yield
     except OSError as error:
@@ -244,7 +260,7 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in OUT_OF_RESOURCES:
             raise exhausted(where, error) from error
         if error.errno in _DISK_ERRORS:
-            raise RunError(f"{where}: cannot be written: {reason}{_free_space(path)}") from error
+            raise DiskError(f"{where}: cannot be written: {reason}{_free_space(path)}") from error
         fix = "choose another output folder, or make this one writable"
         raise OutputError(Problem(where=where, message=f"cannot be written: {reason}", fix=fix)) from error
 
@@ -253,7 +269,7 @@ def rename_folder(temporary: Path, target: Path) -> None:
     """Give a folder its name. Raises OutputError if something is there; an empty folder may be."""
     try:
         # Renaming onto an existing folder works only if that folder is empty, and is atomic.
-        temporary.rename(target)
+        disk.rename(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise OutputError(_taken(target)) from None

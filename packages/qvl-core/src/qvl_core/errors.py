@@ -79,5 +79,9 @@ class RunError(QvlError):
     """A run that started and failed."""
 
 
+class DiskError(RunError):
+    """A disk that is full or fails: what was being written is not there, what was there before is."""
+
+
 class InputChangedError(RunError):
     """A file was written, replaced, shortened or removed while it was read: what was read of it is worth nothing."""

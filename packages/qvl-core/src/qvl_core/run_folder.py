@@ -9,8 +9,8 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,17 @@ FREE_TO_CHANGE = (
     *("eval", "generation", "extends"),
 )
 
+# What decides which tensors there are, of the model and of its optimizer: no checkpoint has those of other settings.
+NEVER_TO_CHANGE = ("task", "model", "train.lora", "train.optimizer.name")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What `run.json` holds. `hashes` are those of data and weights; `result` is there once the run has finished."""
+    """What `run.json` holds. `hashes` are those of data and weights; `result` is there once the run has finished.
+
+    `recipe` and `hashes` are what the run goes on with, `versions` what it began with. `history` has an entry for each
+    continuation that was not as before: see `changed`.
+    """
 
     run_id: str
     recipe: Mapping[str, Any]
@@ -47,6 +54,7 @@ class RunRecord:
     started: str
     command: tuple[str, ...]
     result: Mapping[str, Any] | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def start(cls, recipe: Mapping[str, Any], hashes: Mapping[str, str]) -> RunRecord:
@@ -60,6 +68,40 @@ class RunRecord:
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
             command=tuple(Path(sys.argv[0]).name if i == 0 else word for i, word in enumerate(sys.argv)),
         )
+
+    def known_versions(self) -> dict[str, str]:
+        """Give the versions that the run was last continued with."""
+        versions = dict(self.versions)
+        for entry in self.history:
+            versions.update({name: new for name, (_, new) in entry["versions"].items()})
+        return versions
+
+    def data_hashes(self) -> set[str]:
+        """Give the hashes of all data that the run has used, with consent, so far."""
+        earlier = {entry["hashes"]["data"][0] for entry in self.history if "data" in entry["hashes"]}
+        return earlier | {self.hashes["data"]}
+
+    def changed(
+        self, recipe: Mapping[str, Any], hashes: Mapping[str, str], differences: Sequence[str], *, step: int
+    ) -> RunRecord:
+        """Give the record of a continuation after `step` with these (accepted) differences and today's versions.
+
+        The entry in the history: `at`, `after_step`, `differences` as they were shown, and [before, now] of each hash
+        and version that is another one. Without any there is no entry.
+        """
+        known, now = self.known_versions(), installed_versions()
+        versions = {name: [known.get(name), now.get(name)] for name in _different(known, now)}
+        changed = {name: [self.hashes.get(name), hashes.get(name)] for name in _different(self.hashes, hashes)}
+        if not (differences or versions):
+            return self
+        entry = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "after_step": step,
+            "differences": list(differences),
+            "hashes": changed,
+            "versions": versions,
+        }
+        return replace(self, recipe=recipe, hashes=hashes, history=(*self.history, entry))
 
     def write(self, folder: Path) -> None:
         """Write `run.json`, whole or not at all."""
@@ -101,7 +143,8 @@ def read_record(folder: Path) -> RunRecord | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (version := content.pop("format")) != RECORD_FORMAT:
             raise ValueError(f"format {version}; this version reads {RECORD_FORMAT}")
-        return RunRecord(**{**content, "command": tuple(content["command"])})
+        tuples = {"command": tuple(content["command"]), "history": tuple(content.get("history", ()))}
+        return RunRecord(**{**content, **tuples})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"is not the record of a run: {error}"
         raise OutputError(Problem(where=str(path), key="output.dir", message=message, fix=_ELSE)) from error
@@ -116,9 +159,12 @@ def recipe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> li
     return [
         (key, flat_ours.get(key), flat_theirs.get(key))
         for key in sorted(flat_ours.keys() | flat_theirs.keys())
-        if flat_ours.get(key) != flat_theirs.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        if flat_ours.get(key) != flat_theirs.get(key) and not _is_below(key, FREE_TO_CHANGE)
     ]
+
+
+def _is_below(key: str, tables: Iterable[str]) -> bool:
+    return any(key == table or key.startswith(f"{table}.") for table in tables)
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -130,18 +176,40 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", json.loads(json.dumps(value))
 
 
-def check_continues(record: RunRecord, folder: Path, recipe: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Raise OutputError unless the folder's run is this one: same computed settings, same data, same weights."""
+def check_continues(
+    record: RunRecord, folder: Path, recipe: Mapping[str, Any], hashes: Mapping[str, str], *, accept: bool = False
+) -> list[str]:
+    """Raise OutputError unless the folder's run is this one: same computed settings, same data, same weights.
+
+    With `accept` it may differ, except in what its checkpoints cannot be continued with; the differences are given.
+    """
     differences = recipe_differences(recipe, record.recipe)
     rows = [f"{key}: here {ours!r}, there {theirs!r}" for key, ours, theirs in differences]
     rows += [
         f"{name} hash: here {hashes.get(name, 'none')[:12]}, there {record.hashes.get(name, 'none')[:12]}"
-        for name in sorted(hashes.keys() | record.hashes.keys())
-        if hashes.get(name) != record.hashes.get(name)
+        for name in _different(hashes, record.hashes)
     ]
+    refused = [key for key, _, _ in differences if _is_below(key, NEVER_TO_CHANGE)]
+    if accept and not refused:
+        return rows
     if rows:
         message = f"belongs to another run ({record.run_id}, started {record.started}):\n" + "\n".join(rows[:20])
-        raise OutputError(Problem(where=str(folder / RUN_FILE), key="output.dir", message=message, fix=_ELSE))
+        fix = f"{_ELSE}\nor go on with the changes: --accept-changes"
+        if refused:
+            message += f"\n{', '.join(refused)}: its checkpoints hold other tensors than such a run has"
+            fix = _ELSE
+        raise OutputError(Problem(where=str(folder / RUN_FILE), key="output.dir", message=message, fix=fix))
+    return []
+
+
+def version_changes(record: RunRecord) -> list[str]:
+    """List, as text, what is installed in another version than when the run was last continued."""
+    known, now = record.known_versions(), installed_versions()
+    return [f"{name}: here {now.get(name, 'none')}, there {known.get(name, 'none')}" for name in _different(known, now)]
+
+
+def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
 def check_unchanged(record: RunRecord | None, folder: Path) -> None:

@@ -24,7 +24,8 @@ TASK_PACKAGES = {"sft": "qvl-train", "eval": "qvl-eval", "infer": "qvl-eval"}
 class RunOptions:
     """What the command line of `qvl run` says besides the recipe.
 
-    `resume` is "auto", "never" or the path of a checkpoint; `node_rank` is None where the recipe has one node.
+    `resume` is "auto", "never" or the path of a checkpoint; with `accept_changes` a run is continued although recipe,
+    data or starting weights are not what they were. `node_rank` is None where the recipe has one node.
     `start_workers` is there where the recipe needs several processes, in the process that starts them: it starts
     them, and gives None when all have done their work, or the name of the signal that made them stop early. It
     raises the error of the rank that failed first. In the workers themselves it is None.
@@ -33,6 +34,7 @@ class RunOptions:
     dry_run: bool = False
     resume: str = "auto"
     reshard: bool = False
+    accept_changes: bool = False
     node_rank: int | None = None
     debug: bool = False
     start_workers: Callable[[], str | None] | None = None

@@ -28,7 +28,7 @@ def test_every_command_has_help(qvl, command: str) -> None:
 def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
     # The options are a contract with scripts; whoever adds one changes this test on purpose.
     wanted = {
-        "run": {"--set", "--dry-run", "--resume", "--reshard", "--node-rank", "--help"},
+        "run": {"--set", "--dry-run", "--resume", "--reshard", "--accept-changes", "--node-rank", "--help"},
         "check": {"--set", "--format", "--help"},
         "show": {"--set", "--params", "--help"},
         "recipes": {"--help"},

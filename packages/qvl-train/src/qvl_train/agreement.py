@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qvl_core.parallel.world import Json, World
 
 
-_PRECEDENCE_S = 0.1
+PRECEDENCE_S = 0.1
 
 
 class OtherRankError(QvlError):
@@ -43,7 +43,7 @@ def together(world: World, work: Callable[[], Json]) -> list[Json]:
         assert isinstance(answer, dict)
         if "error" in answer:
             # The launcher shows the first error of all: that has to be the one of the rank that it happened on.
-            time.sleep(_PRECEDENCE_S)
+            time.sleep(PRECEDENCE_S)
             raise OtherRankError(f"{answer['error']}\n(on rank {rank})", int(str(answer["exit_code"])))
         values.append(answer["value"])
     return values

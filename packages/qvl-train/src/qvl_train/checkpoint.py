@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.durable import remove_folder
+from qvl_core import disk
+from qvl_core.durable import explained, remove_folder
 from qvl_core.errors import OutputError, Problem, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate
@@ -28,17 +31,26 @@ from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import whole_tensors_of
 
 STATE_FORMAT = 1
+ASIDE_MARK = ".set-aside-"
+RANDOMNESS = "from the seed and consumed_samples; no generator has a state of its own"
 _NAME = re.compile(r"step_(\d{6,})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What a run has to know beside weights and moments to go on; randomness follows from seed and sample count."""
+    """What a run has to know beside weights and moments to go on. `data_hash` is that of the samples it draws from.
+
+    No generator's state is kept: sample order, held-out split and dropout follow from `seed` and the sample count, as
+    `randomness` says in the file.
+    """
 
     step: int
     consumed_samples: int
     run_id: str
     has_optimizer: bool
+    data_hash: str = ""
+    seed: int | None = None
+    randomness: str = RANDOMNESS
     format: int = STATE_FORMAT
 
 
@@ -76,6 +88,8 @@ def open_checkpoint(path: Path, *, part: int = 0, parts: int = 1) -> Checkpoint:
     for name, record in folder.manifest.files.items():
         if record.checksum is not None and checksum_of_file(path / name) != record.checksum:
             raise WeightsError(_damaged(path / name, "is not what its checksum says"))
+    if (match := _NAME.fullmatch(path.name)) and state.step != int(match[1]):
+        raise WeightsError(_damaged(path / STATE_NAME, f"is that of step {state.step}"))
     if not state.has_optimizer:
         message = "holds weights only (train.save.optimizer = false), so the run cannot go on from it as it was"
         fix = f'start a new run from its weights: --set weights.source="{path}" --set output.dir=runs/another_name'
@@ -87,12 +101,42 @@ def open_checkpoint(path: Path, *, part: int = 0, parts: int = 1) -> Checkpoint:
 
 
 def check_requested(run: Path, requested: Path) -> None:
-    """Raise InputError unless `--resume DIR` names a checkpoint of this run; its contents are not compared yet."""
+    """Raise InputError unless `--resume DIR` names a checkpoint of this run; its contents are not compared yet.
+
+    Where it cannot be used, the error names the nearest one that can.
+    """
     if requested.resolve().parent != run.resolve():
         message = f"--resume names a checkpoint outside this run's folder {run}"
         fix = f'start a new run from its weights: --set weights.source="{requested}"'
         raise OutputError(Problem(where=str(requested), message=message, fix=fix))
-    open_sharded_folder(requested)
+    if _NAME.fullmatch(requested.resolve().name) is None:
+        message, fix = "is not named like a checkpoint", f"a folder such as {run}/step_000500"
+        raise OutputError(Problem(where=str(requested), key="--resume", message=message, fix=fix))
+    with naming_nearest(run, requested):
+        open_sharded_folder(requested)
+
+
+@contextmanager
+def naming_nearest(run: Path, requested: Path) -> Iterator[None]:
+    """Let a WeightsError about a requested checkpoint name the nearest one that is complete and undamaged."""
+    try:
+        yield
+    except WeightsError as error:
+        nearest = _nearest_usable(run, step_of(requested))
+        if nearest is not None:
+            fix = f"the nearest checkpoint that can be used: --resume {nearest}"
+        else:
+            fix = "none of this run can be used: start again in another folder: --set output.dir=runs/another_name"
+        raise WeightsError([replace(problem, fix=fix) for problem in error.problems]) from error
+
+
+def _nearest_usable(run: Path, wanted: int) -> Path | None:
+    others = [(abs(step - wanted), path) for step, path in list_steps(run) if step != wanted]
+    for _, path in sorted(others, key=lambda other: other[0]):
+        with suppress(WeightsError):
+            open_checkpoint(path)
+            return path
+    return None
 
 
 def read_weights(
@@ -121,12 +165,41 @@ def read_optimizer(
         yield tensor.name, raw_to_float32(tensor.array, tensor.dtype)
 
 
-def prune(run: Path, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints (0 keeps all); give what was removed."""
-    removed = [path for _, path in list_steps(run)[keep:]] if keep else []
+def prune(run: Path, keep: int, *, newest: int | None = None) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints (0 keeps all); give what was removed.
+
+    Checkpoints of later steps than `newest`, which was just written, are left from before the run went on from an
+    older one: they go too, and never in place of it.
+    """
+    found = list_steps(run) if keep else []
+    left_over = [path for step, path in found if newest is not None and step > newest]
+    valid = [path for step, path in found if newest is None or step <= newest]
+    removed = [*left_over, *valid[keep:]]
     for path in removed:
         remove_folder(path)
     return removed
+
+
+def step_of(path: Path) -> int:
+    """Give the step that a checkpoint's name tells."""
+    match = _NAME.fullmatch(path.resolve().name)
+    assert match is not None, f"{path} is not named like a checkpoint"
+    return int(match[1])
+
+
+def set_aside_later(run: Path, step: int) -> list[Path]:
+    """Give the checkpoints after `step` names that are no checkpoint's, and tell them; they are never removed."""
+    aside = []
+    for found, path in list_steps(run):
+        if found > step:
+            number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{path}{ASIDE_MARK}{n}"))
+            aside.append(path.with_name(f"{path.name}{ASIDE_MARK}{number}"))
+            with explained(path):
+                disk.rename(path, aside[-1])
+    if aside:
+        with explained(run):
+            disk.sync_folder(run)
+    return aside
 
 
 def _read_state(path: Path) -> TrainingState:

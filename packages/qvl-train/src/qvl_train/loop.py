@@ -11,21 +11,21 @@ from typing import cast
 import mindspore as ms
 from qvl_core.model import Qwen25VL
 from qvl_core.parallel.pipeline import Pipeline
-from qvl_core.parallel.world import World
+from qvl_core.parallel.world import Json, World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import PreparedData, batches
 
-from qvl_train.agreement import together
-from qvl_train.checkpoint import TrainingState, prune
+from qvl_train.guarded_reports import GuardedReports
 from qvl_train.interrupt import Interrupt
 from qvl_train.memory import host_peak_gib
 from qvl_train.meter import Meter
 from qvl_train.optimizer import Optimizer
 from qvl_train.reports import Reports
-from qvl_train.save import Contents, save_checkpoint
+from qvl_train.run_saves import RunSaves
 from qvl_train.schedule import learning_rate
-from qvl_train.step import StepResult, TrainStep
+from qvl_train.snapshot import Contents
+from qvl_train.step import NotFiniteError, StepResult, TrainStep
 from qvl_train.stored_tensor import StoredTensor
 from qvl_train.straggler import Stragglers
 from qvl_train.time_table import TimeTable
@@ -49,6 +49,8 @@ class Job:
     source_revision: str
     steps: int
     first_step: int
+    consumed_samples: int = 0
+    """Samples that the steps before `first_step` took."""
     stamp: Callable[[str], None] = lambda name: None
     """Keeps the time at which something was reached first, for the launcher."""
 
@@ -68,15 +70,17 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     assert train is not None, "a recipe for training has [train]"
     place, replicas = job.world.place, job.world.layout.dp
     step, saved, signal_name = job.first_step, None, None
-    consumed = job.first_step * train.global_batch
+    consumed = job.consumed_samples
+    reports = GuardedReports(reports, go_on=train.save.on_error == "continue")
     stragglers = Stragglers(job.world.layout, cast("list[str]", job.world.exchange(socket.gethostname())))
     meter, table = _meter(job, train), TimeTable()
     clock = meter.clock
     with (
         Interrupt() as interrupt,
         batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
+        RunSaves(job, train, reports, lambda: _contents(job, train)) as saves,
     ):
-        take_step = _train_step(job, train, meter, interrupt)
+        take_step = _train_step(job, train, meter, interrupt, saves.message)
         if step == 0 and is_due(job, 0):
             with table.between("validation", clock):
                 validate(job, 0, reports)
@@ -87,7 +91,12 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             clock.switch("other")
             step += 1
             lr = _rate(train, step, job.steps)
-            result = take_step(micro_batches, lr=lr, step=step)
+            try:
+                result = take_step(micro_batches, lr=lr, step=step)
+            except NotFiniteError as error:
+                saves.end_early(error.messages)
+                raise
+            saves.hear(result.messages)
             signal_name = result.signal_name
             job.stamp("first step")
             assert result.measures is not None, "there is a meter"
@@ -107,14 +116,15 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             if is_due(job, step):
                 with table.between("validation", clock):
                     validate(job, step, reports)
-            # The step that ends the run is saved below, once: saving a step again removes what was saved of it.
+            # The step that ends the run is saved below, once, and waited for.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
                 with table.between("saving", clock):
-                    saved = _save(job, step)
+                    saves.save(step)
         if step > job.first_step:
             with table.between("saving", clock):
-                saved = _save(job, step)
-    _report_memory(job, reports)
+                saved = saves.save_last(step)
+        _report_memory(job, reports)
+        saves.require_reported()
     for line in table.lines():
         reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
@@ -130,7 +140,9 @@ def _meter(job: Job, train: TrainSection) -> Meter:
     )
 
 
-def _train_step(job: Job, train: TrainSection, meter: Meter, interrupt: Interrupt) -> TrainStep:
+def _train_step(
+    job: Job, train: TrainSection, meter: Meter, interrupt: Interrupt, message: Callable[[], Json]
+) -> TrainStep:
     return TrainStep(
         job.pipeline,
         job.optimizer,
@@ -140,6 +152,7 @@ def _train_step(job: Job, train: TrainSection, meter: Meter, interrupt: Interrup
         reduction=train.loss_reduction,
         meter=meter,
         asked_to_stop=lambda: interrupt.signal_name,
+        message=message,
     )
 
 
@@ -168,32 +181,9 @@ def _row(step: int, lr: float, result: StepResult) -> dict[str, float]:
     }
 
 
-def _save(job: Job, step: int) -> Path:
-    train = job.recipe.train
-    assert train is not None
-    job.world.phase = f"saving step {step}"
-    path = save_checkpoint(
-        job.world,
-        job.folder,
-        TrainingState(
-            step=step,
-            consumed_samples=step * train.global_batch,
-            run_id=job.run_id,
-            has_optimizer=train.save.optimizer,
-        ),
-        Contents(weights=stored_weights(job.model), optimizer=job.optimizer.stored() if train.save.optimizer else None),
-        spec=job.recipe.spec,
-        side_files=Path(job.recipe.weights.source),
-        source_revision=job.source_revision,
-    )
-    keep = train.save.keep
-
-    def remove_old() -> None:
-        if job.world.rank == 0:
-            prune(job.folder, keep)
-
-    together(job.world, remove_old)
-    return path
+def _contents(job: Job, train: TrainSection) -> Contents:
+    state = job.optimizer.stored() if train.save.optimizer else None
+    return Contents(weights=stored_weights(job.model), optimizer=state)
 
 
 def stored_weights(model: Qwen25VL) -> list[StoredTensor]:

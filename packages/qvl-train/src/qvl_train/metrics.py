@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from qvl_core.durable import atomic_write
+
+from qvl_train.append_file import AppendFile
+from qvl_train.tensorboard import TensorBoard
 
 Row = Mapping[str, float | int | str | Sequence[str] | Sequence[float]]
 
@@ -16,32 +19,22 @@ Row = Mapping[str, float | int | str | Sequence[str] | Sequence[float]]
 class MetricsLog:
     """Append rows to `metrics.jsonl` and, when asked, to `tensorboard/`. Use it as a context manager.
 
-    Opening it for a run that resumes at `step` drops the rows of later steps, which the run is about to repeat.
+    Opening it for a run that resumes at `step` drops the rows of later steps, which the run is about to repeat. On a
+    full disk a call raises DiskError, and leaves no part of a row behind: the next call may work again.
     """
 
     def __init__(self, folder: Path, *, step: int, tensorboard: bool) -> None:
         self._path = folder / "metrics.jsonl"
         _drop_rows_after(self._path, step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board: Any = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._file = AppendFile(self._path)
+        self._board = TensorBoard(folder / "tensorboard", purge_step=step + 1) if tensorboard else None
 
     def write(self, row: Row) -> None:
         """Append one row; it must have a `step`. Numbers also go to TensorBoard under their own key."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._file.append((json.dumps(row) + "\n").encode())
         if self._board is not None:
-            # One event for the whole row: `add_scalar` writes one for each number, some 50 microseconds each.
-            self._board.file_writer.add_summary(self._summary(row), row["step"])
-
-    def _summary(self, row: Row) -> Any:
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        numbers = {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
-        return Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in numbers.items()])
+            numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
+            self._board.write(cast("int", row["step"]), numbers)
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.errors import RunError, WeightsError
+from qvl_core.errors import Problem, RunError, WeightsError
 
 from qvl_train.agreement import together
-from qvl_train.checkpoint import Checkpoint, check_requested, list_steps, open_checkpoint
+from qvl_train.checkpoint import Checkpoint, check_requested, list_steps, naming_nearest, open_checkpoint
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import World
@@ -38,12 +38,29 @@ def choose_checkpoint(world: World, run: Path, resume: str, say: Callable[[str],
     return None
 
 
+def require_own(checkpoint: Checkpoint, run_id: str, data_hashes: Collection[str]) -> None:
+    """Raise WeightsError if a checkpoint was put here from another run, or goes on from data that this run never had.
+
+    `data_hashes` are those of now and of the run's accepted past; a checkpoint of an older version tells none.
+    """
+    state = checkpoint.state
+    if state.run_id != run_id:
+        message = f"belongs to run {state.run_id}; this folder's run is {run_id}"
+    elif state.data_hash and state.data_hash not in data_hashes:
+        message = f"was trained on data {state.data_hash[:12]}; this run's is {', '.join(h[:12] for h in data_hashes)}"
+    else:
+        return
+    fix = "take it out of the folder; or start a new run from its weights: --set weights.source=DIR"
+    raise WeightsError(Problem(where=str(checkpoint.folder.path), key="--resume", message=message, fix=fix))
+
+
 def _requested(world: World, run: Path, path: Path) -> Checkpoint:
     found: list[Checkpoint] = []
 
     def take() -> None:
         check_requested(run, path)
-        found.append(_open_share(world, path))
+        with naming_nearest(run, path):
+            found.append(_open_share(world, path))
 
     together(world, take)
     return found[0]

@@ -1,50 +1,256 @@
-"""Write a training checkpoint from all ranks at once: complete or not there.
+"""Save training checkpoints from all ranks while they train: complete or not there.
 
-Every pipeline stage and tensor rank of the first replica writes its own files into a temporary folder, the first rank
-collects what they wrote, adds the manifest and gives the folder its name. The folder has to be on a file system that
-all ranks share. An error on any rank is raised on all, and leaves nothing behind.
+A save has three parts: every rank writes its files; replicas that share a file read it back for its checksums; the
+first rank completes the folder and gives it its name. Each part runs in the background of its rank and talks to nobody.
+What it came to travels with the exchange that every training step makes anyway (`message`, `hear`), so that all ranks
+begin the next part, or learn of an error, after the same step. The folder has to be on a file system that all share.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, cast
 
-import numpy as np
-from qvl_core.durable import copy_file, new_file, new_folder, remove_folder
-from qvl_core.errors import OutputError, Problem, RunError
-from qvl_core.parallel.mesh import coordinate_of
+from qvl_core.durable import TEMPORARY_MARK, remove_tree
+from qvl_core.errors import EXIT_FAILED, DiskError, QvlError, RunError
 from qvl_core.specs.model_spec import ModelSpec
-from qvl_core.weights.hf_writer import list_side_files
-from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, rank_tensors, write_manifest
-from qvl_core.weights.optimizer_state import optimizer_file_name
-from qvl_core.weights.safetensors_writer import (
-    TensorToWrite,
-    WrittenFile,
-    checksum_of_file,
-    write_safetensors,
-)
-from qvl_core.weights.source import STATE_NAME
 
-from qvl_train.agreement import together
-from qvl_train.checkpoint import TrainingState, checkpoint_path
-from qvl_train.stored_tensor import StoredTensor
+from qvl_train.agreement import PRECEDENCE_S, OtherRankError
+from qvl_train.background import Work
+from qvl_train.checkpoint import TrainingState, checkpoint_path, prune
+from qvl_train.commit import Origin, commit
+from qvl_train.rank_files import planned_bytes, read_back, write_files
+from qvl_train.snapshot import Contents, HostBuffers, Snapshot, present_values
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import Json, World
 
+__all__ = ["Contents", "Saved", "Saver", "save_checkpoint"]
+
+Part = Literal["write", "read back", "commit"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a rank puts into a checkpoint: its parts of weights and optimizer state, which is None where not wanted."""
+class Saved:
+    """How a save ended, the same on all ranks: `problem` is None where the checkpoint is there.
 
-    weights: Sequence[StoredTensor]
-    optimizer: Sequence[StoredTensor] | None
+    Seconds from the beginning to the news of the end, and for which the slowest rank's step stood still to copy.
+    """
+
+    step: int
+    path: Path
+    problem: str | None
+    copy_s: float
+    save_s: float
+
+
+@dataclass(kw_only=True)
+class _Pending:
+    """The save that is under way: where this rank is, and what all ranks have told of the present part."""
+
+    state: TrainingState
+    folder: Path
+    snapshot: Snapshot
+    started: float
+    copy_s: float
+    part: Part = "write"
+    work: Work
+    has_told: bool = False
+    told: dict[int, dict[str, Json]] = field(default_factory=dict)
+    written: list[dict[str, Json]] = field(default_factory=list)
+    read_back: list[dict[str, Json]] = field(default_factory=list)
+
+
+class Saver:
+    """Saves one checkpoint at a time. All ranks make the same calls in the same order.
+
+    Use it as a context manager: leaving it with an error stops what is being written; what is complete by then is
+    named. `keep` newest checkpoints stay (0: all). Without `in_background` a part is done before its call returns,
+    from the tensors themselves.
+    """
+
+    def __init__(
+        self, world: World, run: Path, origin: Origin, *, keep: int, in_background: bool, go_on: bool = False
+    ) -> None:
+        self._world = world
+        self._run = run
+        self._origin = origin
+        self._keep = keep
+        self._in_background = in_background
+        self._go_on = go_on
+        self._buffers = HostBuffers()
+        self._has_copies = world.layout.world_size > 1
+        self._pending: _Pending | None = None
+        self._preparation: Work | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._pending is not None
+
+    def prepare(self, contents: Contents) -> None:
+        """Take the memory for copies like these in the background, so that the first save is as quick as the others."""
+        if self._in_background:
+            self._preparation = self._begin(lambda wanted: self._prepared(contents))
+
+    def start(self, state: TrainingState, contents: Contents) -> None:
+        """Copy what this rank holds and begin to write it. There must be no other save under way."""
+        assert self._pending is None, "one save at a time"
+        if self._preparation is not None:
+            self._preparation.wait()
+            self._preparation = None
+        started = time.perf_counter()
+        is_first = self._world.place.dp == 0
+        if self._in_background:
+            snapshot = self._buffers.snapshot(contents, is_first_replica=is_first)
+        else:
+            snapshot = present_values(contents, is_first_replica=is_first)
+        copy_s = time.perf_counter() - started
+        folder = self._run / f".{checkpoint_path(self._run, state.step).name}{TEMPORARY_MARK}{state.run_id}"
+        self._pending = _Pending(
+            state=state,
+            folder=folder,
+            snapshot=snapshot,
+            started=started,
+            copy_s=copy_s,
+            work=self._begin(
+                lambda wanted: write_files(folder, self._world.place, snapshot, wanted, with_digests=self._has_copies)
+            ),
+        )
+
+    def message(self) -> Json:
+        """Give what the other ranks should know by now; every message has to reach all ranks, and `hear` of each."""
+        pending = self._pending
+        if pending is None or pending.has_told or not pending.work.has_ended:
+            return None
+        pending.has_told = True
+        told: dict[str, Json] = {
+            "bytes": planned_bytes(self._world.place, pending.snapshot),
+            "copy_s": pending.copy_s,
+            **pending.work.result,
+        }
+        return told if pending.work.error is None else {**told, **_failure(pending.work.error)}
+
+    def hear(self, messages: Sequence[Json]) -> Saved | None:
+        """Take all ranks' messages, in rank order, and go on; give how the save ended, when it has.
+
+        Raises, on all ranks, what went wrong on any: DiskError where a disk is full or fails, unless the saver is to
+        go on then; others as they are on the rank concerned, OtherRankError elsewhere.
+        """
+        pending = self._pending
+        if pending is None:
+            return None
+        pending.told.update(
+            (rank, cast("dict[str, Json]", told)) for rank, told in enumerate(messages) if told is not None
+        )
+        if len(pending.told) < self._world.layout.world_size:
+            return None
+        told = [pending.told[rank] for rank in range(self._world.layout.world_size)]
+        if any("error" in one for one in told):
+            return self._failed(pending, told)
+        if pending.part == "commit":
+            return self._ended(pending, None)
+        self._next_part(pending, told)
+        return None
+
+    def finish(self) -> Saved | None:
+        """Wait until the save that is under way has ended, with exchanges of its own; give how it did.
+
+        Raises as `hear` does.
+        """
+        ended = None
+        while self._pending is not None:
+            self._pending.work.wait()
+            ended = self.hear(self._world.exchange(self.message()))
+        return ended
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or self._pending is None:
+            return
+        if self._world.layout.world_size == 1 and isinstance(error, Exception):
+            # Nobody has to be asked: what was to be saved is as good as it was.
+            with suppress(Exception):
+                self.finish()
+        elif self._pending.part == "commit":
+            self._pending.work.wait()
+        else:
+            self._pending.work.abandon()
+
+    def _prepared(self, contents: Contents) -> dict[str, Json]:
+        self._buffers.prepare(contents, is_first_replica=self._world.place.dp == 0)
+        return {}
+
+    def _begin(self, work: Callable[[Callable[[], None]], dict[str, Json]]) -> Work:
+        return Work(work, in_line=not self._in_background)
+
+    def _next_part(self, pending: _Pending, told: list[dict[str, Json]]) -> None:
+        place, layout = self._world.place, self._world.layout
+        pending.told, pending.has_told = {}, False
+        if pending.part == "read back":
+            pending.read_back = told
+        else:
+            pending.written = told
+        if pending.part == "write" and any(one["is_cut"] for one in told):
+            pending.part = "read back"
+            pending.work = self._begin(
+                lambda wanted: read_back(pending.folder, place, layout.dp, pending.snapshot, wanted)
+            )
+            return
+        pending.part = "commit"
+        pending.work = self._begin(lambda wanted: self._commit(pending) if self._world.rank == 0 else {})
+
+    def _commit(self, pending: _Pending) -> dict[str, Json]:
+        commit(
+            pending.folder,
+            checkpoint_path(self._run, pending.state.step),
+            pending.state,
+            self._world.layout,
+            self._origin,
+            written=pending.written,
+            read_back=pending.read_back,
+        )
+        prune(self._run, self._keep, newest=pending.state.step)
+        return {}
+
+    def _ended(self, pending: _Pending, problem: str | None) -> Saved:
+        self._pending = None
+        return Saved(
+            step=pending.state.step,
+            path=checkpoint_path(self._run, pending.state.step),
+            problem=problem,
+            copy_s=max(float(str(one["copy_s"])) for one in pending.told.values()),
+            save_s=time.perf_counter() - pending.started,
+        )
+
+    def _failed(self, pending: _Pending, told: list[dict[str, Json]]) -> Saved:
+        """Remove what was written, and raise or tell what went wrong on the first rank that something did on."""
+        if self._world.rank == 0:
+            with suppress(OSError):
+                remove_tree(pending.folder)
+        rank, first = next((rank, one) for rank, one in enumerate(told) if "error" in one)
+        text, own = str(first["error"]), pending.work.error
+        if all(one.get("is_disk", True) for one in told):
+            text = _no_room(text, pending.state.step, sum(int(str(one["bytes"])) for one in told))
+            own = DiskError(text) if own is not None else None
+            if self._go_on:
+                return self._ended(pending, text)
+        self._pending = None
+        if own is not None:
+            raise own
+        # The launcher shows the first error of all: that has to be the one of the rank that it happened on.
+        time.sleep(PRECEDENCE_S)
+        text = f"{text}\n(on rank {rank})"
+        raise RunError(text) if first["is_run"] else OtherRankError(text, int(str(first["exit_code"])))
 
 
 def save_checkpoint(
@@ -56,139 +262,33 @@ def save_checkpoint(
     spec: ModelSpec,
     side_files: Path,
     source_revision: str,
+    in_background: bool = False,
 ) -> Path:
-    """Write `step_NNNNNN`, all of it or nothing, and give its path; all ranks call it.
+    """Write `step_NNNNNN`, all of it or nothing, wait for it, and give its path; all ranks call it.
 
-    A folder of the same step, left by a continuation from an older checkpoint, is replaced. Raises RunError where
-    copies of a weight are not equal, OutputError or RunError (disk full), the same on every rank.
+    Raises as `Saver.hear` does, the same on every rank.
     """
-    target = checkpoint_path(run, state.step)
-    _require_equal_copies(world, spec, contents.weights, state.step)
-    with _shared_folder(world, target) as folder:
-        files = together(world, lambda: _write_rank(world, folder, contents))
-
-        def complete() -> None:
-            if world.rank != 0:
-                return
-            with new_file(folder / STATE_NAME) as file:
-                file.write((json.dumps(asdict(state), indent=1) + "\n").encode())
-            for source in list_side_files(side_files):
-                copy_file(source, folder / source.name)
-            _write_manifest(world, folder, files, spec, source_revision)
-
-        together(world, complete)
-    return target
+    origin = Origin(spec=spec, side_files=side_files, source_revision=source_revision)
+    with Saver(world, run, origin, keep=0, in_background=in_background) as saver:
+        saver.start(state, contents)
+        saver.finish()
+    return checkpoint_path(run, state.step)
 
 
-@contextmanager
-def _shared_folder(world: World, target: Path) -> Iterator[Path]:
-    """Give all ranks the first rank's temporary folder, which becomes `target` when the block ends without an error."""
-    with ExitStack() as stack:
-
-        def make() -> str:
-            if world.rank != 0:
-                return ""
-            if target.exists():
-                remove_folder(target)
-            return str(stack.enter_context(new_folder(target)))
-
-        folder = Path(str(together(world, make)[0]))
-        yield folder
-        together(world, stack.close)
-
-
-def _write_rank(world: World, folder: Path, contents: Contents) -> Json:
-    """Write this rank's files and give what a manifest says of them; other replicas only help to gather."""
-    place, optimizer = world.place, list(contents.optimizer or ())
-    if place.dp != 0:
-        for tensor in optimizer:
-            tensor.read()
-        return []
-    unread = list(optimizer)
-
-    def in_turn(tensor: StoredTensor) -> TensorToWrite:
-        written = tensor.to_write()
-
-        def chunks() -> Iterator[bytes | memoryview]:
-            assert unread.pop(0) is tensor, f"{tensor.name} is not the next that the replicas gather"
-            yield from written.chunks()
-
-        return TensorToWrite(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, chunks=chunks)
-
-    try:
-        if not folder.is_dir():
-            message = f"is not there for rank {world.rank}: all machines of a run need one shared file system for it"
-            raise OutputError(Problem(where=str(folder.parent), key="output.dir", message=message))
-        written = [_write(folder / rank_file_name(place.pp, place.tp), contents.weights)]
-        if contents.optimizer is not None:
-            name = optimizer_file_name(place.pp, place.tp)
-            written.append(_write(folder / name, optimizer, [in_turn(tensor) for tensor in optimizer]))
-    except Exception:
-        # The other replicas are waiting for us to gather the rest; nobody may leave them there.
-        for tensor in unread:
-            tensor.read()
-        raise
-    return written
-
-
-def _write(
-    path: Path, stored: Sequence[StoredTensor], tensors: Sequence[TensorToWrite] | None = None
-) -> dict[str, Json]:
-    written = write_safetensors(path, tensors if tensors is not None else [tensor.to_write() for tensor in stored])
+def _failure(error: Exception) -> dict[str, Json]:
+    is_ours = isinstance(error, QvlError)
     return {
-        "name": path.name,
-        "size": written.size,
-        "checksums": dict(written.checksums),
-        "dtypes": {tensor.name: tensor.dtype for tensor in stored},
+        "error": str(error) if is_ours else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, QvlError) else EXIT_FAILED,
+        "is_disk": isinstance(error, DiskError),
+        "is_run": isinstance(error, RunError),
     }
 
 
-def _write_manifest(world: World, folder: Path, files: list[Json], spec: ModelSpec, source_revision: str) -> None:
-    records = [cast("dict[str, Any]", file) for of_rank in files for file in cast("list[Json]", of_rank)]
-    written = {
-        record["name"]: WrittenFile(file=folder / record["name"], size=record["size"], checksums=record["checksums"])
-        for record in records
-    }
-    dtypes: dict[str, str] = {}
-    optimizer_dtypes: dict[str, str] | None = None
-    for record in records:
-        if record["name"].startswith("rank-"):
-            dtypes.update(record["dtypes"])
-        else:
-            optimizer_dtypes = {**(optimizer_dtypes or {}), **record["dtypes"]}
-    state = folder / STATE_NAME
-    manifest = build_manifest(
-        spec,
-        world.layout,
-        written,
-        dtypes,
-        source_revision=source_revision,
-        optimizer_dtypes=optimizer_dtypes,
-        other_files={STATE_NAME: FileRecord(size=state.stat().st_size, checksum=checksum_of_file(state))},
+def _no_room(text: str, step: int, needed: int) -> str:
+    return (
+        f"the checkpoint of step {step} could not be saved: {text}\n"
+        f"it has {needed:,} bytes; what was written of it is removed, earlier checkpoints are as they were\n"
+        "fix: make room there, or lower train.save.keep; the same command goes on from the last checkpoint. "
+        'train.save.on_error = "continue" trains on and tries again at the next save'
     )
-    write_manifest(folder, manifest)
-
-
-def _require_equal_copies(world: World, spec: ModelSpec, weights: Sequence[StoredTensor], step: int) -> None:
-    """Raise RunError naming the first weight that differs between ranks that must hold the same: silent divergence."""
-    if world.layout.world_size == 1:
-        return
-    digests = together(world, lambda: {tensor.name: zlib.crc32(_bytes(tensor)) for tensor in weights})
-    first: dict[tuple[str, int], tuple[int, Any]] = {}
-    for rank, found in enumerate(digests):
-        place = coordinate_of(rank, world.layout)
-        for row in rank_tensors(spec, world.layout, place.pp):
-            digest = cast("dict[str, Any]", found)[row.name]
-            key = (row.name, 0 if row.shard == "replicate" else place.tp)
-            other, wanted = first.setdefault(key, (rank, digest))
-            if digest != wanted:
-                raise RunError(
-                    f"{row.name} should be the same on ranks {other} and {rank}, and is not after step {step}: the "
-                    "copies have drifted apart, and nothing was saved of this step\n"
-                    "fix: check the devices (memory errors, different software on different machines); the same "
-                    "command goes on from the last checkpoint"
-                )
-
-
-def _bytes(tensor: StoredTensor) -> memoryview:
-    return np.ascontiguousarray(tensor.bits()).reshape(-1).view(np.uint8).data

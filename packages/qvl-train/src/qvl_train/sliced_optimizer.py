@@ -17,9 +17,9 @@ from qvl_core import kernels
 from qvl_core.params import Parameter as TableRow
 from qvl_core.weights.optimizer_state import state_name
 
-from qvl_train.slices import BUCKET_ELEMENTS, Bucket, Share, plan_buckets
+from qvl_train.slices import BUCKET_ELEMENTS, Bucket, Share, plan_buckets, slice_length
 from qvl_train.slots import JOINED_ELEMENTS, AdamWSettings, Part, Slot, Slots
-from qvl_train.stored_tensor import StoredTensor
+from qvl_train.stored_tensor import OwnPart, StoredTensor
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import Group
@@ -71,13 +71,14 @@ class SlicedAdamW:
             self._gather_weights(bucket)
 
     def stored(self) -> list[StoredTensor]:
-        """List the state; reading a tensor of it gathers its slices, so that all replicas have to read it."""
+        """List the state; reading a whole tensor of it gathers its slices, so that all replicas have to read it."""
         return [
             StoredTensor(
                 name=state_name(slot.name, kind),
                 dtype="F32",
                 shape=tuple(slot.parameter.shape),
                 read=self._reader(slot, part),
+                own=self._own(slot, part),
             )
             for slot in self._slots.all
             for kind, part in slot.state()
@@ -109,6 +110,13 @@ class SlicedAdamW:
             filled = ops.cat((flat, ops.zeros((missing,), flat.dtype))) if missing else flat
             rows.append(filled.reshape(self._group.size, slot.length))
         return (ops.cat(rows, 1) if len(rows) > 1 else rows[0]).reshape(-1)
+
+    def _own(self, slot: Slot, part: Part) -> OwnPart:
+        """Give this replica's slice without its filling."""
+        size, length = prod(slot.parameter.shape), slice_length(prod(slot.parameter.shape), self._group.size)
+        start = min(self._group.index * length, size)
+        stop = min(start + length, size)
+        return OwnPart(start=start, stop=stop, read=lambda: part.asnumpy()[: stop - start])
 
     def _reader(self, slot: Slot, part: Part) -> Callable[[], NDArray[Any]]:
         shape = tuple(slot.parameter.shape)

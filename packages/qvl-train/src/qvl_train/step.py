@@ -27,12 +27,21 @@ from qvl_train.optimizer import Optimizer
 from qvl_train.reduction import Reduction, count_units, loss_weights
 
 
+class NotFiniteError(RunError):
+    """A NaN or infinity, raised on all ranks after the same exchange, whose `messages` it hands on."""
+
+    def __init__(self, text: str, messages: Sequence[Json]) -> None:
+        self.messages = tuple(messages)
+        super().__init__(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one step did, the same on all ranks.
 
     `tokens` counts all tokens, `loss_tokens` those with a label. `signal_name` is the signal that asked any rank to
-    stop. `measures` is None without a meter.
+    stop. `messages` are what the callers on all ranks had to tell each other, in rank order. `measures` is None without
+    a meter.
     """
 
     loss: float
@@ -42,6 +51,7 @@ class StepResult:
     samples: int
     measures: Measures | None
     signal_name: str | None
+    messages: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,7 @@ class _Report:
     samples: int
     measured: Mapping[str, Json] | None
     signal_name: str | None
+    message: Json
 
 
 class TrainStep:
@@ -74,6 +85,7 @@ class TrainStep:
         reduction: Reduction,
         meter: Meter | None = None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
+        message: Callable[[], Json] = lambda: None,
     ) -> None:
         self._pipeline = pipeline
         self._optimizer = optimizer
@@ -84,6 +96,7 @@ class TrainStep:
         self._meter = meter
         self._clock = meter.clock if meter is not None else SilentClock()
         pipeline.clock = self._clock
+        self._message = message
         table = {row.name: row for row in parameter_table(spec, world.layout)}
         rows = [table[name] for name in optimizer.names]
         self._copy_sums = CopySums(world, rows)
@@ -116,6 +129,7 @@ class TrainStep:
             samples=samples,
             measures=self._measures(reports, tokens, samples),
             signal_name=next((report.signal_name for report in reports if report.signal_name), None),
+            messages=tuple(report.message for report in reports),
         )
 
     def _total_units(self, micro_batches: Sequence[Batch]) -> int:
@@ -136,6 +150,7 @@ class TrainStep:
             samples=sum(len(batch.sample_ids) for batch in micro_batches),
             measured=measured,
             signal_name=self._asked_to_stop(),
+            message=self._message(),
         )
         return [_Report(**cast("dict[str, Any]", found)) for found in self._world.exchange(asdict(report))]
 
@@ -148,7 +163,7 @@ class TrainStep:
     def _require_finite(
         self, loss: float, norm: float, reports: Sequence[_Report], micro_batches: Sequence[Batch], step: int
     ) -> None:
-        """Raise the same RunError on all ranks, naming the ranks and samples where it began, unless both are finite."""
+        """Raise the same NotFiniteError on all ranks, naming where it began, unless both are finite."""
         is_bad_loss = not math.isfinite(loss) or not all(math.isfinite(report.loss) for report in reports)
         if not is_bad_loss and math.isfinite(norm):
             return
@@ -160,7 +175,8 @@ class TrainStep:
             origins = trace_gradients(self._pipeline, self._world, micro_batches, weights)
         is_first = self._world.place.pp == 0 and self._world.place.tp == 0
         names = [name for batch in micro_batches for name in batch.sample_ids] if is_first else []
-        raise RunError(describe(what, value, step, origins, self._world, self._all_names(names)))
+        text = describe(what, value, step, origins, self._world, self._all_names(names))
+        raise NotFiniteError(text, [report.message for report in reports])
 
     def _all_names(self, mine: list[str]) -> list[str]:
         return [str(name) for names in self._world.exchange(mine) for name in cast("list[Json]", names)]

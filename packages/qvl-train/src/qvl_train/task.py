@@ -6,7 +6,7 @@ Here is what the process does that the user started; what trains is in `worker`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, WeightsError
-from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
+from qvl_core.run_folder import (
+    RunRecord,
+    check_continues,
+    check_unchanged,
+    check_writable,
+    read_record,
+    version_changes,
+)
 from qvl_core.weights_fit import where_of
 from rich.console import Console
 from rich.progress import Progress
@@ -35,26 +42,29 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     check_writable(folder)
     # Of several machines the first one keeps the folder; on the others its record may appear at any moment.
     is_first = options.node_rank in (None, 0)
-    record = _past_run(folder, recipe, options.resume) if is_first else read_record(folder)
+    record = _past_run(folder, recipe, options) if is_first else read_record(folder)
     weights = _check_weights(recipe, reshard=options.reshard)
     data = _check_data(recipe, console)
     hashes = {"data": data.data_hash, "weights": _weights_hash(recipe, weights)}
+    changes: list[str] = []
     if record is not None:
-        check_continues(record, folder, recipe.resolved(), hashes)
-    if record is not None and record.result is not None and options.resume == "auto":
+        changes = check_continues(record, folder, recipe.resolved(), hashes, accept=options.accept_changes)
+    if record is not None and record.result is not None and options.resume == "auto" and not changes:
         _say(console, f"{folder} holds this run, finished: {_finished(record)}")
         return EXIT_DONE
     if not is_first:
         _train(recipe, options, data)
         return EXIT_DONE
+    if record is None:
+        _check_room(recipe, folder, console)
     with FolderLock(folder):
         check_unchanged(record, folder)
         remove_leftovers(folder)
-        if options.resume != "auto" and record is not None:
-            from qvl_train.checkpoint import check_requested
-
-            check_requested(folder, Path(options.resume))
-        record = replace(record, result=None) if record else RunRecord.start(recipe.resolved(), hashes)
+        if record is None:
+            record = RunRecord.start(recipe.resolved(), hashes)
+        else:
+            _check_room(recipe, folder, console)
+            record = _continued(record, recipe, hashes, changes, options, console)
         record.write(folder)
         _train(recipe, options, data)
         _finish(recipe, record, data, console)
@@ -89,9 +99,9 @@ def _refuse_later_features(recipe: Recipe) -> None:
         raise RecipeError(problems)
 
 
-def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
+def _past_run(folder: Path, recipe: Recipe, options: RunOptions) -> RunRecord | None:
     """Give the record of the run to continue, None for a new run. Refuses what the options rule out."""
-    record = read_record(folder)
+    record, resume = read_record(folder), options.resume
     if record is None:
         if resume not in ("auto", "never"):
             message = f"holds no run, so there is nothing to continue from {resume}"
@@ -102,8 +112,46 @@ def _past_run(folder: Path, recipe: Recipe, resume: str) -> RunRecord | None:
         fix = "remove the folder, or choose another one: --set output.dir=runs/another_name"
         raise OutputError(Problem(where=str(folder), key="output.dir", message=message, fix=fix))
     # The hashes are compared later; they need the data to be read.
-    check_continues(record, folder, recipe.resolved(), record.hashes)
+    check_continues(record, folder, recipe.resolved(), record.hashes, accept=options.accept_changes)
     return record
+
+
+def _continued(
+    record: RunRecord,
+    recipe: Recipe,
+    hashes: Mapping[str, str],
+    changes: Sequence[str],
+    options: RunOptions,
+    console: Console,
+) -> RunRecord:
+    """Give the record that the run goes on with, and say what is not as it was before. Holds the folder's lock."""
+    from qvl_train.checkpoint import check_requested, list_steps, set_aside_later, step_of
+
+    folder = Path(recipe.output.dir)
+    if options.resume == "auto":
+        step = next((step for step, _ in list_steps(folder)), 0)
+    else:
+        check_requested(folder, Path(options.resume))
+        step = step_of(Path(options.resume))
+    for title, lines in (
+        ("going on with these changes", changes),
+        ("warning: installed versions are not those that the run was last continued with", version_changes(record)),
+    ):
+        if lines:
+            _say(console, "\n  ".join([f"{title}:", *lines]))
+    if changes and options.resume != "auto":
+        # They belong to the run as it was; from the newest of them it would go on after a stop.
+        for path in set_aside_later(folder, step):
+            _say(console, f"set aside: {path}")
+    return replace(record.changed(recipe.resolved(), hashes, changes, step=step), result=None)
+
+
+def _check_room(recipe: Recipe, folder: Path, console: Console) -> None:
+    from qvl_train.room import check_room
+
+    warning = check_room(recipe, folder)
+    if warning:
+        _say(console, warning)
 
 
 def _check_weights(recipe: Recipe, *, reshard: bool) -> HFFolder | ShardedFolder | None:

@@ -95,7 +95,7 @@ def _prepare_job(
 
     from qvl_train.checkpoint import read_optimizer, read_weights
     from qvl_train.loop import Job
-    from qvl_train.resume import choose_checkpoint
+    from qvl_train.resume import choose_checkpoint, require_own
     from qvl_train.schedule import count_steps
 
     assert recipe.train is not None
@@ -104,6 +104,8 @@ def _prepare_job(
     record = _agree(recipe, data, world)
     world.phase = "choosing a checkpoint"
     start = choose_checkpoint(world, folder, options.resume, lambda text: say(console, text))
+    if start is not None:
+        require_own(start, str(record["run_id"]), record["known_data"])
     world.phase = "reading the weights"
 
     def build() -> None:
@@ -139,6 +141,7 @@ def _prepare_job(
         source_revision=str(record["weights"]),
         steps=count_steps(recipe.train, data),
         first_step=start.state.step if start is not None else 0,
+        consumed_samples=start.state.consumed_samples if start is not None else 0,
         stamp=board.stamp,
     )
 
@@ -206,8 +209,15 @@ def _agree(recipe: Recipe, data: PreparedData, world: World) -> dict[str, Any]:
         record = read_record(folder) if world.rank == 0 else None
         if world.rank == 0 and record is None:
             raise RunError(f"{folder}: run.json is gone; another process has removed it")
-        known = {"run_id": record.run_id, "weights": record.hashes["weights"]} if record is not None else {}
-        return {"data": data.data_hash, **known}
+        if record is None:
+            return {"data": data.data_hash}
+        known = sorted({data.data_hash, *record.data_hashes()})
+        return {
+            "data": data.data_hash,
+            "known_data": known,
+            "run_id": record.run_id,
+            "weights": record.hashes["weights"],
+        }
 
     found = [cast("dict[str, Any]", value) for value in together(world, look)]
     for rank, other in enumerate(found):

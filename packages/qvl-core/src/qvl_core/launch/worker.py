@@ -85,7 +85,8 @@ def _run(words: argparse.Namespace) -> None:
     from qvl_core.tasks import load_worker
 
     recipe = load_recipe(words.recipe, words.settings)
-    load_worker(recipe.task)(recipe, RunOptions(resume=words.resume, reshard=words.reshard))
+    options = RunOptions(resume=words.resume, reshard=words.reshard, accept_changes=words.accept_changes)
+    load_worker(recipe.task)(recipe, options)
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,6 +95,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", dest="settings", default=[])
     parser.add_argument("--resume", default="auto")
     parser.add_argument("--reshard", action="store_true")
+    parser.add_argument("--accept-changes", action="store_true")
     return parser.parse_args(arguments)
 
 

@@ -44,13 +44,28 @@ def register(app: typer.Typer) -> None:
         reshard: Annotated[
             bool, typer.Option("--reshard", help="Load sharded weights of another layout: cut while loading.")
         ] = False,
+        accept_changes: Annotated[
+            bool,
+            typer.Option(
+                "--accept-changes",
+                help="Go on although recipe, data or starting weights are not what the run began with: the differences "
+                "are printed and kept in run.json.",
+            ),
+        ] = False,
         node_rank: NodeRank = None,
     ) -> int:
         """Run a recipe: fine-tune, evaluate or infer, as its task says."""
         from qvl_core.tasks import RunOptions
 
         debug = bool(context.obj)
-        options = RunOptions(dry_run=dry_run, resume=resume, reshard=reshard, node_rank=node_rank, debug=debug)
+        options = RunOptions(
+            dry_run=dry_run,
+            resume=resume,
+            reshard=reshard,
+            accept_changes=accept_changes,
+            node_rank=node_rank,
+            debug=debug,
+        )
         return run_recipe(recipe, settings or [], options)
 
 
@@ -94,7 +109,8 @@ def _check_options(recipe: Recipe, options: RunOptions) -> None:
 
 def _worker_options(options: RunOptions) -> list[str]:
     resume = ["--resume", options.resume] if options.resume != "auto" else []
-    return [*resume, *(["--reshard"] if options.reshard else [])]
+    switches = {"--reshard": options.reshard, "--accept-changes": options.accept_changes}
+    return [*resume, *(name for name, given in switches.items() if given)]
 
 
 def _require_fitting_weights(recipe: Recipe, options: RunOptions) -> None:

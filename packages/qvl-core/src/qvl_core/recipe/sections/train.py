@@ -148,6 +148,18 @@ class SaveSection(Section):
     export_hf: bool = Field(
         default=True, description="Write an HF folder at the end of the run. Default true.", examples=[True]
     )
+    background: bool = Field(
+        default=True,
+        description="Write checkpoints while training goes on: a step stands still only until the tensors are copied, "
+        "which takes as much host memory as a rank writes. false: stand still until all is written. Default true.",
+        examples=[True],
+    )
+    on_error: Literal["stop", "continue"] = Field(
+        default="stop",
+        description="What a full or failing disk does to the run: stop ends it at once, with the checkpoints it has; "
+        "continue warns, trains on and tries again at the next save. The last save has to work. Default stop.",
+        examples=["stop"],
+    )
 
 
 class LogSection(Section):
