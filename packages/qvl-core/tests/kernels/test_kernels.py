@@ -76,6 +76,23 @@ class TestSegments:
         tokens = np.arange(plan.total)
         assert (tokens[plan.order.asnumpy()][plan.inverse.asnumpy()] == tokens).all()
 
+    @pytest.mark.parametrize("group_cost", [0, GROUP_COST])
+    def test_head_rows_lie_together_and_find_back(self, group_cost: int) -> None:
+        lengths, heads = [3, 1, 3, 2], 5
+        plan = build_segments(lengths, group_cost=group_cost)
+        rows, back = (index.asnumpy() for index in plan.head_rows(heads))
+        assert (rows[back] == np.arange(plan.total * heads)).all()
+        starts = np.cumsum([0, *lengths])
+        for group in plan.groups:
+            of_group = rows[group.start * heads : (group.start + group.rows) * heads]
+            tokens_CNL = of_group.reshape(group.count, heads, group.length) // heads
+            assert (of_group.reshape(group.count, heads, group.length) % heads == np.arange(heads)[None, :, None]).all()
+            for tokens_NL, length in zip(tokens_CNL, group.lengths, strict=True):
+                first = tokens_NL[0, 0]
+                assert first in starts
+                assert (tokens_NL[:, :length] == first + np.arange(length)).all()
+        assert plan.head_rows(heads) is plan.head_rows(heads)
+
     def test_empty_segments_are_left_out(self) -> None:
         assert build_segments([0, 3, 0]).lengths == (3,)
 
