@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor
 from qvl_core import kernels
 from qvl_core.conformance import truth
 from qvl_core.kernels import segments as segments_module
-from qvl_core.kernels.segments import HIDDEN, MOST_GROUPS, build_segments
+from qvl_core.kernels.segments import GROUP_COST, HIDDEN, MOST_GROUPS, build_segments
 
 TOLERANCE = 5e-6
 
@@ -43,19 +43,25 @@ class TestSegments:
         assert [(group.start, group.count, group.length) for group in plan.groups] == [(0, 3, 4)]
         assert plan.total == 12
 
-    def test_a_few_runs_need_no_gather(self) -> None:
-        plan = build_segments([4, 4, 2, 6])
+    def test_ascending_lengths_need_no_gather(self) -> None:
+        plan = build_segments([2, 4, 4, 6], group_cost=0)
         assert plan.order is None
-        assert [(group.start, group.count, group.length) for group in plan.groups] == [(0, 2, 4), (8, 1, 2), (10, 1, 6)]
+        assert [(group.start, group.count, group.length) for group in plan.groups] == [(0, 1, 2), (2, 2, 4), (10, 1, 6)]
 
     def test_alternating_lengths_are_gathered_without_padding(self) -> None:
-        plan = build_segments([4, 2, 4, 2, 4, 2])
+        plan = build_segments([4, 2, 4, 2, 4, 2], group_cost=0)
         assert plan.order is not None
         assert plan.order.shape == (18,)
         assert all(group.padding_bias is None for group in plan.groups)
 
+    def test_pads_where_that_costs_less_than_another_group(self) -> None:
+        lengths = [6, 4, 6, 4, 4]
+        padded = 3 * (6**2 - 4**2)
+        assert [group.length for group in build_segments(lengths, group_cost=padded).groups] == [6]
+        assert [group.length for group in build_segments(lengths, group_cost=padded - 1).groups] == [4, 6]
+
     def test_many_lengths_share_padded_groups(self) -> None:
-        plan = build_segments([1, 9, 2, 8, 3, 7, 4, 6, 5])
+        plan = build_segments([1, 9, 2, 8, 3, 7, 4, 6, 5], group_cost=0)
         assert len(plan.groups) == MOST_GROUPS
         biases = [group.padding_bias for group in plan.groups]
         assert any(bias is not None for bias in biases)
@@ -64,11 +70,28 @@ class TestSegments:
     @pytest.mark.parametrize("seed", range(5))
     def test_inverse_undoes_order(self, seed: int) -> None:
         lengths = np.random.default_rng(seed).integers(1, 9, 12)
-        plan = build_segments(lengths.tolist())
+        plan = build_segments(lengths.tolist(), group_cost=seed * 50)
         assert plan.order is not None
         assert plan.inverse is not None
         tokens = np.arange(plan.total)
         assert (tokens[plan.order.asnumpy()][plan.inverse.asnumpy()] == tokens).all()
+
+    @pytest.mark.parametrize("group_cost", [0, GROUP_COST])
+    def test_head_rows_lie_together_and_find_back(self, group_cost: int) -> None:
+        lengths, heads = [3, 1, 3, 2], 5
+        plan = build_segments(lengths, group_cost=group_cost)
+        rows, back = (index.asnumpy() for index in plan.head_rows(heads))
+        assert (rows[back] == np.arange(plan.total * heads)).all()
+        starts = np.cumsum([0, *lengths])
+        for group in plan.groups:
+            of_group = rows[group.start * heads : (group.start + group.rows) * heads]
+            tokens_CNL = of_group.reshape(group.count, heads, group.length) // heads
+            assert (of_group.reshape(group.count, heads, group.length) % heads == np.arange(heads)[None, :, None]).all()
+            for tokens_NL, length in zip(tokens_CNL, group.lengths, strict=True):
+                first = tokens_NL[0, 0]
+                assert first in starts
+                assert (tokens_NL[:, :length] == first + np.arange(length)).all()
+        assert plan.head_rows(heads) is plan.head_rows(heads)
 
     def test_empty_segments_are_left_out(self) -> None:
         assert build_segments([0, 3, 0]).lengths == (3,)
@@ -80,14 +103,16 @@ class TestSegments:
 
 class TestAttention:
     @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("group_cost", [0, GROUP_COST])
     @pytest.mark.parametrize("seed", range(3))
     def test_random_lengths_agree_with_the_definition(
-        self, random: np.random.Generator, seed: int, causal: bool
+        self, random: np.random.Generator, seed: int, group_cost: int, causal: bool
     ) -> None:
         lengths = np.random.default_rng(seed).integers(1, 12, 9).tolist()
         total = sum(lengths)
         q, k, v = _tensor(random, total, 6, 8), _tensor(random, total, 2, 8), _tensor(random, total, 2, 8)
-        found = kernels.attention(q, k, v, build_segments(lengths), causal=causal, scale=0.35)
+        plan = build_segments(lengths, group_cost=group_cost)
+        found = kernels.attention(q, k, v, plan, causal=causal, scale=0.35)
         expected = truth.attention(_wide(q), _wide(k), _wide(v), lengths, causal, 0.35)
         np.testing.assert_allclose(found.asnumpy(), expected, atol=TOLERANCE)
 

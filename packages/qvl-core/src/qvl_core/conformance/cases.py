@@ -141,7 +141,7 @@ def _attention(random: np.random.Generator) -> Iterator[Case]:
         ("pieces of queries", (7, 2), 4, 2, 60),
     )
     for label, lengths, heads, kv_heads, most in shapes:
-        tokens, segments = sum(lengths), build_segments(lengths, most_scores=most)
+        tokens, segments = sum(lengths), build_segments(lengths, most_scores=most, group_cost=0)
         inputs = tuple(_normal(random, tokens, n, 16) for n in (heads, kv_heads, kv_heads))
         for causal in (False, True):
             call = _attention_call(segments, causal)

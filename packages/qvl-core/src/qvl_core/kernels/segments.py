@@ -1,8 +1,8 @@
 """Which stretches of the token axis attend to each other, planned once per forward on the host.
 
-A stretch of equal-length segments needs a reshape only; mixed lengths (edge windows of an image, packed samples) are
-brought into a few groups of equal length by one gather, padded only where there are many different lengths. All
-layers share one plan.
+Segments of one length are computed at once; mixed lengths (edge windows of an image, packed samples) are brought into a
+few groups of equal length by the gather that also sorts rows by head, and are padded where that costs less than another
+group. All layers share one plan.
 
 A plan is a constant to jit: build one per batch shape, outside the compiled function.
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
-# A group costs about 20 operations a layer, some 2 ms forward on CPU: more groups cost more than a little padding.
 MOST_GROUPS = 4
+# What a group more costs, in scores of one head: about 10 operations forward and 20 backward, some 0.5 ms on CPU, where
+# a score takes some 15 ns for each of a few heads. Lengths are padded to one where that is cheaper than two groups.
+GROUP_COST = 2**14
 # Up to this length the causal bias is one shared array (16 MiB); above it each chunk computes its own piece.
 LONGEST_SHARED_BIAS = 2048
 # Added to a score to hide it. Finite, so that a row that sees nothing stays a number; its exponential is exactly 0.
@@ -121,7 +122,7 @@ class Segments:
         return Tensor(np.triu(np.ones((COMPRESSED_MASK, COMPRESSED_MASK), np.bool_), 1))
 
 
-def build_segments(lengths: Sequence[int], *, most_scores: int = MOST_SCORES) -> Segments:
+def build_segments(lengths: Sequence[int], *, most_scores: int = MOST_SCORES, group_cost: int = GROUP_COST) -> Segments:
     """Plan the segments of these lengths (tokens, in order; empty ones are left out). The sum is T, at least 1.
 
     jit compiles once for each plan object, not for each value: whoever compiles keeps the plan of a batch shape.
@@ -129,24 +130,17 @@ def build_segments(lengths: Sequence[int], *, most_scores: int = MOST_SCORES) ->
     kept = tuple(int(length) for length in lengths if length != 0)
     assert kept, "attention over no token at all: the caller skips the layer"
     assert min(kept) > 0, f"negative segment length in {kept}"
-    stretches = _stretches(kept)
-    if len(stretches) <= MOST_GROUPS:
-        return Segments(
-            lengths=kept, groups=_place(stretches), order=None, inverse=None, most_scores=most_scores
-        )  # fmt: skip
     starts = np.cumsum((0, *kept[:-1]))
-    members = _bucket(kept)
-    groups = _place([tuple(kept[i] for i in bucket) for bucket in members])
+    members = _bucket(kept, group_cost)
     order, inverse = _rows(kept, starts, members)
+    in_place = len(order) == sum(kept) and bool((order == np.arange(len(order))).all())
     return Segments(
-        lengths=kept, groups=groups, order=Tensor(order), inverse=Tensor(inverse), most_scores=most_scores
-    )  # fmt: skip
-
-
-def _stretches(lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Cut the lengths into runs of equal neighbours."""
-    borders = [0, *(i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]), len(lengths)]
-    return [lengths[a:b] for a, b in pairwise(borders)]
+        lengths=kept,
+        groups=_place([tuple(kept[i] for i in bucket) for bucket in members]),
+        order=None if in_place else Tensor(order),
+        inverse=None if in_place else Tensor(inverse),
+        most_scores=most_scores,
+    )
 
 
 def _place(buckets: Sequence[tuple[int, ...]]) -> tuple[SegmentGroup, ...]:
@@ -160,14 +154,16 @@ def _place(buckets: Sequence[tuple[int, ...]]) -> tuple[SegmentGroup, ...]:
     return tuple(groups)
 
 
-def _bucket(lengths: tuple[int, ...]) -> list[list[int]]:
+def _bucket(lengths: tuple[int, ...], group_cost: int) -> list[list[int]]:
     """Sort segment numbers into at most MOST_GROUPS buckets of like length, with as little padding as greed finds."""
-    buckets = [[i for i, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
     tops = sorted(set(lengths))
-    while len(buckets) > MOST_GROUPS:
-        # Only neighbours merge, so padding is what the smaller bucket has to grow by.
-        padding = [len(buckets[i]) * (tops[i + 1] - tops[i]) for i in range(len(buckets) - 1)]
+    buckets = [[i for i, length in enumerate(lengths) if length == size] for size in tops]
+    while len(buckets) > 1:
+        # Only neighbours merge: the smaller bucket is padded to the larger one's length, and its scores grow with it.
+        padding = [len(buckets[i]) * (tops[i + 1] ** 2 - tops[i] ** 2) for i in range(len(buckets) - 1)]
         i = padding.index(min(padding))
+        if len(buckets) <= MOST_GROUPS and padding[i] > group_cost:
+            break
         buckets[i : i + 2] = [sorted(buckets[i] + buckets[i + 1])]
         del tops[i]
     return buckets
