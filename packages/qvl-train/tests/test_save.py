@@ -53,7 +53,11 @@ def contents_of(world: Any, *, sliced: bool, change: Change) -> Contents:
     arrays = local(world.layout, world.place)
     weights = [stored(name, change(world, name, array)) for name, array in arrays.items()]
     moments = {f"{name}.moment1": -array for name, array in arrays.items() if name in MATRICES}
-    state = [sliced_tensor(world, n, a) if sliced else stored(n, a) for n, a in moments.items()]
+    # The second of them stays whole also where the others are sliced.
+    state = [
+        sliced_tensor(world, name, array) if sliced and i != 1 else stored(name, array)
+        for i, (name, array) in enumerate(moments.items())
+    ]
     return Contents(weights=weights, optimizer=state)
 
 
