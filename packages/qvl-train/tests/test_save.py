@@ -24,7 +24,7 @@ from qvl_core.weights.whole_tensors import open_whole_tensors
 from qvl_train.checkpoint import TrainingState, read_optimizer, read_weights
 from qvl_train.export import export_hf
 from qvl_train.resume import choose_checkpoint
-from qvl_train.save import Contents, save_checkpoint
+from qvl_train.save import Contents, Saver, save_checkpoint
 from qvl_train.slices import slice_length
 from qvl_train.stored_tensor import OwnPart, StoredTensor
 from sharded_folders import divisible_spec
@@ -53,7 +53,11 @@ def contents_of(world: Any, *, sliced: bool, change: Change) -> Contents:
     arrays = local(world.layout, world.place)
     weights = [stored(name, change(world, name, array)) for name, array in arrays.items()]
     moments = {f"{name}.moment1": -array for name, array in arrays.items() if name in MATRICES}
-    state = [sliced_tensor(world, n, a) if sliced else stored(n, a) for n, a in moments.items()]
+    # The second of them stays whole also where the others are sliced.
+    state = [
+        sliced_tensor(world, name, array) if sliced and i != 1 else stored(name, array)
+        for i, (name, array) in enumerate(moments.items())
+    ]
     return Contents(weights=weights, optimizer=state)
 
 
@@ -216,6 +220,24 @@ def test_a_failure_of_the_first_rank_is_the_error_of_all_too(
     full_disk(file)
     results = save("run")
     assert all("No space left" in str(error) for error in results), results
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_rank_without_memory_for_its_copy_ends_all_together(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = Saver._snapshot
+
+    def fail(self: Any, contents: Contents) -> Any:
+        if self._world.rank == 3:
+            raise MemoryError("no memory for a copy")
+        return snapshot(self, contents)
+
+    monkeypatch.setattr(Saver, "_snapshot", fail)
+    results = save("run", in_background=True)
+    assert isinstance(results[3], MemoryError)
+    others = [error for rank, error in enumerate(results) if rank != 3]
+    assert all(str(error) == "MemoryError: no memory for a copy\n(on rank 3)" for error in others), results
     assert list((tmp_path / "run").iterdir()) == []
 
 

@@ -105,22 +105,18 @@ class Saver:
             self._preparation.wait()
             self._preparation = None
         started = time.perf_counter()
-        is_first = self._world.place.dp == 0
-        if self._in_background:
-            snapshot = self._buffers.snapshot(contents, is_first_replica=is_first)
-        else:
-            snapshot = present_values(contents, is_first_replica=is_first)
-        copy_s = time.perf_counter() - started
         folder = self._run / f".{checkpoint_path(self._run, state.step).name}{TEMPORARY_MARK}{state.run_id}"
+        try:
+            snapshot, problem = self._snapshot(contents), None
+        except Exception as error:  # such as no memory: the other ranks hear of it as they hear of a full disk
+            snapshot, problem = Snapshot(weights=(), optimizer=None), error
+        copy_s = time.perf_counter() - started
+        if problem is None:
+            work = self._begin(lambda wanted: self._write(folder, snapshot, wanted))
+        else:
+            work = Work(_raising(problem), in_line=True)
         self._pending = _Pending(
-            state=state,
-            folder=folder,
-            snapshot=snapshot,
-            started=started,
-            copy_s=copy_s,
-            work=self._begin(
-                lambda wanted: write_files(folder, self._world.place, snapshot, wanted, with_digests=self._has_copies)
-            ),
+            state=state, folder=folder, snapshot=snapshot, started=started, copy_s=copy_s, work=work
         )
 
     def message(self) -> Json:
@@ -185,6 +181,15 @@ class Saver:
             self._pending.work.wait()
         else:
             self._pending.work.abandon()
+
+    def _snapshot(self, contents: Contents) -> Snapshot:
+        is_first = self._world.place.dp == 0
+        if self._in_background:
+            return self._buffers.snapshot(contents, is_first_replica=is_first)
+        return present_values(contents, is_first_replica=is_first)
+
+    def _write(self, folder: Path, snapshot: Snapshot, wanted: Callable[[], None]) -> dict[str, Json]:
+        return write_files(folder, self._world.place, snapshot, wanted, with_digests=self._has_copies)
 
     def _prepared(self, contents: Contents) -> dict[str, Json]:
         self._buffers.prepare(contents, is_first_replica=self._world.place.dp == 0)
@@ -273,6 +278,13 @@ def save_checkpoint(
         saver.start(state, contents)
         saver.finish()
     return checkpoint_path(run, state.step)
+
+
+def _raising(error: Exception) -> Callable[[Callable[[], None]], dict[str, Json]]:
+    def work(wanted: Callable[[], None]) -> dict[str, Json]:
+        raise error
+
+    return work
 
 
 def _failure(error: Exception) -> dict[str, Json]:

@@ -7,7 +7,7 @@ place: a view would hold the weights of a later step, or half of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.weights.safetensors_header import DTYPE_BYTES
 
-from qvl_train.stored_tensor import StoredTensor
+from qvl_train.stored_tensor import OwnPart, StoredTensor
 
 # A bfloat16 is kept as its bits.
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -105,6 +105,10 @@ def present_values(contents: Contents, *, is_first_replica: bool) -> Snapshot:
     return _snapshot(contents, lambda tensor: tensor.own_bits, is_first_replica)
 
 
+def _nothing_of(tensor: StoredTensor) -> StoredTensor:
+    return replace(tensor, own=OwnPart(start=0, stop=0, read=lambda: np.empty(0, _NUMPY[tensor.dtype])))
+
+
 def _snapshot(
     contents: Contents, reader: Callable[[StoredTensor], Callable[[], NDArray[Any]]], is_first_replica: bool
 ) -> Snapshot:
@@ -122,6 +126,11 @@ def _snapshot(
 
     if contents.optimizer is None:
         optimizer = None
+    elif is_first_replica:
+        optimizer = [hold(tensor) for tensor in contents.optimizer]
+    elif any(tensor.own is not None for tensor in contents.optimizer):
+        # All that write one file have to know all that is in it: of whole tensors, the others write nothing.
+        optimizer = [hold(tensor if tensor.own is not None else _nothing_of(tensor)) for tensor in contents.optimizer]
     else:
-        optimizer = [hold(tensor) for tensor in contents.optimizer if is_first_replica or tensor.own is not None]
+        optimizer = []
     return Snapshot(weights=[hold(tensor) for tensor in contents.weights], optimizer=optimizer)
