@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import mindspore as ms
+from qvl_core.lora_table import is_factor
 from qvl_core.model import Qwen25VL
 from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.world import World
@@ -17,6 +18,7 @@ from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import PreparedData, batches, validation_batches
 
+from qvl_train.adapter import lora_of
 from qvl_train.agreement import together
 from qvl_train.checkpoint import TrainingState, prune
 from qvl_train.interrupt import Interrupt
@@ -102,6 +104,7 @@ def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainSte
         job.recipe.spec,
         clip_norm=train.optimizer.clip_norm,
         reduction=train.loss_reduction,
+        lora=lora_of(job.recipe),
         asked_to_stop=lambda: interrupt.signal_name,
     )
 
@@ -166,6 +169,7 @@ def _save(job: Job, step: int) -> Path:
         spec=job.recipe.spec,
         side_files=Path(job.recipe.weights.source),
         source_revision=job.source_revision,
+        lora=lora_of(job.recipe),
     )
     keep = train.save.keep
 
@@ -178,12 +182,13 @@ def _save(job: Job, step: int) -> Path:
 
 
 def stored_weights(model: Qwen25VL) -> list[StoredTensor]:
-    """List what this rank holds of the model, in table order."""
+    """List what this rank holds of what a checkpoint keeps, in table order: adapters only, where there are any."""
     return [
         StoredTensor(
             name=name, dtype=_DTYPE_NAMES[parameter.dtype], shape=tuple(parameter.shape), read=parameter.asnumpy
         )
         for name, parameter in model.named_parameters().items()
+        if model.dropout is None or is_factor(name)
     ]
 
 

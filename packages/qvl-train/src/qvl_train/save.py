@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from qvl_core.durable import copy_file, new_file, new_folder, remove_folder
 from qvl_core.errors import OutputError, Problem, RunError
+from qvl_core.lora_table import Lora
 from qvl_core.parallel.mesh import coordinate_of
+from qvl_core.params import Parameter
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.hf_writer import list_side_files
 from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, rank_tensors, write_manifest
@@ -56,6 +58,7 @@ def save_checkpoint(
     spec: ModelSpec,
     side_files: Path,
     source_revision: str,
+    lora: Lora | None = None,
 ) -> Path:
     """Write `step_NNNNNN`, all of it or nothing, and give its path; all ranks call it.
 
@@ -63,7 +66,8 @@ def save_checkpoint(
     copies of a weight are not equal, OutputError or RunError (disk full), the same on every rank.
     """
     target = checkpoint_path(run, state.step)
-    _require_equal_copies(world, spec, contents.weights, state.step)
+    rows = [rank_tensors(spec, world.layout, pp, lora) for pp in range(world.layout.pp)]
+    _require_equal_copies(world, rows, contents.weights, state.step)
     with _shared_folder(world, target) as folder:
         files = together(world, lambda: _write_rank(world, folder, contents))
 
@@ -74,7 +78,7 @@ def save_checkpoint(
                 file.write((json.dumps(asdict(state), indent=1) + "\n").encode())
             for source in list_side_files(side_files):
                 copy_file(source, folder / source.name)
-            _write_manifest(world, folder, files, spec, source_revision)
+            _write_manifest(world, folder, files, spec, source_revision, lora)
 
         together(world, complete)
     return target
@@ -143,7 +147,9 @@ def _write(
     }
 
 
-def _write_manifest(world: World, folder: Path, files: list[Json], spec: ModelSpec, source_revision: str) -> None:
+def _write_manifest(
+    world: World, folder: Path, files: list[Json], spec: ModelSpec, source_revision: str, lora: Lora | None
+) -> None:
     records = [cast("dict[str, Any]", file) for of_rank in files for file in cast("list[Json]", of_rank)]
     written = {
         record["name"]: WrittenFile(file=folder / record["name"], size=record["size"], checksums=record["checksums"])
@@ -165,19 +171,25 @@ def _write_manifest(world: World, folder: Path, files: list[Json], spec: ModelSp
         source_revision=source_revision,
         optimizer_dtypes=optimizer_dtypes,
         other_files={STATE_NAME: FileRecord(size=state.stat().st_size, checksum=checksum_of_file(state))},
+        lora=lora,
     )
     write_manifest(folder, manifest)
 
 
-def _require_equal_copies(world: World, spec: ModelSpec, weights: Sequence[StoredTensor], step: int) -> None:
-    """Raise RunError naming the first weight that differs between ranks that must hold the same: silent divergence."""
+def _require_equal_copies(
+    world: World, rows: Sequence[Sequence[Parameter]], weights: Sequence[StoredTensor], step: int
+) -> None:
+    """Raise RunError naming the first weight that differs between ranks that must hold the same: silent divergence.
+
+    `rows` are those of each pipeline stage.
+    """
     if world.layout.world_size == 1:
         return
     digests = together(world, lambda: {tensor.name: zlib.crc32(_bytes(tensor)) for tensor in weights})
     first: dict[tuple[str, int], tuple[int, Any]] = {}
     for rank, found in enumerate(digests):
         place = coordinate_of(rank, world.layout)
-        for row in rank_tensors(spec, world.layout, place.pp):
+        for row in rows[place.pp]:
             digest = cast("dict[str, Any]", found)[row.name]
             key = (row.name, 0 if row.shard == "replicate" else place.tp)
             other, wanted = first.setdefault(key, (rank, digest))

@@ -15,10 +15,10 @@ from typing import Any, cast
 import numpy as np
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import RunError
+from qvl_core.lora_table import Lora, weight_table
 from qvl_core.parallel.mesh import Coordinate, coordinate_of
 from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.world import Json, World
-from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_train.gradients import CopySums, clip_scale, is_counted, norm_of, sum_of_squares
@@ -76,6 +76,7 @@ class TrainStep:
         *,
         clip_norm: float,
         reduction: Reduction,
+        lora: Lora | None = None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._pipeline = pipeline
@@ -84,7 +85,7 @@ class TrainStep:
         self._clip_norm = clip_norm
         self._reduction: Reduction = reduction
         self._asked_to_stop = asked_to_stop
-        table = {row.name: row for row in parameter_table(spec, world.layout)}
+        table = {row.name: row for row in weight_table(spec, lora, world.layout)}
         rows = [table[name] for name in optimizer.names]
         self._copy_sums = CopySums(world, rows)
         self._counted = [i for i, row in enumerate(rows) if is_counted(row, world) and optimizer.counts(i)]
@@ -94,7 +95,8 @@ class TrainStep:
         """Run update number `step` (from 1). RunError on all ranks, and nothing applied, on a non-finite number."""
         started = time.perf_counter()
         total = self._total_units(micro_batches)
-        loss, gradients = self._pipeline.gradients(micro_batches, loss_weights(micro_batches, self._reduction, total))
+        weights = loss_weights(micro_batches, self._reduction, total)
+        loss, gradients = self._pipeline.gradients(micro_batches, weights, step=step)
         gradients = self._copy_sums(self._optimizer.over_replicas(gradients))
         squares = sum_of_squares([gradients[i] for i in self._counted])
         reports = self._exchange(micro_batches, loss, squares)

@@ -27,7 +27,7 @@ from qvl_core.model import Plan, Qwen25VL
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
 from qvl_core.parallel.world import World
-from qvl_core.params import Component, parameter_table
+from qvl_core.params import Component
 from qvl_core.stage_part import flow_after
 
 COMPONENTS: tuple[Component, ...] = ("vision", "merger", "text")
@@ -58,7 +58,7 @@ class Pipeline:
         model.recompute(_recomputed(recompute))
         self.trainable: list[Parameter] = [value for value in model.named_parameters().values() if value.requires_grad]
         """The stage's parameters that are not frozen, in the order of the parameter table; perhaps none."""
-        components = {row.name: row.component for row in parameter_table(model.spec)}
+        components = {row.name: row.component for row in model.table}
         here = {components[parameter.name] for parameter in self.trainable}
         self._trained_before = _trained_before(world, here)
         # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
@@ -71,11 +71,14 @@ class Pipeline:
         """Tell whether this stage gives the losses."""
         return self._stage == self._stages - 1
 
-    def gradients(self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]) -> tuple[float, list[Tensor]]:
+    def gradients(
+        self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, step: int = 0
+    ) -> tuple[float, list[Tensor]]:
         """Give the sum of this replica's weighted losses (0.0 before the last stage) and the gradients of `trainable`.
 
-        `weights` are those of each batch's loss rows. The gradients are fp32 sums over the batches, neither summed
-        over replicas nor over the copies of a tied embedding. A stage that a batch has no work for gives zeros.
+        `weights` are those of each batch's loss rows, `step` is what the adapters' dropout draws by. The gradients are
+        fp32 sums over the batches, neither summed over replicas nor over the copies of a tied embedding. A stage
+        that a batch has no work for gives zeros.
         """
         in_flight: dict[int, _InFlight] = {}
         loss: float = 0.0
@@ -83,6 +86,7 @@ class Pipeline:
         order = running_order(batches) if self._stages > 1 else range(len(batches))
         for action in one_f_one_b(self._stage, self._stages, len(batches)):
             number = order[action.micro_batch]
+            self._draw(step, number)
             if action.kind == "forward":
                 in_flight[number] = self._forward(batches[number])
                 continue
@@ -95,12 +99,20 @@ class Pipeline:
 
     def losses(self, batch: Batch) -> NDArray[np.float32] | None:
         """Give the loss of each row of `batch.loss_rows` on the last stage, None on the others. No gradient."""
+        if self._model.dropout is not None:
+            self._model.dropout.end()
         held = self._forward(batch)
         self._deliver()
         self._world.finish_sends()
         if not self.is_last:
             return None
         return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
+
+    def _draw(self, step: int, number: int) -> None:
+        """Tell dropout which micro batch of all replicas' comes: a stage runs one several times, others in between."""
+        if self._model.dropout is not None:
+            place, layout = self._world.place, self._world.layout
+            self._model.dropout.begin(step, place.dp + number * layout.dp)
 
     def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""

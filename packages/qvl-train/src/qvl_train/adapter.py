@@ -1,0 +1,81 @@
+"""Adapters in a training run: the recipe's settings, what a rank begins with, the PEFT folder at the end."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvl_core.durable import remove_folder
+from qvl_core.lora_table import Lora
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from qvl_core.parallel.world import World
+    from qvl_core.recipe.schema import Recipe
+
+    from qvl_train.checkpoint import Checkpoint
+
+FOLDER_NAME = "adapter"
+
+
+def lora_of(recipe: Recipe) -> Lora | None:
+    """Give the settings of a recipe's adapters, None for full fine-tuning."""
+    section = recipe.train.lora if recipe.train is not None else None
+    return None if section is None else Lora(**section.model_dump())
+
+
+def with_factors(
+    weights: Iterator[tuple[str, NDArray[np.float32]]], recipe: Recipe, world: World, start: Checkpoint | None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the base's weights, then this rank's factors: from a checkpoint of adapters, or as they begin."""
+    from qvl_core.parallel.stage import initial_local_factors
+
+    from qvl_train.checkpoint import read_weights
+
+    lora = lora_of(recipe)
+    assert lora is not None
+    assert recipe.train is not None
+    if start is None:
+        factors = initial_local_factors(recipe.spec, lora, recipe.train.seed, world.layout, world.place)
+    else:
+        factors = read_weights(start, world.layout, world.place)
+    return chain(weights, factors)
+
+
+def export_adapter(recipe: Recipe, checkpoint: Path, run: Path) -> Path:
+    """Write `adapter/` in the run's folder, in PEFT's format, from a checkpoint of any layout.
+
+    A folder that an earlier, unfinished try of the same run left there is replaced. Raises WeightsError where bytes are
+    not what was recorded.
+    """
+    from qvl_core.weights.peft_writer import write_peft_folder
+    from qvl_core.weights.whole_tensors import open_whole_tensors
+
+    target = run / FOLDER_NAME
+    if target.exists():
+        remove_folder(target)
+    write_peft_folder(open_whole_tensors(checkpoint), target, base=recipe.weights.source)
+    return target
+
+
+def merge_advice(recipe: Recipe, adapter: Path) -> str:
+    """Say how an HF folder with the adapter merged in is made; qvl-convert does it, which needs no training."""
+    from qvl_core.weights.source import classify_source
+
+    source = recipe.weights.source
+    if recipe.weights.init == "random":
+        return (
+            "the adapter fits the random weights of this recipe's seed, which no folder holds: there is no merging it"
+        )
+    out = str(adapter.parent / "hf")
+    merge = "qvl convert merge --base {} --adapter {} --out {}"
+    if classify_source(source) == "hf":
+        return "HF checkpoint with it merged in: " + merge.format(*map(shlex.quote, (source, str(adapter), out)))
+    base = f"{source.rstrip('/')}-hf"
+    export = f"qvl convert export --sharded {shlex.quote(source)} --out {shlex.quote(base)}"
+    return f"HF checkpoint with it merged in: {export} && " + merge.format(*map(shlex.quote, (base, str(adapter), out)))
