@@ -145,7 +145,7 @@ def export(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a sharded folder, or the weights of a training checkpoint, as an HF folder.
+    """Write a sharded folder, or the weights of a training checkpoint, as an HF folder; adapters as a PEFT folder.
 
     With --mindspeed as a folder of MindSpeed-MM, in the source's layout or in that of --tp, --pp and the stages.
     """

@@ -9,7 +9,7 @@ whole factor's gradient only: with its own columns of B, or its own part of A x.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from qvl_core.layout import Layout
@@ -94,18 +94,17 @@ def is_factor(name: str) -> bool:
 def _factors(base: Parameter, rank: int) -> Iterator[Parameter]:
     (name_a, name_b), (out, width) = factor_names(base.name), base.shape
     cuts_inputs = base.shard == "row"
-    place = {"component": base.component, "layer": base.layer, "stages": base.stages}
-    yield Parameter(
+    yield replace(
+        base,
         name=name_a,
         shape=(rank, width),
         shard="row" if cuts_inputs else "replicate",
         partial_gradient=not cuts_inputs,
-        **place,
     )
-    yield Parameter(
+    yield replace(
+        base,
         name=name_b,
         shape=(out, rank),
         shard="replicate" if cuts_inputs else base.shard,
         partial_gradient=cuts_inputs,
-        **place,
     )

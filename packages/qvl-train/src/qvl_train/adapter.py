@@ -1,4 +1,4 @@
-"""Adapters in a training run: the recipe's settings, what a rank begins with, the PEFT folder at the end."""
+"""Adapters in a training run: what a rank begins with, the PEFT folder at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.durable import remove_folder
-from qvl_core.lora_table import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 FOLDER_NAME = "adapter"
 
 
-def lora_of(recipe: Recipe) -> Lora | None:
-    """Give the settings of a recipe's adapters, None for full fine-tuning."""
-    section = recipe.train.lora if recipe.train is not None else None
-    return None if section is None else Lora(**section.model_dump())
-
-
 def with_factors(
     weights: Iterator[tuple[str, NDArray[np.float32]]], recipe: Recipe, world: World, start: Checkpoint | None
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -37,7 +30,7 @@ def with_factors(
 
     from qvl_train.checkpoint import read_weights
 
-    lora = lora_of(recipe)
+    lora = recipe.lora
     assert lora is not None
     assert recipe.train is not None
     if start is None:

@@ -18,7 +18,6 @@ from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import PreparedData, batches, validation_batches
 
-from qvl_train.adapter import lora_of
 from qvl_train.agreement import together
 from qvl_train.checkpoint import TrainingState, prune
 from qvl_train.interrupt import Interrupt
@@ -104,7 +103,7 @@ def _train_step(job: Job, train: TrainSection, interrupt: Interrupt) -> TrainSte
         job.recipe.spec,
         clip_norm=train.optimizer.clip_norm,
         reduction=train.loss_reduction,
-        lora=lora_of(job.recipe),
+        lora=job.recipe.lora,
         asked_to_stop=lambda: interrupt.signal_name,
     )
 
@@ -169,7 +168,7 @@ def _save(job: Job, step: int) -> Path:
         spec=job.recipe.spec,
         side_files=Path(job.recipe.weights.source),
         source_revision=job.source_revision,
-        lora=lora_of(job.recipe),
+        lora=job.recipe.lora,
     )
     keep = train.save.keep
 

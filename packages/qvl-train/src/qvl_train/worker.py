@@ -93,7 +93,7 @@ def _prepare_job(
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.stage import build_stage
 
-    from qvl_train.adapter import lora_of, with_factors
+    from qvl_train.adapter import with_factors
     from qvl_train.checkpoint import read_optimizer, read_weights
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint
@@ -101,7 +101,7 @@ def _prepare_job(
 
     assert recipe.train is not None
     assert recipe.model.dtype is not None, "the recipe fills it in"
-    folder, lora, seed = Path(recipe.output.dir), lora_of(recipe), recipe.train.seed
+    folder, lora, seed = Path(recipe.output.dir), recipe.lora, recipe.train.seed
     record = _agree(recipe, data, world)
     world.phase = "choosing a checkpoint"
     start = choose_checkpoint(world, folder, options.resume, lambda text: say(console, text))
@@ -147,7 +147,6 @@ def make_optimizer(recipe: Recipe, world: World, parameters: dict[str, Any]) -> 
     """Give the recipe's optimizer for these parameters, by their names in the parameter table."""
     from qvl_core.lora_table import weight_table
 
-    from qvl_train.adapter import lora_of
     from qvl_train.optimizer import AdamW, AdamWSettings
     from qvl_train.sliced_optimizer import SlicedAdamW
 
@@ -161,7 +160,7 @@ def make_optimizer(recipe: Recipe, world: World, parameters: dict[str, Any]) -> 
         lr_scale=chosen.lr_scale.model_dump(),
     )
     kind = SlicedAdamW if recipe.layout.zero1 else AdamW
-    return kind(parameters, weight_table(recipe.spec, lora_of(recipe)), settings, world.data)
+    return kind(parameters, weight_table(recipe.spec, recipe.lora), settings, world.data)
 
 
 def initial_weights(recipe: Recipe, world: World, *, reshard: bool) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -42,14 +42,18 @@ def write_peft_folder(source: WholeTensors, out: Path, *, base: str) -> None:
     assert source.lora is not None, f"{source.path} holds no adapters"
     with OpenFiles(source.inputs) as files, new_folder(out) as folder:
         tensors = [
-            replace(tensor_to_write(tensor, files), name=f"{_PREFIX}{to_new(name)}")
-            for name, tensor in source.tensors.items()
+            replace(tensor_to_write(tensor, files), name=peft_key(name)) for name, tensor in source.tensors.items()
         ]
         write_safetensors(folder / WEIGHTS_FILE, tensors)
         write_json(folder / CONFIG_FILE, peft_config(source.lora, base))
 
 
-def peft_config(lora: Lora, base: str) -> dict[str, Any]:
+def peft_key(name: str) -> str:
+    """Give PEFT's key of a factor."""
+    return f"{_PREFIX}{to_new(name)}"
+
+
+def peft_config(lora: Lora, base: str | None) -> dict[str, Any]:
     """Give the content of `adapter_config.json`: what every version of PEFT knows."""
     return {
         "peft_type": "LORA",

@@ -156,7 +156,10 @@ class SaveSection(Section):
         examples=[True],
     )
     export_hf: bool = Field(
-        default=True, description="Write an HF folder at the end of the run. Default true.", examples=[True]
+        default=True,
+        description="Write an HF folder at the end of the run. Default true. A run with [train.lora] writes its "
+        "adapter in PEFT's format instead, always, and says how to merge it: `qvl convert merge`.",
+        examples=[True],
     )
 
 
