@@ -167,6 +167,7 @@ def export(
             sharded=hf is None,
             naming=_naming(naming),
             max_shard_bytes=_shard_bytes(max_shard_gib),
+            stated={"--naming": naming, "--max-shard-gib": max_shard_gib},
         )
     jobs.carry_out(job, out or jobs.needed("--out", mindspeed), plan=plan, as_json=as_json, overwrite=overwrite)
 

@@ -104,10 +104,22 @@ def reshard(recipe: Recipe | None, sharded: Path | None, flags: Flags) -> tuple[
     return job, _default_out(path, layout)
 
 
-def export_hf(source: Path, hf_files: Path, *, sharded: bool, naming: Naming, max_shard_bytes: int) -> Job:
-    """Give the job that writes an HF folder; of a checkpoint that holds adapters, a PEFT folder."""
+def export_hf(
+    source: Path,
+    hf_files: Path,
+    *,
+    sharded: bool,
+    naming: Naming,
+    max_shard_bytes: int,
+    stated: Mapping[str, object],
+) -> Job:
+    """Give the job that writes an HF folder; of a checkpoint that holds adapters, a PEFT folder.
+
+    `stated` are the flags of an HF folder's form as they were given.
+    """
     tensors = _opened(source, sharded=sharded)
     if tensors.lora is not None:
+        refuse(stated, "the checkpoint holds adapters; PEFT has its own names, and one file")
         return plan_peft(tensors, base=None if hf_files == source else hf_files)
     if hf_files == source and not (source / CONFIG_NAME).exists():
         message = f"has no {CONFIG_NAME}; an HF folder needs it, and tokenizer and processor files"

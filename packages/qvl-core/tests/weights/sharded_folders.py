@@ -39,7 +39,9 @@ def write_folder(folder, spec, layout, kinds, arrays, optimizer=None, **hf) -> P
     return folder
 
 
-def write_sharded(folder, spec, layout, arrays, optimizer=None, kinds=None, other_files=None, lora=None) -> None:
+def write_sharded(
+    folder, spec, layout, arrays, optimizer=None, kinds=None, other_files=None, lora=None, revision="test"
+) -> None:
     """Write rank files, optimizer files and manifest of whole arrays; of BF16 ones (in `kinds`) raw bits.
 
     With `lora` the arrays are the factors of adapters.
@@ -64,7 +66,7 @@ def write_sharded(folder, spec, layout, arrays, optimizer=None, kinds=None, othe
         layout,
         written,
         kinds,
-        source_revision="test",
+        source_revision=revision,
         optimizer_dtypes=dtypes,
         other_files=other_files,
         lora=lora,

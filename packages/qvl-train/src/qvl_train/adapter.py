@@ -8,18 +8,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.durable import remove_folder
+from qvl_core.errors import Problem, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
+    from qvl_core.lora_table import Lora
     from qvl_core.parallel.world import World
     from qvl_core.recipe.schema import Recipe
 
     from qvl_train.checkpoint import Checkpoint
 
 FOLDER_NAME = "adapter"
+
+
+def check_adapters(start: Checkpoint, recipe: Recipe, revision: str) -> None:
+    """Raise WeightsError unless a checkpoint holds this recipe's adapters, made on the base of this revision."""
+    manifest = start.folder.manifest
+    if manifest.lora != recipe.lora:
+        message = f"holds {_adapters_text(manifest.lora)}; this run trains {_adapters_text(recipe.lora)}"
+    elif recipe.lora is not None and manifest.source_revision != revision:
+        made, given = manifest.source_revision[:40], revision[:40]
+        message = f"holds adapters of the base {made}; weights.source is {given}, another one"
+    else:
+        return
+    fix = "give the recipe, or the weights.source, that the run began with; or another output.dir for a new run"
+    raise WeightsError(Problem(where=str(start.folder.path), message=message, fix=fix))
 
 
 def with_factors(
@@ -72,3 +88,10 @@ def merge_advice(recipe: Recipe, adapter: Path) -> str:
     base = f"{source.rstrip('/')}-hf"
     export = f"qvl convert export --sharded {shlex.quote(source)} --out {shlex.quote(base)}"
     return f"HF checkpoint with it merged in: {export} && " + merge.format(*map(shlex.quote, (base, str(adapter), out)))
+
+
+def _adapters_text(lora: Lora | None) -> str:
+    if lora is None:
+        return "the whole model"
+    words = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
+    return f"adapters of {words} on {', '.join(lora.targets)} of {', '.join(lora.components)}"

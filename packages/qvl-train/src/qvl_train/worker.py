@@ -93,7 +93,7 @@ def _prepare_job(
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.stage import build_stage
 
-    from qvl_train.adapter import with_factors
+    from qvl_train.adapter import check_adapters, with_factors
     from qvl_train.checkpoint import read_optimizer, read_weights
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint
@@ -108,6 +108,8 @@ def _prepare_job(
     world.phase = "reading the weights"
 
     def build() -> None:
+        if start is not None:
+            check_adapters(start, recipe, str(record["weights"]))
         if start is not None and lora is None:
             arrays = read_weights(start, world.layout, world.place)
         else:
