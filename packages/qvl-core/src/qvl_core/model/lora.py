@@ -43,14 +43,22 @@ class AdapterDropout:
         """Drop nothing from now on: for validation."""
         self._draw = None
 
+    @property
+    def factor(self) -> float:
+        """What makes up for the dropped elements; on the output, because bfloat16 would round it in the mask."""
+        return _STEPS / (_STEPS - self._limit) if self._is_on else 1.0
+
     def __call__(self, x: Tensor, name: str, *, first: int, width: int) -> Tensor:
         """Drop elements of a layer's input, which is columns `first` on of the whole input of this width."""
-        if self._draw is None or self._limit == 0:
+        if not self._is_on:
             return x
         rows, columns = prod(x.shape[:-1]), x.shape[-1]
         kept = self.kept(name, rows, width)[:, first : first + columns]
-        factor = np.float32(_STEPS / (_STEPS - self._limit))
-        return x * Tensor((kept * factor).reshape(x.shape)).astype(x.dtype)
+        return x * Tensor(np.ascontiguousarray(kept).reshape(x.shape)).astype(x.dtype)
+
+    @property
+    def _is_on(self) -> bool:
+        return self._draw is not None and self._limit > 0
 
     def kept(self, name: str, rows: int, width: int) -> NDArray[np.bool_]:
         """Give what the current micro batch keeps of a layer's whole input, bool [rows, width]."""
@@ -97,7 +105,7 @@ class LoraLinear(nn.Cell):
     def update(self, x_TD: Tensor) -> Tensor:
         """Give the adapter's part of the output, without that of other tensor ranks."""
         x_TD = self._dropout(x_TD, self._name, first=self._first, width=self._width)
-        return self.lora_B(self.lora_A(x_TD)) * self._scale
+        return self.lora_B(self.lora_A(x_TD)) * (self._scale * self._dropout.factor)
 
     def construct(self, x_TD: Tensor) -> Tensor:
         return kernels.linear(x_TD, self.weight, self.bias) + self.update(x_TD)
