@@ -62,9 +62,7 @@ class FakePipeline:
         self.rows = [row for row in rank_tensors(SPEC, world.layout, world.place.pp) if row.name in trained]
         self.is_last = world.place.pp == world.layout.pp - 1
 
-    def gradients(
-        self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, step: int
-    ) -> tuple[float, list[Any]]:
+    def gradients(self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]) -> tuple[float, list[Any]]:
         loss = sum(float(self.losses_of(one) @ weight) for one, weight in zip(batches, weights, strict=True))
         return (loss if self.is_last else 0.0), [ms.Tensor(self.gradient(row)) for row in self.rows]
 

@@ -59,7 +59,8 @@ def adapted(lora: Lora, *, seed: int = 0) -> Qwen25VL:
 
 def gradients(model: Qwen25VL, *, recompute: str = "none", step: int = 1) -> tuple[float, FactorArrays]:
     made = Pipeline(model, WORLD, recompute=recompute)  # type: ignore[arg-type]
-    loss, found = made.gradients(BATCHES, WEIGHTS, step=step)
+    made.step = step
+    loss, found = made.gradients(BATCHES, WEIGHTS)
     return loss, {parameter.name: gradient.asnumpy() for parameter, gradient in zip(made.trainable, found, strict=True)}
 
 

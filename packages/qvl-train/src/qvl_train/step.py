@@ -95,8 +95,8 @@ class TrainStep:
         """Run update number `step` (from 1). RunError on all ranks, and nothing applied, on a non-finite number."""
         started = time.perf_counter()
         total = self._total_units(micro_batches)
-        weights = loss_weights(micro_batches, self._reduction, total)
-        loss, gradients = self._pipeline.gradients(micro_batches, weights, step=step)
+        self._pipeline.step = step
+        loss, gradients = self._pipeline.gradients(micro_batches, loss_weights(micro_batches, self._reduction, total))
         gradients = self._copy_sums(self._optimizer.over_replicas(gradients))
         squares = sum_of_squares([gradients[i] for i in self._counted])
         reports = self._exchange(micro_batches, loss, squares)

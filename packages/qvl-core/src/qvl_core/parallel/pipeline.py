@@ -63,6 +63,8 @@ class Pipeline:
         self._trained_before = _trained_before(world, here)
         # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
         self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
+        self.step = 0
+        """The update that `gradients` computes for: what the dropout of adapters draws by."""
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
         self._outgoing: tuple[Tensor, int] | None = None
 
@@ -71,14 +73,11 @@ class Pipeline:
         """Tell whether this stage gives the losses."""
         return self._stage == self._stages - 1
 
-    def gradients(
-        self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, step: int = 0
-    ) -> tuple[float, list[Tensor]]:
+    def gradients(self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]) -> tuple[float, list[Tensor]]:
         """Give the sum of this replica's weighted losses (0.0 before the last stage) and the gradients of `trainable`.
 
-        `weights` are those of each batch's loss rows, `step` is what the adapters' dropout draws by. The gradients are
-        fp32 sums over the batches, neither summed over replicas nor over the copies of a tied embedding. A stage
-        that a batch has no work for gives zeros.
+        `weights` are those of each batch's loss rows. The gradients are fp32 sums over the batches, neither summed
+        over replicas nor over the copies of a tied embedding. A stage that a batch has no work for gives zeros.
         """
         in_flight: dict[int, _InFlight] = {}
         loss: float = 0.0
@@ -86,7 +85,7 @@ class Pipeline:
         order = running_order(batches) if self._stages > 1 else range(len(batches))
         for action in one_f_one_b(self._stage, self._stages, len(batches)):
             number = order[action.micro_batch]
-            self._draw(step, number)
+            self._draw(number)
             if action.kind == "forward":
                 in_flight[number] = self._forward(batches[number])
                 continue
@@ -108,11 +107,11 @@ class Pipeline:
             return None
         return self._model.losses_of(self._advance(held.plan, held.x), held.plan).asnumpy()
 
-    def _draw(self, step: int, number: int) -> None:
+    def _draw(self, number: int) -> None:
         """Tell dropout which micro batch of all replicas' comes: a stage runs one several times, others in between."""
         if self._model.dropout is not None:
             place, layout = self._world.place, self._world.layout
-            self._model.dropout.begin(step, place.dp + number * layout.dp)
+            self._model.dropout.begin(self.step, place.dp + number * layout.dp)
 
     def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""
