@@ -17,6 +17,7 @@ SHIPPED = sorted(
         "7b_video_sft",
         "7b_lora_sft",
         "tiny_sft",
+        "tiny_lora_sft",
         "tiny_eval",
         "tiny_infer",
     ]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from qvl_core.layout import Layout
+from qvl_core.lora_table import TARGETS, Lora, weight_table
+from qvl_core.params import Parameter
 from specs import SPECS
 
 Recompute = Literal["none", "full", "vision", "merger", "text"]
@@ -32,6 +34,7 @@ FREEZES: tuple[tuple[str, ...], ...] = (
 class Case:
     """A run of `steps` steps. `accumulation` counts the micro batches of each replica in a step.
 
+    `adapters` are components all of whose linear layers have adapters, with dropout; the model itself is then frozen.
     `broken` is something that is made wrong on purpose, to see it found: see `sabotage`.
     """
 
@@ -48,6 +51,7 @@ class Case:
     freeze: tuple[str, ...] = ()
     reduction: str = "token"
     steps: int = 1
+    adapters: tuple[str, ...] = ()
     broken: str = ""
 
     @property
@@ -73,6 +77,7 @@ class Case:
         parts += ["zero1"] if self.zero1 else []
         parts += [f"recompute_{self.recompute}"] if self.recompute != "none" else []
         parts += [f"frozen_{'+'.join(self.freeze)}"] if self.freeze else []
+        parts += [f"adapters_{'+'.join(self.adapters)}"] if self.adapters else []
         parts += [f"per_{self.reduction}"] if self.reduction != "token" else []
         parts += [f"{self.steps}steps"] if self.steps > 1 else []
         parts += [f"broken_{self.broken}"] if self.broken else []
@@ -91,7 +96,21 @@ class Case:
             freeze=self.freeze,
             reduction=self.reduction,
             steps=self.steps,
+            adapters=self.adapters,
         )
+
+    @property
+    def lora(self) -> Lora | None:
+        """Give the settings of the adapters; odd numbers, so that none stands for another."""
+        if not self.adapters:
+            return None
+        targets = tuple(dict.fromkeys(name for component in self.adapters for name in TARGETS[component]))  # type: ignore[index]
+        return Lora(rank=3, alpha=5.0, dropout=0.2, components=self.adapters, targets=targets)  # type: ignore[arg-type]
+
+    def trained_rows(self, *, whole: bool = False) -> list[Parameter]:
+        """List the rows of what trains, on the stages of the layout or, `whole`, on one."""
+        rows = weight_table(SPECS[self.spec], self.lora, None if whole else self.layout)
+        return [row for row in rows if row.component not in self.freeze]
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields."""
@@ -100,5 +119,5 @@ class Case:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Case:
         """Read the fields."""
-        lists = ("vision_stages", "text_stages", "freeze")
+        lists = ("vision_stages", "text_stages", "freeze", "adapters")
         return cls(**{key: tuple(value) if key in lists else value for key, value in fields.items()})

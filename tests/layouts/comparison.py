@@ -76,7 +76,7 @@ def squares_of(
     case: Case, gradients: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]], tensor_rank: int
 ) -> Squares:
     """Give the squares of a rank's gradients against its part of the reference's."""
-    rules = {row.name: row.shard for row in parameter_table(SPECS[case.spec])}
+    rules = {row.name: row.shard for row in case.trained_rows(whole=True)}
     found: Squares = {}
     for name, gradient in gradients.items():
         if name not in reference:
@@ -125,7 +125,7 @@ def judge(case: Case, ranks: Sequence[RankResult], reference: Reference) -> Verd
 
 def _gradient_errors(case: Case, ranks: Sequence[RankResult], failures: list[str]) -> dict[str, float]:
     """Give the relative error of each parameter; notes ranks that have not exactly the gradients they should have."""
-    rows = [row for row in parameter_table(SPECS[case.spec], case.layout) if row.component not in case.freeze]
+    rows = case.trained_rows()
     for rank in ranks:
         wanted = [row.name for row in rows if rank["place"][0] in row.stages]
         if list(rank["squares"]) != wanted:
@@ -172,7 +172,7 @@ def _validations_that_differ(ranks: Sequence[RankResult], reference: Reference) 
 
 def _copies_that_differ(case: Case, ranks: Sequence[RankResult]) -> list[str]:
     """Name parameters whose copies on several ranks are not the same to the bit after the last step."""
-    table = {row.name: row for row in parameter_table(SPECS[case.spec])}
+    table = {row.name: row for row in (*parameter_table(SPECS[case.spec]), *case.trained_rows(whole=True))}
     copies: dict[tuple[str, int], set[int]] = defaultdict(set)
     for rank in ranks:
         for name, digest in rank["digests"].items():

@@ -54,13 +54,13 @@ class Trained:
 def train(case: Case, world: World) -> Trained:
     """Train a case's steps on this rank."""
     spec = SPECS[case.spec]
-    model = build_stage(spec, world, lively_weights(case, world))
+    model = build_stage(spec, world, lively_weights(case, world), lora=case.lora, seed=_WEIGHT_SEED)
     model.freeze(case.freeze)
     recompute = case.recompute if case.recompute in ("none", "full") else (case.recompute,)
     pipeline = Pipeline(model, world, recompute=recompute)  # type: ignore[arg-type]
     kind = SlicedAdamW if case.zero1 else AdamW
     parameters = {parameter.name: parameter for parameter in pipeline.trainable}
-    witness = Witness(kind(parameters, parameter_table(spec), _SETTINGS, world.data), case, world)
+    witness = Witness(kind(parameters, case.trained_rows(whole=True), _SETTINGS, world.data), case, world)
     take_step = TrainStep(
         pipeline,
         witness,
@@ -68,6 +68,7 @@ def train(case: Case, world: World) -> Trained:
         spec,
         clip_norm=_CLIP_NORM,
         reduction=case.reduction,  # type: ignore[arg-type]
+        lora=case.lora,
     )
     validation = validation_loss(pipeline, world, micro_batches(case, 1, world.place.dp))
     results = []
@@ -93,7 +94,7 @@ class Witness:
         self._optimizer = optimizer
         self._case = case
         self._world = world
-        table = {row.name: row for row in parameter_table(SPECS[case.spec], case.layout)}
+        table = {row.name: row for row in case.trained_rows()}
         self._sizes = [prod(table[name].local_shape(case.tp)) for name in self.names]
 
     def over_replicas(self, gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -122,14 +123,21 @@ class Witness:
 
 
 def lively_weights(case: Case, world: World) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield this rank's part of weights in which no norm is one and no bias zero: else a bias added twice is no bug."""
-    for row in parameter_table(SPECS[case.spec], world.layout):
+    """Yield this rank's part of weights in which no norm is one and no bias zero: else a bias added twice is no bug.
+
+    Factors of adapters follow, none of them zero: else A has no gradient in the first step.
+    """
+    factors = [] if case.lora is None else case.trained_rows()
+    for row in (*parameter_table(SPECS[case.spec], world.layout), *factors):
         if world.place.pp in row.stages:
             yield row.name, cut(_lively(row), row.shard, tp=world.layout.tp, rank=world.place.tp)
 
 
 def _lively(row: Parameter) -> NDArray[np.float32]:
     values = random_tensor(row, _WEIGHT_SEED)
+    if row.name.endswith(".lora_B.weight"):
+        # An update as large as the weight makes every rounding grow from layer to layer.
+        return 0.1 * values
     if values.ndim > 1:
         return values
     noise = np.random.default_rng(zlib.crc32(row.name.encode())).standard_normal(row.shape)

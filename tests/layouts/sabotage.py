@@ -13,7 +13,7 @@ from qvl_core.params import EMBEDDING
 
 # How much a gradient is changed: ten times what is allowed.
 _CHANGE = 1e-4
-NUMBERS = ("tensor_sum", "data_sum", "tied_sum", "gradient", "missing")
+NUMBERS = ("tensor_sum", "data_sum", "tied_sum", "factor_sum", "gradient", "missing")
 ENDS = ("raise", "crash", "hang")
 
 
@@ -41,8 +41,22 @@ class DeafGroup:
         return getattr(self._group, name)
 
 
+class FirstCountsGroup(DeafGroup):
+    """A tensor group in whose sums of gradients only the first rank counts, as if those of factors were whole."""
+
+    def sum_many(self, tensors: Sequence[Any]) -> list[Any]:
+        """Give the sums without what other ranks have."""
+        return list(self._group.sum_many([x if self.index == 0 else x * 0.0 for x in tensors]))
+
+    def sum(self, x: Any) -> Any:
+        """Give the sum."""
+        return self._group.sum(x)
+
+
 def spoil_world(world: Any, case: Case) -> None:
     """Make one group deaf, or end this rank in some way."""
+    if case.broken == "factor_sum":
+        world.tensor = FirstCountsGroup(world.tensor)
     for name in ("tensor", "data", "tied"):
         if case.broken == f"{name}_sum" and getattr(world, name) is not None:
             setattr(world, name, DeafGroup(getattr(world, name)))

@@ -64,7 +64,7 @@ def split_kind(vision_stages: Sequence[int], text_stages: Sequence[int]) -> str:
 
 def selection() -> list[Case]:
     """List the cases of a CI run: covering cases, curves for all degrees, and other models."""
-    return [*curves(), *covering(), *other_models()]
+    return [*curves(), *covering(), *other_models(), *adapted()]
 
 
 def curves() -> list[Case]:
@@ -137,6 +137,25 @@ def other_models() -> list[Case]:
     return found
 
 
+def adapted() -> list[Case]:
+    """List cases with adapters: on every component, each alone, and in the layouts that cut or share something else."""
+    everywhere = {"adapters": ("vision", "merger", "text"), "accumulation": 2}
+    whole, halves = {"vision_stages": (4,), "text_stages": (4,)}, {"vision_stages": (4, 0), "text_stages": (1, 3)}
+    return [
+        Case(**whole, **everywhere, tp=2, zero1=True),
+        Case(**whole, **everywhere, dp=2, zero1=True, recompute="full"),
+        Case(**halves, **everywhere, pp=2, recompute="full", mix="sparse"),
+        Case(**halves, **everywhere, tp=2, pp=2, dp=2, zero1=True, steps=CURVE_STEPS),
+        Case(vision_stages=(1, 3, 0, 0), text_stages=(0, 0, 3, 1), adapters=("vision", "text"), pp=4, accumulation=3),
+        Case(**halves, adapters=("text",), tp=2, pp=2, recompute="text", reduction="sample"),
+        Case(**halves, adapters=("vision",), tp=2, pp=2, recompute="vision", accumulation=3),
+        Case(**halves, adapters=("merger",), pp=2, dp=2, mix="unlabelled"),
+        Case(spec="four", vision_stages=(3,), text_stages=(3,), **everywhere, tp=4, mix="videos"),
+        Case(spec="eight", vision_stages=(2,), text_stages=(2,), **everywhere, tp=8, steps=5),
+        Case(spec="flat", vision_stages=(1, 0), text_stages=(0, 5), **everywhere, tp=2, pp=2, dp=2, steps=5),
+    ]
+
+
 def broken() -> list[Case]:
     """List cases that are wrong on purpose, each in one way that a comparison has to notice."""
     whole, halves = {"vision_stages": (4,), "text_stages": (4,)}, {"vision_stages": (4, 0), "text_stages": (1, 3)}
@@ -145,6 +164,7 @@ def broken() -> list[Case]:
         Case(**whole, dp=2, broken="data_sum"),
         Case(**whole, dp=2, zero1=True, broken="data_sum"),
         Case(**halves, pp=2, broken="tied_sum"),
+        Case(**whole, tp=2, broken="factor_sum", adapters=("vision", "merger", "text")),
         Case(**whole, tp=2, broken="gradient"),
         Case(**halves, pp=2, broken="missing"),
     ]

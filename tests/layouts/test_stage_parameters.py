@@ -11,6 +11,7 @@ import pytest
 from qvl_core import load_recipe
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout, legal_tensor_degrees
+from qvl_core.lora_table import adapter_table
 from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_part import stage_part
@@ -84,6 +85,27 @@ def test_every_stage_of_a_shipped_layout_has_its_rows(recipe_name: str) -> None:
     assert not check_layout(spec, layout)
     for stage, tensor_rank in product(range(layout.pp), range(layout.tp)):
         assert _held(spec, layout, stage, tensor_rank) == _rows(spec, layout, stage)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_every_stage_of_the_shipped_adapter_recipe_has_its_factors(tp: int) -> None:
+    from qvl_core.model import Qwen25VL
+    from qvl_core.parallel.adapter_cells import insert_adapters
+    from qvl_core.parallel.tensor_cells import cut_cells
+
+    recipe = load_recipe(RECIPES / "7b_lora_sft.toml")
+    layout, spec = replace(recipe.parallel, tp=tp), _narrow(recipe.spec)
+    assert recipe.lora is not None
+    assert not check_layout(spec, layout)
+    table = adapter_table(spec, recipe.lora, layout)
+    for stage in range(layout.pp):
+        model, group = Qwen25VL(spec, "float32", stage_part(layout, stage)), PlaceOnly(size=tp, index=tp - 1)
+        cut_cells(model, group)  # type: ignore[arg-type]
+        insert_adapters(model, recipe.lora, group, seed=0)  # type: ignore[arg-type]
+        held = {name: tuple(value.shape) for name, value in model.named_parameters().items() if value.requires_grad}
+        assert held == {row.name: row.local_shape(tp) for row in table if stage in row.stages}
+        rest = {name for name, value in model.named_parameters().items() if not value.requires_grad}
+        assert rest == {name for name, _ in _rows(spec, layout, stage)}
 
 
 def _narrow(spec: ModelSpec) -> ModelSpec:

@@ -2,9 +2,10 @@
 
 import pytest
 from qvl_core.layout import Layout
+from qvl_core.lora_table import Lora
 from qvl_core.params import parameter_count
 from qvl_core.specs import load_spec
-from qvl_core.stage_table import Adapters, layer_range, stage_table
+from qvl_core.stage_table import layer_range, stage_table
 
 SEVEN = load_spec("qwen2.5-vl-7b")
 FOUR_STAGES = Layout(pp=4, vision_stages=(32, 0, 0, 0), text_stages=(1, 10, 10, 7))
@@ -52,7 +53,8 @@ def test_frozen_components_do_not_train_and_the_others_do() -> None:
 
 
 def test_adapters_train_alone() -> None:
-    rows = stage_table(SEVEN, Layout.single(SEVEN), adapters=Adapters(rank=8, targets=("q_proj", "k_proj")))
+    lora = Lora(rank=8, alpha=16, dropout=0.0, components=("text",), targets=("q_proj", "k_proj"))
+    rows = stage_table(SEVEN, Layout.single(SEVEN), lora=lora)
     text = SEVEN.text
     kv = text.num_kv_heads * text.head_dim
     assert rows[0].trainable == 28 * 8 * ((text.hidden_size * 2) + (text.hidden_size + kv))

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("mindspore", reason="training needs MindSpore")
 
-from qvl_core.errors import InputError, OutputError, RecipeError, RunError, WeightsError
+from qvl_core.errors import InputError, OutputError, RunError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL
 from qvl_core.model.initialize import random_weights
@@ -372,10 +372,6 @@ def test_refuses_a_config_of_another_model(project: Path, snapshot: Snapshot) ->
     table["num_hidden_layers"] += 1
     Path("checkpoint/config.json").write_text(json.dumps(config))
     assert "text.num_layers" in refuse(snapshot, InputError)
-
-
-def test_says_that_adapters_are_not_there_yet(project: Path, snapshot: Snapshot) -> None:
-    assert "train.lora" in refuse(snapshot, RecipeError, "train.lora.rank=4")
 
 
 def test_a_finished_record_can_be_read_back(project: Path) -> None:

@@ -145,7 +145,7 @@ def export(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a sharded folder, or the weights of a training checkpoint, as an HF folder.
+    """Write a sharded folder, or the weights of a training checkpoint, as an HF folder; adapters as a PEFT folder.
 
     With --mindspeed as a folder of MindSpeed-MM, in the source's layout or in that of --tp, --pp and the stages.
     """
@@ -167,6 +167,7 @@ def export(
             sharded=hf is None,
             naming=_naming(naming),
             max_shard_bytes=_shard_bytes(max_shard_gib),
+            stated={"--naming": naming, "--max-shard-gib": max_shard_gib},
         )
     jobs.carry_out(job, out or jobs.needed("--out", mindspeed), plan=plan, as_json=as_json, overwrite=overwrite)
 

@@ -53,6 +53,8 @@ def compare_folders(left: WholeTensors, right: WholeTensors, advance: Callable[[
     RunError if one changes meanwhile.
     """
     notes = [f"the configs differ in {line}" for line in spec_differences(left.spec, right.spec)]
+    if left.lora and right.lora and left.lora != right.lora:
+        notes.append(f"the adapters' settings differ: {left.lora} in A, {right.lora} in B")
     pairs = list(_pairs(left.tensors, right.tensors))
     if left.optimizer and right.optimizer:
         pairs += _pairs(left.optimizer, right.optimizer)

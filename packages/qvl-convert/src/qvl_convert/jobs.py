@@ -23,6 +23,7 @@ from qvl_core.weights.whole_tensors import WholeTensors
 
 from qvl_convert.forecast import forecast, forecast_json, forecast_text
 from qvl_convert.plan_hf import plan_hf
+from qvl_convert.plan_peft import plan_peft
 from qvl_convert.plan_sharded import plan_sharded
 from qvl_convert.progress import byte_progress, counted, duration, gigabytes
 from qvl_convert.run_job import Summary, run_job
@@ -103,9 +104,23 @@ def reshard(recipe: Recipe | None, sharded: Path | None, flags: Flags) -> tuple[
     return job, _default_out(path, layout)
 
 
-def export_hf(source: Path, hf_files: Path, *, sharded: bool, naming: Naming, max_shard_bytes: int) -> Job:
-    """Give the job that writes an HF folder."""
+def export_hf(
+    source: Path,
+    hf_files: Path,
+    *,
+    sharded: bool,
+    naming: Naming,
+    max_shard_bytes: int,
+    stated: Mapping[str, object],
+) -> Job:
+    """Give the job that writes an HF folder; of a checkpoint that holds adapters, a PEFT folder.
+
+    `stated` are the flags of an HF folder's form as they were given.
+    """
     tensors = _opened(source, sharded=sharded)
+    if tensors.lora is not None:
+        refuse(stated, "the checkpoint holds adapters; PEFT has its own names, and one file")
+        return plan_peft(tensors, base=None if hf_files == source else hf_files)
     if hf_files == source and not (source / CONFIG_NAME).exists():
         message = f"has no {CONFIG_NAME}; an HF folder needs it, and tokenizer and processor files"
         fix = "--hf-files DIR, the folder of the model that the weights were made from"
@@ -135,6 +150,10 @@ def export_mindspeed(path: Path, flags: Flags, *, sharded: bool) -> Job:
     from qvl_convert.mindspeed.plan import plan_mindspeed
 
     source = _opened(path, sharded=sharded)
+    if source.lora is not None:
+        message = "holds adapters, which MindSpeed-MM folders of this kind do not have"
+        fix = f"qvl convert export --sharded {shlex.quote(str(path))} --out ADAPTER, merge it, export the merged folder"
+        raise WeightsError(Problem(where=printable(str(path)), message=message, fix=fix))
     stated = any(value is not None for value in flags.given().values())
     layout = source.layout if source.layout is not None and not stated else flags.layout(source.spec)
     return plan_mindspeed(source, layout)

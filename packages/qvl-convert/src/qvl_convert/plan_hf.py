@@ -44,7 +44,7 @@ def plan_hf(
         plan = outline([TensorShape(name=name, dtype=spelt[name].dtype, shape=spelt[name].shape) for name in names])
         files.append(planned_file(file, plan))
         tasks += [
-            _task(
+            whole_task(
                 spelt[name],
                 Place(file=file, key=name, offset=plan.starts[name]),
                 (transforms or {}).get(spelt[name].name),
@@ -73,7 +73,8 @@ def _require_same_model(source: WholeTensors, hf_files: Path) -> None:
         raise WeightsError(Problem(where=printable(str(hf_files)), message=message, fix=fix))
 
 
-def _task(tensor: WholeTensor, place: Place, transform: Transform | None) -> Task:
+def whole_task(tensor: WholeTensor, place: Place, transform: Transform | None = None) -> Task:
+    """Give the task that puts a whole tensor in one place."""
     same = tensor.parts[0] if len(tensor.parts) == 1 and transform is None else None
     target = Target(stream=0, first_byte=0, stop_byte=tensor.row_bytes)
     return Task(

@@ -12,7 +12,8 @@ from qvl_core.durable import copy_file
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.layout import Layout
-from qvl_core.params import Parameter, parameter_table
+from qvl_core.lora_table import weight_table
+from qvl_core.params import Parameter
 from qvl_core.weights.cuts import Cut, cut_of
 from qvl_core.weights.hf_writer import list_side_files
 from qvl_core.weights.manifest import FileRecord, build_manifest, rank_file_name, write_manifest
@@ -36,7 +37,7 @@ def plan_sharded(source: WholeTensors, layout: Layout, *, kind: str, source_revi
 
     Raises WeightsError if the state of a training checkpoint is not what was recorded of it.
     """
-    table = {parameter.name: parameter for parameter in parameter_table(source.spec, layout)}
+    table = {parameter.name: parameter for parameter in weight_table(source.spec, source.lora, layout)}
     groups = [(source.tensors, rank_file_name)]
     if source.has_optimizer:
         groups.append((source.optimizer, optimizer_file_name))
@@ -155,6 +156,7 @@ def _completing(source: WholeTensors, layout: Layout, source_revision: str) -> C
             source_revision=source_revision,
             optimizer_dtypes=_dtypes(source.optimizer) if source.has_optimizer else None,
             other_files=carried,
+            lora=source.lora,
         )
         write_manifest(folder, manifest)
 

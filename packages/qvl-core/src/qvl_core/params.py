@@ -27,6 +27,7 @@ class Parameter:
     `stages` are the pipeline stages that hold it: one, or two for a tied embedding that first and last text stage
     share. `layer` is the index within the component, None outside the blocks. `shard` says how tensor ranks cut it:
     `column` and `vocab` cut dim 0, `row` cuts dim 1, `fused_thirds` cuts each of the q, k, v thirds of dim 0.
+    `partial_gradient`: of this replicated parameter each tensor rank computes a summand of the gradient, not all of it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Parameter:
     layer: int | None
     stages: tuple[int, ...]
     shard: ShardRule
+    partial_gradient: bool = False
 
     def local_shape(self, tp: int) -> tuple[int, ...]:
         """Give the shape that each of `tp` tensor ranks holds."""

@@ -8,7 +8,8 @@ from math import prod
 from typing import Literal
 
 from qvl_core.layout import Layout
-from qvl_core.params import EMBEDDING, LM_HEAD, Component, Parameter, parameter_table
+from qvl_core.lora_table import Lora, adapter_table
+from qvl_core.params import EMBEDDING, LM_HEAD, Component, parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 
 DtypeName = Literal["bfloat16", "float32"]
@@ -43,28 +44,13 @@ class StageRow:
     rank_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapters:
-    """Low-rank adapters: every text projection named in `targets` gets two matrices of inner size `rank`."""
-
-    rank: int
-    targets: tuple[str, ...]
-
-    def size(self, parameter: Parameter, tp: int = 1) -> int:
-        """Count the adapter parameters of one weight on each of `tp` ranks; 0 for a weight without an adapter."""
-        words = parameter.name.split(".")
-        if parameter.component != "text" or words[-1] != "weight" or words[-2] not in self.targets:
-            return 0
-        return self.rank * sum(parameter.local_shape(tp))
-
-
 def stage_table(
     spec: ModelSpec,
     layout: Layout,
     *,
     freeze: Collection[Component] = (),
     dtype: DtypeName = "bfloat16",
-    adapters: Adapters | None = None,
+    lora: Lora | None = None,
 ) -> tuple[StageRow, ...]:
     """List the stages of a layout that has passed `check_layout`.
 
@@ -72,10 +58,13 @@ def stage_table(
     that holds a copy, so the column may add up to more than the model.
     """
     table = parameter_table(spec, layout)
+    trainable = (
+        [row for row in table if row.component not in freeze] if lora is None else adapter_table(spec, lora, layout)
+    )
     rows = []
     for stage in range(layout.pp):
         held = [parameter for parameter in table if stage in parameter.stages]
-        trained = [parameter for parameter in held if parameter.component not in freeze]
+        trained = [parameter for parameter in trainable if stage in parameter.stages]
         rank_parameters = sum(prod(parameter.local_shape(layout.tp)) for parameter in held)
         rows.append(
             StageRow(
@@ -84,9 +73,9 @@ def stage_table(
                 text_layers=layer_range(layout.text_stages, stage),
                 parts=tuple(part for prefix, part in _PARTS if any(p.name.startswith(prefix) for p in held)),
                 parameters=sum(parameter.size for parameter in held),
-                trainable=_trainable(held, trained, adapters, 1),
+                trainable=sum(parameter.size for parameter in trained),
                 rank_parameters=rank_parameters,
-                rank_trainable=_trainable(held, trained, adapters, layout.tp),
+                rank_trainable=sum(prod(parameter.local_shape(layout.tp)) for parameter in trained),
                 rank_bytes=rank_parameters * DTYPE_BYTES[dtype],
             )
         )
@@ -97,9 +86,3 @@ def layer_range(stages: tuple[int, ...], stage: int) -> tuple[int, int]:
     """Give the layers of a stage as (first, after last): (2, 3) at stage 1 -> (2, 5)."""
     first = sum(stages[:stage])
     return first, first + stages[stage]
-
-
-def _trainable(held: list[Parameter], trained: list[Parameter], adapters: Adapters | None, tp: int) -> int:
-    if adapters is not None:
-        return sum(adapters.size(parameter, tp) for parameter in held)
-    return sum(prod(parameter.local_shape(tp)) for parameter in trained)

@@ -101,6 +101,9 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         # Of another model, every tensor is wrong: one problem says it better than a thousand.
         yield from different or check_tensors(folder, recipe.spec)
         return
+    if folder.manifest.lora is not None:
+        yield _adapters_problem(recipe, source)
+        return
     different = tuple(_spec_problems(recipe, folder.manifest.spec))
     yield from different
     if not (source / CONFIG_NAME).is_file():
@@ -131,6 +134,17 @@ def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
         fix = f'model.name = "{found.name}", or the folder of {recipe.spec.name}'
     message = f"{recipe.weights.source} holds another model than [model] {stated}:\n" + "\n".join(shown)
     yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
+
+
+def _adapters_problem(recipe: Recipe, source: Path) -> Problem:
+    adapter, merged = (shlex.quote(f"{str(source).rstrip('/')}-{name}") for name in ("adapter", "merged"))
+    message = f"{source} holds adapters only, not the model that they belong to"
+    fix = (
+        f"qvl convert export --sharded {shlex.quote(str(source))} --out {adapter}\n"
+        f"qvl convert merge --base HF_FOLDER_OF_THE_BASE --adapter {adapter} --out {merged}\n"
+        f'then set {KEY} = "{merged}"'
+    )
+    return Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
 
 
 def _layout_text(layout: Layout) -> str:

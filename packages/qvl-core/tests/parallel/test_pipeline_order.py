@@ -23,6 +23,7 @@ from qvl_core.batch import IGNORE, Batch
 from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import Coordinate
 from qvl_core.parallel.pipeline import Pipeline, running_order
+from qvl_core.params import parameter_table
 from qvl_core.specs import load_spec
 from qvl_core.stage_part import flow_after, stage_part
 
@@ -74,6 +75,7 @@ class StandIn:
     def __init__(self, layout: Layout, stage: int, trained: list[str]) -> None:
         self.spec, self.dtype = SPEC, "float32"
         self.part = stage_part(layout, stage)
+        self.table, self.dropout = parameter_table(SPEC), None
         self._flow = flow_after(layout, stage)
         self._trained = trained
         self.seen: list[str] = []

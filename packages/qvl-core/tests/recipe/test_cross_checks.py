@@ -182,3 +182,49 @@ def test_model_from_a_config_file(load, refuse) -> None:
     assert load("model.config=config.json").spec.vision.depth == 4
     Path("config.json").write_text("{}")
     assert {problem.key for problem in refuse("model.config=config.json")} == {"model.config"}
+
+
+LORA = ("train.lora.rank=4", "weights.init=checkpoint")
+
+
+def test_targets_that_no_chosen_component_has_are_refused(load, refuse) -> None:
+    found = only(refuse(*LORA, "train.lora.targets=['q_proj','qkv']"))
+    assert found.key == "train.lora.targets"
+    assert "names qkv, which is no layer of text; text has q_proj, k_proj" in found.message
+    assert 'components = ["text", "vision"]' in found.fix
+    recipe = load(*LORA, "train.lora.targets=['q_proj','qkv']", "train.lora.components=['text','vision']")
+    assert recipe.lora is not None
+    assert recipe.lora.components == ("text", "vision")
+
+
+def test_a_target_close_to_one_of_the_component_is_suggested(refuse) -> None:
+    settings = (*LORA, "train.lora.components=['vision']")
+    found = only(refuse(*settings, "train.lora.targets=['o_proj','qkv']"))
+    assert '"proj" in its place' in found.fix
+    assert '["vision", "text"]' in found.fix
+
+
+def test_a_component_without_a_target_is_refused(refuse) -> None:
+    found = only(refuse(*LORA, "train.lora.components=['text','merger']"))
+    assert found.key == "train.lora.components"
+    assert "names merger, which has none of the targets; it has mlp.0, mlp.2" in found.message
+    assert '"o_proj", "mlp.0", "mlp.2"]' in found.fix
+
+
+def test_a_misspelt_target_gets_the_closest_one(refuse) -> None:
+    found = only(refuse(*LORA, "train.lora.targets=['q_prj']"))
+    assert 'targets = ["q_proj"]' in found.fix
+
+
+def test_adapters_of_random_weights_are_a_warning(load) -> None:
+    (warning,) = load("train.lora.rank=4", "weights.init=random").warnings
+    assert warning.key == "train.lora"
+    assert load(*LORA).warnings == ()
+
+
+def test_learning_rate_of_a_component_without_adapters_is_a_warning(load) -> None:
+    settings = (*LORA, "model.freeze=['text']")
+    (warning,) = load(*settings, "train.optimizer.lr_scale.vision=0.5").warnings
+    assert "no adapter is on vision" in warning.message
+    # The model's own weights are frozen either way; adapters train, whatever is frozen.
+    assert load(*settings, "train.optimizer.lr_scale.text=0.5").warnings == ()

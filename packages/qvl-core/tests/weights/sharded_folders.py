@@ -39,11 +39,16 @@ def write_folder(folder, spec, layout, kinds, arrays, optimizer=None, **hf) -> P
     return folder
 
 
-def write_sharded(folder, spec, layout, arrays, optimizer=None, kinds=None, other_files=None) -> None:
-    """Write rank files, optimizer files and manifest of whole arrays; of BF16 ones (in `kinds`) raw bits."""
+def write_sharded(
+    folder, spec, layout, arrays, optimizer=None, kinds=None, other_files=None, lora=None, revision="test"
+) -> None:
+    """Write rank files, optimizer files and manifest of whole arrays; of BF16 ones (in `kinds`) raw bits.
+
+    With `lora` the arrays are the factors of adapters.
+    """
     kinds, written = kinds or dict.fromkeys(arrays, "F32"), {}
     for pp in range(layout.pp):
-        rows = {row.name: row for row in rank_tensors(spec, layout, pp)}
+        rows = {row.name: row for row in rank_tensors(spec, layout, pp, lora)}
         for tp in range(layout.tp):
             for file, whole in ((rank_file_name(pp, tp), arrays), (optimizer_file_name(pp, tp), optimizer)):
                 if whole is None:
@@ -57,7 +62,14 @@ def write_sharded(folder, spec, layout, arrays, optimizer=None, kinds=None, othe
                 written[file] = write_safetensors(folder / file, parts)
     dtypes = {name: kinds.get(name, "F32") for name in optimizer} if optimizer is not None else None
     manifest = build_manifest(
-        spec, layout, written, kinds, source_revision="test", optimizer_dtypes=dtypes, other_files=other_files
+        spec,
+        layout,
+        written,
+        kinds,
+        source_revision=revision,
+        optimizer_dtypes=dtypes,
+        other_files=other_files,
+        lora=lora,
     )
     write_manifest(folder, manifest)
 

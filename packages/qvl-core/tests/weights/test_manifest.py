@@ -73,9 +73,9 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(make_sharded):
 
 def test_a_newer_version_is_refused_with_the_upgrade(make_sharded):
     folder = make_sharded()
-    edit(folder, lambda value: value.update(format_version=2))
+    edit(folder, lambda value: value.update(format_version=3))
     text = refused(folder)
-    assert "is 2; this qvl-core reads versions up to 1" in text
+    assert "is 3; this qvl-core reads versions up to 2" in text
     assert "pip install -U qvl-core" in text
 
 

@@ -19,8 +19,8 @@ from qvl_core import disk
 from qvl_core.durable import explained, remove_folder
 from qvl_core.errors import OutputError, Problem, WeightsError
 from qvl_core.layout import Layout
+from qvl_core.lora_table import weight_table
 from qvl_core.parallel.mesh import Coordinate
-from qvl_core.params import parameter_table
 from qvl_core.weights.local_tensors import local_optimizer_tensors, local_values
 from qvl_core.weights.manifest import MANIFEST_NAME
 from qvl_core.weights.optimizer_state import split_name
@@ -142,7 +142,7 @@ def _nearest_usable(run: Path, wanted: int) -> Path | None:
 def read_weights(
     checkpoint: Checkpoint, layout: Layout, place: Coordinate
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield (name, fp32 array) of a rank's part of every parameter, whatever the checkpoint's layout."""
+    """Yield (name, fp32 array) of a rank's part of every parameter, or factor, whatever the checkpoint's layout."""
     return local_values(whole_tensors_of(checkpoint.folder), layout, place.pp, place.tp)
 
 
@@ -154,7 +154,7 @@ def read_optimizer(
     Raises WeightsError naming the first that differs, before anything is read.
     """
     source = whole_tensors_of(checkpoint.folder)
-    rows = {row.name: row for row in parameter_table(source.spec, layout)}
+    rows = {row.name: row for row in weight_table(source.spec, source.lora, layout)}
     owners = {name: rows[split_name(name)[0]] for name in checkpoint.folder.manifest.optimizer}
     found = {name: row.local_shape(layout.tp) for name, row in owners.items() if place.pp in row.stages}
     for name in sorted(shapes.keys() | found.keys()):

@@ -17,6 +17,7 @@ from qvl_core import disk
 from qvl_core.durable import copy_file, explained, new_file, remove_folder
 from qvl_core.errors import OutputError, Problem, RunError
 from qvl_core.layout import Layout
+from qvl_core.lora_table import Lora
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.hf_writer import list_side_files
@@ -38,6 +39,7 @@ class Origin:
     spec: ModelSpec
     side_files: Path
     source_revision: str
+    lora: Lora | None = None
 
 
 def commit(
@@ -56,7 +58,7 @@ def commit(
     that name, left by a continuation from an older one, is replaced. Raises RunError where copies of a weight differ,
     OutputError or DiskError.
     """
-    require_equal_copies(written, layout, origin.spec, state.step)
+    require_equal_copies(written, layout, origin, state.step)
     files = _merged([*written, *read_back])
     _require_shared(folder, files)
     with new_file(folder / STATE_NAME) as file:
@@ -72,12 +74,12 @@ def commit(
         disk.sync_folder(target.parent)
 
 
-def require_equal_copies(told: Sequence[dict[str, Json]], layout: Layout, spec: ModelSpec, step: int) -> None:
+def require_equal_copies(told: Sequence[dict[str, Json]], layout: Layout, origin: Origin, step: int) -> None:
     """Raise RunError naming the first weight that differs between ranks that must hold the same: silent divergence."""
     first: dict[tuple[str, int], tuple[int, Json]] = {}
     for rank, message in enumerate(told):
         place, digests = coordinate_of(rank, layout), cast("dict[str, Json]", message["digests"])
-        for row in rank_tensors(spec, layout, place.pp) if layout.world_size > 1 else ():
+        for row in rank_tensors(origin.spec, layout, place.pp, origin.lora) if layout.world_size > 1 else ():
             key = (row.name, 0 if row.shard == "replicate" else place.tp)
             other, wanted = first.setdefault(key, (rank, digests[row.name]))
             if digests[row.name] != wanted:
@@ -141,5 +143,6 @@ def _write_manifest(folder: Path, files: dict[str, _File], layout: Layout, origi
         source_revision=origin.source_revision,
         optimizer_dtypes=optimizer_dtypes,
         other_files={STATE_NAME: FileRecord(size=state.stat().st_size, checksum=checksum_of_file(state))},
+        lora=origin.lora,
     )
     write_manifest(folder, manifest)

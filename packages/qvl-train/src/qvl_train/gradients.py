@@ -19,7 +19,8 @@ class CopySums:
 
     A tied embedding lies on two stages, each with the gradient of its own use: they are added. A replicated parameter
     lies on every tensor rank, with the same gradient up to rounding: that of the first counts, or norms and biases
-    would drift apart by bits wherever a sum's order is not fixed.
+    would drift apart by bits wherever a sum's order is not fixed. Where each tensor rank has a summand of it
+    (`partial_gradient`: factors of adapters), all of them count.
     """
 
     def __init__(self, world: World, rows: Sequence[Parameter]) -> None:
@@ -27,6 +28,7 @@ class CopySums:
         self._tied = next((i for i, row in enumerate(rows) if row.name == EMBEDDING and world.tied is not None), None)
         alike = [i for i, row in enumerate(rows) if row.shard == "replicate"]
         self._alike = alike if world.tensor.size > 1 else []
+        self._counts_here = [row.partial_gradient or world.tensor.index == 0 for row in rows]
 
     def __call__(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Give the gradients, in the same order, equal to the bit on all ranks that hold a copy.
@@ -39,9 +41,8 @@ class CopySums:
             assert self._world.tied is not None
             result[self._tied] = self._world.tied.sum(result[self._tied])
         if self._alike:
-            group = self._world.tensor
-            own = [result[i] if group.index == 0 else ops.zeros_like(result[i]) for i in self._alike]
-            for i, total in zip(self._alike, group.sum_many(own), strict=True):
+            own = [result[i] if self._counts_here[i] else ops.zeros_like(result[i]) for i in self._alike]
+            for i, total in zip(self._alike, self._world.tensor.sum_many(own), strict=True):
                 result[i] = total
         return result
 

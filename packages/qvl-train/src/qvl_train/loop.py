@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import mindspore as ms
+from qvl_core.lora_table import COMPONENTS, is_factor
 from qvl_core.model import Qwen25VL
 from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.world import Json, World
@@ -131,10 +132,12 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
 
 
 def _meter(job: Job, train: TrainSection) -> Meter:
+    lora = job.recipe.lora
     return Meter(
         job.world,
         job.recipe.spec,
-        freeze=job.recipe.model.freeze,
+        freeze=COMPONENTS if lora is not None else job.recipe.model.freeze,
+        adapted=lora.components if lora is not None else (),
         peak_tflops=train.log.peak_tflops,
         padded_tokens=job.model.padded_tokens,
     )
@@ -151,6 +154,7 @@ def _train_step(
         clip_norm=train.optimizer.clip_norm,
         reduction=train.loss_reduction,
         meter=meter,
+        lora=job.recipe.lora,
         asked_to_stop=lambda: interrupt.signal_name,
         message=message,
     )
@@ -187,12 +191,13 @@ def _contents(job: Job, train: TrainSection) -> Contents:
 
 
 def stored_weights(model: Qwen25VL) -> list[StoredTensor]:
-    """List what this rank holds of the model, in table order."""
+    """List what this rank holds of what a checkpoint keeps, in table order: adapters only, where there are any."""
     return [
         StoredTensor(
             name=name, dtype=_DTYPE_NAMES[parameter.dtype], shape=tuple(parameter.shape), read=parameter.asnumpy
         )
         for name, parameter in model.named_parameters().items()
+        if model.dropout is None or is_factor(name)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.cli.terminal import bytes_text
 from qvl_core.errors import OutputError, Problem
-from qvl_core.params import parameter_table
+from qvl_core.lora_table import weight_table
 from qvl_core.weights.hf_writer import list_side_files
 
 from qvl_train.checkpoint import list_steps
@@ -30,20 +30,22 @@ def checkpoint_bytes(recipe: Recipe) -> int:
     width = 4 if recipe.model.dtype == "float32" else 2
     state = _MOMENT_BYTES + (_MASTER_BYTES if width < _MASTER_BYTES else 0)
     total = _side_bytes(recipe)
-    for row in parameter_table(recipe.spec, recipe.parallel):
+    for row in weight_table(recipe.spec, recipe.lora, recipe.parallel):
         elements = prod(row.local_shape(recipe.parallel.tp)) * recipe.parallel.tp * len(row.stages)
-        has_state = recipe.train.save.optimizer and row.component not in recipe.model.freeze
+        # With adapters, what is in the table are the factors: all of them train.
+        trains = recipe.lora is not None or row.component not in recipe.model.freeze
+        has_state = recipe.train.save.optimizer and trains
         total += elements * (width + (state if has_state else 0)) + _BYTES_A_TENSOR * (4 if has_state else 1)
     return total
 
 
 def export_bytes(recipe: Recipe) -> int:
-    """Estimate the size of the HF folder at the end; 0 where none is asked for."""
+    """Estimate the size of the HF folder at the end, or of the adapter's; 0 where none is asked for."""
     assert recipe.train is not None
-    if not recipe.train.save.export_hf:
+    if recipe.lora is None and not recipe.train.save.export_hf:
         return 0
     width = 4 if recipe.model.dtype == "float32" else 2
-    rows = parameter_table(recipe.spec)
+    rows = weight_table(recipe.spec, recipe.lora)
     return _side_bytes(recipe) + sum(prod(row.shape) * width + _BYTES_A_TENSOR for row in rows)
 
 

@@ -44,6 +44,7 @@ class RunSaves:
             spec=job.recipe.spec,
             side_files=Path(job.recipe.weights.source),
             source_revision=job.source_revision,
+            lora=job.recipe.lora,
         )
         self._saver = Saver(
             job.world,

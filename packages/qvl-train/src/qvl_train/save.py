@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from qvl_core.durable import TEMPORARY_MARK, remove_tree
 from qvl_core.errors import EXIT_FAILED, DiskError, QvlError, RunError
+from qvl_core.lora_table import Lora
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_train.agreement import PRECEDENCE_S, OtherRankError
@@ -268,12 +269,13 @@ def save_checkpoint(
     side_files: Path,
     source_revision: str,
     in_background: bool = False,
+    lora: Lora | None = None,
 ) -> Path:
     """Write `step_NNNNNN`, all of it or nothing, wait for it, and give its path; all ranks call it.
 
     Raises as `Saver.hear` does, the same on every rank.
     """
-    origin = Origin(spec=spec, side_files=side_files, source_revision=source_revision)
+    origin = Origin(spec=spec, side_files=side_files, source_revision=source_revision, lora=lora)
     with Saver(world, run, origin, keep=0, in_background=in_background) as saver:
         saver.start(state, contents)
         saver.finish()

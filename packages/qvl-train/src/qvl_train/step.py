@@ -13,11 +13,11 @@ from typing import Any, cast
 
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import RunError
+from qvl_core.lora_table import Lora, weight_table
 from qvl_core.parallel.mesh import Coordinate, coordinate_of
 from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.step_clock import SilentClock
 from qvl_core.parallel.world import Json, World
-from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_train.gradients import CopySums, clip_scale, is_counted, norm_of, sum_of_squares
@@ -84,6 +84,7 @@ class TrainStep:
         clip_norm: float,
         reduction: Reduction,
         meter: Meter | None = None,
+        lora: Lora | None = None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
         message: Callable[[], Json] = lambda: None,
     ) -> None:
@@ -97,7 +98,7 @@ class TrainStep:
         self._clock = meter.clock if meter is not None else SilentClock()
         pipeline.clock = self._clock
         self._message = message
-        table = {row.name: row for row in parameter_table(spec, world.layout)}
+        table = {row.name: row for row in weight_table(spec, lora, world.layout)}
         rows = [table[name] for name in optimizer.names]
         self._copy_sums = CopySums(world, rows)
         self._counted = [i for i, row in enumerate(rows) if is_counted(row, world) and optimizer.counts(i)]
@@ -106,6 +107,7 @@ class TrainStep:
         """Run update number `step` (from 1). RunError on all ranks, and nothing applied, on a non-finite number."""
         self._clock.switch("communication")
         total = self._total_units(micro_batches)
+        self._pipeline.step = step
         loss, gradients = self._pipeline.gradients(micro_batches, loss_weights(micro_batches, self._reduction, total))
         self._clock.switch("communication")
         gradients = self._copy_sums(self._optimizer.over_replicas(gradients))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, remove_leftovers
-from qvl_core.errors import EXIT_DONE, OutputError, Problem, RecipeError, WeightsError
+from qvl_core.errors import EXIT_DONE, OutputError, Problem, WeightsError
 from qvl_core.run_folder import (
     RunRecord,
     check_continues,
@@ -22,7 +22,6 @@ from qvl_core.run_folder import (
     read_record,
     version_changes,
 )
-from qvl_core.weights_fit import where_of
 from rich.console import Console
 from rich.progress import Progress
 
@@ -38,7 +37,6 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     """Train as the recipe says and give the exit code. Nothing is written before every input has been checked."""
     console = Console(stderr=False)
     folder = Path(recipe.output.dir)
-    _refuse_later_features(recipe)
     check_writable(folder)
     # Of several machines the first one keeps the folder; on the others its record may appear at any moment.
     is_first = options.node_rank in (None, 0)
@@ -84,19 +82,6 @@ def _train(recipe: Recipe, options: RunOptions, data: PreparedData) -> None:
     from qvl_core.parallel.single import SingleWorld
 
     worker.train(recipe, options, data, SingleWorld(recipe.parallel), NullBoard())
-
-
-def _refuse_later_features(recipe: Recipe) -> None:
-    train = recipe.train
-    assert train is not None, "the schema asks for [train] when task is sft"
-    problems = []
-    if train.lora is not None:
-        message = "adapters are not in this version of qvl-train yet; it trains all weights that are not frozen"
-        problems.append(
-            Problem(where=where_of(recipe, "train.lora"), key="train.lora", message=message, fix="remove it")
-        )
-    if problems:
-        raise RecipeError(problems)
 
 
 def _past_run(folder: Path, recipe: Recipe, options: RunOptions) -> RunRecord | None:
@@ -202,6 +187,7 @@ def _weights_hash(recipe: Recipe, weights: HFFolder | ShardedFolder | None) -> s
 
 def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Console) -> None:
     """Export and write the result, if the last step was reached; a signal may have come before."""
+    from qvl_train.adapter import export_adapter, merge_advice
     from qvl_train.checkpoint import checkpoint_path
     from qvl_train.export import export_hf
     from qvl_train.metrics import read_metrics
@@ -222,12 +208,17 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     memory = read_memory(folder)
     if memory is not None:
         result[MEMORY_KEY] = memory
-    if recipe.train.save.export_hf:
+    if recipe.train.lora is not None:
+        result["adapter"] = str(export_adapter(recipe, checkpoint_path(folder, steps), folder))
+    elif recipe.train.save.export_hf:
         result["hf"] = str(export_hf(checkpoint_path(folder, steps), folder))
     replace(record, result=result).write(folder)
     _say(console, f"loss {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")
     if "hf" in result:
         _say(console, f"HF checkpoint: {result['hf']}")
+    if "adapter" in result:
+        _say(console, f"PEFT adapter: {result['adapter']}")
+        _say(console, merge_advice(recipe, Path(result["adapter"])))
 
 
 def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -238,7 +229,8 @@ def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _finished(record: RunRecord) -> str:
     result = record.result or {}
-    return f"step {result.get('steps')}, loss {result.get('loss_last'):.4f}, HF checkpoint {result.get('hf', 'none')}"
+    made = f"adapter {result['adapter']}" if "adapter" in result else f"HF checkpoint {result.get('hf', 'none')}"
+    return f"step {result.get('steps')}, loss {result.get('loss_last'):.4f}, {made}"
 
 
 def _say(console: Console, text: str) -> None:

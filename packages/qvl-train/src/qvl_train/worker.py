@@ -93,6 +93,7 @@ def _prepare_job(
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.stage import build_stage
 
+    from qvl_train.adapter import check_adapters, with_factors
     from qvl_train.checkpoint import read_optimizer, read_weights
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint, require_own
@@ -100,7 +101,7 @@ def _prepare_job(
 
     assert recipe.train is not None
     assert recipe.model.dtype is not None, "the recipe fills it in"
-    folder = Path(recipe.output.dir)
+    folder, lora, seed = Path(recipe.output.dir), recipe.lora, recipe.train.seed
     record = _agree(recipe, data, world)
     world.phase = "choosing a checkpoint"
     start = choose_checkpoint(world, folder, options.resume, lambda text: say(console, text))
@@ -109,13 +110,16 @@ def _prepare_job(
     world.phase = "reading the weights"
 
     def build() -> None:
-        arrays = (
-            read_weights(start, world.layout, world.place)
-            if start is not None
-            else initial_weights(recipe, world, reshard=options.reshard)
-        )
-        model = build_stage(recipe.spec, world, arrays, str(recipe.model.dtype))
-        model.freeze(recipe.model.freeze)
+        if start is not None:
+            check_adapters(start, recipe, str(record["weights"]))
+        if start is not None and lora is None:
+            arrays = read_weights(start, world.layout, world.place)
+        else:
+            arrays = initial_weights(recipe, world, reshard=options.reshard)
+        if lora is not None:
+            arrays = with_factors(arrays, recipe, world, start)
+        model = build_stage(recipe.spec, world, arrays, str(recipe.model.dtype), lora=lora, seed=seed)
+        model.freeze(recipe.model.freeze if lora is None else ())
         built.append(model)
 
     built: list[Any] = []
@@ -148,7 +152,7 @@ def _prepare_job(
 
 def make_optimizer(recipe: Recipe, world: World, parameters: dict[str, Any]) -> Optimizer:
     """Give the recipe's optimizer for these parameters, by their names in the parameter table."""
-    from qvl_core.params import parameter_table
+    from qvl_core.lora_table import weight_table
 
     from qvl_train.optimizer import AdamW, AdamWSettings
     from qvl_train.sliced_optimizer import SlicedAdamW
@@ -163,7 +167,7 @@ def make_optimizer(recipe: Recipe, world: World, parameters: dict[str, Any]) -> 
         lr_scale=chosen.lr_scale.model_dump(),
     )
     kind = SlicedAdamW if recipe.layout.zero1 else AdamW
-    return kind(parameters, parameter_table(recipe.spec), settings, world.data)
+    return kind(parameters, weight_table(recipe.spec, recipe.lora), settings, world.data)
 
 
 def initial_weights(recipe: Recipe, world: World, *, reshard: bool) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qvl_core.cli.terminal import bytes_text
-from qvl_core.stage_table import Adapters, StageRow, stage_table
+from qvl_core.stage_table import StageRow, stage_table
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -13,12 +13,8 @@ if TYPE_CHECKING:
 
 # fp32 copy of the weight and the two moments of AdamW, bytes for each trainable parameter.
 OPTIMIZER_BYTES = 12
-
-
-def adapters_of(recipe: Recipe) -> Adapters | None:
-    """Give the low-rank adapters of a recipe; None for full fine-tuning."""
-    lora = recipe.train.lora if recipe.train else None
-    return Adapters(rank=lora.rank, targets=tuple(lora.targets)) if lora else None
+# Adapters are fp32 themselves.
+ADAPTER_BYTES = 4
 
 
 def rows_of(recipe: Recipe) -> tuple[StageRow, ...]:
@@ -28,7 +24,7 @@ def rows_of(recipe: Recipe) -> tuple[StageRow, ...]:
         recipe.parallel,
         freeze=recipe.model.freeze,
         dtype=recipe.model.dtype or "bfloat16",
-        adapters=adapters_of(recipe),
+        lora=recipe.lora,
     )
 
 
@@ -61,9 +57,13 @@ def _batch_lines(recipe: Recipe, train: TrainSection) -> list[tuple[str, str]]:
 def _save_lines(recipe: Recipe, train: TrainSection) -> list[tuple[str, str]]:
     save = train.save
     rows = rows_of(recipe)
-    weights = sum(row.rank_bytes for row in rows) * recipe.parallel.tp
-    optimizer = OPTIMIZER_BYTES * sum(row.rank_trainable for row in rows) * recipe.parallel.tp if save.optimizer else 0
-    parts = f"{bytes_text(weights)} weights"
+    trained = sum(row.rank_trainable for row in rows) * recipe.parallel.tp
+    if recipe.lora is None:
+        weights, each = sum(row.rank_bytes for row in rows) * recipe.parallel.tp, OPTIMIZER_BYTES
+    else:
+        weights, each = ADAPTER_BYTES * trained, OPTIMIZER_BYTES - ADAPTER_BYTES
+    optimizer = each * trained if save.optimizer else 0
+    parts = f"{bytes_text(weights)} {'weights' if recipe.lora is None else 'adapters'}"
     parts += f" + {bytes_text(optimizer)} optimizer" if optimizer else ", no optimizer"
     kept = f"{save.keep} kept; {bytes_text((weights + optimizer) * (save.keep + 1))} while one more is written"
     return [

@@ -29,8 +29,23 @@ def random_tensor(row: Parameter, seed: int) -> NDArray[np.float32]:
         return np.zeros(row.shape, np.float32)
     if len(row.shape) == 1:
         return np.ones(row.shape, np.float32)
-    digest = hashlib.sha256(f"{seed}/{row.name}".encode()).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     # 1/sqrt(inputs) keeps the size of activations at any width. At the family's widths it is close to the 0.02 that
     # their configurations state (3584 inputs: 0.017); with 0.02, a model 64 wide hardly learns.
-    return generator.standard_normal(row.shape, np.float32) * np.float32(1 / math.sqrt(math.prod(row.shape[1:])))
+    scale = np.float32(1 / math.sqrt(math.prod(row.shape[1:])))
+    return _generator(row, seed).standard_normal(row.shape, np.float32) * scale
+
+
+def initial_factor(row: Parameter, seed: int) -> NDArray[np.float32]:
+    """Give the initial value of an adapter's factor: A uniform within 1 / sqrt(inputs), B zero, as PEFT has it.
+
+    That is its `kaiming_uniform_` with a = sqrt(5). LoRA (arXiv 2106.09685), section 4.1, has A normal.
+    """
+    if row.name.endswith(".lora_B.weight"):
+        return np.zeros(row.shape, np.float32)
+    bound = np.float32(1 / math.sqrt(row.shape[1]))
+    return (2 * _generator(row, seed).random(row.shape, np.float32) - 1) * bound
+
+
+def _generator(row: Parameter, seed: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}/{row.name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

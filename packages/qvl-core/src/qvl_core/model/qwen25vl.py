@@ -19,8 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from qvl_core import kernels
 from qvl_core.batch import Batch
 from qvl_core.generate.options import GenerationOptions, changed_options
+from qvl_core.lora_table import is_factor
 from qvl_core.model.inputs import Prompt, flatten_prompt
 from qvl_core.model.layers import DTYPES, Linear
+from qvl_core.model.lora import AdapterDropout
 from qvl_core.model.plan import Plan, plan_batch
 from qvl_core.model.text import AttentionCache, TextDecoder
 from qvl_core.model.vision import VisionEncoder
@@ -59,6 +61,9 @@ class Qwen25VL(nn.Cell):
         has_head = self.part.head and not spec.text.tie_word_embeddings
         self.lm_head = Linear(width, vocabulary, bias=False, dtype=dtype) if has_head else None
         self.token_loss = TokenLoss()
+        self.table = parameter_table(spec)
+        """The rows that this model has parameters of, or its other parts have; adapters come behind the weights."""
+        self.dropout: AdapterDropout | None = None
         self.generation_defaults = GenerationOptions()
         self.name_parameters()
 
@@ -181,14 +186,18 @@ class Qwen25VL(nn.Cell):
     def freeze(self, components: Iterable[Component]) -> None:
         """Take the gradient from the parameters of `components`, and give it back to all others.
 
-        With the vision tower frozen its backward does not run at all: the gradient stops at its last trainable cell.
+        In a model with adapters only they train, those of `components` excepted. With the vision tower frozen its
+        backward does not run at all: the gradient stops at its last trainable cell.
         """
         frozen = frozenset(components)
-        of = {row.name: row.component for row in parameter_table(self.spec)}
+        candidates = [row for row in self.table if is_factor(row.name)] or self.table
+        trained = {row.name: row.component for row in candidates if row.component not in frozen}
         for name, parameter in self.parameters_and_names():
-            parameter.requires_grad = of[name] not in frozen
+            parameter.requires_grad = name in trained
         if self.visual is not None:
-            self.visual.stop_after = ("merger" if "merger" in frozen else "blocks") if "vision" in frozen else ""
+            before_text = set(trained.values()) - {"text"}
+            stops = "" if "vision" in before_text else "blocks" if before_text else "merger"
+            self.visual.stop_after = stops
 
     def recompute(self, components: Iterable[Component]) -> None:
         """Compute the activations inside the layers of `components` again in the backward pass instead of keeping them.
@@ -214,7 +223,7 @@ class Qwen25VL(nn.Cell):
     def named_parameters(self) -> dict[str, Parameter]:
         """Map each name of the parameter table that this part holds to the parameter, in the order of the table."""
         held = dict(self.parameters_and_names())
-        return {row.name: held[row.name] for row in parameter_table(self.spec) if row.name in held}
+        return {row.name: held[row.name] for row in self.table if row.name in held}
 
     def generate(
         self,

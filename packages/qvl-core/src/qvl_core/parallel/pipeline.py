@@ -28,7 +28,7 @@ from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
 from qvl_core.parallel.step_clock import Clock, SilentClock
 from qvl_core.parallel.world import World
-from qvl_core.params import Component, parameter_table
+from qvl_core.params import Component
 from qvl_core.stage_part import flow_after
 
 COMPONENTS: tuple[Component, ...] = ("vision", "merger", "text")
@@ -59,11 +59,13 @@ class Pipeline:
         model.recompute(_recomputed(recompute))
         self.trainable: list[Parameter] = [value for value in model.named_parameters().values() if value.requires_grad]
         """The stage's parameters that are not frozen, in the order of the parameter table; perhaps none."""
-        components = {row.name: row.component for row in parameter_table(model.spec)}
+        components = {row.name: row.component for row in model.table}
         here = {components[parameter.name] for parameter in self.trainable}
         self._trained_before = _trained_before(world, here)
         # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
         self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
+        self.step = 0
+        """The update that `gradients` computes for: what the dropout of adapters draws by."""
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
         self._outgoing: tuple[Tensor, int] | None = None
         self.clock: Clock = SilentClock()
@@ -86,6 +88,7 @@ class Pipeline:
         order = running_order(batches) if self._stages > 1 else range(len(batches))
         for action in one_f_one_b(self._stage, self._stages, len(batches)):
             number = order[action.micro_batch]
+            self._draw(number)
             if action.kind == "forward":
                 in_flight[number] = self._forward(batches[number])
                 continue
@@ -100,6 +103,8 @@ class Pipeline:
 
         The model's cells are in evaluation mode meanwhile (`training` is False).
         """
+        if self._model.dropout is not None:
+            self._model.dropout.end()
         trains = self._model.training
         if trains:
             self._model.set_train(False)
@@ -116,14 +121,22 @@ class Pipeline:
     def is_finite(self, batch: Batch) -> bool:
         """Run a batch forward, and tell whether what this stage makes of it, or the losses, are finite numbers.
 
-        All ranks of a replica call it. A stage that has nothing to do with the batch says yes.
+        All ranks of a replica call it. A stage that has nothing to do with the batch says yes. Without dropout.
         """
+        if self._model.dropout is not None:
+            self._model.dropout.end()
         held = self._forward(batch)
         output = self._outgoing[0] if self._outgoing is not None else None
         self._finish_sends()
         if self.is_last:
             output = self._model.losses_of(self._advance(held.plan, held.x), held.plan)
         return output is None or bool(np.isfinite(output.astype(ms.float32).asnumpy()).all())
+
+    def _draw(self, number: int) -> None:
+        """Tell dropout which micro batch of all replicas' comes: a stage runs one several times, others in between."""
+        if self._model.dropout is not None:
+            place, layout = self._world.place, self._world.layout
+            self._model.dropout.begin(self.step, place.dp + number * layout.dp)
 
     def _forward(self, batch: Batch) -> _InFlight:
         """Receive, and (before the last stage) compute and send on."""

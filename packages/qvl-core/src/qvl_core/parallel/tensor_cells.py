@@ -86,10 +86,10 @@ class RowLinear(nn.Cell):
         super().__init__()
         self.weight = empty_parameter((width_out, width_in), dtype)
         self.bias = empty_parameter((width_out,), dtype) if bias else None
-        self._sum = SumOverRanks(group)
+        self.sum_over_ranks = SumOverRanks(group)
 
     def construct(self, x: Tensor) -> Tensor:
-        y = self._sum(kernels.linear(x, self.weight))
+        y = self.sum_over_ranks(kernels.linear(x, self.weight))
         return y if self.bias is None else y + self.bias
 
 
@@ -154,19 +154,28 @@ def cut_cells(model: Qwen25VL, group: Group) -> None:
     model.name_parameters()
 
 
-def _replace(model: Qwen25VL, row: TableRow, group: Group) -> None:
-    *path, name = row.name.removesuffix(".weight").split(".")
-    parent: nn.Cell = model
-    for key in path:
-        parent = cast(nn.Cell, parent._cells[key])
-    found = parent._cells[name]
-    cut = _cut(found, row, group)
-    if cut is None:
-        return
+def cell_at(model: Qwen25VL, weight: str) -> nn.Cell:
+    """Give the cell that holds a weight of this name."""
+    cell: nn.Cell = model
+    for key in weight.removesuffix(".weight").split("."):
+        cell = cast(nn.Cell, cell._cells[key])
+    return cell
+
+
+def put_cell(model: Qwen25VL, weight: str, cell: nn.Cell) -> None:
+    """Put a cell in the place of the one that holds a weight of this name; names are given anew by the caller."""
+    path, _, name = weight.removesuffix(".weight").rpartition(".")
+    parent = cell_at(model, f"{path}.weight") if path else model
     if name.isdigit():
-        parent[int(name)] = cut
+        parent[int(name)] = cell
     else:
-        setattr(parent, name, cut)
+        setattr(parent, name, cell)
+
+
+def _replace(model: Qwen25VL, row: TableRow, group: Group) -> None:
+    cut = _cut(cell_at(model, row.name), row, group)
+    if cut is not None:
+        put_cell(model, row.name, cut)
 
 
 def _cut(found: nn.Cell, row: TableRow, group: Group) -> nn.Cell | None:

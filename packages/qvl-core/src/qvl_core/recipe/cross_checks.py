@@ -5,12 +5,15 @@ Checks give Problems without `where`: the loader fills it in from the key.
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from qvl_core.errors import Problem
+from qvl_core.lora_table import COMPONENTS, TARGETS
 from qvl_core.recipe.draft import Draft
 from qvl_core.recipe.merge import EXCLUSIVE
 from qvl_core.recipe.wording import shown
@@ -27,6 +30,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_task_sections(draft)
     yield from check_exclusive_keys(draft)
     yield from check_something_trains(draft)
+    yield from check_adapters(draft)
     yield from check_learning_rates(draft)
     yield from check_pixel_bounds(draft)
     yield from check_precision(draft)
@@ -97,10 +101,38 @@ def check_something_trains(draft: Draft) -> Iterator[Problem]:
     if set(frozen) == set(_COMPONENTS) and not draft.states("train.lora"):
         message = "freezes vision, merger and text: nothing is left to train"
         yield _error("model.freeze", message, 'freeze = ["vision", "merger"], or add [train.lora]')
+    adapted = draft.take("train.lora.components")
     for component in _COMPONENTS:
-        if component in frozen and draft.states(f"train.optimizer.lr_scale.{component}"):
-            message = f"has no effect: model.freeze holds {component}"
-            yield _warning(f"train.optimizer.lr_scale.{component}", message, "leave it out")
+        if not draft.states(f"train.optimizer.lr_scale.{component}"):
+            continue
+        if component in frozen if adapted is None else component not in adapted[0]:
+            why = f"model.freeze holds {component}" if adapted is None else f"no adapter is on {component}"
+            yield _warning(f"train.optimizer.lr_scale.{component}", f"has no effect: {why}", "leave it out")
+
+
+def check_adapters(draft: Draft) -> Iterator[Problem]:
+    """Refuse targets that no chosen component has, and components without a target; warn of a base that is nowhere."""
+    if draft.states("train.lora") and draft.take("weights.init") == ("random",):
+        message = "trains adapters of random weights, which no folder will hold: nothing can use or merge them"
+        yield _warning("train.lora", message, "give trained weights: leave weights.init out")
+    taken = draft.take("train.lora.components", "train.lora.targets")
+    if taken is None:
+        return
+    components, targets = taken
+    names = [name for component in components for name in TARGETS[component]]
+    for target in targets:
+        if target not in names:
+            others = [component for component in COMPONENTS if target in TARGETS[component]]
+            chosen = " and ".join(components)
+            message = f"names {target}, which is no layer of {chosen}; {chosen} has {', '.join(dict.fromkeys(names))}"
+            fix = f"components = {json.dumps([*components, *others[:1]])}"
+            closest = difflib.get_close_matches(target, names, 1, 0.5)
+            yield _error("train.lora.targets", message, f'"{closest[0]}" in its place, or {fix}' if closest else fix)
+    for component in components:
+        own = TARGETS[component]
+        if not set(own) & set(targets):
+            message = f"names {component}, which has none of the targets; it has {', '.join(own)}"
+            yield _error("train.lora.components", message, f"targets = {json.dumps([*targets, *own])}")
 
 
 def check_learning_rates(draft: Draft) -> Iterator[Problem]:

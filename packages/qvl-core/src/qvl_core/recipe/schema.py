@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from qvl_core.errors import Problem
 from qvl_core.layout import Layout
+from qvl_core.lora_table import Lora
 from qvl_core.recipe.sections import (
     DataSection,
     EnvSection,
@@ -128,6 +129,12 @@ class Recipe(Section):
     def parallel(self) -> Layout:
         """The complete layout, degrees and stage lists."""
         return self.resolution.parallel
+
+    @property
+    def lora(self) -> Lora | None:
+        """The low-rank adapters, None for full fine-tuning."""
+        section = self.train.lora if self.train is not None else None
+        return None if section is None else Lora(**section.model_dump())
 
     @property
     def origins(self) -> Mapping[str, Origin]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_core.layout import Layout
-from qvl_core.params import Parameter, parameter_table
+from qvl_core.lora_table import weight_table
+from qvl_core.params import Parameter
 from qvl_core.weights.cuts import Cut, cut_of
 from qvl_core.weights.optimizer_state import split_name
 from qvl_core.weights.raw_bytes import read_into
@@ -39,13 +40,13 @@ def local_tensors(source: WholeTensors, layout: Layout, pp: int, tp: int) -> Ite
     The layout has passed `check_layout`. Raises WeightsError naming file and tensor where the bytes are not what was
     recorded of them, in a copy as well; RunError if a file changes meanwhile, which is known at the end only.
     """
-    rows = {parameter.name: parameter for parameter in parameter_table(source.spec, layout)}
+    rows = {parameter.name: parameter for parameter in weight_table(source.spec, source.lora, layout)}
     yield from _local_tensors(source, source.tensors, rows, layout.tp, pp, tp)
 
 
 def local_optimizer_tensors(source: WholeTensors, layout: Layout, pp: int, tp: int) -> Iterator[LocalTensor]:
     """Yield the rank's optimizer state by `<parameter>.<kind>`, under the same rules; nothing where there is none."""
-    table = {parameter.name: parameter for parameter in parameter_table(source.spec, layout)}
+    table = {parameter.name: parameter for parameter in weight_table(source.spec, source.lora, layout)}
     rows = {name: table[split_name(name)[0]] for name in source.optimizer}
     yield from _local_tensors(source, source.optimizer, rows, layout.tp, pp, tp)
 

@@ -1,8 +1,8 @@
 """The manifest of a sharded weights folder: what the model is, how it is cut, and where every tensor lies.
 
-Written last and atomically: a folder without it is not a checkpoint. One JSON object (version 1):
+Written last and atomically: a folder without it is not a checkpoint. One JSON object (version 1, or 2 with `lora`):
 
-    format, format_version   "qvl-weights", 1
+    format, format_version   "qvl-weights", 1 or 2
     spec                     {name, config}: the model, its config in the flat HF spelling
     layout                   {tp, pp, vision_stages, text_stages}
     dtype                    BF16 | F16 | F32 | mixed
@@ -11,26 +11,31 @@ Written last and atomically: a folder without it is not a checkpoint. One JSON o
     tensors                  classic name -> {shape (of the whole), dtype, parts: rank file -> checksum}
     optimizer                there if and only if optimizer files are listed, one for each rank file:
                              "<parameter>.<kind>" -> the same for its optimizer files, see optimizer_state.py
+    lora                     only where the folder holds adapters and nothing of the base, whose fingerprint is then
+                             source_revision: {rank, alpha, dropout, components, targets}, see lora_table.py
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qvl_core.durable import atomic_write
 from qvl_core.layout import Layout
-from qvl_core.params import Parameter, parameter_table
+from qvl_core.lora_table import Lora, weight_table
+from qvl_core.params import Parameter
 from qvl_core.specs.hf_config import to_hf_config
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.optimizer_state import optimizer_file_name, split_name
 from qvl_core.weights.safetensors_writer import WrittenFile
 
 FORMAT = "qvl-weights"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# What is written where nothing in the folder needs a newer one: readers of that version are to read it.
+PLAIN_FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
 
@@ -56,7 +61,10 @@ class TensorRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """See the module's docstring. `layout.dp` is always 1: data parallel ranks hold the same weights."""
+    """See the module's docstring. `layout.dp` is always 1: data parallel ranks hold the same weights.
+
+    With `lora` the tensors are those of the adapter table, not of the parameter table.
+    """
 
     spec: ModelSpec
     layout: Layout
@@ -66,6 +74,7 @@ class Manifest:
     tensors: Mapping[str, TensorRecord]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     optimizer: Mapping[str, TensorRecord] = field(default_factory=dict)
+    lora: Lora | None = None
 
     @property
     def has_optimizer(self) -> bool:
@@ -78,9 +87,9 @@ def rank_file_name(pp: int, tp: int) -> str:
     return f"rank-pp{pp:03d}-tt{tp:03d}.safetensors"
 
 
-def rank_tensors(spec: ModelSpec, layout: Layout, pp: int) -> tuple[Parameter, ...]:
-    """List the parameters that the ranks of a pipeline stage hold, in table order."""
-    return tuple(parameter for parameter in parameter_table(spec, layout) if pp in parameter.stages)
+def rank_tensors(spec: ModelSpec, layout: Layout, pp: int, lora: Lora | None = None) -> tuple[Parameter, ...]:
+    """List the parameters, or the adapters' factors, that the ranks of a pipeline stage hold, in table order."""
+    return tuple(parameter for parameter in weight_table(spec, lora, layout) if pp in parameter.stages)
 
 
 def build_manifest(
@@ -92,13 +101,14 @@ def build_manifest(
     source_revision: str,
     optimizer_dtypes: Mapping[str, str] | None = None,
     other_files: Mapping[str, FileRecord] | None = None,
+    lora: Lora | None = None,
 ) -> Manifest:
     """Give the manifest of files that were just written.
 
     `written` has every rank file, and every optimizer file if there are any, by file name. `dtypes` are by tensor name,
     `optimizer_dtypes` by name of the optimizer's tensors; None means that there is no optimizer state.
     """
-    table = {parameter.name: parameter for parameter in parameter_table(spec, layout)}
+    table = {parameter.name: parameter for parameter in weight_table(spec, lora, layout)}
 
     def record(name: str, parameter: Parameter, dtype: str, file_name: Callable[[int, int], str]) -> TensorRecord:
         homes = [file_name(pp, tp) for pp in parameter.stages for tp in range(layout.tp)]
@@ -121,6 +131,7 @@ def build_manifest(
         tensors={name: record(name, parameter, dtypes[name], rank_file_name) for name, parameter in table.items()},
         files={**{name: FileRecord(size=written[name].size) for name in files}, **(other_files or {})},
         optimizer=optimizer,
+        lora=lora,
     )
 
 
@@ -134,7 +145,7 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
     """Give the JSON object of a manifest."""
     value: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": PLAIN_FORMAT_VERSION if manifest.lora is None else FORMAT_VERSION,
         "spec": {"name": manifest.spec.name, "config": to_hf_config(manifest.spec)},
         "layout": layout_to_json(manifest.layout),
         "dtype": manifest.dtype,
@@ -145,6 +156,8 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
     }
     if manifest.has_optimizer:
         value["optimizer"] = _table_to_json(manifest.optimizer)
+    if manifest.lora is not None:
+        value["lora"] = lora_to_json(manifest.lora)
     return value
 
 
@@ -156,6 +169,11 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
         "vision_stages": list(layout.vision_stages),
         "text_stages": list(layout.text_stages),
     }
+
+
+def lora_to_json(lora: Lora) -> dict[str, Any]:
+    """Give the JSON object of adapters' settings."""
+    return {**asdict(lora), "components": list(lora.components), "targets": list(lora.targets)}
 
 
 def _table_to_json(tensors: Mapping[str, TensorRecord]) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.json_file import read_json_object
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
-from qvl_core.params import Parameter, parameter_table
+from qvl_core.lora_table import COMPONENTS, TARGETS, Lora, weight_table
+from qvl_core.params import Parameter
 from qvl_core.specs.hf_config import spec_from_hf_config
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.hf_folder import SHOWN, WEIGHT_DTYPES, is_plain_name
@@ -21,6 +22,7 @@ from qvl_core.weights.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    PLAIN_FORMAT_VERSION,
     FileRecord,
     Manifest,
     TensorRecord,
@@ -31,7 +33,11 @@ from qvl_core.weights.optimizer_state import OPTIMIZER_KINDS, optimizer_file_nam
 _AGAIN = "copy the folder again from where it was written"
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _KEYS = {"format", "format_version", "spec", "layout", "dtype", "tied", "source_revision", "files", "tensors"}
-_OPTIONAL_KEYS = {"optimizer"}
+_OPTIONAL_KEYS = {"optimizer", "lora"}
+_LORA_KEYS = {"rank", "alpha", "dropout", "components", "targets"}
+# As in recipes.
+_LARGEST_LORA_RANK = 4096
+Word = TypeVar("Word", bound=str)
 _RANK_FILE = re.compile(r"(rank|optimizer)-pp\d+-tt\d+\.safetensors")
 
 
@@ -115,6 +121,7 @@ class _Reader:
             tensors=self._tensors(value["tensors"], "tensors"),
             files={name: self._file(name, item) for name, item in self._table(value["files"], "files")},
             optimizer=self._tensors(value.get("optimizer", {}), "optimizer"),
+            lora=self._lora(value["lora"]) if "lora" in value else None,
         )
         self._check_files(manifest, has_table="optimizer" in value)
         self._check_tensors(manifest)
@@ -130,6 +137,8 @@ class _Reader:
         if version > FORMAT_VERSION:
             message = f"is {version}; this qvl-core reads versions up to {FORMAT_VERSION}"
             self._fail("format_version", message, fix="pip install -U qvl-core")
+        if "lora" in value and version == PLAIN_FORMAT_VERSION:
+            self._fail("lora", "is not a key of this version")
 
     def _spec(self, value: Any) -> ModelSpec:
         if not isinstance(value, dict) or set(value) != {"name", "config"} or not isinstance(value["config"], dict):
@@ -156,6 +165,30 @@ class _Reader:
         for problem in check_layout(spec, layout):
             self._fail(problem.key, problem.message)
         return layout
+
+    def _lora(self, value: Any) -> Lora:
+        if not isinstance(value, dict) or set(value) != _LORA_KEYS:
+            self._fail("lora", f"has to be an object of {', '.join(sorted(_LORA_KEYS))}")
+        rank, alpha, dropout = value["rank"], value["alpha"], value["dropout"]
+        if not _is_count(rank) or not 1 <= rank <= _LARGEST_LORA_RANK:
+            self._fail("lora.rank", f"is {_short(rank)}, not a whole number from 1 to {_LARGEST_LORA_RANK}")
+        for key, number, most in (("alpha", alpha, 1e6), ("dropout", dropout, 1.0)):
+            if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= most:
+                self._fail(f"lora.{key}", f"is {_short(number)}, not a number from 0 to {most:g}")
+        targets = [target for names in TARGETS.values() for target in names]
+        return Lora(
+            rank=rank,
+            alpha=float(alpha),
+            dropout=float(dropout),
+            components=self._some(value["components"], "lora.components", COMPONENTS),
+            targets=self._some(value["targets"], "lora.targets", targets),
+        )
+
+    def _some(self, value: Any, key: str, known: Collection[Word]) -> tuple[Word, ...]:
+        """Read a list of at least one of these words."""
+        if not isinstance(value, list) or not value or any(word not in known for word in value):
+            self._fail(key, f"is {_short(value)}, not a list of some of {', '.join(known)}")
+        return tuple(value)
 
     def _tensors(self, value: Any, table: str) -> dict[str, TensorRecord]:
         return {name: self._tensor(f"{table}.{printable(name, 80)}", item) for name, item in self._table(value, table)}
@@ -203,7 +236,7 @@ class _Reader:
 
     def _check_tensors(self, manifest: Manifest) -> None:
         """Check that the table is the one of this spec and layout."""
-        table = parameter_table(manifest.spec, manifest.layout)
+        table = weight_table(manifest.spec, manifest.lora, manifest.layout)
         if manifest.tied is not manifest.spec.text.tie_word_embeddings:
             self._fail("tied", f"is {_short(manifest.tied)}, the spec says {manifest.spec.text.tie_word_embeddings}")
         for parameter in table:
@@ -217,7 +250,8 @@ class _Reader:
 
     def _check_optimizer(self, manifest: Manifest) -> None:
         """Check that every tensor of the optimizer is a known kind of state of a parameter, cut like the parameter."""
-        table = {parameter.name: parameter for parameter in parameter_table(manifest.spec, manifest.layout)}
+        rows = weight_table(manifest.spec, manifest.lora, manifest.layout)
+        table = {parameter.name: parameter for parameter in rows}
         for name, record in manifest.optimizer.items():
             key, (parameter, kind) = f"optimizer.{printable(name, 80)}", split_name(name)
             if kind not in OPTIMIZER_KINDS:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, readable
-from qvl_core.params import Parameter, parameter_table
+from qvl_core.lora_table import weight_table
+from qvl_core.params import Parameter
 from qvl_core.specs.load import CONFIG_NAME, load_spec, model_differences
 from qvl_core.weights.manifest import MANIFEST_NAME, Manifest, TensorRecord, rank_file_name
 from qvl_core.weights.manifest_reader import read_manifest
@@ -37,7 +38,7 @@ def open_sharded_folder(path: str | Path) -> ShardedFolder:
         manifest = read_manifest(folder)
         _require_one_model(folder, manifest)
     layout = manifest.layout
-    rows = {parameter.name: parameter for parameter in parameter_table(manifest.spec, layout)}
+    rows = {parameter.name: parameter for parameter in weight_table(manifest.spec, manifest.lora, layout)}
     state = {name: rows[split_name(name)[0]] for name in manifest.optimizer}
     ranks, optimizer, problems = {}, {}, []
     for pp in range(layout.pp):

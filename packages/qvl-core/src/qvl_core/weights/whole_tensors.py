@@ -14,6 +14,7 @@ from typing import Literal
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.layout import Layout
+from qvl_core.lora_table import Lora, weight_table
 from qvl_core.params import Parameter, parameter_table
 from qvl_core.specs.load import CONFIG_NAME
 from qvl_core.specs.model_spec import ModelSpec
@@ -107,6 +108,7 @@ class WholeTensors:
 
     `layout` is None for an HF folder. `source_revision` is what a manifest says of where the weights came from.
     `has_optimizer` is true of a checkpoint with optimizer files, which hold nothing if every parameter is frozen.
+    With `lora` the tensors are the factors of adapters.
     """
 
     path: Path
@@ -118,6 +120,7 @@ class WholeTensors:
     optimizer: Mapping[str, WholeTensor] = field(default_factory=dict)
     has_optimizer: bool = False
     inputs: tuple[Input, ...] = ()
+    lora: Lora | None = None
 
     @property
     def size(self) -> int:
@@ -178,7 +181,8 @@ def input_of(path: Path) -> Input:
 
 def _of_sharded(folder: ShardedFolder) -> WholeTensors:
     manifest = folder.manifest
-    table = {parameter.name: parameter for parameter in parameter_table(manifest.spec, manifest.layout)}
+    rows = weight_table(manifest.spec, manifest.lora, manifest.layout)
+    table = {parameter.name: parameter for parameter in rows}
     tensors = {
         name: _sharded_tensor(folder, parameter, name, manifest.tensors[name], folder.ranks, rank_file_name)
         for name, parameter in table.items()
@@ -199,6 +203,7 @@ def _of_sharded(folder: ShardedFolder) -> WholeTensors:
         optimizer=optimizer,
         has_optimizer=manifest.has_optimizer,
         inputs=tuple(input_of(folder.path / name) for name in names),
+        lora=manifest.lora,
     )
 
 

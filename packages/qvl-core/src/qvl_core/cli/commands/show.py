@@ -56,7 +56,7 @@ def _print_values(target: Console, recipe: Recipe) -> None:
 
 def _print_stages(target: Console, recipe: Recipe) -> None:
     from qvl_core.cli import terminal
-    from qvl_core.cli.arithmetic import adapters_of, rows_of
+    from qvl_core.cli.arithmetic import rows_of
     from qvl_core.params import parameter_count
 
     layout = recipe.parallel
@@ -93,7 +93,7 @@ def _print_stages(target: Console, recipe: Recipe) -> None:
     target.print(f"model: {parameter_count(recipe.spec):,} parameters")
     if layout.tp > 1:
         target.print(f"the {layout.tp} tensor ranks of a stage hold equally much")
-    if adapters_of(recipe):
+    if recipe.lora:
         target.print("trainable: the adapters, which come on top of the parameters; all else is frozen")
     elif recipe.spec.text.tie_word_embeddings and layout.pp > 1:
         target.print("the tied embedding lies on the first and the last text stage and counts on both")

@@ -26,7 +26,8 @@ class ModelSection(Section):
     freeze: Components = Field(
         default=(),
         max_length=3,
-        description="Components that do not train: any of vision, merger, text. Default none: full fine-tuning.",
+        description="Components that do not train: any of vision, merger, text. Default none: full fine-tuning. With "
+        "[train.lora] all of the model's weights are frozen, whatever is stated here.",
         examples=[["vision", "merger"]],
     )
     dtype: Literal["bfloat16", "float32"] | None = Field(

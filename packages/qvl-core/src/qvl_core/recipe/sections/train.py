@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from qvl_core.recipe.sections.section import Section, section_defaults
+from qvl_core.lora_table import LoraTarget
+from qvl_core.recipe.sections.section import Components, Section, section_defaults
 
-LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -102,7 +102,7 @@ class ScheduleSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters (arXiv 2106.09685) on projections of the text decoder; the rest of the model is frozen."""
+    """Low-rank adapters (arXiv 2106.09685) on linear layers; all weights of the model itself are frozen."""
 
     rank: int = Field(
         default=8, ge=1, le=4096, description="Inner size of an adapter, at least 1. Default 8.", examples=[8]
@@ -114,15 +114,25 @@ class LoraSection(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Part of an adapter's input dropped, in [0, 1). Default 0.0.",
+        description="Part of an adapter's input dropped in training, in [0, 1). Masks are drawn on the host: with a "
+        "large model this takes time. Default 0.0.",
         examples=[0.0],
+    )
+    components: Components = Field(
+        default=("text",),
+        min_length=1,
+        max_length=3,
+        description="Components whose layers get adapters: any of vision, merger, text. Each has some of the targets. "
+        "Default text.",
+        examples=[["text", "vision"]],
     )
     targets: Annotated[tuple[LoraTarget, ...], Strict(False)] = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj"),
         min_length=1,
-        max_length=7,
-        description="Projections that get an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. "
-        "Default: the four of attention.",
+        max_length=11,
+        description="Layers that get an adapter in each of the components that has them. Text: q_proj, k_proj, v_proj, "
+        "o_proj, gate_proj, up_proj, down_proj; vision: qkv, proj, gate_proj, up_proj, down_proj; merger: mlp.0, "
+        "mlp.2. Default: the four of the text's attention.",
         examples=[["q_proj", "v_proj"]],
     )
 
@@ -146,7 +156,10 @@ class SaveSection(Section):
         examples=[True],
     )
     export_hf: bool = Field(
-        default=True, description="Write an HF folder at the end of the run. Default true.", examples=[True]
+        default=True,
+        description="Write an HF folder at the end of the run. Default true. A run with [train.lora] writes its "
+        "adapter in PEFT's format instead, always, and says how to merge it: `qvl convert merge`.",
+        examples=[True],
     )
     background: bool = Field(
         default=True,
