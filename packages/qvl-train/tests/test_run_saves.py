@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from qvl_core import disk
 from qvl_core.errors import DiskError, RunError
 from qvl_core.recipe import load_recipe
 from qvl_core.tasks import RunOptions
-from qvl_train import append_file, loop, task
+from qvl_train import append_file, loop, run_saves, task
 from qvl_train.checkpoint import list_steps, open_checkpoint
-from qvl_train.metrics import read_metrics
+from qvl_train.metrics import MetricsLog, read_metrics
 from qvl_train.step import NotFiniteError
 
 PATIENCE_S = 60
@@ -243,3 +244,39 @@ def test_a_nan_during_a_save_does_not_cost_that_checkpoint(project: Path, monkey
     with pytest.raises(RunError, match="the loss of step 3 is nan"):
         train()
     assert steps_of() == [2]
+
+
+def test_a_small_checkpoint_is_complete_before_the_next_step_is_told_so_that_no_more_than_every_steps_are_lost(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, told = MetricsLog.write, []
+
+    def write(self: MetricsLog, row: Any) -> None:
+        if "loss" in row:
+            newest = max((step for step, _ in list_steps(Path("run"))), default=0)
+            told.append((row["step"], newest))
+        plain(self, row)
+
+    monkeypatch.setattr(MetricsLog, "write", write)
+    slow = disk.sync
+    # As long as all that a step computes.
+    monkeypatch.setattr(disk, "sync", lambda file: (time.sleep(0.1), slow(file)))
+    assert train("train.save.every=2") == 0
+    assert told == [(1, 0), (2, 0), (3, 2), (4, 2), (5, 4), (6, 4)]
+
+
+def test_a_checkpoint_that_takes_longer_does_not_hold_up_the_steps(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_saves, "SETTLE_S", 0.01)
+    reached, slow = threading.Event(), disk.sync
+
+    def sync(file: Any) -> None:
+        # The first save of all goes on when another step is done, and not before.
+        assert threading.current_thread() is threading.main_thread() or reached.wait(PATIENCE_S)
+        slow(file)
+
+    monkeypatch.setattr(disk, "sync", sync)
+    before_step(monkeypatch, lambda step: reached.set() if step == 4 else None)
+    assert train("train.save.every=2") == 0
+    assert steps_of() == [2, 4, 6]

@@ -41,10 +41,10 @@ class Work:
         """Whether `result` or `error` is there."""
         return self._thread is None or not self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Wait for the end."""
+    def wait(self, limit_s: float | None = None) -> None:
+        """Wait for the end, for ever or for so long."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(limit_s)
 
     def abandon(self) -> None:
         """Ask the work to stop, and wait until it has."""

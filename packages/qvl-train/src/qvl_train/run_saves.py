@@ -16,6 +16,7 @@ from qvl_train.agreement import PRECEDENCE_S, together
 from qvl_train.checkpoint import TrainingState
 from qvl_train.commit import Origin
 from qvl_train.guarded_reports import GuardedReports
+from qvl_train.room import checkpoint_bytes
 from qvl_train.save import Saved, Saver
 from qvl_train.snapshot import Contents
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from qvl_core.parallel.world import Json
 
     from qvl_train.loop import Job
+
+
+# A checkpoint of at most so many bytes is waited for before the step after it is told, for at most so many seconds:
+# with small models a run then never loses more than `every` steps. Large ones go on beside the steps.
+SETTLED_BYTES = 1 << 28
+SETTLE_S = 2.0
 
 
 class RunSaves:
@@ -40,6 +47,8 @@ class RunSaves:
         self._reports = reports
         self._contents = contents
         self._waited_s = 0.0
+        self._settles = train.save.background and checkpoint_bytes(job.recipe) <= SETTLED_BYTES
+        self._has_settled = True
         origin = Origin(
             spec=job.recipe.spec,
             side_files=Path(job.recipe.weights.source),
@@ -72,7 +81,11 @@ class RunSaves:
                 # The launcher shows the first error of all: that has to be the one of the rank that it happened on.
                 time.sleep(PRECEDENCE_S)
             raise DiskError(problem)
-        self._tell(self._saver.hear([one.get("save") for one in found]))
+        saved = self._saver.hear([one.get("save") for one in found])
+        if not self._has_settled:
+            self._has_settled = True
+            saved = saved or self._saver.settle(SETTLE_S)
+        self._tell(saved)
 
     def save(self, step: int) -> None:
         """Save what was reached after `step`: only begin to, where that goes on in the background."""
@@ -125,6 +138,7 @@ class RunSaves:
         self._waited_s = time.perf_counter() - started
         self._job.world.phase = f"saving step {step}"
         self._saver.start(self._state(step), self._contents())
+        self._has_settled = not self._settles
 
     def _finish(self) -> Saved | None:
         saved = self._saver.finish()

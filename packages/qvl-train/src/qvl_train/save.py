@@ -166,6 +166,21 @@ class Saver:
             ended = self.hear(self._world.exchange(self.message()))
         return ended
 
+    def settle(self, limit_s: float) -> Saved | None:
+        """Go on for about so long with exchanges of its own, as long as no rank takes longer; give how the save ended.
+
+        None where it has not ended by then: it goes on beside the steps. Raises as `hear` does.
+        """
+        deadline = time.monotonic() + limit_s
+        while self._pending is not None:
+            self._pending.work.wait(max(0.0, deadline - time.monotonic()))
+            told = self._world.exchange([self._pending.work.has_ended, self.message()])
+            messages = [cast("list[Json]", one) for one in told]
+            ended = self.hear([message for _, message in messages])
+            if ended is not None or not all(has_ended for has_ended, _ in messages):
+                return ended
+        return None
+
     def __enter__(self) -> Saver:
         return self
 
