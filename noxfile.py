@@ -69,7 +69,8 @@ def tests(session: nox.Session) -> None:
     """Run everything that needs no torch, all packages together."""
     _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install(*TEST_TOOLS)
-    arguments = session.posargs or ["packages", "tests", "--ignore=tests/parity", "--ignore=tests/layouts"]
+    others = [f"--ignore=tests/{name}" for name in ("parity", "layouts", "faults")]
+    arguments = session.posargs or ["packages", "tests", *others]
     session.run("pytest", *arguments)
 
 
@@ -85,6 +86,14 @@ def layouts(session: nox.Session) -> None:
         session.run("python", "tests/layouts/sweep.py", *arguments)
     else:
         session.run("pytest", "tests/layouts", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def faults(session: nox.Session) -> None:
+    """Kill, stop, starve and mislead whole trainings: each goes on as if nothing had been. QVL_TEST_SEED, _KILLS."""
+    _install(session, "core", "data", "train", mindspore=True, mpi=True)
+    session.install(*TEST_TOOLS)
+    session.run("pytest", "tests/faults", *session.posargs)
 
 
 def _test_package(package: str) -> None:
