@@ -137,11 +137,11 @@ def _spec_problems(recipe: Recipe, found: ModelSpec) -> Iterator[Problem]:
 
 
 def _adapters_problem(recipe: Recipe, source: Path) -> Problem:
-    adapter, merged = (shlex.quote(f"{str(source).rstrip('/')}-{name}") for name in ("adapter", "merged"))
+    adapter, merged = (f"{str(source).rstrip('/')}-{name}" for name in ("adapter", "merged"))
     message = f"{source} holds adapters only, not the model that they belong to"
     fix = (
-        f"qvl convert export --sharded {shlex.quote(str(source))} --out {adapter}\n"
-        f"qvl convert merge --base HF_FOLDER_OF_THE_BASE --adapter {adapter} --out {merged}\n"
+        f"qvl convert export --sharded {shlex.quote(str(source))} --out {shlex.quote(adapter)}\n"
+        f"qvl convert merge --base HF_FOLDER_OF_THE_BASE --adapter {shlex.quote(adapter)} --out {shlex.quote(merged)}\n"
         f'then set {KEY} = "{merged}"'
     )
     return Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)

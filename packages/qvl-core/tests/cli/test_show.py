@@ -74,6 +74,17 @@ def test_batches_multiply_out_and_a_crash_has_a_price(folder: Path) -> None:
     assert "at most 500 steps, 250 on average" in text
 
 
+def test_a_checkpoint_of_adapters_holds_nothing_else(folder: Path) -> None:
+    recipe = load_recipe("tiny.toml", ["train.lora.rank=4", "weights.init=checkpoint"])
+    lines = " ".join(text for _, text in training_lines(recipe))
+    text = recipe.spec.text
+    q_width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
+    # q, k, v, o: rank times inputs plus outputs, fp32, and two moments of each.
+    each = 2 * (text.hidden_size + q_width) + 2 * (text.hidden_size + kv_width)
+    count = 4 * text.num_layers * each
+    assert f"{bytes_text(4 * count)} adapters + {bytes_text(8 * count)} optimizer" in lines
+
+
 def test_a_run_shorter_than_its_save_interval_loses_no_more_than_itself(folder: Path) -> None:
     text = "\n".join(" ".join(line) for line in training_lines(load_recipe("tiny.toml")))
     assert "at most 20 steps, 10 on average" in text
