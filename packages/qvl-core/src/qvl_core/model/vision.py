@@ -57,10 +57,9 @@ class VisionAttention(nn.Cell):
         patches = x_PD.shape[0]
         # All q, then all k, then all v, by one gather: cutting them out of rows where they stand side by side is slow.
         order = ops.arange(3 * patches).reshape(patches, 3).swapaxes(0, 1).reshape(-1)
-        thirds = ops.gather(self.qkv(x_PD).reshape(3 * patches, -1), order, 0).reshape(3 * patches, -1, self.head_dim)
-        q_PNH = kernels.rope(thirds[:patches], cos_PH, sin_PH)
-        k_PNH = kernels.rope(thirds[patches : 2 * patches], cos_PH, sin_PH)
-        v_PNH = thirds[2 * patches :]
+        rows = ops.gather(self.qkv(x_PD).reshape(3 * patches, -1), order, 0).reshape(3 * patches, -1, self.head_dim)
+        q_PNH, k_PNH, v_PNH = ops.split(rows, patches, 0)
+        q_PNH, k_PNH = kernels.rope(q_PNH, cos_PH, sin_PH), kernels.rope(k_PNH, cos_PH, sin_PH)
         out_PNH = kernels.attention(q_PNH, k_PNH, v_PNH, segments, causal=False, scale=self.scale)
         return self.proj(out_PNH.reshape(patches, -1))
 
