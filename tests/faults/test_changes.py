@@ -12,13 +12,16 @@ from project import EVERY, REPLICAS, SINGLE, STAGES
 from running import Run, curve, last_step, newest_checkpoint
 
 STEPS = 6
+DATA = "changing.json"
+SOURCES = f'data.sources=[{{path="{DATA}", format="llava"}}]'
 
 
 @pytest.fixture
 def stopped(project: Path, begin: Callable[..., Run], request: pytest.FixtureRequest) -> Path:
-    """Give the folder of a run that has three checkpoints... of which the last step is not needed any more."""
+    """Give the folder of a run on data of its own that has been killed before its last save."""
     folder = project / f"changed_{request.node.name[5:35]}"
-    run = begin(folder.name, SINGLE, settings=[f"train.steps={STEPS}"])
+    shutil.copy(project / "train.json", project / DATA)
+    run = begin(folder.name, SINGLE, settings=[f"train.steps={STEPS}", SOURCES])
     run.end()
     assert run.process.returncode == 0, run.output()
     # As if it had been killed before its last save.
@@ -30,7 +33,7 @@ def stopped(project: Path, begin: Callable[..., Run], request: pytest.FixtureReq
 
 
 def go_on(begin: Callable[..., Run], folder: Path, *words: str, settings: Sequence[str] = ()) -> Run:
-    run = begin(folder.name, SINGLE, *words, settings=[f"train.steps={STEPS}", *settings])
+    run = begin(folder.name, SINGLE, *words, settings=[f"train.steps={STEPS}", SOURCES, *settings])
     run.end()
     return run
 
@@ -54,13 +57,12 @@ def test_a_changed_recipe_is_refused_with_each_difference_and_taken_when_told_so
 def test_changed_data_is_refused_and_taken_when_told_so(
     project: Path, begin: Callable[..., Run], stopped: Path
 ) -> None:
-    records = json.loads((project / "train.json").read_text())
-    (project / "other.json").write_text(json.dumps([*records[1:], records[0]]))
-    other = ['data.sources=[{path="other.json", format="llava"}]']
-    refused = go_on(begin, stopped, settings=other)
+    records = json.loads((project / DATA).read_text())
+    (project / DATA).write_text(json.dumps([*records[1:], records[0]]))
+    refused = go_on(begin, stopped)
     assert refused.process.returncode == 2, refused.output()
     assert "data hash: here " in refused.output()
-    taken = go_on(begin, stopped, "--accept-changes", settings=other)
+    taken = go_on(begin, stopped, "--accept-changes")
     assert taken.process.returncode == 0, taken.output()
 
 
