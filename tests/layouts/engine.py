@@ -105,13 +105,13 @@ class Witness:
         """Hand on."""
         return self._optimizer.counts(index)
 
-    def update(self, gradients: Sequence[Tensor], *, lr: float, step: int) -> None:
-        """Keep the first, hand on."""
+    def update(self, gradients: Sequence[Tensor], *, lr: float, step: int, scale: float = 1.0) -> None:
+        """Keep the first, before clipping, and hand on."""
         if step == 1:
             for name, size, gradient in zip(self.names, self._sizes, gradients, strict=True):
                 whole = self._world.data.gather(gradient) if self._case.zero1 else gradient
                 self.gradients[name] = np.array(whole.asnumpy()).reshape(-1)[:size]
-        self._optimizer.update(gradients, lr=lr, step=step)
+        self._optimizer.update(gradients, lr=lr, step=step, scale=scale)
 
     def stored(self) -> list[Any]:
         """Hand on."""

@@ -103,7 +103,8 @@ def _check_options(recipe: Recipe, options: RunOptions) -> None:
         raise RecipeError(Problem(where="command line", key="--node-rank", message=message))
     if options.resume not in ("auto", "never") and not Path(options.resume).is_dir():
         message = f"{options.resume} is neither auto nor never nor the folder of a checkpoint"
-        fix = f"a folder such as {recipe.output.dir}/step_000500, or leave --resume out"
+        there = sorted(str(path) for path in Path(recipe.output.dir).glob("step_*") if path.is_dir())
+        fix = f"one of {', '.join(there[-5:])}, or leave --resume out" if there else "leave --resume out"
         raise OutputError(Problem(where="command line", key="--resume", message=message, fix=fix))
 
 
