@@ -123,7 +123,8 @@ def test_recipes_in_shell_blocks_load_with_their_settings(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_sessions_in_shell_blocks_exist(page: str) -> None:
-    defined = set(re.findall(r"^def (\w+)\(session", read("noxfile.py"), re.MULTILINE))
+    sessions = read("noxfile.py")
+    defined = {*re.findall(r"^def (\w+)\(session", sessions, re.MULTILINE), *re.findall(r'name="([\w-]+)"', sessions)}
     for words in command_lines(page, "nox"):
         if "-s" in words:
             assert words[words.index("-s") + 1] in defined
