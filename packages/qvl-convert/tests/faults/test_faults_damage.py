@@ -124,8 +124,8 @@ def test_missing_extra_and_foreign_files(qvl, check, shared_small, other, pieces
     (room / "aside").rename(file)
     kept = manifest.read_text()
     value = json.loads(kept)
-    manifest.write_text(json.dumps({**value, "format_version": 2, "news": 1}))
-    refused("manifest.json: format_version", "is 2; this qvl-core reads versions up to 1", "pip install -U qvl-core")
+    manifest.write_text(json.dumps({**value, "format_version": 3, "news": 1}))
+    refused("manifest.json: format_version", "is 3; this qvl-core reads versions up to 2", "pip install -U qvl-core")
     shutil.copy(shared_small.sharded / "manifest.json", manifest)
     refused("rank-pp0")
     assert qvl.run("convert", "import", "--hf", other, "--out", room / "o", "--tp", "2", "--pp", "3").code == 0

@@ -131,8 +131,8 @@ def test_a_disk_that_cannot_be_written_is_wrong_input(qvl, check, shared_small, 
 def test_too_few_descriptors_fail_the_run_with_the_limit(qvl, check, shared_small, work):
     out = work / "out"
     arguments = ("convert", "import", "--hf", shared_small.hf, "--out", out, "--tp", "4", "--pp", "3", "--json")
-    result = qvl.run(*arguments, limits={"NOFILE": 14})
-    check.refused(result, 1, "this process may have 14 open files", "fix: ulimit -n 4096")
+    result = qvl.run(*arguments, limits={"NOFILE": 10})
+    check.refused(result, 1, "this process may have 10 open files", "fix: ulimit -n 4096")
     assert check.checkpoints(work) == []
     assert qvl.run(*arguments).code == 0
     assert check.equal(out, shared_small.hf)

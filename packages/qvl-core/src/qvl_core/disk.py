@@ -59,8 +59,11 @@ def sync_folder(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or folder another name in the same folder, at once; a file of that name is replaced."""
-    old.replace(new)
+    """Give a file or folder another name in the same folder, at once; a file, or an empty folder, is replaced."""
+    if old.is_dir():
+        old.rename(new)
+    else:
+        old.replace(new)
 
 
 def unlink(path: Path) -> None:

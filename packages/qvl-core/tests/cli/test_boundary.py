@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import pytest
 import typer
@@ -89,3 +90,25 @@ def test_success_keeps_the_code_and_says_nothing(capsys) -> None:
 def test_a_closed_pipe_is_quiet(capfd) -> None:
     assert guarded(_raise(BrokenPipeError())) == 1
     assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_that_surfaces_as_an_error_about_a_lock_is_ctrl_c(capsys) -> None:
+    def action() -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()
+
+    assert guarded(action) == 130
+    assert "bug in qvl" not in capsys.readouterr().err
+
+
+def test_an_error_that_was_raised_on_purpose_is_told_although_ctrl_c_came_before(capsys) -> None:
+    def action() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RunError("the disk is full") from None
+
+    assert guarded(action) == 1
+    assert "the disk is full" in capsys.readouterr().err

@@ -98,8 +98,9 @@ class SlicedAdamW:
         parts = [slot.master.tensor().astype(slot.parameter.dtype) for slot in slots]
         rows = self._group.gather(_joined(parts)).reshape(self._group.size, bucket.width)
         for place, slot in zip(bucket.slots, slots, strict=True):
-            flat = rows[:, place.start : place.start + place.length].reshape(-1)
-            kernels.deal(flat, [slot.parameter])
+            # A bucket of one tensor, as a large one is, is not cut.
+            own = rows if place.length == bucket.width else rows[:, place.start : place.start + place.length]
+            kernels.deal(own.reshape(-1), [slot.parameter])
 
     def _packed(self, bucket: Bucket, gradients: Sequence[Tensor]) -> Tensor:
         """Give the flat bucket [replicas * width]: row i holds slice i of every gradient in it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 
 from qvl_core.error_text import EXIT_INTERRUPTED, INTERRUPTED, explain
-from qvl_core.errors import EXIT_FAILED
+from qvl_core.errors import EXIT_FAILED, QvlError
 
 # Usage errors. typer has carried its own copy of click since 0.26: the class is found from one that both export.
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -40,8 +40,18 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", EXIT_FAILED))
     except (Exception, KeyboardInterrupt) as error:  # the last resort: a person gets a sentence, not a stack
-        return _say(error, debug)
+        # Ctrl-C in the middle of taking a lock surfaces as an error about the lock.
+        return _say(KeyboardInterrupt() if _came_from_interrupt(error) else error, debug)
     return code
+
+
+def _came_from_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error that nobody raised on purpose came up while a KeyboardInterrupt was on its way."""
+    if isinstance(error, QvlError):
+        return False
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _say(error: BaseException, debug: bool) -> int:
