@@ -71,7 +71,9 @@ def test_batches_multiply_out_and_a_crash_has_a_price(folder: Path) -> None:
     text = "\n".join(" ".join(line) for line in training_lines(load_recipe("72b.toml")))
     assert "192 samples = 2 replicas x 96 micro batches x 1 sample" in text
     assert "10,000 steps, 1,920,000 samples" in text
-    assert "at most 500 steps, 250 on average" in text
+    assert "at most 500 steps, 250 on average\n and the steps taken while a checkpoint is being written" in text
+    inline = training_lines(load_recipe("72b.toml", ["train.save.background=false"]))
+    assert not any("being written" in line for _, line in inline)
 
 
 def test_a_checkpoint_of_adapters_holds_nothing_else(folder: Path) -> None:
@@ -88,6 +90,7 @@ def test_a_checkpoint_of_adapters_holds_nothing_else(folder: Path) -> None:
 def test_a_run_shorter_than_its_save_interval_loses_no_more_than_itself(folder: Path) -> None:
     text = "\n".join(" ".join(line) for line in training_lines(load_recipe("tiny.toml")))
     assert "at most 20 steps, 10 on average" in text
+    assert "being written" not in text, "a small checkpoint is waited for"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from qvl_core.errors import DiskError, QvlError
-from qvl_core.recipe.sections import TrainSection
+from qvl_core.recipe.sections import SETTLED_BYTES, TrainSection
 
 from qvl_train.agreement import PRECEDENCE_S, together
 from qvl_train.checkpoint import TrainingState
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from qvl_train.loop import Job
 
 
-# A checkpoint of at most so many bytes is waited for before the step after it is told, for at most so many seconds:
-# with small models a run then never loses more than `every` steps. Large ones go on beside the steps.
-SETTLED_BYTES = 1 << 28
+# How long a small checkpoint is waited for.
 SETTLE_S = 2.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qvl_core.cli.terminal import bytes_text
+from qvl_core.recipe.sections import SETTLED_BYTES
 from qvl_core.stage_table import StageRow, stage_table
 
 if TYPE_CHECKING:
@@ -66,12 +67,15 @@ def _save_lines(recipe: Recipe, train: TrainSection) -> list[tuple[str, str]]:
     parts = f"{bytes_text(weights)} {'weights' if recipe.lora is None else 'adapters'}"
     parts += f" + {bytes_text(optimizer)} optimizer" if optimizer else ", no optimizer"
     kept = f"{save.keep} kept; {bytes_text((weights + optimizer) * (save.keep + 1))} while one more is written"
-    return [
+    lines = [
         ("checkpoint", f"every {_count(save.every, 'step')}, about {bytes_text(weights + optimizer)}"),
         ("", parts),
         ("", kept),
         ("a crash loses", _loss_text(recipe, min(save.every, train.steps or save.every))),
     ]
+    if save.background and weights + optimizer > SETTLED_BYTES:
+        lines.append(("", "and the steps taken while a checkpoint is being written (train.save.background)"))
+    return lines
 
 
 def _loss_text(recipe: Recipe, every: int) -> str:

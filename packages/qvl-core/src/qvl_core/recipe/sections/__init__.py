@@ -16,6 +16,7 @@ from qvl_core.recipe.sections.model import ModelSection
 from qvl_core.recipe.sections.output import ExpectedSection, OutputSection
 from qvl_core.recipe.sections.section import Component, Section
 from qvl_core.recipe.sections.train import (
+    SETTLED_BYTES,
     LearningRateScale,
     LogSection,
     LoraSection,
@@ -27,6 +28,7 @@ from qvl_core.recipe.sections.train import (
 from qvl_core.recipe.sections.weights import WeightsSection
 
 __all__ = [
+    "SETTLED_BYTES",
     "Component",
     "DataSection",
     "EnvSection",
