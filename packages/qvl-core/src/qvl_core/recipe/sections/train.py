@@ -137,8 +137,8 @@ class LoraSection(Section):
     )
 
 
-# A checkpoint of at most so many bytes is waited for before the step after it is told: with small models a run then never
-# loses more than `every` steps. Large ones go on beside the steps.
+# A checkpoint of at most so many bytes is waited for before the step after it is told: with small models a run then
+# never loses more than `every` steps. Large ones go on beside the steps.
 SETTLED_BYTES = 1 << 28
 
 
@@ -169,8 +169,8 @@ class SaveSection(Section):
     background: bool = Field(
         default=True,
         description="Write checkpoints while training goes on: a step stands still only until the tensors are copied, "
-        "which takes as much host memory as a rank writes. A checkpoint of at most 256 MiB is waited for, two seconds at "
-        "most, before the next step is told. false: stand still until all is written. Default true.",
+        "which takes as much host memory as a rank writes. A checkpoint of at most 256 MiB is waited for, two seconds "
+        "at most, before the next step is told. false: stand still until all is written. Default true.",
         examples=[True],
     )
     on_error: Literal["stop", "continue"] = Field(
