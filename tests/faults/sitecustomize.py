@@ -50,13 +50,13 @@ class _Patcher(importlib.abc.MetaPathFinder):
     def _patch(self, pipeline) -> None:
         original, calls, fault = pipeline.gradients, [0], getattr(self, f"_{self._kind}")
 
-        def gradients(this, batches, weights):
+        def gradients(this, batches, weights, **options):
             calls[0] += 1
             hits = calls[0] >= self._call
             if hits:
                 print(f"fault {self._kind}", flush=True)
                 batches = fault(batches) if self._kind != "inf_gradient" else batches
-            loss, found = original(this, batches, weights)
+            loss, found = original(this, batches, weights, **options)
             return (loss, fault(found)) if hits and self._kind == "inf_gradient" else (loss, found)
 
         pipeline.gradients = gradients

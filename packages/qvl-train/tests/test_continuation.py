@@ -81,6 +81,79 @@ def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
     assert [purge_step(path) for path in files] == [1, 3, 5]
 
 
+def test_a_continuation_from_a_named_checkpoint_that_dies_at_once_does_not_jump_ahead(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train()
+    whole = losses()
+    with monkeypatch.context() as patch:
+        stop_before(patch, 4)
+        with pytest.raises(MemoryError):
+            train(resume="run/step_000002")
+    assert "set aside: run/step_000006.set-aside-1" in capsys.readouterr().out
+    assert steps_of() == [2]
+    assert train() == 0
+    assert losses() == whole
+
+
+def test_fewer_steps_than_are_done_are_refused_and_change_nothing(project: Path) -> None:
+    train()
+    before = Path("run/run.json").read_bytes()
+    with pytest.raises(OutputError, match=r"is 4 in all; the checkpoint .* is already after step 6"):
+        train("train.steps=4", accept=True)
+    assert Path("run/run.json").read_bytes() == before
+    assert steps_of() == [2, 4, 6]
+    assert train("train.steps=4", resume="run/step_000002", accept=True) == 0
+    assert steps_of() == [2, 4]
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_with_changes_changes_nothing(project: Path) -> None:
+    train()
+    file = Path("run/step_000002/rank-pp000-tt000.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    before = Path("run/run.json").read_bytes()
+    with pytest.raises(WeightsError, match="--resume run/step_000004"):
+        train("train.optimizer.lr=5e-4", resume="run/step_000002", accept=True)
+    assert Path("run/run.json").read_bytes() == before
+    assert {step for step, _ in list_steps(Path("run"))} == {2, 4, 6}
+
+
+def test_another_batch_is_refused_where_the_length_is_stated_in_epochs(project: Path) -> None:
+    recipe = Path("recipe.toml")
+    recipe.write_text(recipe.read_text().replace("steps = 6", "epochs = 1"))
+    train()
+    with pytest.raises(OutputError, match=r"train\.global_batch: cannot be changed"):
+        train("train.global_batch=8", accept=True)
+
+
+def test_a_run_whose_last_row_was_lost_is_finished_all_the_same(project: Path) -> None:
+    train()
+    metrics, record = Path("run/metrics.jsonl"), json.loads(Path("run/run.json").read_text())
+    # As a power cut leaves it: the checkpoint is synced, rows are not.
+    rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] < 6]
+    metrics.write_text("".join(f"{line}\n" for line in rows))
+    shutil.rmtree("run/hf")
+    Path("run/run.json").write_text(json.dumps({**record, "result": None}))
+    assert train() == 0
+    assert Path("run/hf/model.safetensors").is_file()
+    found = read_record(Path("run"))
+    assert found is not None
+    assert found.result is not None
+    assert found.result["steps"] == 6
+
+
+def test_a_link_to_an_archived_checkpoint_loses_the_link_only(project: Path) -> None:
+    train()
+    shutil.move("run/step_000002", "archived")
+    Path("run/step_000002").symlink_to(project / "archived")
+    Path("run/step_000099").write_text("a note")
+    files = sorted(path.name for path in Path("archived").iterdir())
+    assert train("train.steps=10", "train.save.keep=2", accept=True) == 0
+    assert sorted(path.name for path in Path("archived").iterdir()) == files
+    assert steps_of() == [8, 10]
+    assert Path("run/step_000099").read_text() == "a note"
+
+
 def purge_step(path: Path) -> int:
     data = path.read_bytes()
     first = int.from_bytes(data[:8], "little")

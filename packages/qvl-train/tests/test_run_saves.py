@@ -280,3 +280,20 @@ def test_a_checkpoint_that_takes_longer_does_not_hold_up_the_steps(
     before_step(monkeypatch, lambda step: reached.set() if step == 4 else None)
     assert train("train.save.every=2") == 0
     assert steps_of() == [2, 4, 6]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_no_reason_to_stop(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = disk.remove_empty_folder
+
+    def busy(path: Path) -> None:
+        if ".trash-" in str(path):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        real(path)
+
+    monkeypatch.setattr(disk, "remove_empty_folder", busy)
+    assert train("train.save.every=2", "train.save.keep=1") == 0
+    assert "warning: an older checkpoint stays: " in capsys.readouterr().out
+    assert list_steps(Path("run"))[0][0] == 6
+    assert Path("run/hf").is_dir()

@@ -64,7 +64,9 @@ class FakePipeline:
         self.rows = [row for row in rank_tensors(SPEC, world.layout, world.place.pp) if row.name in trained]
         self.is_last = world.place.pp == world.layout.pp - 1
 
-    def gradients(self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]) -> tuple[float, list[Any]]:
+    def gradients(
+        self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, first: int = 0
+    ) -> tuple[float, list[Any]]:
         loss = sum(float(self.losses_of(one) @ weight) for one, weight in zip(batches, weights, strict=True))
         return (loss if self.is_last else 0.0), [ms.Tensor(self.gradient(row)) for row in self.rows]
 
@@ -83,7 +85,7 @@ class FakePipeline:
     def losses(self, one: Batch) -> NDArray[np.float32] | None:
         return self.losses_of(one) if self.is_last else None
 
-    def is_finite(self, one: Batch) -> bool:
+    def is_finite(self, one: Batch, number: int) -> bool:
         return not self.is_last or bool(np.isfinite(self.losses_of(one)).all())
 
 
@@ -254,9 +256,9 @@ def test_a_gradient_that_is_not_finite_is_traced_to_the_rank_and_the_micro_batch
         """Stage 1 of replica 1 gives an infinity for s3; the stage before it receives what follows from that."""
 
         def gradients(
-            self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]
+            self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, first: int = 0
         ) -> tuple[float, list[Any]]:
-            loss, found = super().gradients(batches, weights)
+            loss, found = super().gradients(batches, weights, first=first)
             hits = self.world.place.dp == 1 and any("s3" in one.sample_ids for one in batches)
             return loss, [found[0] * float("inf"), *found[1:]] if hits and found else found
 

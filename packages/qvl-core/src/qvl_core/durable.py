@@ -127,7 +127,15 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a crash leaves nothing under its own name: rename first, then delete."""
+    """Remove a folder so that a crash leaves nothing under its own name: rename first, then delete.
+
+    Of a link to a folder only the link: what it leads to is somebody else's, an archive perhaps.
+    """
+    if path.is_symlink():
+        with explained(path):
+            disk.unlink(path)
+            disk.sync_folder(path.parent)
+        return
     trash = path.with_name(f"{path.name}{TRASH_MARK}{uuid.uuid4().hex[:8]}")
     with explained(path):
         disk.rename(path, trash)

@@ -189,17 +189,29 @@ def check_continues(
         f"{name} hash: here {hashes.get(name, 'none')[:12]}, there {record.hashes.get(name, 'none')[:12]}"
         for name in _different(hashes, record.hashes)
     ]
-    refused = [key for key, _, _ in differences if _is_below(key, NEVER_TO_CHANGE)]
+    refused = _reasons([key for key, _, _ in differences], recipe)
     if accept and not refused:
         return rows
     if rows:
         message = f"belongs to another run ({record.run_id}, started {record.started}):\n" + "\n".join(rows[:20])
         fix = f"{_ELSE}\nor go on with the changes: --accept-changes"
         if refused:
-            message += f"\n{', '.join(refused)}: its checkpoints hold other tensors than such a run has"
+            message = "\n".join([message, *refused])
             fix = _ELSE
         raise OutputError(Problem(where=str(folder / RUN_FILE), key="output.dir", message=message, fix=fix))
     return []
+
+
+def _reasons(changed: Sequence[str], recipe: Mapping[str, Any]) -> list[str]:
+    """Give why a run cannot be continued with changes of these keys, whoever accepts them; nothing where it can."""
+    reasons = []
+    tensors = [key for key in changed if _is_below(key, NEVER_TO_CHANGE)]
+    if tensors:
+        reasons.append(f"{', '.join(tensors)}: its checkpoints hold other tensors than such a run has")
+    if "train.global_batch" in changed and (recipe.get("train") or {}).get("epochs"):
+        # What is left of the epochs would depend on what was taken with the other batch.
+        reasons.append("train.global_batch: cannot be changed where train.epochs says how long; state train.steps")
+    return reasons
 
 
 def version_changes(record: RunRecord) -> list[str]:

@@ -242,3 +242,14 @@ def test_adamw_updates_do_not_grow_the_process() -> None:
 
     before = resident_mib(range(1, 1001))
     assert resident_mib(range(1001, 3001)) - before < 3.0
+
+
+@pytest.mark.parametrize(("length", "heads"), [(2049, 1), (2100, 2)])
+def test_causal_attention_of_few_heads_over_more_rows_than_the_shared_bias_sees_no_future(
+    random: np.random.Generator, length: int, heads: int
+) -> None:
+    """Few enough scores for one piece, too many rows for one bias: the piece has to make its own."""
+    q, k, v = (_tensor(random, length, heads, 4) for _ in range(3))
+    found = kernels.attention(q, k, v, build_segments([length]), causal=True, scale=0.5)
+    expected = truth.attention(*map(_wide, (q, k, v)), lengths=(length,), causal=True, scale=0.5)
+    np.testing.assert_allclose(_wide(found), expected, atol=TOLERANCE)

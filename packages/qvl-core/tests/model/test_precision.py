@@ -46,6 +46,7 @@ KERNELS = {
     "rms_norm": ({HALF}, HALF),
     "swiglu": ({HALF}, HALF),
     "gelu": ({HALF}, HALF),
+    "split_qkv": ({HALF}, HALF),
     # The angles are fp32, and so is the rotation.
     "rope": ({HALF, SINGLE}, HALF),
     # The scores' softmax is fp32 inside.

@@ -68,10 +68,11 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def list_steps(run: Path) -> list[tuple[int, Path]]:
-    """List (step, folder) of everything named like a checkpoint, newest step first; nothing is opened."""
+    """List (step, folder) of all folders named like a checkpoint, newest step first; nothing is opened."""
     if not run.is_dir():
         return []
-    found = [(int(match[1]), path) for path in run.iterdir() if (match := _NAME.fullmatch(path.name))]
+    named = [(int(match[1]), path) for path in run.iterdir() if (match := _NAME.fullmatch(path.name))]
+    found = [(step, path) for step, path in named if path.is_dir()]
     return sorted(found, reverse=True)
 
 

@@ -8,6 +8,7 @@ fails, what is named like a checkpoint is a complete one, and there is one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def commit(
         copy_file(source, folder / source.name)
     # Last, and with it the names of all files before it.
     _write_manifest(folder, files, layout, origin)
-    if target.exists():
+    if os.path.lexists(target):
         remove_folder(target)
     with explained(target):
         disk.rename(folder, target)

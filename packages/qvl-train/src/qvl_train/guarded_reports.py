@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import DiskError
@@ -53,8 +54,10 @@ class GuardedReports:
     def _write(self, row: Row) -> None:
         self._reports.write(row)
         if self._lost:
-            lost, self._lost = self._lost, 0
-            self._reports.write({"step": row["step"], LOST_KEY: lost})
+            # Where this one does not fit, it is told with the next row that gets through.
+            with suppress(DiskError):
+                self._reports.write({"step": row["step"], LOST_KEY: self._lost})
+                self._lost = 0
 
     def _try(self, work: Callable[[], None]) -> None:
         try:

@@ -97,7 +97,8 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             except NotFiniteError as error:
                 saves.end_early(error.messages)
                 raise
-            saves.hear(result.messages)
+            with table.between("saving", clock):
+                saves.hear(result.messages)
             signal_name = result.signal_name
             job.stamp("first step")
             assert result.measures is not None, "there is a meter"

@@ -63,5 +63,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    # What begins anew repeats the validation before the first step too.
+    kept = [row for row in read_metrics(path) if step and row["step"] <= step]
     atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())

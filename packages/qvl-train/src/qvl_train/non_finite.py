@@ -34,7 +34,7 @@ class Origins:
 
 def trace_loss(pipeline: Pipeline, world: World, micro_batches: Sequence[Batch]) -> Origins:
     """Find where a loss that is not finite began. All ranks call it with their replica's micro batches."""
-    bad = [number for number, batch in enumerate(micro_batches) if not pipeline.is_finite(batch)]
+    bad = [number for number, batch in enumerate(micro_batches) if not pipeline.is_finite(batch, number)]
     return _origins(world, micro_batches, bad, origin=min)
 
 
@@ -44,7 +44,7 @@ def trace_gradients(
     """Find where gradients that are not finite began; before any sum over replicas, which would spread them."""
     bad = []
     for number, (batch, weight) in enumerate(zip(micro_batches, weights, strict=True)):
-        _, gradients = pipeline.gradients([batch], [weight])
+        _, gradients = pipeline.gradients([batch], [weight], first=number)
         if not all(_is_finite(gradient) for gradient in gradients):
             bad.append(number)
     return _origins(world, micro_batches, bad, origin=max)

@@ -73,7 +73,8 @@ def _try_to_open(world: World, path: Path) -> tuple[Checkpoint | None, str]:
     def attempt() -> str:
         try:
             found.append(_open_share(world, path))
-        except WeightsError as error:
+        except (WeightsError, RunError) as error:
+            # Also a disk that cannot be read there any more: an older one may be.
             return str(error)
         return ""
 

@@ -12,8 +12,9 @@ from qvl_core.errors import OutputError, Problem
 from qvl_core.lora_table import weight_table
 from qvl_core.weights.hf_writer import list_side_files
 
+from qvl_train.adapter import FOLDER_NAME as ADAPTER_NAME
 from qvl_train.checkpoint import list_steps
-from qvl_train.export import FOLDER_NAME
+from qvl_train.export import FOLDER_NAME as HF_NAME
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
@@ -27,7 +28,7 @@ _MOMENT_BYTES = 8
 def checkpoint_bytes(recipe: Recipe) -> int:
     """Estimate the size of one checkpoint: every rank's weights, and moments and masters of what is not frozen."""
     assert recipe.train is not None
-    width = 4 if recipe.model.dtype == "float32" else 2
+    width = 4 if recipe.model.dtype == "float32" or recipe.lora is not None else 2
     state = _MOMENT_BYTES + (_MASTER_BYTES if width < _MASTER_BYTES else 0)
     total = _side_bytes(recipe)
     for row in weight_table(recipe.spec, recipe.lora, recipe.parallel):
@@ -44,7 +45,7 @@ def export_bytes(recipe: Recipe) -> int:
     assert recipe.train is not None
     if recipe.lora is None and not recipe.train.save.export_hf:
         return 0
-    width = 4 if recipe.model.dtype == "float32" else 2
+    width = 4 if recipe.model.dtype == "float32" or recipe.lora is not None else 2
     rows = weight_table(recipe.spec, recipe.lora)
     return _side_bytes(recipe) + sum(prod(row.shape) * width + _BYTES_A_TENSOR for row in rows)
 
@@ -60,16 +61,18 @@ def check_room(recipe: Recipe, folder: Path) -> str:
     parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     there = len(list_steps(folder))
-    exported = export if (folder / FOLDER_NAME).is_dir() else 0
-    numbers = f"a checkpoint has {bytes_text(one)}, the HF export {bytes_text(export)}, {bytes_text(free)} are free"
+    is_adapter = recipe.lora is not None
+    exported = export if (folder / (ADAPTER_NAME if is_adapter else HF_NAME)).is_dir() else 0
+    what = "the adapter" if is_adapter else "the HF export"
+    numbers = f"a checkpoint has {bytes_text(one)}, {what} {bytes_text(export)}, {bytes_text(free)} are free"
     if free < one + export - exported:
         raise OutputError(
             Problem(
                 where=str(folder),
                 key="output.dir",
                 message=f"has not even room for one checkpoint and the export: {numbers}",
-                fix="make room, or choose another disk: --set output.dir=/other/disk/run\n"
-                "or write less: --set train.save.export_hf=false",
+                fix="make room, or choose another disk: --set output.dir=/other/disk/run"
+                + ("" if is_adapter else "\nor write less: --set train.save.export_hf=false"),
             )
         )
     # The oldest is removed when the next one is complete: one more than are kept.

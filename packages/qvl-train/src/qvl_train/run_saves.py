@@ -45,7 +45,9 @@ class RunSaves:
         self._reports = reports
         self._contents = contents
         self._waited_s = 0.0
-        self._settles = train.save.background and checkpoint_bytes(job.recipe) <= SETTLED_BYTES
+        # One rank decides for all: each counts its own machine's side files.
+        size = cast("list[int]", job.world.exchange(checkpoint_bytes(job.recipe)))[0]
+        self._settles = train.save.background and size <= SETTLED_BYTES
         self._has_settled = True
         origin = Origin(
             spec=job.recipe.spec,
@@ -82,7 +84,9 @@ class RunSaves:
         saved = self._saver.hear([one.get("save") for one in found])
         if not self._has_settled:
             self._has_settled = True
+            started = time.perf_counter()
             saved = saved or self._saver.settle(SETTLE_S)
+            self._waited_s += time.perf_counter() - started
         self._tell(saved)
 
     def save(self, step: int) -> None:
@@ -161,6 +165,8 @@ class RunSaves:
             self._reports.note(f"warning: {saved.problem}")
             self._reports.write({"step": saved.step, "save_failed": saved.problem})
             return
+        if saved.not_pruned is not None:
+            self._reports.note(f"warning: an older checkpoint stays: {saved.not_pruned}")
         self._reports.write(
             {
                 "step": saved.step,

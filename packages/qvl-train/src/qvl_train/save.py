@@ -40,12 +40,15 @@ Part = Literal["write", "read back", "commit"]
 class Saved:
     """How a save ended, the same on all ranks: `problem` is None where the checkpoint is there.
 
+    `not_pruned` says why an older checkpoint could not be removed.
+
     Seconds from the beginning to the news of the end, and for which the slowest rank's step stood still to copy.
     """
 
     step: int
     path: Path
     problem: str | None
+    not_pruned: str | None
     copy_s: float
     save_s: float
 
@@ -240,7 +243,11 @@ class Saver:
             written=pending.written,
             read_back=pending.read_back,
         )
-        prune(self._run, self._keep, newest=pending.state.step)
+        try:
+            prune(self._run, self._keep, newest=pending.state.step)
+        except QvlError as error:
+            # The new one is there: an old one that stays is no reason to stop.
+            return {"not_pruned": str(error)}
         return {}
 
     def _ended(self, pending: _Pending, problem: str | None) -> Saved:
@@ -249,6 +256,7 @@ class Saver:
             step=pending.state.step,
             path=checkpoint_path(self._run, pending.state.step),
             problem=problem,
+            not_pruned=next((str(one["not_pruned"]) for one in pending.told.values() if "not_pruned" in one), None),
             copy_s=max(float(str(one["copy_s"])) for one in pending.told.values()),
             save_s=time.perf_counter() - pending.started,
         )

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 from qvl_core import kernels
+from qvl_core.device import current_device
 from qvl_core.params import EMBEDDING
 from qvl_core.params import Parameter as TableRow
 from qvl_core.weights.optimizer_state import OPTIMIZER_KINDS, state_name
@@ -62,6 +63,10 @@ class Part:
 
     def asnumpy(self) -> NDArray[np.float32]:
         """Give the values; may be a view of what the next update changes."""
+        if current_device() != "cpu" and tuple(self.whole.shape) != self.shape:
+            # Only its own elements travel: every part of a joined tensor would bring all of it.
+            own: NDArray[np.float32] = self.tensor().asnumpy()
+            return own
         array: NDArray[np.float32] = self.whole.asnumpy().reshape(-1)[self.start : self.stop].reshape(self.shape)
         return array
 

@@ -6,7 +6,7 @@ Here is what the process does that the user started; what trains is in `worker`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, WeightsError
-from qvl_core.run_folder import (
-    RunRecord,
-    check_continues,
-    check_unchanged,
-    check_writable,
-    read_record,
-    version_changes,
-)
+from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
 from rich.console import Console
 from rich.progress import Progress
 
@@ -35,6 +28,10 @@ if TYPE_CHECKING:
 
 def run(recipe: Recipe, options: RunOptions) -> int:
     """Train as the recipe says and give the exit code. Nothing is written before every input has been checked."""
+    from qvl_train.continuation import continue_record
+    from qvl_train.schedule import count_steps
+
+    assert recipe.train is not None, "the schema asks for [train] when task is sft"
     console = Console(stderr=False)
     folder = Path(recipe.output.dir)
     check_writable(folder)
@@ -62,7 +59,15 @@ def run(recipe: Recipe, options: RunOptions) -> int:
             record = RunRecord.start(recipe.resolved(), hashes)
         else:
             _check_room(recipe, folder, console)
-            record = _continued(record, recipe, hashes, changes, options, console)
+            record = continue_record(
+                record,
+                recipe,
+                hashes,
+                changes,
+                resume=options.resume,
+                steps=count_steps(recipe.train, data),
+                say=lambda text: _say(console, text),
+            )
         record.write(folder)
         _train(recipe, options, data)
         _finish(recipe, record, data, console)
@@ -99,36 +104,6 @@ def _past_run(folder: Path, recipe: Recipe, options: RunOptions) -> RunRecord | 
     # The hashes are compared later; they need the data to be read.
     check_continues(record, folder, recipe.resolved(), record.hashes, accept=options.accept_changes)
     return record
-
-
-def _continued(
-    record: RunRecord,
-    recipe: Recipe,
-    hashes: Mapping[str, str],
-    changes: Sequence[str],
-    options: RunOptions,
-    console: Console,
-) -> RunRecord:
-    """Give the record that the run goes on with, and say what is not as it was before. Holds the folder's lock."""
-    from qvl_train.checkpoint import check_requested, list_steps, set_aside_later, step_of
-
-    folder = Path(recipe.output.dir)
-    if options.resume == "auto":
-        step = next((step for step, _ in list_steps(folder)), 0)
-    else:
-        check_requested(folder, Path(options.resume))
-        step = step_of(Path(options.resume))
-    for title, lines in (
-        ("going on with these changes", changes),
-        ("warning: installed versions are not those that the run was last continued with", version_changes(record)),
-    ):
-        if lines:
-            _say(console, "\n  ".join([f"{title}:", *lines]))
-    if changes and options.resume != "auto":
-        # They belong to the run as it was; from the newest of them it would go on after a stop.
-        for path in set_aside_later(folder, step):
-            _say(console, f"set aside: {path}")
-    return replace(record.changed(recipe.resolved(), hashes, changes, step=step), result=None)
 
 
 def _check_room(recipe: Recipe, folder: Path, console: Console) -> None:
@@ -188,7 +163,7 @@ def _weights_hash(recipe: Recipe, weights: HFFolder | ShardedFolder | None) -> s
 def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Console) -> None:
     """Export and write the result, if the last step was reached; a signal may have come before."""
     from qvl_train.adapter import export_adapter, merge_advice
-    from qvl_train.checkpoint import checkpoint_path
+    from qvl_train.checkpoint import checkpoint_path, list_steps
     from qvl_train.export import export_hf
     from qvl_train.metrics import read_metrics
     from qvl_train.progress import sparkline
@@ -198,10 +173,13 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     assert recipe.train is not None
     folder, steps = Path(recipe.output.dir), count_steps(recipe.train, data)
     rows = read_metrics(folder / "metrics.jsonl")
-    losses = [row["loss"] for row in rows if "loss" in row]
-    if max((row["step"] for row in rows if "loss" in row), default=0) < steps:
+    # Not from the rows: they are not synced, and a power cut or a full disk may have cost the last of them.
+    if next((step for step, _ in list_steps(folder)), 0) != steps:
         return
-    result: dict[str, Any] = {"steps": steps, "loss_first": losses[0], "loss_last": losses[-1], **_medians(rows)}
+    losses = [row["loss"] for row in rows if "loss" in row]
+    result: dict[str, Any] = {"steps": steps}
+    if losses:
+        result |= {"loss_first": losses[0], "loss_last": losses[-1], **_medians(rows)}
     validations = [row["validation_loss"] for row in rows if "validation_loss" in row]
     if validations:
         result |= {"validation_loss_first": validations[0], "validation_loss_last": validations[-1]}
@@ -213,7 +191,8 @@ def _finish(recipe: Recipe, record: RunRecord, data: PreparedData, console: Cons
     elif recipe.train.save.export_hf:
         result["hf"] = str(export_hf(checkpoint_path(folder, steps), folder))
     replace(record, result=result).write(folder)
-    _say(console, f"loss {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")
+    if losses:
+        _say(console, f"loss {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")
     if "hf" in result:
         _say(console, f"HF checkpoint: {result['hf']}")
     if "adapter" in result:
@@ -230,7 +209,8 @@ def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
 def _finished(record: RunRecord) -> str:
     result = record.result or {}
     made = f"adapter {result['adapter']}" if "adapter" in result else f"HF checkpoint {result.get('hf', 'none')}"
-    return f"step {result.get('steps')}, loss {result.get('loss_last'):.4f}, {made}"
+    loss = f"loss {result['loss_last']:.4f}, " if "loss_last" in result else ""
+    return f"step {result.get('steps')}, {loss}{made}"
 
 
 def _say(console: Console, text: str) -> None:

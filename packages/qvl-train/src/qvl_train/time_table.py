@@ -16,7 +16,7 @@ NAMES = {"communication_s": "communication", "waiting_s": "waiting for others", 
 
 
 class TimeTable:
-    """Adds up the rows of steps and what was done between them. Time that nobody claimed shows as starting."""
+    """Adds up the rows of steps and what was done between them."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []

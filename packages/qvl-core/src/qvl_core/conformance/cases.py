@@ -41,7 +41,19 @@ class Case:
 def all_cases(seed: int = 2025) -> tuple[Case, ...]:
     """Return every case, the same ones for the same seed."""
     random = np.random.default_rng(seed)
-    makers = (_linear, _tokens, _norm, _activations, _rope, _attention, _decode, _cross_entropy, _adamw, _flat)
+    makers = (
+        _linear,
+        _tokens,
+        _norm,
+        _activations,
+        _split_qkv,
+        _rope,
+        _attention,
+        _decode,
+        _cross_entropy,
+        _adamw,
+        _flat,
+    )
     return tuple(case for maker in makers for case in maker(random))
 
 
@@ -114,6 +126,29 @@ def _activations(random: np.random.Generator) -> Iterator[Case]:
         yield Case(kernel="swiglu", label=label, inputs=(gate, up), call=_call_swiglu, definition=truth.swiglu)
         x = _normal(random, *shape) * np.float32(size)
         yield Case(kernel="gelu", label=label, inputs=(x,), call=_call_gelu, definition=truth.gelu)
+
+
+def _split_qkv(random: np.random.Generator) -> Iterator[Case]:
+    for label, rows, heads, size in (("one row", 1, 2, 4), ("one head", 3, 1, 6), ("rows", 5, 3, 2)):
+        x = _normal(random, rows, 3 * heads * size)
+        for i, which in enumerate("qkv"):
+            yield Case(
+                kernel="split_qkv",
+                label=f"{which}, {label}",
+                inputs=(x,),
+                call=partial(_call_split_qkv, i, size),
+                definition=partial(_split_of, i, size),
+                # Compiled, MindSpore 2.10 cuts the gradient at the order of the rows; nothing compiles it.
+                jit=False,
+            )
+
+
+def _split_of(which: int, size: int, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return x.reshape(len(x), 3, -1, size)[:, which]
+
+
+def _call_split_qkv(which: int, size: int, table: KernelTable, x: Tensor) -> Tensor:
+    return table.split_qkv(x, size)[which]
 
 
 def _rope(random: np.random.Generator) -> Iterator[Case]:

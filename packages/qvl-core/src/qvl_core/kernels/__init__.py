@@ -29,6 +29,7 @@ linear = _TABLE.linear
 rms_norm = _TABLE.rms_norm
 swiglu = _TABLE.swiglu
 gelu = _TABLE.gelu
+split_qkv = _TABLE.split_qkv
 rope = _TABLE.rope
 attention = _TABLE.attention
 decode_attention = _TABLE.decode_attention

@@ -62,7 +62,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: 
     """Return the outputs [rows, H] of one group, in pieces of at most `most_scores` scores each."""
     count, heads, length, size = q.shape
     pieces: list[Tensor] = []
-    if heads * length * length > most_scores:
+    if heads * length * length > most_scores or (causal and bias is None):
         for i in range(count):
             part = bias if bias is None or causal else bias[i : i + 1]
             pieces = pieces + [_attend_in_chunks(q[i : i + 1], k[i : i + 1], v[i : i + 1], part, causal, most_scores)]

@@ -56,11 +56,6 @@ class SegmentGroup:
         return Tensor(np.triu(np.full((self.length, self.length), HIDDEN, np.float32), 1))
 
     @cached_property
-    def positions(self) -> Tensor:
-        """Give int32 [length]: 0, 1, 2, ..."""
-        return Tensor(np.arange(self.length, dtype=np.int32))
-
-    @cached_property
     def padding_bias(self) -> Tensor | None:
         """Give fp32 [count, 1, 1, length] that hides the padding keys; None where nothing is padded."""
         if all(length == self.length for length in self.lengths):

@@ -41,6 +41,7 @@ from qvl_core.kernels.merge_tokens import merge_tokens_ascend, merge_tokens_refe
 from qvl_core.kernels.rms_norm import rms_norm_ascend, rms_norm_reference
 from qvl_core.kernels.rope import rope_ascend, rope_reference
 from qvl_core.kernels.segments import Segments
+from qvl_core.kernels.split_qkv import split_qkv_ascend, split_qkv_reference
 
 Choice = Literal["auto", "reference", "ascend"]
 
@@ -98,6 +99,7 @@ class KernelTable:
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     swiglu: Callable[[Tensor, Tensor], Tensor]
     gelu: Callable[[Tensor], Tensor]
+    split_qkv: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
     rope: Callable[[Tensor, Tensor, Tensor], Tensor]
     attention: AttentionKernel
     decode_attention: DecodeAttentionKernel
@@ -140,6 +142,7 @@ def reference_table() -> KernelTable:
         rms_norm=rms_norm_reference,
         swiglu=swiglu_reference,
         gelu=gelu_reference,
+        split_qkv=split_qkv_reference,
         rope=rope_reference,
         attention=attention_reference,
         decode_attention=decode_attention_reference,
@@ -162,6 +165,7 @@ def ascend_table() -> KernelTable:
         rms_norm=rms_norm_ascend,
         swiglu=swiglu_ascend,
         gelu=gelu_ascend,
+        split_qkv=split_qkv_ascend,
         rope=rope_ascend,
         attention=attention_ascend,
         decode_attention=decode_attention_ascend,

@@ -31,7 +31,7 @@ class AdapterDropout:
     """What all adapters of a model draw their masks from: it is told which micro batch runs, or that none trains."""
 
     def __init__(self, rate: float, seed: int) -> None:
-        self._limit = round(rate * _STEPS)
+        self._limit = min(round(rate * _STEPS), _STEPS - 1)
         self._seed = seed
         self._draw: tuple[int, int] | None = None
 

@@ -76,11 +76,14 @@ class Pipeline:
         """Tell whether this stage gives the losses."""
         return self._stage == self._stages - 1
 
-    def gradients(self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]]) -> tuple[float, list[Tensor]]:
+    def gradients(
+        self, batches: Sequence[Batch], weights: Sequence[NDArray[np.float32]], *, first: int = 0
+    ) -> tuple[float, list[Tensor]]:
         """Give the sum of this replica's weighted losses (0.0 before the last stage) and the gradients of `trainable`.
 
         `weights` are those of each batch's loss rows. The gradients are fp32 sums over the batches, neither summed
         over replicas nor over the copies of a tied embedding. A stage that a batch has no work for gives zeros.
+        `first` is the number of the first batch in its step, by which dropout draws.
         """
         in_flight: dict[int, _InFlight] = {}
         loss: float = 0.0
@@ -88,7 +91,7 @@ class Pipeline:
         order = running_order(batches) if self._stages > 1 else range(len(batches))
         for action in one_f_one_b(self._stage, self._stages, len(batches)):
             number = order[action.micro_batch]
-            self._draw(number)
+            self._draw(first + number)
             if action.kind == "forward":
                 in_flight[number] = self._forward(batches[number])
                 continue
@@ -118,13 +121,12 @@ class Pipeline:
             if trains:
                 self._model.set_train(True)
 
-    def is_finite(self, batch: Batch) -> bool:
-        """Run a batch forward, and tell whether what this stage makes of it, or the losses, are finite numbers.
+    def is_finite(self, batch: Batch, number: int) -> bool:
+        """Run batch `number` of a step forward; tell whether what this stage makes of it, or the losses, are finite.
 
-        All ranks of a replica call it. A stage that has nothing to do with the batch says yes. Without dropout.
+        All ranks of a replica call it. A stage that has nothing to do with the batch says yes.
         """
-        if self._model.dropout is not None:
-            self._model.dropout.end()
+        self._draw(number)
         held = self._forward(batch)
         output = self._outgoing[0] if self._outgoing is not None else None
         self._finish_sends()

@@ -119,12 +119,16 @@ def check_adapters(draft: Draft) -> Iterator[Problem]:
     if taken is None:
         return
     components, targets = taken
+    for key, chosen in (("components", components), ("targets", targets)):
+        if len(set(chosen)) < len(chosen):
+            fix = f"{key} = {json.dumps(list(dict.fromkeys(chosen)))}"
+            yield _error(f"train.lora.{key}", "names one of them twice", fix)
     names = [name for component in components for name in TARGETS[component]]
     for target in targets:
         if target not in names:
             others = [component for component in COMPONENTS if target in TARGETS[component]]
-            chosen = " and ".join(components)
-            message = f"names {target}, which is no layer of {chosen}; {chosen} has {', '.join(dict.fromkeys(names))}"
+            where = " and ".join(components)
+            message = f"names {target}, which is no layer of {where}; {where} has {', '.join(dict.fromkeys(names))}"
             fix = f"components = {json.dumps([*components, *others[:1]])}"
             closest = difflib.get_close_matches(target, names, 1, 0.5)
             yield _error("train.lora.targets", message, f'"{closest[0]}" in its place, or {fix}' if closest else fix)
