@@ -101,6 +101,9 @@ def measured_block(trainer: Trainer, steps: int, folder: Path) -> Spent:
         metrics = stack.enter_context(MetricsLog(folder, step=trainer.done, tensorboard=True))
         progress = stack.enter_context(TrainingProgress(console, first_step=0, steps=10**6))
         reports = FirstRankReports(folder, metrics, progress)
+        # The first row makes TensorBoard's file, the first drawing lays the bar out: once a run, not once a step.
+        reports.write({"step": trainer.done, "begun": 1})
+        reports.advance(trainer.done, loss=1.0, step_time_s=1.0, tokens_per_s=1.0)
         with timed() as spent:
             for _ in range(steps):
                 trainer.clock.switch("data")
