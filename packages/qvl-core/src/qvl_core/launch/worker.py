@@ -158,6 +158,9 @@ def _take_own_cores() -> None:
 
 
 def _leave(rank: int, error: BaseException, log: Path | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The same request again, from the launcher: it must not cut short what tells of the first.
+        signal.signal(number, signal.SIG_IGN)
     _flush()
     board = os.environ.get(BOARD_VARIABLE)
     size = log.stat().st_size if log is not None and log.exists() else 0
