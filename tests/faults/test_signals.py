@@ -52,7 +52,7 @@ def test_a_signal_to_every_process_of_the_job_is_one_request(
     folder = project / f"all_{number.name}"
     # The last save takes far longer than mpiexec would leave to processes that it ends.
     settings = [f"train.steps={STEPS}", "train.save.every=1000"]
-    run = begin(folder.name, REPLICAS, settings=settings, QVL_TEST_SLOW_FSYNC="1.5")
+    run = begin(folder.name, REPLICAS, settings=settings, QVL_TEST_SLOW_FSYNC="0.4")
     run.until(lambda: last_step(folder) >= 4, "step 4")
     for member in run.family():
         os.kill(member.process, number)

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # Until the task has its own way to stop.
         signal.signal(number, _interrupt)
+    # What starts the workers does not see them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         _take_own_cores()
         _run(_parsed(arguments))
