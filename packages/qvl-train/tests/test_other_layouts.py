@@ -36,6 +36,9 @@ class NoInterrupt:
 
     signal_name = None
 
+    def __init__(self, *, is_alone: bool) -> None:
+        pass
+
     def __enter__(self) -> NoInterrupt:
         return self
 

@@ -17,6 +17,7 @@ from qvl_core.errors import InputError, OutputError, RunError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL
 from qvl_core.model.initialize import random_weights
+from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.recipe import load_recipe
 from qvl_core.run_folder import read_record
 from qvl_core.tasks import RunOptions
@@ -24,7 +25,7 @@ from qvl_core.weights.hf_folder import open_hf_folder
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.sharded_folder import open_sharded_folder
 from qvl_core.weights.tensor_io import read_tensor
-from qvl_train import loop, task
+from qvl_train import loop, task, validation
 from qvl_train.metrics import read_metrics
 from sharded_folders import write_sharded
 
@@ -105,7 +106,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(project: 
     assert (project / "again" / "hf" / "model.safetensors").read_bytes() == first
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
     project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -119,6 +120,53 @@ def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
     assert losses() == losses("straight")
     straight = (project / "straight" / "hf" / "model.safetensors").read_bytes()
     assert (project / "run" / "hf" / "model.safetensors").read_bytes() == straight
+
+
+def test_a_run_that_keeps_no_optimizer_state_is_told_that_it_cannot_go_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert train("train.save.optimizer=false") == 0
+    out = capsys.readouterr().out
+    assert "the same command goes on from there" not in out
+    assert "step_000003 holds weights only (train.save.optimizer = false), so the run cannot go on from it" in out
+    assert '--set weights.source="' in out
+    with pytest.raises(RunError):
+        train("train.save.optimizer=false")
+
+
+def test_a_validation_that_is_due_when_a_signal_comes_is_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(monkeypatch, 3)
+    assert train("data.validation.fraction=0.2", "train.log.validate_every=3") == 0
+    assert not [row for row in read_metrics(project / "run" / "metrics.jsonl") if "validation_loss" in row]
+    assert "step 3: no validation loss, SIGTERM asked to stop" in capsys.readouterr().out
+    assert (project / "run" / "step_000003").is_dir()
+
+
+def test_a_signal_during_a_validation_stops_the_run_after_the_step_before_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = Pipeline.losses
+
+    def interrupted(self: Pipeline, batch: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(Pipeline, "losses", losses)
+        return losses(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pipeline, "losses", interrupted)
+    monkeypatch.setattr(validation, "ASK_EVERY", 1)
+    settings = ("data.validation.fraction=0.2", "train.log.validate_every=3", "train.micro_batch=1")
+    assert train(*settings) == 0
+    rows = read_metrics(project / "run" / "metrics.jsonl")
+    assert max(row["step"] for row in rows) == 3
+    assert not [row for row in rows if "validation_loss" in row]
+    out = capsys.readouterr().out
+    assert "step 3: no validation loss, SIGTERM asked to stop" in out
+    assert "stopped by SIGTERM after step 3" in out
+    assert (project / "run" / "step_000003").is_dir()
 
 
 def test_a_crash_between_checkpoints_repeats_the_lost_steps_to_the_bit(

@@ -16,6 +16,7 @@ from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.stage import build_stage, random_local_weights
 from qvl_core.recipe import load_recipe
 from qvl_data import count_validation_batches, prepare, validation_batches
+from qvl_train import validation
 from qvl_train.metrics import read_metrics
 from qvl_train.validation import validation_loss
 from thread_worlds import run_ranks
@@ -107,3 +108,44 @@ def test_rows_come_before_the_first_step_if_asked_and_after_the_last(project: Pa
     assert [row["step"] for row in validations] == [0, 2, 3]
     assert all(set(row) == {"step", "validation_loss", "validation_loss_tokens", "validation_s"} for row in validations)
     assert len({row["validation_loss"] for row in validations}) == 3
+
+
+@pytest.mark.parametrize("asked_rank", [0, 1])
+@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[4]], ids=str)
+def test_a_signal_on_one_rank_ends_it_on_all_after_the_same_batch(
+    project: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout, asked_rank: int
+) -> None:
+    monkeypatch.setattr(validation, "ASK_EVERY", 1)
+    recipe = load_recipe("recipe.toml", (FRACTION, "train.micro_batch=1"))
+    data = prepare(recipe)
+
+    def work(world: Any) -> Any:
+        model = build_stage(recipe.spec, world, random_local_weights(recipe.spec, 5, layout, world.place))
+        batches = validation_batches(data, recipe=recipe, dp_rank=world.place.dp, dp_size=layout.dp)
+        done: list[int] = []
+        result = validation_loss(
+            Pipeline(model, world),
+            world,
+            batches,
+            done.append,
+            lambda: "SIGTERM" if world.rank == asked_rank and len(done) >= 2 else None,
+        )
+        return done, result.is_complete, result.signal_name
+
+    found = run_ranks(layout, work, spec=recipe.spec)
+    assert found == [([1, 2], False, "SIGTERM")] * layout.world_size
+
+
+def test_a_signal_in_the_last_batches_is_heard_and_the_loss_is_whole(project: Path) -> None:
+    recipe = load_recipe("recipe.toml", (FRACTION,))
+    data, layout = prepare(recipe), LAYOUTS[0]
+
+    def work(world: Any) -> Any:
+        model = build_stage(recipe.spec, world, random_local_weights(recipe.spec, 5, layout, world.place))
+        batches = validation_batches(data, recipe=recipe, dp_rank=world.place.dp, dp_size=layout.dp)
+        return validation_loss(
+            Pipeline(model, world), world, batches, asked_to_stop=lambda: "SIGINT" if world.rank else None
+        )
+
+    (plain, _), found = losses_of(layout, (FRACTION,)), run_ranks(layout, work, spec=recipe.spec)
+    assert all((one.loss, one.is_complete, one.signal_name) == (plain.loss, True, "SIGINT") for one in found)

@@ -128,7 +128,8 @@ def start(tmp_path: Path) -> Iterator[Starter]:
 
     def run(fault: str = "none", *words: str, steps: int = 3, **environment: str) -> Launch:
         command = [sys.executable, "-m", "qvl_core.cli", "run", "recipe.toml", *words]
-        variables = {**os.environ, "FAULT": fault, "STEPS": str(steps), "PYTHONPATH": str(tmp_path / "site")}
+        path = os.pathsep.join(part for part in (str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")) if part)
+        variables = {**os.environ, "FAULT": fault, "STEPS": str(steps), "PYTHONPATH": path}
         process = subprocess.Popen(
             command,
             cwd=tmp_path,

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from qvl_core.launch.stop_request import SAME_REQUEST_S
 
 
 def test_rank_0_is_shown_and_every_rank_has_its_log(start) -> None:
@@ -37,7 +38,7 @@ def test_all_ranks_stay_on_this_machine_within_an_allocation_of_several(start) -
     assert launch.end() == 0, launch.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda one: one.name)
 def test_one_signal_lets_the_workers_finish_their_step(start, number: signal.Signals) -> None:
     launch = start(steps=100_000)
     launch.until("rank_000.log", "step 3 done")
@@ -50,7 +51,9 @@ def test_a_second_signal_ends_a_run_that_does_not_follow_the_first(start) -> Non
     launch = start("loop:1:forward", steps=100_000)
     launch.until("rank_001.log", "fault loop")
     launch.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    # The same request again: schedulers and wrappers repeat themselves.
+    launch.process.send_signal(signal.SIGTERM)
+    time.sleep(SAME_REQUEST_S + 0.2)
     assert launch.process.poll() is None
     asked = time.monotonic()
     launch.process.send_signal(signal.SIGTERM)

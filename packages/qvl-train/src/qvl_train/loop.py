@@ -30,7 +30,7 @@ from qvl_train.step import NotFiniteError, StepResult, TrainStep
 from qvl_train.stored_tensor import StoredTensor
 from qvl_train.straggler import Stragglers
 from qvl_train.time_table import TimeTable
-from qvl_train.validation import is_due, validate
+from qvl_train.validation import is_due, left_out, validate
 
 _DTYPE_NAMES = {ms.float32: "F32", ms.float16: "F16", ms.bfloat16: "BF16"}
 
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def run_steps(job: Job, reports: Reports) -> Outcome:
-    """Train from `first_step` to the end, or until SIGINT or SIGTERM; either way what was reached is saved."""
+    """Train from `first_step` to the end, or until a signal asks to stop; either way what was reached is saved."""
     train = job.recipe.train
     assert train is not None, "a recipe for training has [train]"
     place, replicas = job.world.place, job.world.layout.dp
@@ -77,14 +77,14 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     meter, table = _meter(job, train), TimeTable()
     clock = meter.clock
     with (
-        Interrupt() as interrupt,
+        Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
         batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
         RunSaves(job, train, reports, lambda: _contents(job, train)) as saves,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
         if step == 0 and is_due(job, 0):
             with table.between("validation", clock):
-                validate(job, 0, reports)
+                signal_name = validate(job, 0, reports, lambda: interrupt.signal_name)
         while step < job.steps and signal_name is None:
             job.world.phase = f"step {step + 1}"
             clock.switch("data")
@@ -115,9 +115,12 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             )
             for line in stragglers.see(result.measures.compute_s):
                 reports.note(f"step {step}: {line}")
-            if is_due(job, step):
+            if is_due(job, step) and signal_name is not None:
+                # The time until the process is killed is for saving.
+                reports.note(left_out(step, signal_name))
+            elif is_due(job, step):
                 with table.between("validation", clock):
-                    validate(job, step, reports)
+                    signal_name = validate(job, step, reports, lambda: interrupt.signal_name)
             # The step that ends the run is saved below, once, and waited for.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
                 with table.between("saving", clock):

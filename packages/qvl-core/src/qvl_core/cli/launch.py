@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.launch import node_place
 from qvl_core.launch.environment import export
+from qvl_core.launch.terminal_loss import TerminalLoss
 from qvl_core.tasks import RunOptions, find_worker, load_task
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def start(recipe: Recipe, plan: LaunchPlan, place: NodePlace, options: RunOption
     _say(export(variables, os.environ))
     # The command line starts without it, see `qvl_core.cli.app`.
     gc.enable()
-    return task(recipe, options)
+    with TerminalLoss():
+        return task(recipe, options)
 
 
 def export_here(plan: LaunchPlan) -> None:

@@ -23,6 +23,9 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the folder in it is made by mkd
 _FOLDER_PREFIX = "qvl-board-"
 _OWNER_FILE = "launcher"
 _PR_SET_PDEATHSIG = 1
+# What a command started by `spawn` does not see, and what it ends at.
+_BLOCKED = (signal.SIGINT, signal.SIGTERM)
+_END = signal.SIGHUP
 _TERM_GRACE_S = 2.0
 _KILL_PATIENCE_S = 5.0
 _PERIOD_S = 0.05
@@ -125,6 +128,8 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], output: int) -
     """Start a command in a session of its own, told by the kernel to end when this process is gone.
 
     In a session of its own, Ctrl-C reaches this process alone, and whatever the command starts can be found again.
+    It does not see SIGINT and SIGTERM: a scheduler may send them to all processes of a job, and mpiexec would end the
+    workers within a second or two, in the middle of their last save. Workers have to unblock them for themselves.
     """
     return subprocess.Popen(
         command,
@@ -142,7 +147,8 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
     prctl = ctypes.CDLL(None).prctl
 
     def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        prctl(_PR_SET_PDEATHSIG, _END)
         if os.getppid() != parent:
             os._exit(1)
 
@@ -157,6 +163,7 @@ def session_members(session: int) -> tuple[Status, ...]:
 def end_session(process: subprocess.Popen[bytes]) -> None:
     """End the command and everything below it: SIGTERM, after 2 s SIGKILL. Returns when none is left."""
     if process.poll() is None or session_members(process.pid):
+        send_signal(_END, [process.pid] if process.poll() is None else [])
         _send(signal.SIGTERM, session_members(process.pid))
         if not _gone(process, _TERM_GRACE_S):
             # More than once: what is killed may just have started another.

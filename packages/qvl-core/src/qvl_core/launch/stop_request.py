@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop: the first one is passed on to the workers, the second one ends them."""
+"""Signals as a request to stop: the first request is passed on to the workers, the second one ends them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ import threading
 import time
 from types import FrameType, TracebackType
 
+# Ctrl-C; a scheduler that takes the machine away; SLURM's warning before that, `--signal=USR1@120`.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# One request may reach a process more than once: from the scheduler, a wrapper around the command, and the launcher.
+SAME_REQUEST_S = 2.0
+
+
+def is_repeated(number: int, asked_at: float, *, by_hand: bool = True) -> bool:
+    """Tell whether a signal repeats the request of `asked_at` (monotonic s) instead of being a second one.
+
+    Where it may have come by hand, Ctrl-C never does: who presses it twice wants to leave.
+    """
+    return not (by_hand and number == signal.SIGINT) and time.monotonic() - asked_at <= SAME_REQUEST_S
+
 
 class StopRequest:
     """Within the `with` block, `number` is the first signal that came, None as long as none did.
 
-    The second raises KeyboardInterrupt. Outside the main thread, where signals cannot be handled, nothing comes.
+    A second request raises KeyboardInterrupt. Outside the main thread, where signals cannot be handled, nothing comes.
     """
 
     def __init__(self) -> None:
@@ -22,7 +35,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -39,6 +52,7 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._deaf:
             return
-        if self.number is not None:
+        if self.number is None:
+            self.number, self.asked_at = signal.Signals(number), time.monotonic()
+        elif not is_repeated(number, self.asked_at):
             raise KeyboardInterrupt
-        self.number, self.asked_at = signal.Signals(number), time.monotonic()

@@ -69,7 +69,7 @@ def supervise(start: Start, screen: TextIO | None) -> str | None:
     """Run the command until its workers are done; rank 0's output goes to `screen` as it comes.
 
     Gives None, or the name of the signal that made the workers stop early. Raises the error of the rank that failed
-    first, as `RankError` or RunError; KeyboardInterrupt after a second signal.
+    first, as `RankError` or RunError; KeyboardInterrupt after a second request.
     """
     with explained(start.logs):
         make_folder(start.logs)
@@ -188,7 +188,9 @@ class _Supervisor:
         if request.number is None:
             return
         waiting = [look for look in looks if look.process and not look.done and look.rank not in self._asked]
-        processes.send_signal(request.number, [look.process for look in waiting])
+        # SIGUSR1 would have them write their stacks.
+        number = signal.SIGTERM if request.number == signal.SIGUSR1 else request.number
+        processes.send_signal(number, [look.process for look in waiting])
         self._asked.update(look.rank for look in waiting)
 
     def _ask_others(self, now: float) -> None:

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # Until the task has its own way to stop.
         signal.signal(number, _interrupt)
+    # What starts the workers does not see them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         _take_own_cores()
         _run(_parsed(arguments))
@@ -158,6 +160,9 @@ def _take_own_cores() -> None:
 
 
 def _leave(rank: int, error: BaseException, log: Path | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The same request again, from the launcher: it must not cut short what tells of the first.
+        signal.signal(number, signal.SIG_IGN)
     _flush()
     board = os.environ.get(BOARD_VARIABLE)
     size = log.stat().st_size if log is not None and log.exists() else 0
