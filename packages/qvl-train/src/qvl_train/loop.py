@@ -76,10 +76,15 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     stragglers = Stragglers(job.world.layout, cast("list[str]", job.world.exchange(socket.gethostname())))
     meter, table = _meter(job, train), TimeTable()
     clock = meter.clock
+
+    def contents() -> Contents:
+        # A run that was asked to stop is to go on, which takes the optimizer's state.
+        return _contents(job, with_state=train.save.optimizer or signal_name is not None)
+
     with (
         Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
         batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
-        RunSaves(job, train, reports, lambda: _contents(job, train)) as saves,
+        RunSaves(job, train, reports, contents) as saves,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
         if step == 0 and is_due(job, 0):
@@ -189,8 +194,8 @@ def _row(step: int, lr: float, result: StepResult) -> dict[str, float]:
     }
 
 
-def _contents(job: Job, train: TrainSection) -> Contents:
-    state = job.optimizer.stored() if train.save.optimizer else None
+def _contents(job: Job, *, with_state: bool) -> Contents:
+    state = job.optimizer.stored() if with_state else None
     return Contents(weights=stored_weights(job.model), optimizer=state)
 
 

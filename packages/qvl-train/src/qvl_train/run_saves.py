@@ -139,7 +139,8 @@ class RunSaves:
             self._finish()
         self._waited_s = time.perf_counter() - started
         self._job.world.phase = f"saving step {step}"
-        self._saver.start(self._state(step), self._contents())
+        contents = self._contents()
+        self._saver.start(self._state(step, has_optimizer=contents.optimizer is not None), contents)
         self._has_settled = not self._settles
 
     def _finish(self) -> Saved | None:
@@ -147,13 +148,13 @@ class RunSaves:
         self._tell(saved)
         return saved
 
-    def _state(self, step: int) -> TrainingState:
+    def _state(self, step: int, *, has_optimizer: bool) -> TrainingState:
         job, train = self._job, self._train
         return TrainingState(
             step=step,
             consumed_samples=job.consumed_samples + (step - job.first_step) * train.global_batch,
             run_id=job.run_id,
-            has_optimizer=train.save.optimizer,
+            has_optimizer=has_optimizer,
             data_hash=job.data.data_hash,
             seed=train.seed,
         )

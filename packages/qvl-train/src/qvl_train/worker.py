@@ -69,7 +69,7 @@ def train(recipe: Recipe, options: RunOptions, data: PreparedData, world: World,
     ):
         outcome = run_steps(job, FirstRankReports(folder, metrics, progress))
     if outcome.signal_name is not None and outcome.step < job.steps:
-        say(console, _stopped(outcome, has_optimizer=recipe.train.save.optimizer))
+        say(console, _stopped(outcome))
 
 
 def prepare_device(recipe: Recipe) -> None:
@@ -235,13 +235,6 @@ def _agree(recipe: Recipe, data: PreparedData, world: World) -> dict[str, Any]:
     return found[0]
 
 
-def _stopped(outcome: Outcome, *, has_optimizer: bool) -> str:
+def _stopped(outcome: Outcome) -> str:
     saved = f"saved as {outcome.checkpoint}" if outcome.checkpoint is not None else "nothing new to save"
-    text = f"stopped by {outcome.signal_name} after step {outcome.step}, {saved}"
-    if has_optimizer or outcome.checkpoint is None:
-        return f"{text}; the same command goes on from there"
-    return (
-        f"{text}\n{outcome.checkpoint.name} holds weights only (train.save.optimizer = false), so the run cannot go on "
-        f'from it as it was\n  fix: start a new run from its weights: --set weights.source="{outcome.checkpoint}" '
-        "--set output.dir=runs/another_name"
-    )
+    return f"stopped by {outcome.signal_name} after step {outcome.step}, {saved}; the same command goes on from there"
