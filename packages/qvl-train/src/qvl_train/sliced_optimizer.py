@@ -96,7 +96,12 @@ class SlicedAdamW:
         """Give every replica the weights that follow from all replicas' master slices."""
         slots = [self._slots.all[slot.index] for slot in bucket.slots]
         parts = [slot.master.tensor().astype(slot.parameter.dtype) for slot in slots]
-        rows = self._group.gather(_joined(parts)).reshape(self._group.size, bucket.width)
+        gathered = self._group.gather(_joined(parts))
+        if self._group.size == 1:
+            # Nothing is cut: the tensors lie one after the other.
+            kernels.deal(gathered, [slot.parameter for slot in slots])
+            return
+        rows = gathered.reshape(self._group.size, bucket.width)
         for place, slot in zip(bucket.slots, slots, strict=True):
             # A bucket of one tensor, as a large one is, is not cut.
             own = rows if place.length == bucket.width else rows[:, place.start : place.start + place.length]
