@@ -51,7 +51,7 @@ def _install(session: nox.Session, *packages: str, mindspore: bool = False, mpi:
 
 @nox.session(python=PYTHON)
 def quickstart(session: nox.Session) -> None:
-    """Check, train, evaluate and ask the embedded tiny model, on CPU: about five minutes after installation."""
+    """Check, train, evaluate and ask the embedded tiny model, on CPU: about three minutes after installation."""
     _install(session, *PACKAGES, mindspore=True)
     recipe = "recipes/tiny_sft.toml"
     for folder in ("runs/tiny_sft", "runs/tiny_eval"):
