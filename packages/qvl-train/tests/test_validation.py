@@ -23,13 +23,14 @@ from thread_worlds import run_ranks
 
 # Seven held-out samples in micro batches of two: three whole ones and a half; 2, 3 and 5 replicas do not divide four.
 FRACTION = "data.validation.fraction=0.3"
+# Without tensor parallelism: its cells meet in the middle of operations, which threads of one process do not
+# always stand. In real processes `tests/layouts` compares the validation loss of every case, tp included.
 LAYOUTS = [
     Layout(dp=2, vision_stages=(4,), text_stages=(4,)),
     Layout(dp=3, vision_stages=(4,), text_stages=(4,)),
     Layout(dp=5, vision_stages=(4,), text_stages=(4,)),
-    Layout(tp=2, vision_stages=(4,), text_stages=(4,)),
     Layout(pp=2, vision_stages=(4, 0), text_stages=(1, 3)),
-    Layout(tp=2, pp=2, dp=2, vision_stages=(4, 0), text_stages=(1, 3)),
+    Layout(pp=2, dp=2, vision_stages=(4, 0), text_stages=(1, 3)),
 ]
 
 
@@ -111,7 +112,7 @@ def test_rows_come_before_the_first_step_if_asked_and_after_the_last(project: Pa
 
 
 @pytest.mark.parametrize("asked_rank", [0, 1])
-@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[4]], ids=str)
+@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[3]], ids=str)
 def test_a_signal_on_one_rank_ends_it_on_all_after_the_same_batch(
     project: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout, asked_rank: int
 ) -> None:
