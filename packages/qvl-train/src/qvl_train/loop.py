@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -87,9 +87,9 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
         RunSaves(job, train, reports, contents) as saves,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
-        if step == 0 and is_due(job, 0):
+        if step == 0:
             with table.between("validation", clock):
-                signal_name = validate(job, 0, reports, lambda: interrupt.signal_name)
+                signal_name = _validate(job, 0, reports, interrupt, signal_name)
         while step < job.steps and signal_name is None:
             job.world.phase = f"step {step + 1}"
             clock.switch("data")
@@ -106,26 +106,11 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
                 saves.hear(result.messages)
             signal_name = result.signal_name
             job.stamp("first step")
-            assert result.measures is not None, "there is a meter"
             row = _row(step, lr, result)
             table.add(row)
-            if step % train.log.every == 0 or step == job.steps:
-                reports.write(row)
-            reports.advance(
-                step,
-                loss=result.loss,
-                step_time_s=row["step_time_s"],
-                tokens_per_s=row["tokens_per_s"],
-                mfu=row.get("mfu"),
-            )
-            for line in stragglers.see(result.measures.compute_s):
-                reports.note(f"step {step}: {line}")
-            if is_due(job, step) and signal_name is not None:
-                # The time until the process is killed is for saving.
-                reports.note(left_out(step, signal_name))
-            elif is_due(job, step):
-                with table.between("validation", clock):
-                    signal_name = validate(job, step, reports, lambda: interrupt.signal_name)
+            _tell(job, row, result, reports, stragglers)
+            with table.between("validation", clock):
+                signal_name = _validate(job, step, reports, interrupt, signal_name)
             # The step that ends the run is saved below, once, and waited for.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
                 with table.between("saving", clock):
@@ -138,6 +123,35 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     for line in table.lines():
         reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
+
+
+def _tell(job: Job, row: Mapping[str, float], result: StepResult, reports: Reports, stragglers: Stragglers) -> None:
+    """Keep and show what a step came to."""
+    assert job.recipe.train is not None
+    assert result.measures is not None, "there is a meter"
+    step = int(row["step"])
+    if step % job.recipe.train.log.every == 0 or step == job.steps:
+        reports.write(row)
+    reports.advance(
+        step,
+        loss=result.loss,
+        step_time_s=row["step_time_s"],
+        tokens_per_s=row["tokens_per_s"],
+        mfu=row.get("mfu"),
+    )
+    for line in stragglers.see(result.measures.compute_s):
+        reports.note(f"step {step}: {line}")
+
+
+def _validate(job: Job, step: int, reports: Reports, interrupt: Interrupt, signal_name: str | None) -> str | None:
+    """Validate where it is due; give the signal that has asked to stop by then, the same on every rank."""
+    if not is_due(job, step):
+        return signal_name
+    if signal_name is not None:
+        # The time until the process is killed is for saving.
+        reports.note(left_out(step, signal_name))
+        return signal_name
+    return validate(job, step, reports, lambda: interrupt.signal_name)
 
 
 def _meter(job: Job, train: TrainSection) -> Meter:
