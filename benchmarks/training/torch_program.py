@@ -5,7 +5,15 @@ Scaled dot-product attention, one thread, fused AdamW with the decay groups of t
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from serve import Order, serve
+
+if TYPE_CHECKING:
+    import torch
 
 LEARNING_RATE = 1e-4
 
@@ -13,32 +21,56 @@ LEARNING_RATE = 1e-4
 def main() -> None:
     """Build the model and answer."""
     order = Order.from_arguments()
-    import numpy as np
     import torch
     import transformers
-    from hf_config import hf_config, hf_name
-    from qvl_core.params import parameter_table
-    from shape import SMALL, make_sample, read_tensors, trained_names, write_tensors
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from shape import SMALL, trained_names, write_tensors
 
     torch.set_num_threads(1)
-    spec = SMALL
-    model = Qwen2_5_VLForConditionalGeneration(hf_config(spec)).train()
+    model, held = load_model(order.folder)
+    trained = {name: held[name] for name in trained_names(SMALL, order.frozen)}
+    for name, value in held.items():
+        value.requires_grad_(name in trained)
+    actions = make_actions(model, trained, make_inputs(order.labels))
+
+    def save_gradients() -> None:
+        actions["forward_backward"]()
+        found = {name: value.grad.numpy() for name, value in trained.items()}
+        write_tensors(SMALL, order.folder / "theirs.f32", found)
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    serve(versions, {**actions, "save_gradients": save_gradients})
+
+
+def load_model(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Give HF's model with the weights in the folder, and its parameters by published names."""
+    import torch
+    from qvl_core.params import parameter_table
+    from shape import SMALL, read_tensors
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    # The oracle of the parity tests says what a spec is to HF.
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
+    from hf_config import hf_config, hf_name
+
+    model = Qwen2_5_VLForConditionalGeneration(hf_config(SMALL)).train()
     model.set_attn_implementation("sdpa")
-    weights = {
-        hf_name(name): torch.from_numpy(array.copy())
-        for name, array in read_tensors(spec, order.folder / "weights.f32")
-    }
+    read = read_tensors(SMALL, folder / "weights.f32")
+    weights = {hf_name(name): torch.from_numpy(array.copy()) for name, array in read}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     assert set(missing) <= {"lm_head.weight"}, missing
-    del weights
     model.tie_weights()
     held = dict(model.named_parameters())
-    trained = {name: held[hf_name(name)] for name in trained_names(spec, order.frozen)}
-    for row in parameter_table(spec):
-        held[hf_name(row.name)].requires_grad_(row.name in trained)
-    sample = make_sample(spec, "all" if order.labels == "all" else "text")
+    return model, {row.name: held[hf_name(row.name)] for row in parameter_table(SMALL)}
+
+
+def make_inputs(labels: str) -> dict[str, torch.Tensor]:
+    """Give the sample under HF's argument names."""
+    import numpy as np
+    import torch
+    from shape import SMALL, make_sample
+
+    sample = make_sample(SMALL, "all" if labels == "all" else "text")
     inputs = {
         "input_ids": sample.input_ids,
         "attention_mask": np.ones_like(sample.input_ids),
@@ -47,7 +79,15 @@ def main() -> None:
         "image_grid_thw": sample.image_grid_thw,
         "labels": sample.labels,
     }
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
+def make_actions(
+    model: Any, trained: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]
+) -> dict[str, Callable[[], float]]:
+    """Give what is measured: each runs once and gives its loss."""
+    import torch
+
     groups = [
         {"params": [value for value in trained.values() if value.ndim > 1], "weight_decay": 0.01},
         {"params": [value for value in trained.values() if value.ndim == 1], "weight_decay": 0.0},
@@ -56,11 +96,11 @@ def main() -> None:
 
     def forward() -> float:
         with torch.no_grad():
-            return model(**tensors, use_cache=False).loss.item()
+            return model(**inputs, use_cache=False).loss.item()
 
     def forward_backward() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(**tensors, use_cache=False).loss
+        loss = model(**inputs, use_cache=False).loss
         loss.backward()
         return loss.item()
 
@@ -70,15 +110,7 @@ def main() -> None:
         optimizer.step()
         return loss
 
-    def save_gradients() -> None:
-        forward_backward()
-        found = {name: value.grad.numpy() for name, value in trained.items()}
-        write_tensors(spec, order.folder / "theirs.f32", found)
-
-    actions = {
-        "forward": forward, "forward_backward": forward_backward, "step": step, "save_gradients": save_gradients,
-    }  # fmt: skip
-    serve({"torch": torch.__version__, "transformers": transformers.__version__}, actions)
+    return {"forward": forward, "forward_backward": forward_backward, "step": step}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A shape of ours as a configuration of HF transformers, and its parameter names there."""
+"""A spec of ours as a configuration of HF transformers, and its parameter names there. Benchmarks use it too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def hf_name(name: str) -> str:
 
 
 def hf_config(spec: ModelSpec) -> Qwen2_5_VLConfig:
-    """Give HF's configuration of a shape."""
+    """Give HF's configuration of a spec."""
     vision, text = spec.vision, spec.text
     return Qwen2_5_VLConfig(
         vision_config={
@@ -23,11 +23,13 @@ def hf_config(spec: ModelSpec) -> Qwen2_5_VLConfig:
             "num_heads": vision.num_heads,
             "intermediate_size": vision.intermediate_size,
             "out_hidden_size": vision.out_hidden_size,
+            "in_channels": vision.in_channels,
             "patch_size": vision.patch_size,
             "temporal_patch_size": vision.temporal_patch_size,
             "spatial_merge_size": vision.spatial_merge_size,
             "window_size": vision.window_size,
             "fullatt_block_indexes": list(vision.full_attention_blocks),
+            "tokens_per_second": int(vision.tokens_per_second),
         },
         text_config={
             "num_hidden_layers": text.num_layers,
