@@ -72,22 +72,10 @@ def version(name: str) -> str:
 
 def model_spec(name: str) -> Any:
     """Give the tiny model that ships with qvl-core, or `small`."""
-    from qvl_core.specs import TextSpec, VisionSpec, load_spec
-    from qvl_core.specs.model_spec import ModelSpec
+    from qvl_core.specs import load_spec
+    from training.shape import SMALL
 
-    if name == "tiny":
-        return load_spec("qwen2.5-vl-tiny")
-    return ModelSpec(
-        name="small",
-        vision=VisionSpec(
-            depth=8, hidden_size=256, num_heads=4, intermediate_size=684, out_hidden_size=384,
-            full_attention_blocks=(3, 7),
-        ),
-        text=TextSpec(
-            num_layers=12, hidden_size=384, intermediate_size=1536, num_heads=6, num_kv_heads=2, vocab_size=151_936,
-            tie_word_embeddings=True, head_dim=64, mrope_section=(8, 12, 12),
-        ),
-    )  # fmt: skip
+    return load_spec("qwen2.5-vl-tiny") if name == "tiny" else SMALL
 
 
 def table(spec: Any) -> Sequence[Any]:

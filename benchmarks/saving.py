@@ -39,13 +39,13 @@ from numpy.typing import NDArray
 from qvl_core.layout import Layout
 from qvl_core.params import parameter_table
 from qvl_core.specs.hf_config import to_hf_config
-from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_train.checkpoint import TrainingState, checkpoint_path, open_checkpoint, read_optimizer, read_weights
 from qvl_train.commit import Origin
 from qvl_train.save import Saver
 from qvl_train.snapshot import Contents
 from qvl_train.stored_tensor import StoredTensor
+from training.shape import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECE_BYTES = 1 << 24
@@ -73,29 +73,12 @@ def main() -> None:
 
 
 def small_spec(*, quick: bool) -> ModelSpec:
-    """Give the shape of `small`; a quarter of it has a quarter of the layers and of the vocabulary."""
-    part, tiny = 4 if quick else 1, load_spec("qwen2.5-vl-tiny")
-    text = replace(
-        tiny.text,
-        num_layers=12 // part,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_heads=6,
-        num_kv_heads=2,
-        head_dim=64,
-        mrope_section=(8, 12, 12),
-        vocab_size=151936 // part,
-    )
-    vision = replace(
-        tiny.vision,
-        depth=8 // part,
-        hidden_size=256,
-        intermediate_size=684,
-        num_heads=4,
-        out_hidden_size=384,
-        full_attention_blocks=(8 // part - 1,),
-    )
-    return replace(tiny, name="qwen2.5-vl-custom", vision=vision, text=text)
+    """Give the shape `small`; quick: with a quarter of the layers and of the vocabulary."""
+    part = 4 if quick else 1
+    text = replace(SMALL.text, num_layers=SMALL.text.num_layers // part, vocab_size=SMALL.text.vocab_size // part)
+    depth = SMALL.vision.depth // part
+    vision = replace(SMALL.vision, depth=depth, full_attention_blocks=(depth - 1,))
+    return replace(SMALL, name="qwen2.5-vl-custom", vision=vision, text=text)
 
 
 class Bench:

@@ -23,54 +23,20 @@ from qvl_core.weights.hf_folder import open_hf_folder
 from qvl_core.weights.tensor_io import read_tensor
 
 # `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "packages" / "qvl-core" / "tests" / "weights"))
 
+from digits_project import make_project
 from sharded_folders import write_sharded
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
-RECIPE = f"""\
-schema = 1
-task = "sft"
-[model]
-name = "qwen2.5-vl-tiny"
-[weights]
-source = "{ROOT}/recipes/tiny/checkpoint"
-init = "random"
-[data]
-sources = [{{ path = "train.json", format = "llava" }}]
-sequence_length = 128
-workers = 2
-[data.image]
-min_pixels = 3136
-max_pixels = 3136
-[train]
-steps = {STEPS}
-micro_batch = 4
-global_batch = 4
-[train.optimizer]
-lr = 1e-3
-[train.save]
-every = 2
-[train.log]
-tensorboard = false
-[launch]
-device = "cpu"
-[output]
-dir = "run"
-"""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    digits = ROOT / "recipes" / "tiny" / "digits"
-    records = json.loads((digits / "train.json").read_text())[:16]
-    (folder / "images").mkdir()
-    for record in records:
-        shutil.copy(digits / record["image"], folder / record["image"])
-    (folder / "train.json").write_text(json.dumps(records))
-    (folder / "recipe.toml").write_text(RECIPE)
+    make_project(folder, steps=STEPS, save="every = 2", micro_batch=4, workers=2)
     return folder
 
 

@@ -6,8 +6,13 @@ Not measured: reading data. Measured: everything that a step does from a `Batch`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from serve import Order, serve
+
+if TYPE_CHECKING:
+    from qvl_core.batch import Batch
 
 LEARNING_RATE = 1e-4
 
@@ -15,41 +20,50 @@ LEARNING_RATE = 1e-4
 def main() -> None:
     """Build the model and answer."""
     order = Order.from_arguments()
-    import mindspore
-    import numpy as np
-    from qvl_core.batch import IGNORE, Batch
     from qvl_core.device import prepare, require_mindspore
 
     prepare("cpu")
-    require_mindspore()
+    mindspore = require_mindspore()
+    import numpy as np
+
+    serve({"mindspore": mindspore.__version__, "numpy": np.__version__}, make_actions(order, make_batch(order.labels)))
+
+
+def make_batch(labels: str) -> Batch:
+    """Give the sample as data code would."""
+    import numpy as np
+    from qvl_core.batch import IGNORE
+    from qvl_core.model import flatten_prompt
+    from shape import SMALL, make_sample
+
+    sample = make_sample(SMALL, "all" if labels == "all" else "text")
+    prompt = flatten_prompt(
+        SMALL, sample.input_ids, pixel_values=sample.pixel_values, image_grid_thw=sample.image_grid_thw
+    )
+    shifted = np.append(sample.labels[0, 1:], IGNORE).astype(np.int32)
+    return dataclasses.replace(prompt.batch, labels=shifted, sample_ids=("noise",))
+
+
+def make_actions(order: Order, batch: Batch) -> dict[str, Callable[[], float | None]]:
+    """Give what is measured, each with its loss, and the saving of the gradients."""
     from qvl_core.layout import Layout
-    from qvl_core.model import Qwen25VL, flatten_prompt
+    from qvl_core.model import Qwen25VL
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.single import SingleWorld
     from qvl_core.params import parameter_table
     from qvl_train.optimizer import AdamW, AdamWSettings
     from qvl_train.reduction import count_units, loss_weights
     from qvl_train.step import TrainStep
-    from shape import SMALL, make_sample, read_tensors, write_tensors
+    from shape import SMALL, read_tensors, write_tensors
 
-    spec = SMALL
-    sample = make_sample(spec, "all" if order.labels == "all" else "text")
-    prompt = flatten_prompt(
-        spec, sample.input_ids, pixel_values=sample.pixel_values, image_grid_thw=sample.image_grid_thw
-    )
-    labels = np.append(sample.labels[0, 1:], IGNORE).astype(np.int32)
-    batch: Batch = dataclasses.replace(prompt.batch, labels=labels, sample_ids=("noise",))
-    model = Qwen25VL.from_spec(spec, read_tensors(spec, order.folder / "weights.f32"))
+    model = Qwen25VL.from_spec(SMALL, read_tensors(SMALL, order.folder / "weights.f32"))
     model.freeze(order.frozen)
-    layout = Layout(
-        tp=1, pp=1, dp=1, vision_stages=(spec.vision.depth,), text_stages=(spec.text.num_layers,),
-    )  # fmt: skip
-    world = SingleWorld(layout)
+    world = SingleWorld(Layout.single(SMALL))
     pipeline = Pipeline(model, world)
     settings = AdamWSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, lr_scale={})
     parameters = {parameter.name: parameter for parameter in pipeline.trainable}
-    optimizer = AdamW(parameters, parameter_table(spec), settings, world.data)
-    take_step = TrainStep(pipeline, optimizer, world, spec, clip_norm=1.0, reduction="token")
+    optimizer = AdamW(parameters, parameter_table(SMALL), settings, world.data)
+    take_step = TrainStep(pipeline, optimizer, world, SMALL, clip_norm=1.0, reduction="token")
     weights = loss_weights([batch], "token", count_units([batch], "token"))
     steps: list[int] = []
 
@@ -64,15 +78,14 @@ def main() -> None:
     def save_gradients() -> None:
         _, gradients = pipeline.gradients([batch], weights)
         found = {name: value.asnumpy() for name, value in zip(parameters, gradients, strict=True)}
-        write_tensors(spec, order.folder / "ours.f32", found)
+        write_tensors(SMALL, order.folder / "ours.f32", found)
 
-    actions = {
+    return {
         "forward": forward,
         "forward_backward": lambda: pipeline.gradients([batch], weights)[0],
         "step": step,
         "save_gradients": save_gradients,
     }
-    serve({"mindspore": mindspore.__version__, "numpy": np.__version__}, actions)
 
 
 if __name__ == "__main__":

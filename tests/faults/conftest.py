@@ -13,7 +13,7 @@ pytest.importorskip("mindspore", reason="training needs MindSpore")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from project import ROOT, Shape, make_project
+from project import ROOT, Shape, make_faults_project
 from running import Run, curve, start
 
 Curve = list[tuple[int, str, str]]
@@ -23,7 +23,7 @@ Curve = list[tuple[int, str, str]]
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder that every run of the session is started in."""
     folder = tmp_path_factory.mktemp("faults")
-    make_project(folder)
+    make_faults_project(folder)
     return folder
 
 

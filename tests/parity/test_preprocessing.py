@@ -18,8 +18,8 @@ from PIL import Image
 from qvl_core.geometry import patchify
 from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import VisionSpec
-from qvl_data.images import decode_image
-from qvl_data.pixels import ImageRules, normalised_levels
+from qvl_data.media.images import decode_image
+from qvl_data.media.pixels import ImageRules, normalised_levels
 from qvl_data.processor import load_processor
 from qvl_data.prompt import build_prompt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("mindspore", reason="training needs MindSpore")
 
 import mindspore as ms
+import whole_runs
 from qvl_core.errors import OutputError, WeightsError
 from qvl_core.layout import Layout
 from qvl_core.lora_table import Lora, adapter_table
@@ -26,18 +27,20 @@ from qvl_core.weights.hf_writer import write_hf_folder
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.sharded_folder import open_sharded_folder
 from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
-from qvl_train import loop, task
+from qvl_train import task
 from qvl_train.gradients import CopySums, is_counted
-from qvl_train.metrics import read_metrics
 from sharded_folders import divisible_spec, write_sharded
 from thread_worlds import run_ranks
+from whole_runs import CUT, losses, stop_after
 
-CUT = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
 LORA = (
     *("weights.source=base", "weights.init=checkpoint", "train.lora.rank=3", "train.lora.dropout=0.2"),
     "train.lora.components=['text','vision']",
     "train.lora.targets=['q_proj','o_proj','gate_proj','down_proj','qkv','proj']",
 )
+
+
+train = partial(whole_runs.train, *LORA)
 
 
 @pytest.fixture
@@ -46,27 +49,6 @@ def base(project: Path) -> Path:
     spec = load_recipe("recipe.toml").spec
     write_hf_folder([tensor_from_array(*item) for item in random_weights(spec, 1)], Path("checkpoint"), Path("base"))
     return project / "base"
-
-
-def train(*settings: str, resume: str = "auto") -> int:
-    return task.run(load_recipe("recipe.toml", (*LORA, *settings)), RunOptions(resume=resume, reshard=False))
-
-
-def rows(folder: str = "run") -> list[tuple[int, float, float]]:
-    found = read_metrics(Path(folder) / "metrics.jsonl")
-    return [(row["step"], row["loss"], row["gradient_norm"]) for row in found if "loss" in row]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    """Raise a signal in the middle of the step after `stop_at`."""
-    take = loop.TrainStep.__call__
-
-    def call(self: loop.TrainStep, batches: object, *, lr: float, step: int) -> object:
-        if step == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-        return take(self, batches, lr=lr, step=step)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop.TrainStep, "__call__", call)
 
 
 @pytest.mark.usefixtures("base")
@@ -107,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_bit_dropout_included(monkeypatch: pytest.M
     assert Path("run/step_000003").is_dir()
     assert not Path("run/adapter").exists()
     assert train() == 0
-    assert rows() == rows("straight")
+    assert losses() == losses("straight")
     file = "adapter/adapter_model.safetensors"
     assert Path("run", file).read_bytes() == Path("straight", file).read_bytes()
 
@@ -132,7 +114,7 @@ def test_a_checkpoint_cut_for_another_layout_continues_to_the_bit(monkeypatch: p
     manifest = single.manifest
     write_sharded(found, manifest.spec, CUT, arrays, state, lora=manifest.lora, revision=manifest.source_revision)
     assert train() == 0
-    assert rows() == rows("straight")
+    assert losses() == losses("straight")
 
 
 @pytest.mark.usefixtures("base")

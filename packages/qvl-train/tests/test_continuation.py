@@ -17,21 +17,12 @@ from qvl_core.errors import InputError, OutputError, WeightsError
 from qvl_core.recipe import load_recipe
 from qvl_core.run_folder import read_record
 from qvl_core.tasks import RunOptions
-from qvl_train import loop, room, task
+from qvl_train import room, task
 from qvl_train.checkpoint import list_steps, open_checkpoint
-from qvl_train.metrics import read_metrics
 from tensorboardX.proto import event_pb2
+from whole_runs import die_before, losses, train
 
 Usage = namedtuple("Usage", "total used free")
-
-
-def train(*settings: str, resume: str = "auto", accept: bool = False) -> int:
-    return task.run(load_recipe("recipe.toml", settings), RunOptions(resume=resume, accept_changes=accept))
-
-
-def losses(folder: str = "run") -> list[tuple[int, str]]:
-    rows = read_metrics(Path(folder) / "metrics.jsonl")
-    return [(row["step"], row["loss"].hex()) for row in rows if "loss" in row]
 
 
 def steps_of(folder: str = "run") -> list[int]:
@@ -44,18 +35,6 @@ def history(folder: str = "run") -> Any:
     return record.history
 
 
-def stop_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    take = loop.TrainStep.__call__
-
-    def call(self: loop.TrainStep, batches: Any, *, lr: float, step: int) -> object:
-        if step == last:
-            raise MemoryError
-        return take(self, batches, lr=lr, step=step)
-
-    last = step
-    monkeypatch.setattr(loop.TrainStep, "__call__", call)
-
-
 @pytest.mark.parametrize("spelling", ["run/step_000002", "./run/../run/step_000002/", "absolute"])
 def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
     project: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
@@ -64,7 +43,7 @@ def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
     whole = losses()
     old = (project / "run" / "step_000004" / "state.json").stat().st_ino
     with monkeypatch.context() as patch:
-        stop_before(patch, 6)
+        die_before(patch, 6)
         with pytest.raises(MemoryError):
             train(
                 "train.log.tensorboard=true",
@@ -87,7 +66,7 @@ def test_a_continuation_from_a_named_checkpoint_that_dies_at_once_does_not_jump_
     train()
     whole = losses()
     with monkeypatch.context() as patch:
-        stop_before(patch, 4)
+        die_before(patch, 4)
         with pytest.raises(MemoryError):
             train(resume="run/step_000002")
     assert "set aside: run/step_000006.set-aside-1" in capsys.readouterr().out
@@ -230,7 +209,7 @@ def test_changes_are_refused_one_by_one_and_accepted_when_told_so(
     assert train(*changes, accept=True) == 0
     out = capsys.readouterr().out
     assert "going on with these changes:\n  train.global_batch: here 6, there 4\n" in out
-    assert [step for step, _ in losses()] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [step for step, *_ in losses()] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert json.loads(Path("run/step_000008/state.json").read_text())["consumed_samples"] == 24 + 2 * 6
     (entry,) = history()
     assert entry["after_step"] == 6
@@ -243,7 +222,7 @@ def test_changes_are_refused_one_by_one_and_accepted_when_told_so(
 
 def test_changed_data_is_accepted_when_told_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        stop_before(patch, 4)
+        die_before(patch, 4)
         with pytest.raises(MemoryError):
             train()
     records = json.loads(Path("train.json").read_text())
@@ -287,7 +266,7 @@ def test_other_versions_are_a_warning_and_both_are_recorded(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_before(patch, 4)
+        die_before(patch, 4)
         with pytest.raises(MemoryError):
             train()
     installed = run_folder.installed_versions()

@@ -31,8 +31,8 @@ from qvl_train.optimizer import AdamW, AdamWSettings  # noqa: E402
 from qvl_train.sliced_optimizer import SlicedAdamW  # noqa: E402
 from sharded_folders import write_folder  # noqa: E402
 from test_slots import SHAPES, TABLE, gradients  # noqa: E402
-from test_task import losses, stop_after, train  # noqa: E402
 from thread_worlds import run_ranks  # noqa: E402
+from whole_runs import losses, stop_after, train  # noqa: E402
 
 SETTINGS = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, lr_scale={"vision": 0.1})
 ASCEND = ("model.dtype=bfloat16", "launch.device=ascend", "launch.devices_per_node=1")

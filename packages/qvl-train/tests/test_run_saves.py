@@ -17,26 +17,13 @@ pytest.importorskip("mindspore", reason="training needs MindSpore")
 
 from qvl_core import disk
 from qvl_core.errors import DiskError, RunError
-from qvl_core.recipe import load_recipe
-from qvl_core.tasks import RunOptions
-from qvl_train import append_file, loop, run_saves, task
+from qvl_train import append_file, loop, run_saves
 from qvl_train.checkpoint import list_steps, open_checkpoint
-from qvl_train.metrics import MetricsLog, read_metrics
+from qvl_train.metrics import MetricsLog
 from qvl_train.step import NotFiniteError
+from whole_runs import before_step, losses, rows, train
 
 PATIENCE_S = 60
-
-
-def train(*settings: str) -> int:
-    return task.run(load_recipe("recipe.toml", settings), RunOptions())
-
-
-def rows(folder: str = "run") -> list[dict[str, Any]]:
-    return read_metrics(Path(folder) / "metrics.jsonl")
-
-
-def losses(folder: str = "run") -> list[tuple[int, str]]:
-    return [(row["step"], row["loss"].hex()) for row in rows(folder) if "loss" in row]
 
 
 def steps_of(folder: str = "run") -> list[int]:
@@ -51,17 +38,6 @@ def steps_of(folder: str = "run") -> list[int]:
 def weights_of(step: int, folder: str = "run") -> bytes:
     path = Path(folder) / f"step_{step:06d}"
     return b"".join((path / f"{kind}-pp000-tt000.safetensors").read_bytes() for kind in ("rank", "optimizer"))
-
-
-def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
-    """Call `act` with the number of every step that begins."""
-    take = loop.TrainStep.__call__
-
-    def call(self: loop.TrainStep, batches: Any, *, lr: float, step: int) -> object:
-        act(step)
-        return take(self, batches, lr=lr, step=step)
-
-    monkeypatch.setattr(loop.TrainStep, "__call__", call)
 
 
 @pytest.fixture
@@ -162,7 +138,7 @@ def test_a_run_told_to_go_on_warns_keeps_the_numbers_and_saves_again(
     failed = [row for row in rows() if "save_failed" in row]
     assert [row["step"] for row in failed] == [2]
     assert "No space left on device" in failed[0]["save_failed"]
-    assert [step for step, _ in losses()] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, *_ in losses()] == [1, 2, 3, 4, 5, 6]
     assert steps_of() == [4, 6]
 
 
@@ -208,7 +184,7 @@ def test_metrics_on_a_full_disk_stop_the_run_at_the_next_step(project: Path, mon
     with pytest.raises(DiskError, match=r"metrics\.jsonl: cannot be written: No space left") as error:
         train()
     assert "fix: make room" in str(error.value)
-    assert [step for step, _ in losses()] == [1, 2]
+    assert [step for step, *_ in losses()] == [1, 2]
     # What was being saved at that time is complete.
     assert steps_of() == [2]
 
@@ -228,7 +204,7 @@ def test_a_run_told_to_go_on_without_metrics_says_how_many_are_missing(
     full_for_rows(monkeypatch, {3, 4})
     assert train("train.save.on_error=continue", "train.save.every=6") == 0
     assert capsys.readouterr().out.count("numbers are lost until there is room again") == 1
-    assert [step for step, _ in losses()] == [1, 2, 5, 6]
+    assert [step for step, *_ in losses()] == [1, 2, 5, 6]
     assert [row["metrics_rows_lost"] for row in rows() if "metrics_rows_lost" in row] == [2]
 
 

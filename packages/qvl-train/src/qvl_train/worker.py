@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from qvl_core.launch.board import Board
+    from qvl_core.model import Qwen25VL
     from qvl_core.parallel.world import World
     from qvl_core.recipe.schema import Recipe
     from qvl_core.tasks import RunOptions
     from qvl_data import PreparedData
 
+    from qvl_train.checkpoint import Checkpoint
     from qvl_train.loop import Job, Outcome
     from qvl_train.optimizer import Optimizer
 
@@ -91,40 +93,21 @@ def _prepare_job(
     recipe: Recipe, options: RunOptions, data: PreparedData, world: World, console: Console, board: Board
 ) -> Job:
     from qvl_core.parallel.pipeline import Pipeline
-    from qvl_core.parallel.stage import build_stage
 
-    from qvl_train.adapter import check_adapters, with_factors
-    from qvl_train.checkpoint import read_optimizer, read_weights
+    from qvl_train.checkpoint import read_optimizer
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint, require_own
     from qvl_train.schedule import count_steps
 
     assert recipe.train is not None
-    assert recipe.model.dtype is not None, "the recipe fills it in"
-    folder, lora, seed = Path(recipe.output.dir), recipe.lora, recipe.train.seed
+    folder = Path(recipe.output.dir)
     record = _agree(recipe, data, world)
     world.phase = "choosing a checkpoint"
     start = choose_checkpoint(world, folder, options.resume, lambda text: say(console, text))
     if start is not None:
         require_own(start, str(record["run_id"]), record["known_data"])
     world.phase = "reading the weights"
-
-    def build() -> None:
-        if start is not None:
-            check_adapters(start, recipe, str(record["weights"]))
-        if start is not None and lora is None:
-            arrays = read_weights(start, world.layout, world.place)
-        else:
-            arrays = initial_weights(recipe, world, reshard=options.reshard)
-        if lora is not None:
-            arrays = with_factors(arrays, recipe, world, start)
-        model = build_stage(recipe.spec, world, arrays, str(recipe.model.dtype), lora=lora, seed=seed)
-        model.freeze(recipe.model.freeze if lora is None else ())
-        built.append(model)
-
-    built: list[Any] = []
-    together(world, build)
-    model = built[0]
+    model = _load_model(recipe, world, start, str(record["weights"]), reshard=options.reshard)
     pipeline = Pipeline(model, world, recompute=recipe.layout.recompute)
     optimizer = make_optimizer(recipe, world, {parameter.name: parameter for parameter in pipeline.trainable})
     if start is not None:
@@ -148,6 +131,34 @@ def _prepare_job(
         consumed_samples=start.state.consumed_samples if start is not None else 0,
         stamp=board.stamp,
     )
+
+
+def _load_model(recipe: Recipe, world: World, start: Checkpoint | None, revision: str, *, reshard: bool) -> Qwen25VL:
+    """Build this rank's part of the model, from a checkpoint or as the run begins. All ranks fail together."""
+    from qvl_core.parallel.stage import build_stage
+
+    from qvl_train.adapter import check_adapters, with_factors
+    from qvl_train.checkpoint import read_weights
+
+    assert recipe.train is not None
+    lora, dtype, seed = recipe.lora, str(recipe.model.dtype), recipe.train.seed
+    built: list[Qwen25VL] = []
+
+    def build() -> None:
+        if start is not None:
+            check_adapters(start, recipe, revision)
+        if start is not None and lora is None:
+            arrays = read_weights(start, world.layout, world.place)
+        else:
+            arrays = initial_weights(recipe, world, reshard=reshard)
+        if lora is not None:
+            arrays = with_factors(arrays, recipe, world, start)
+        model = build_stage(recipe.spec, world, arrays, dtype, lora=lora, seed=seed)
+        model.freeze(recipe.model.freeze if lora is None else ())
+        built.append(model)
+
+    together(world, build)
+    return built[0]
 
 
 def make_optimizer(recipe: Recipe, world: World, parameters: dict[str, Any]) -> Optimizer:
