@@ -14,7 +14,7 @@ from qvl_core.errors import WeightsError
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_data.chat import ChatTokenizer
 from qvl_data.processor import Processor, load_processor
-from qvl_data.records import Turn
+from qvl_data.records.record import Turn
 
 WORDS = [
     "What",
@@ -42,9 +42,9 @@ def hf_ids(processor: Processor, turns: list[Turn], **options: Any) -> list[int]
     for turn in turns:
         parts: list[dict[str, str]] = []
         for number, text in enumerate(turn.texts):
-            parts += [{"type": "image"}] if number else []
+            parts += [{"type": turn.media[number - 1]}] if number else []
             parts += [{"type": "text", "text": text}] if text else []
-        messages.append({"role": turn.role, "content": parts if turn.images else turn.texts[0]})
+        messages.append({"role": turn.role, "content": parts if turn.media else turn.texts[0]})
     found = tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
     return list(found)
 
@@ -57,26 +57,32 @@ def random_turns(seed: int) -> list[Turn]:
 
     turns = [Turn(role="system", texts=(text(),))] if rng.random() < 0.4 else []
     for _ in range(rng.randint(1, 3)):
-        images = rng.choice([0, 0, 1, 2])
-        texts = (*("" if rng.random() < 0.3 else text() for _ in range(images)), text())
-        turns += [Turn(role="user", texts=texts), Turn(role="assistant", texts=(text(),))]
+        media = tuple(rng.choice(["image", "image", "video"]) for _ in range(rng.choice([0, 0, 1, 2, 3])))
+        texts = (*("" if rng.random() < 0.3 else text() for _ in media), text())
+        asking = rng.choice(["user", "user", "tool"]) if len(turns) > 1 else "user"
+        turns += [Turn(role=asking, texts=texts, media=media), Turn(role="assistant", texts=(text(),))]
     return turns
 
 
-def expanded(ids: list[int], image: int, counts: list[int]) -> list[int]:
+def expanded(ids: list[int], processor: Processor, counts: list[int]) -> list[int]:
     remaining = iter(counts)
-    return [token for index in ids for token in ([index] * next(remaining) if index == image else [index])]
+    places = (processor.spec.tokens.image, processor.spec.tokens.video)
+    return [token for index in ids for token in ([index] * next(remaining) if index in places else [index])]
+
+
+def media_count(turns: list[Turn]) -> int:
+    return sum(len(turn.media) for turn in turns)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_ids_equal_apply_chat_template_with_placeholders_expanded(processor: Processor, seed: int) -> None:
     turns = random_turns(seed)
-    counts = [4 + 3 * i for i in range(sum(turn.images for turn in turns))]
+    counts = [4 + 3 * i for i in range(media_count(turns))]
     found = processor.chat.encode(turns, counts, verify=True)
-    assert found.input_ids.tolist() == expanded(hf_ids(processor, turns), processor.spec.tokens.image, counts)
+    assert found.input_ids.tolist() == expanded(hf_ids(processor, turns), processor, counts)
     prompt = processor.chat.encode_prompt(turns[:-1], counts)
     published = hf_ids(processor, turns[:-1], add_generation_prompt=True)
-    assert prompt.tolist() == expanded(published, processor.spec.tokens.image, counts)
+    assert prompt.tolist() == expanded(published, processor, counts)
 
 
 @pytest.mark.parametrize("seed", range(40, 60))
@@ -98,7 +104,7 @@ def test_labels_equal_the_assistant_mask_of_apply_chat_template(
     processor = load_processor(folder, spec, min_pixels=3136, max_pixels=50176)
     from transformers import AutoTokenizer
 
-    turns = [turn for turn in random_turns(seed) if not turn.images or turn.role == "assistant"]
+    turns = [turn for turn in random_turns(seed) if not turn.media or turn.role == "assistant"]
     turns = [Turn(role="user" if i % 2 == 0 else "assistant", texts=turn.texts) for i, turn in enumerate(turns)]
     turns = turns[: len(turns) // 2 * 2] or [Turn(role="user", texts=("a",)), Turn(role="assistant", texts=("b",))]
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -115,7 +121,7 @@ def test_labels_equal_the_assistant_mask_of_apply_chat_template(
 def conversation(*answers: str) -> list[Turn]:
     turns = []
     for answer in answers:
-        turns += [Turn(role="user", texts=("", "Why?")), Turn(role="assistant", texts=(answer,))]
+        turns += [Turn(role="user", texts=("", "Why?"), media=("image",)), Turn(role="assistant", texts=(answer,))]
     return turns
 
 
@@ -207,7 +213,7 @@ def test_threads_share_one_chat_tokenizer(checkpoint: tuple[Path, ModelSpec], pr
     cases = [random_turns(seed) for seed in range(30)]
 
     def ids(turns: list[Turn]) -> list[int]:
-        return chat.encode(turns, [3] * sum(turn.images for turn in turns)).input_ids.tolist()
+        return chat.encode(turns, [3] * media_count(turns)).input_ids.tolist()
 
     alone = [ids(turns) for turns in cases]
     with ThreadPoolExecutor(4) as pool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from qvl_core.specs import load_spec, spec_differences
-from qvl_data.images import decode_image
+from qvl_data.media.images import decode_image
 from qvl_data.processor import Processor, load_processor
 from qvl_data.prompt import build_prompt
 from qvl_eval.tsv import BenchmarkFile, read_benchmark

@@ -32,6 +32,8 @@ RECORDED_PACKAGES = (
 FREE_TO_CHANGE = (
     "layout",
     *("train.save", "train.log", "data.workers", "data.cache_dir", "output", "env", "launch", "expected"),
+    *("data.media_check", "data.on_bad_sample", "data.max_bad_samples", "data.sample_timeout_s", "data.vision_cache"),
+    "data.video.timeout_s",
     *("eval", "generation", "extends"),
 )
 

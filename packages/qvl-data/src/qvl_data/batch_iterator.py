@@ -21,7 +21,7 @@ from qvl_core.errors import QvlError, RunError
 
 from qvl_data.dataset import Dataset, PreparedData
 from qvl_data.micro_batch import collate
-from qvl_data.order import SampleOrder
+from qvl_data.order.sample_order import SampleOrder
 from qvl_data.samples import Sample
 
 if TYPE_CHECKING:

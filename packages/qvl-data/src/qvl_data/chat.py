@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qvl_core.batch import IGNORE
 from qvl_core.specs.model_spec import TokenIds
 
-from qvl_data.records import Turn
+from qvl_data.records.record import MediaKind, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ class _Run:
     answer: int = -1
 
 
-_Shape = tuple[tuple[str, tuple[bool, ...]], ...]
+_Shape = tuple[tuple[str, tuple[bool, ...], tuple[MediaKind, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,34 +92,34 @@ class ChatTokenizer:
         self._check_template()
 
     def encode(
-        self, turns: Sequence[Turn], image_tokens: Sequence[int], *, loss_on: LossOn = "answers", verify: bool = False
+        self, turns: Sequence[Turn], media_tokens: Sequence[int], *, loss_on: LossOn = "answers", verify: bool = False
     ) -> EncodedChat:
-        """Give the tokens of a whole conversation; image i fills image_tokens[i] tokens.
+        """Give the tokens of a whole conversation; medium i, image or video, fills media_tokens[i] tokens.
 
-        Learned are the answers with their end tokens: of every answer, of the last, or (`all`) every token but image
-        tokens. A token that starts before an answer and ends inside it counts as the answer's.
+        Learned are the answers with their end tokens: of every answer, of the last, or (`all`) every token but those of
+        media. A token that starts before an answer and ends inside it counts as the answer's.
         """
-        return self._encode(turns, image_tokens, loss_on=loss_on, verify=verify, opens_answer=False)
+        return self._encode(turns, media_tokens, loss_on=loss_on, verify=verify, opens_answer=False)
 
-    def encode_prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int]) -> NDArray[np.int32]:
+    def encode_prompt(self, turns: Sequence[Turn], media_tokens: Sequence[int]) -> NDArray[np.int32]:
         """Give the tokens of a conversation that ends with the user, and the answer's header after it, int32 [T]."""
-        return self._encode(turns, image_tokens, loss_on="answers", verify=True, opens_answer=True).input_ids
+        return self._encode(turns, media_tokens, loss_on="answers", verify=True, opens_answer=True).input_ids
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Give the text of token ids, without special tokens."""
         return str(self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=True))
 
     def count(self, turns: Sequence[Turn], *, verify: bool = True) -> int:
-        """Count the tokens of a conversation without those of its images."""
-        images = sum(turn.images for turn in turns)
-        return len(self.encode(turns, [0] * images, verify=verify).input_ids)
+        """Count the tokens of a conversation without those of its media."""
+        media = sum(len(turn.media) for turn in turns)
+        return len(self.encode(turns, [0] * media, verify=verify).input_ids)
 
     def _encode(
-        self, turns: Sequence[Turn], image_tokens: Sequence[int], *, loss_on: LossOn, verify: bool, opens_answer: bool
+        self, turns: Sequence[Turn], media_tokens: Sequence[int], *, loss_on: LossOn, verify: bool, opens_answer: bool
     ) -> EncodedChat:
         skeleton = self._skeleton(turns, opens_answer)
         last_answer = max((number for number, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
-        images = iter(image_tokens)
+        counts = iter(media_tokens)
         ids: list[int] = []
         learned: list[bool] = []
         rendered: list[str] = []
@@ -132,14 +132,24 @@ class ChatTokenizer:
                 rendered.append(text)
                 continue
             rendered.append(chunk.text)
-            new_ids = chunk.ids * next(images) if chunk.ids == (self._tokens.image,) else chunk.ids
+            new_ids = chunk.ids * next(counts) if self._kind(chunk) else chunk.ids
             ids += new_ids
             learned += [is_learned] * len(new_ids)
         if verify:
             self._verify("".join(rendered), turns, opens_answer)
         input_ids = np.array(ids, np.int32)
-        is_kept = np.array(learned, bool) if loss_on != "all" else input_ids != self._tokens.image
+        is_kept = np.array(learned, bool) if loss_on != "all" else self._is_text(input_ids)
         return EncodedChat(input_ids=input_ids, labels=np.where(is_kept, input_ids, IGNORE).astype(np.int32))
+
+    def _kind(self, chunk: _Fixed | _Run) -> MediaKind | None:
+        """Name the medium that a chunk is the placeholder of."""
+        if not isinstance(chunk, _Fixed) or len(chunk.ids) != 1:
+            return None
+        kinds: dict[int, MediaKind] = {self._tokens.image: "image", self._tokens.video: "video"}
+        return kinds.get(chunk.ids[0])
+
+    def _is_text(self, input_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return (input_ids != self._tokens.image) & (input_ids != self._tokens.video)
 
     def _encode_run(self, run: _Run, turns: Sequence[Turn], is_learned: bool) -> tuple[list[int], list[bool], str]:
         texts = [part if isinstance(part, str) else turns[part.turn].texts[part.text] for part in run.parts]
@@ -169,7 +179,7 @@ class ChatTokenizer:
             raise ChatError(f"the chat template of the checkpoint failed: {str(error)[:200]}") from None
 
     def _skeleton(self, turns: Sequence[Turn], opens_answer: bool) -> tuple[_Fixed | _Run, ...]:
-        shape = tuple((turn.role, tuple(bool(text) for text in turn.texts)) for turn in turns)
+        shape = tuple((turn.role, tuple(bool(text) for text in turn.texts), turn.media) for turn in turns)
         found = self._skeletons.get((shape, opens_answer))
         if found is None:
             found = self._build_skeleton(turns, opens_answer)
@@ -217,10 +227,16 @@ class ChatTokenizer:
             raise ChatError(
                 f"the chat template of the checkpoint shows {len(found)} of {len(wanted)} texts, or in another order"
             )
-        places = sum(chunk.ids == (self._tokens.image,) for chunk in chunks if isinstance(chunk, _Fixed))
-        images = sum(turn.images for turn in turns)
-        if places != images:
-            raise ChatError(f"the chat template of the checkpoint gives {places} image token(s) for {images} image(s)")
+        places = [kind for chunk in chunks if (kind := self._kind(chunk))]
+        media = [kind for turn in turns for kind in turn.media]
+        for name in ("image", "video"):
+            found_here, asked = places.count(name), media.count(name)
+            if found_here != asked:
+                raise ChatError(
+                    f"the chat template of the checkpoint gives {found_here} {name} token(s) for {asked} {name}(s)"
+                )
+        if places != media:
+            raise ChatError("the chat template of the checkpoint shows images and videos in another order")
         ended = {chunk.answer for chunk in chunks if isinstance(chunk, _Fixed)}
         if any(chunk.answer not in ended for chunk in chunks if isinstance(chunk, _Run)):
             raise ChatError("the chat template of the checkpoint does not end each answer with a special token")
@@ -233,19 +249,19 @@ class ChatTokenizer:
                 raise ChatError(
                     f"the tokenizer has no special token with the model's {name} id {getattr(self._tokens, name)}"
                 )
-        question = Turn(role="user", texts=("", "q"))
+        question = Turn(role="user", texts=("", "q"), media=("image",))
         self.encode([question, Turn(role="assistant", texts=("a",))], [1], verify=True)
         self.encode_prompt([question], [1])
 
 
 def _message(turn: Turn, texts: Sequence[str]) -> dict[str, object]:
-    """Give a turn as the template wants it: plain text, or a list of parts where there are images."""
-    if not turn.images:
+    """Give a turn as the template wants it: plain text, or a list of parts where there are media."""
+    if not turn.media:
         return {"role": turn.role, "content": texts[0]}
     parts: list[dict[str, str]] = []
     for number, text in enumerate(texts):
         if number:
-            parts.append({"type": "image"})
+            parts.append({"type": turn.media[number - 1]})
         if text:
             parts.append({"type": "text", "text": text})
     return {"role": turn.role, "content": parts}

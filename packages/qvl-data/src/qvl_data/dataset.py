@@ -12,12 +12,13 @@ import numpy as np
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.chat import LossOn
-from qvl_data.order import SampleOrder, held_out
+from qvl_data.media.preflight import MediaCheck, Progress, check_media, remember
+from qvl_data.order.sample_order import SampleOrder, held_out
 from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
-from qvl_data.preflight import MediaCheck, Progress, check_media, remember
-from qvl_data.problem_list import ProblemList
 from qvl_data.processor import Processor, load_processor
-from qvl_data.records import Record, read_records
+from qvl_data.records.formats import read_records
+from qvl_data.records.problem_list import ProblemList
+from qvl_data.records.record import Record
 from qvl_data.samples import PlannedSample, Sample, build_sample
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _load(
     except DataError as error:
         problems.extend(error.problems)
         return _Loaded(records=[], digest="", read=0, weight=weight)
-    if not root.is_dir() and any(record.images for record in records):
+    if not root.is_dir() and any(record.media for record in records):
         fix = "set media_root of this source to the folder that the image paths start from"
         problems.add(
             Problem(where=str(root), key="data.sources.media_root", message="there is no such folder", fix=fix)
@@ -289,9 +290,9 @@ def _data_hash(loaded: Sequence[_Loaded], media: MediaCheck) -> str:
     for part in loaded:
         total.update(f"source {part.digest}\n".encode())
         names = {
-            (written, media.facts[path].digest)
+            (medium.written, media.facts[path].digest)
             for record, paths in part.records
-            for written, path in zip(record.images, paths, strict=True)
+            for medium, path in zip(record.media, paths, strict=True)
         }
         for written, digest in sorted(names):
             total.update(f"{digest} {written}\n".encode())

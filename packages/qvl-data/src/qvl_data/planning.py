@@ -12,12 +12,12 @@ from qvl_core.geometry import GeometryError, tokens_of
 from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError
-from qvl_data.images import ImageFacts
-from qvl_data.media_paths import MediaPathError, resolve_media_path
-from qvl_data.preflight import MediaCheck, Progress
-from qvl_data.problem_list import SHOWN, ProblemList
+from qvl_data.media.images import ImageFacts
+from qvl_data.media.paths import MediaPathError, resolve_media_path
+from qvl_data.media.preflight import MediaCheck, Progress
 from qvl_data.processor import Processor
-from qvl_data.records import Record
+from qvl_data.records.problem_list import SHOWN, ProblemList
+from qvl_data.records.record import Record
 from qvl_data.samples import MediaFile, PlannedSample
 
 TooLong = Literal["drop", "error", "shrink"]
@@ -53,7 +53,7 @@ def resolve_media(
     resolved = []
     for record in records:
         try:
-            resolved.append((record, tuple(resolve_media_path(written, media_root) for written in record.images)))
+            resolved.append((record, tuple(resolve_media_path(medium.written, media_root) for medium in record.media)))
         except MediaPathError as error:
             problems.add(Problem(where=record.where, key="image", message=str(error)))
     return resolved
@@ -94,8 +94,8 @@ def _media_files(
             problems.add(Problem(where=record.where, key=printable(str(path)), message=errors[path]))
     if any(path in errors for path in paths):
         return None
-    pairs = zip(record.images, paths, strict=True)
-    return tuple(MediaFile(written=written, path=path, facts=facts[path]) for written, path in pairs)
+    pairs = zip(record.media, paths, strict=True)
+    return tuple(MediaFile(written=medium.written, path=path, facts=facts[path]) for medium, path in pairs)
 
 
 def _plan_one(

@@ -18,7 +18,7 @@ from qvl_core.specs.load import CONFIG_NAME, load_spec
 from qvl_core.specs.model_spec import ModelSpec, VisionSpec
 
 from qvl_data.chat import ChatError, ChatTokenizer
-from qvl_data.pixels import ImageRules, normalised_levels
+from qvl_data.media.pixels import ImageRules, normalised_levels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,9 +12,9 @@ from qvl_core.errors import DataError, Problem
 from qvl_core.geometry import GeometryError, tokens_of
 
 from qvl_data.chat import ChatError
-from qvl_data.images import ImageError, decode_image, load_image, to_rgb
+from qvl_data.media.images import ImageError, decode_image, load_image, to_rgb
 from qvl_data.processor import Processor
-from qvl_data.records import Turn
+from qvl_data.records.record import MediaKind, Turn
 from qvl_data.samples import Sample, patches_of
 
 
@@ -33,7 +33,8 @@ def build_prompt(
     """
     if not text.strip() and not images:
         raise DataError(Problem(where=sample_id, message="the prompt is empty: no text and no image"))
-    turns = [Turn(role="user", texts=(*("" for _ in images), text))]
+    media: tuple[MediaKind, ...] = tuple("image" for _ in images)
+    turns = [Turn(role="user", texts=(*("" for _ in images), text), media=media)]
     if system is not None:
         turns.insert(0, Turn(role="system", texts=(system,)))
     try:

@@ -14,9 +14,9 @@ from qvl_core.geometry import GeometryError, tokens_of
 from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError, LossOn
-from qvl_data.images import ImageError, ImageFacts, load_image
+from qvl_data.media.images import ImageError, ImageFacts, load_image
 from qvl_data.processor import Processor
-from qvl_data.records import Record
+from qvl_data.records.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)

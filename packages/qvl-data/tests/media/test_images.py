@@ -14,7 +14,7 @@ from data_files import save_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from qvl_data.images import ImageError, ImageFacts, check_image, decode_image, load_image
+from qvl_data.media.images import ImageError, ImageFacts, check_image, decode_image, load_image
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qvl_data.media_paths import MediaPathError, resolve_media_path
+from qvl_data.media.paths import MediaPathError, resolve_media_path
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from qvl_core.geometry import GeometryError, patchify
-from qvl_data.pixels import normalised_levels
+from qvl_data.media.pixels import normalised_levels
 from qvl_data.processor import Processor
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from data_files import save_image
-from qvl_data import preflight
-from qvl_data.preflight import MediaCheck, check_media, remember
+from qvl_data.media import preflight
+from qvl_data.media.preflight import MediaCheck, check_media, remember
 
 
 @pytest.fixture

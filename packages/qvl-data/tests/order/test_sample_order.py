@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from qvl_data.order import SampleOrder, held_out, shuffled
+from qvl_data.order.sample_order import SampleOrder, held_out, shuffled
 
 
 def order(counts: tuple[int, ...], weights: tuple[float, ...] | None = None, seed: int = 1) -> SampleOrder:

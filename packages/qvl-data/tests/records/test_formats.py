@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from data_files import llava, write_records
 from qvl_core.errors import DataError
-from qvl_data.json_records import Element
-from qvl_data.problem_list import ProblemList
-from qvl_data.records import Record, parse_element, read_records
+from qvl_data.records.formats import parse_element, read_records
+from qvl_data.records.json_records import Element
+from qvl_data.records.problem_list import ProblemList
+from qvl_data.records.record import Medium, Record
 
 PATH = Path("d.json")
 
@@ -30,7 +31,7 @@ def complaint(value: Any, format_name: str = "llava") -> str:
 def test_llava_with_image_string_list_none_and_several() -> None:
     one = parse(llava("<image>\nWhat?", "A cat", "a.jpg"))
     assert isinstance(one, Record)
-    assert one.images == ("a.jpg",)
+    assert one.media == (Medium(kind="image", written="a.jpg"),)
     assert one.where == "d.json:7"
     assert [(turn.role, turn.texts) for turn in one.turns] == [("user", ("", "\nWhat?")), ("assistant", ("A cat",))]
     two = parse(llava("<image> and <image>?", "A", ["a.jpg", "b.jpg"]))
@@ -39,7 +40,7 @@ def test_llava_with_image_string_list_none_and_several() -> None:
     for nothing in (None, "", []):
         text_only = parse({**llava("Hello", "Hi"), "image": nothing})
         assert isinstance(text_only, Record)
-        assert text_only.images == ()
+        assert text_only.media == ()
 
 
 def test_sharegpt_with_system_and_several_turns() -> None:
@@ -90,8 +91,8 @@ def test_accepts_right_roles(roles: tuple[str, ...]) -> None:
         (llava("Hello", " \n"), "the answer is empty"),
         (llava(" ", "a"), "the user's message is empty"),
         (llava("Hello", "an <image>", "x.jpg"), "in a message of the assistant"),
-        (llava("<video> what?", "a"), "reads images only"),
-        ({**llava("Hello", "a"), "video": "x.mp4"}, "`video`, but this version reads images only"),
+        (llava("<video> what?", "a"), "1 <video> marker(s) in the text, 0 video(s)"),
+        ({**llava("Hello", "a"), "video": "x.mp4"}, "0 <video> marker(s) in the text, 1 video(s)"),
         (llava("<image>", "a", {"path": "x"}), "expected a path or a list of paths"),
         (llava("<image>", "a", [""]), "expected a path or a list of paths"),
         ({**llava("Hello", "a"), "images": ["x.jpg"]}, "the llava format has `image`"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvl_core.errors import DataError
-from qvl_data.json_records import Element, iterate_elements, read_data_file
+from qvl_data.records.json_records import Element, iterate_elements, read_data_file
 
 
 def elements(data: bytes) -> list[Element]:

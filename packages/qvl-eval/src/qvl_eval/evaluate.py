@@ -151,7 +151,7 @@ def _own_record(evaluation: Evaluation, options: RunOptions) -> RunRecord | None
 
 def _check_images(evaluation: Evaluation) -> None:
     """Decode every picture once: a broken one is told before the model is loaded, not an hour later."""
-    from qvl_data.images import ImageError, decode_image
+    from qvl_data.media.images import ImageError, decode_image
 
     assert evaluation.recipe.eval is not None
     problems = []

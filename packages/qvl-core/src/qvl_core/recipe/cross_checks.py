@@ -14,8 +14,10 @@ from pathlib import Path
 
 from qvl_core.errors import Problem
 from qvl_core.lora_table import COMPONENTS, TARGETS
+from qvl_core.recipe import data_checks
 from qvl_core.recipe.draft import Draft
 from qvl_core.recipe.merge import EXCLUSIVE
+from qvl_core.recipe.problems import error, warning
 from qvl_core.recipe.wording import shown
 from qvl_core.specs.model_spec import ModelSpec
 
@@ -32,7 +34,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_something_trains(draft)
     yield from check_adapters(draft)
     yield from check_learning_rates(draft)
-    yield from check_pixel_bounds(draft)
+    yield from data_checks.check_recipe(draft)
     yield from check_precision(draft)
     yield from check_sampling(draft)
     yield from check_rules_fit_benchmark(draft)
@@ -44,9 +46,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
 
 def check_against_spec(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
     """Run every check between the data and the model's shape."""
-    yield from check_pixels_make_a_token(draft, spec)
-    yield from check_sequence_length(draft, spec)
-    yield from check_media_fit_sequence(draft, spec)
+    yield from data_checks.check_against_spec(draft, spec)
 
 
 def check_task_sections(draft: Draft) -> Iterator[Problem]:
@@ -58,10 +58,10 @@ def check_task_sections(draft: Draft) -> Iterator[Problem]:
     needed = {"sft": ("data", "train"), "eval": ("eval",), "infer": ("generation",)}[task]
     for section in needed:
         if not draft.states(section):
-            yield _error(section, f'is missing; task = "{task}" needs it', f"[{section}]\n{_EXAMPLES[section]}")
+            yield error(section, f'is missing; task = "{task}" needs it', f"[{section}]\n{_EXAMPLES[section]}")
     if task == "sft" and draft.states("data") and draft.take("data.sources") in (((),), ([],)):
         fix = 'sources = [{ path = "data/llava.json", format = "llava" }]'
-        yield _error("data.sources", 'is missing; task = "sft" needs at least one file of records', fix)
+        yield error("data.sources", 'is missing; task = "sft" needs at least one file of records', fix)
 
 
 _EXAMPLES = {
@@ -80,13 +80,13 @@ def check_exclusive_keys(draft: Draft) -> Iterator[Problem]:
             continue
         stated = [key for key in (first, second) if draft.states(f"{prefix}.{key}")]
         if len(stated) == 2:
-            yield _error(
+            yield error(
                 f"{prefix}.{second}",
                 f"is stated together with {first}; a recipe states one",
                 f"leave {second} or {first} out",
             )
         elif not stated and draft.take(f"{prefix}.{first}", f"{prefix}.{second}"):
-            yield _error(prefix, f"states neither {first} nor {second}; it needs one", _ONE_OF[first])
+            yield error(prefix, f"states neither {first} nor {second}; it needs one", _ONE_OF[first])
 
 
 _ONE_OF = {"name": 'name = "qwen2.5-vl-7b"', "steps": "steps = 10000", "fraction": "fraction = 0.1"}
@@ -100,21 +100,21 @@ def check_something_trains(draft: Draft) -> Iterator[Problem]:
     frozen = taken[1]
     if set(frozen) == set(_COMPONENTS) and not draft.states("train.lora"):
         message = "freezes vision, merger and text: nothing is left to train"
-        yield _error("model.freeze", message, 'freeze = ["vision", "merger"], or add [train.lora]')
+        yield error("model.freeze", message, 'freeze = ["vision", "merger"], or add [train.lora]')
     adapted = draft.take("train.lora.components")
     for component in _COMPONENTS:
         if not draft.states(f"train.optimizer.lr_scale.{component}"):
             continue
         if component in frozen if adapted is None else component not in adapted[0]:
             why = f"model.freeze holds {component}" if adapted is None else f"no adapter is on {component}"
-            yield _warning(f"train.optimizer.lr_scale.{component}", f"has no effect: {why}", "leave it out")
+            yield warning(f"train.optimizer.lr_scale.{component}", f"has no effect: {why}", "leave it out")
 
 
 def check_adapters(draft: Draft) -> Iterator[Problem]:
     """Refuse targets that no chosen component has, and components without a target; warn of a base that is nowhere."""
     if draft.states("train.lora") and draft.take("weights.init") == ("random",):
         message = "trains adapters of random weights, which no folder will hold: nothing can use or merge them"
-        yield _warning("train.lora", message, "give trained weights: leave weights.init out")
+        yield warning("train.lora", message, "give trained weights: leave weights.init out")
     taken = draft.take("train.lora.components", "train.lora.targets")
     if taken is None:
         return
@@ -122,7 +122,7 @@ def check_adapters(draft: Draft) -> Iterator[Problem]:
     for key, chosen in (("components", components), ("targets", targets)):
         if len(set(chosen)) < len(chosen):
             fix = f"{key} = {json.dumps(list(dict.fromkeys(chosen)))}"
-            yield _error(f"train.lora.{key}", "names one of them twice", fix)
+            yield error(f"train.lora.{key}", "names one of them twice", fix)
     names = [name for component in components for name in TARGETS[component]]
     for target in targets:
         if target not in names:
@@ -131,12 +131,12 @@ def check_adapters(draft: Draft) -> Iterator[Problem]:
             message = f"names {target}, which is no layer of {where}; {where} has {', '.join(dict.fromkeys(names))}"
             fix = f"components = {json.dumps([*components, *others[:1]])}"
             closest = difflib.get_close_matches(target, names, 1, 0.5)
-            yield _error("train.lora.targets", message, f'"{closest[0]}" in its place, or {fix}' if closest else fix)
+            yield error("train.lora.targets", message, f'"{closest[0]}" in its place, or {fix}' if closest else fix)
     for component in components:
         own = TARGETS[component]
         if not set(own) & set(targets):
             message = f"names {component}, which has none of the targets; it has {', '.join(own)}"
-            yield _error("train.lora.components", message, f"targets = {json.dumps([*targets, *own])}")
+            yield error("train.lora.components", message, f"targets = {json.dumps([*targets, *own])}")
 
 
 def check_learning_rates(draft: Draft) -> Iterator[Problem]:
@@ -144,16 +144,7 @@ def check_learning_rates(draft: Draft) -> Iterator[Problem]:
     taken = draft.take("train.optimizer.lr", "train.schedule.min_lr")
     if taken and taken[1] > taken[0]:
         message = f"is {taken[1]}, more than train.optimizer.lr = {taken[0]}"
-        yield _error("train.schedule.min_lr", message, f"min_lr = {taken[0]} or less")
-
-
-def check_pixel_bounds(draft: Draft) -> Iterator[Problem]:
-    """Refuse a smallest area above the largest."""
-    for kind in ("image", "video"):
-        taken = draft.take(f"data.{kind}.min_pixels", f"data.{kind}.max_pixels")
-        if taken and taken[0] > taken[1]:
-            message = f"is {taken[0]}, more than max_pixels = {taken[1]}"
-            yield _error(f"data.{kind}.min_pixels", message, f"min_pixels = {taken[1]}")
+        yield error("train.schedule.min_lr", message, f"min_lr = {taken[0]} or less")
 
 
 def check_precision(draft: Draft) -> Iterator[Problem]:
@@ -161,7 +152,7 @@ def check_precision(draft: Draft) -> Iterator[Problem]:
     taken = draft.take("model.dtype", "launch.device")
     if taken == ("bfloat16", "cpu"):
         message = 'is "bfloat16", but launch.device is "cpu", where MindSpore has no bfloat16 matmul'
-        yield _error("model.dtype", message, 'dtype = "float32"')
+        yield error("model.dtype", message, 'dtype = "float32"')
 
 
 def check_sampling(draft: Draft) -> Iterator[Problem]:
@@ -169,14 +160,14 @@ def check_sampling(draft: Draft) -> Iterator[Problem]:
     taken = draft.take("generation.temperature", "generation.top_k")
     if taken and taken[0] > 0 and taken[1] == 1:
         message = f"is {taken[0]}, but top_k = 1 always takes the likeliest token: answers stay greedy"
-        yield _warning("generation.temperature", message, "temperature = 0.0, or top_k = 0 to sample among all tokens")
+        yield warning("generation.temperature", message, "temperature = 0.0, or top_k = 0 to sample among all tokens")
 
 
 def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
     """Refuse scoring rules that do not know the benchmark."""
     taken = draft.take("eval.benchmark", "eval.rules")
     if taken and taken[0] == "digits_test" and taken[1] != "exact":
-        yield _error("eval.rules", f'is "{taken[1]}", which has no rules for digits_test', 'rules = "exact"')
+        yield error("eval.rules", f'is "{taken[1]}", which has no rules for digits_test', 'rules = "exact"')
 
 
 def check_master(draft: Draft) -> Iterator[Problem]:
@@ -187,7 +178,7 @@ def check_master(draft: Draft) -> Iterator[Problem]:
     master = taken[0]
     fix = 'master = "localhost:29501"'
     if reason := _master_fault(master):
-        yield _error("launch.master", f"is {shown(master)}: {reason}; it has to be {_MASTER_RULE}", fix)
+        yield error("launch.master", f"is {shown(master)}: {reason}; it has to be {_MASTER_RULE}", fix)
         return
     launch = draft.take("launch.device", "launch.nodes")
     device, nodes = launch or ("", 1)
@@ -196,7 +187,7 @@ def check_master(draft: Draft) -> Iterator[Problem]:
             f"is {shown(master)}, which the other machines cannot reach; launch.nodes is {nodes}: the first machine "
             "has to be named by MASTER_ADDR or SLURM_JOB_NODELIST when the run starts"
         )
-        yield _warning(
+        yield warning(
             "launch.master", message, 'master = "HOST:29501" with the first machine\'s host name or IPv4 address'
         )
 
@@ -220,7 +211,7 @@ def check_cpu_machines(draft: Draft) -> Iterator[Problem]:
     """Refuse several machines on CPU: mpiexec starts all processes on this one."""
     taken = draft.take("launch.device", "launch.nodes")
     if taken and taken[0] == "cpu" and taken[1] > 1:
-        yield _error("launch.nodes", f"is {taken[1]}; a CPU run uses one machine", "nodes = 1")
+        yield error("launch.nodes", f"is {taken[1]}; a CPU run uses one machine", "nodes = 1")
 
 
 def check_visible_devices(draft: Draft) -> Iterator[Problem]:
@@ -232,16 +223,16 @@ def check_visible_devices(draft: Draft) -> Iterator[Problem]:
     numbers = stated.split(",")
     if not all(number.isascii() and number.isdecimal() and len(number) <= 4 for number in numbers):
         message = f"is {shown(stated)}; it has to be a comma list of device numbers without spaces"
-        yield _error(key, message, f'{key.partition(".")[2]} = "0,1,2,3,4,5,6,7"')
+        yield error(key, message, f'{key.partition(".")[2]} = "0,1,2,3,4,5,6,7"')
         return
     if len(set(numbers)) < len(numbers):
-        yield _error(key, f"is {shown(stated)}, which names a device twice", "name each device once")
+        yield error(key, f"is {shown(stated)}, which names a device twice", "name each device once")
         return
     launch = draft.take("launch.device", "launch.devices_per_node")
     devices = (launch[1] or 8) if launch and launch[0] == "ascend" else 0
     if len(numbers) < devices:
         message = f"names {len(numbers)} devices; launch.devices_per_node is {devices}"
-        yield _error(key, message, f"devices_per_node = {len(numbers)} under [launch], or name {devices} devices")
+        yield error(key, message, f"devices_per_node = {len(numbers)} under [launch], or name {devices} devices")
 
 
 def check_output_apart_from_weights(draft: Draft) -> Iterator[Problem]:
@@ -254,44 +245,4 @@ def check_output_apart_from_weights(draft: Draft) -> Iterator[Problem]:
         relation = "is the folder of" if output == weights else "lies in"
         via = f" ({output})" if output != os.path.normpath(Path.cwd() / taken[0]) else ""
         message = f"is {shown(taken[0])}{via}, which {relation} weights.source = {shown(taken[1])}"
-        yield _error("output.dir", message, 'dir = "runs/NAME"')
-
-
-def check_pixels_make_a_token(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
-    """Refuse a largest area below one merged patch."""
-    side = spec.vision.patch_size * spec.vision.spatial_merge_size
-    for kind in ("image", "video"):
-        taken = draft.take(f"data.{kind}.max_pixels")
-        if taken and taken[0] < side**2:
-            message = f"is {taken[0]}; one token of {spec.name} covers {side} x {side} = {side**2} pixels"
-            yield _error(f"data.{kind}.max_pixels", message, f"max_pixels = {side**2} or more")
-
-
-def check_sequence_length(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
-    """Refuse samples longer than the model's context."""
-    taken = draft.take("task", "data.sequence_length")
-    limit = spec.text.max_position_embeddings
-    if taken and taken[0] == "sft" and taken[1] > limit:
-        message = f"is {taken[1]}; the context of {spec.name} is {limit} tokens"
-        yield _error("data.sequence_length", message, f"sequence_length = {limit}")
-
-
-def check_media_fit_sequence(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:
-    """Warn where one image of the largest area fills a whole sample: such samples would all be dropped."""
-    taken = draft.take("task", "data.sequence_length", "data.image.max_pixels", "data.too_long")
-    if taken is None or taken[0] != "sft" or taken[3] == "shrink":
-        return
-    side = spec.vision.patch_size * spec.vision.spatial_merge_size
-    tokens = taken[2] // side**2
-    if tokens >= taken[1]:
-        message = f"is {taken[1]}, but one image of data.image.max_pixels = {taken[2]} has about {tokens} tokens"
-        fix = f"max_pixels = {taken[1] // 2 * side**2} under [data.image], or a longer sequence_length"
-        yield _warning("data.sequence_length", message, fix)
-
-
-def _error(key: str, message: str, fix: str) -> Problem:
-    return Problem(where="", key=key, message=message, fix=fix)
-
-
-def _warning(key: str, message: str, fix: str) -> Problem:
-    return Problem(where="", key=key, message=message, fix=fix, severity="warning")
+        yield error("output.dir", message, 'dir = "runs/NAME"')

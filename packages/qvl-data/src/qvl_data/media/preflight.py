@@ -18,7 +18,7 @@ from pathlib import Path
 from qvl_core.durable import atomic_write
 from qvl_core.errors import QvlError
 
-from qvl_data.images import ImageError, ImageFacts, check_image
+from qvl_data.media.images import ImageError, ImageFacts, check_image
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

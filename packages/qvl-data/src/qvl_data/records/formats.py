@@ -6,42 +6,23 @@ Formats of this version: `llava` (`conversations` with `from`/`value`, `image` a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.json_records import Element, iterate_elements, read_data_file
-from qvl_data.problem_list import ProblemList
+from qvl_data.records.json_records import Element, iterate_elements, read_data_file
+from qvl_data.records.problem_list import ProblemList
+from qvl_data.records.record import MediaKind, Medium, Record, Role, Turn
 
-Role = Literal["system", "user", "assistant"]
 IMAGE_MARKER = "<image>"
 VIDEO_MARKER = "<video>"
+_MARKER = re.compile("(<image>|<video>)")
+_KINDS: dict[str, MediaKind] = {IMAGE_MARKER: "image", VIDEO_MARKER: "video"}
 _EXCERPT = 80
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One message. `texts` are the pieces between image markers, so a turn holds len(texts) - 1 images."""
-
-    role: Role
-    texts: tuple[str, ...]
-
-    @property
-    def images(self) -> int:
-        """Count the images of this turn."""
-        return len(self.texts) - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One conversation that passed every check that needs no media. `where` (see Element) names the sample."""
-
-    where: str
-    turns: tuple[Turn, ...]
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +33,7 @@ class _Layout:
     role: str
     text: str
     roles: dict[str, Role]
-    media: Callable[[dict[str, Any], list[str]], tuple[str, ...]]
+    media: Callable[[dict[str, Any], list[str]], tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 def read_records(
@@ -107,17 +88,14 @@ def _parse_record(value: Any, layout: _Layout, where: str, messages: list[str]) 
         found = "is missing" if raw_turns is None else ("is empty" if raw_turns == [] else f"is {_kind(raw_turns)}")
         messages.append(f"`{layout.turns}` {found}; it holds the list of messages. Keys found: {_keys(value)}")
         return None
-    images = layout.media(value, messages)
+    images, videos = layout.media(value, messages)
     turns = tuple(_parse_turns(raw_turns, layout, messages))
     if messages:
         return None
     _check_order(turns, messages)
     _check_contents(turns, messages)
-    markers = sum(turn.images for turn in turns)
-    if markers != len(images):
-        counted = f"{markers} {IMAGE_MARKER} marker(s) in the text, {len(images)} image(s) in the record"
-        messages.append(f"{counted}; each image needs one")
-    return Record(where=where, turns=turns, images=images)
+    media = _in_order(turns, {"image": images, "video": videos}, messages)
+    return Record(where=where, turns=turns, media=media)
 
 
 def _parse_turns(raw_turns: list[Any], layout: _Layout, messages: list[str]) -> Iterator[Turn]:
@@ -134,7 +112,25 @@ def _parse_turns(raw_turns: list[Any], layout: _Layout, messages: list[str]) -> 
         if not isinstance(text, str):
             messages.append(f"{name} has `{layout.text}` of kind {_kind(text)}, not a string")
             continue
-        yield Turn(role=layout.roles[role], texts=tuple(text.split(IMAGE_MARKER)))
+        pieces = _MARKER.split(text)
+        kinds = tuple(_KINDS[marker] for marker in pieces[1::2])
+        yield Turn(role=layout.roles[role], texts=tuple(pieces[::2]), media=kinds)
+
+
+def _in_order(
+    turns: tuple[Turn, ...], paths: dict[MediaKind, tuple[str, ...]], messages: list[str]
+) -> tuple[Medium, ...]:
+    """Give the media in the order of their markers; add a message where markers and paths differ in number."""
+    kinds = [kind for turn in turns for kind in turn.media]
+    for kind, written in paths.items():
+        markers = kinds.count(kind)
+        if markers != len(written):
+            counted = f"{markers} <{kind}> marker(s) in the text, {len(written)} {kind}(s) in the record"
+            messages.append(f"{counted}; each {kind} needs one")
+    if messages:
+        return ()
+    left = {kind: iter(written) for kind, written in paths.items()}
+    return tuple(Medium(kind=kind, written=next(left[kind])) for kind in kinds)
 
 
 def _check_order(turns: tuple[Turn, ...], messages: list[str]) -> None:
@@ -155,34 +151,25 @@ def _check_contents(turns: tuple[Turn, ...], messages: list[str]) -> None:
         is_blank = not "".join(turn.texts).strip()
         if is_blank and turn.role == "assistant":
             messages.append(f"message {number}: the answer is empty")
-        elif is_blank and turn.role == "user" and not turn.images:
+        elif is_blank and turn.role == "user" and not turn.media:
             messages.append(f"message {number}: the user's message is empty")
-        if turn.images and turn.role != "user":
-            messages.append(
-                f"message {number}: {IMAGE_MARKER} in a message of the {turn.role}; images go to the user's"
-            )
-        if any(VIDEO_MARKER in text for text in turn.texts):
-            messages.append(f"message {number}: {VIDEO_MARKER} marker, but this version reads images only")
+        if turn.media and turn.role not in ("user", "tool"):
+            marker = f"<{turn.media[0]}>"
+            messages.append(f"message {number}: {marker} in a message of the {turn.role}; media go to the user's")
 
 
-def _llava_media(value: dict[str, Any], messages: list[str]) -> tuple[str, ...]:
-    _refuse_media(value, ("video", "videos"), messages)
+def _llava_media(value: dict[str, Any], messages: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if "images" in value and "image" not in value:
         messages.append("has `images`; the llava format has `image` (a string or a list)")
-    return _path_list(value.get("image"), "image", messages)
+    return _path_list(value.get("image"), "image", messages), _path_list(value.get("video"), "video", messages)
 
 
-def _sharegpt_media(value: dict[str, Any], messages: list[str]) -> tuple[str, ...]:
-    _refuse_media(value, ("video", "videos", "audios"), messages)
+def _sharegpt_media(value: dict[str, Any], messages: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if value.get("audios"):
+        messages.append("has `audios`, which Qwen2.5-VL cannot hear")
     if "image" in value and "images" not in value:
         messages.append("has `image`; the sharegpt format has `images` (a list)")
-    return _path_list(value.get("images"), "images", messages)
-
-
-def _refuse_media(value: dict[str, Any], keys: tuple[str, ...], messages: list[str]) -> None:
-    for key in keys:
-        if value.get(key):
-            messages.append(f"has `{key}`, but this version reads images only")
+    return _path_list(value.get("images"), "images", messages), _path_list(value.get("videos"), "videos", messages)
 
 
 def _path_list(raw: Any, key: str, messages: list[str]) -> tuple[str, ...]:

@@ -1,17 +1,13 @@
 """The sections of a recipe, one module each."""
 
-from qvl_core.recipe.sections.data import (
-    DataSection,
-    ImageSection,
-    SourceSection,
-    ValidationSection,
-    VideoSection,
-)
+from qvl_core.recipe.sections.data import DataSection
+from qvl_core.recipe.sections.data_sources import SourceSection, TagSection, ValidationSection
 from qvl_core.recipe.sections.env import EnvSection
 from qvl_core.recipe.sections.evaluation import EvalSection
 from qvl_core.recipe.sections.generation import GenerationSection
 from qvl_core.recipe.sections.launch import LaunchSection
 from qvl_core.recipe.sections.layout import LayoutSection
+from qvl_core.recipe.sections.media import ImageSection, VideoSection
 from qvl_core.recipe.sections.model import ModelSection
 from qvl_core.recipe.sections.output import ExpectedSection, OutputSection
 from qvl_core.recipe.sections.section import Component, Section
@@ -48,6 +44,7 @@ __all__ = [
     "ScheduleSection",
     "Section",
     "SourceSection",
+    "TagSection",
     "TrainSection",
     "ValidationSection",
     "VideoSection",

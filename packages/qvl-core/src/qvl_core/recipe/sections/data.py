@@ -9,122 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from qvl_core.recipe.sections.data_sources import SourceSection, ValidationSection
+from qvl_core.recipe.sections.media import ImageSection, VideoSection
 from qvl_core.recipe.sections.section import PathText, Section, section_defaults
-
-RecordFormat = Literal["llava", "sharegpt"]
-MAX_PIXELS = 1_000_000_000
-
-
-class SourceSection(Section):
-    """One file of records."""
-
-    path: PathText = Field(
-        description="JSON or JSON Lines file, relative to the working directory.", examples=["data/llava.json"]
-    )
-    format: RecordFormat = Field(
-        default="llava",
-        description="Shape of a record: llava (`conversations` with from/value, `image`) or sharegpt (`messages` with "
-        "role/content, `images`, `videos`). Default llava: what the published instruction sets use.",
-        examples=["llava"],
-    )
-    media_root: str = Field(
-        default="",
-        max_length=4096,
-        description="Folder under which the media of the records lie; a path that leaves it is an error. Default: the "
-        "folder of `path`.",
-        examples=["data/COCO2017/train2017"],
-    )
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        le=1e6,
-        description="How often a sample of this source is drawn, relative to the other sources. Greater than 0. "
-        "Default 1.0: each sample once per epoch.",
-        examples=[1.0],
-    )
-    max_samples: int | None = Field(
-        default=None,
-        ge=1,
-        description="Use the first N records only, samples, at least 1. Default: all.",
-        examples=[1000],
-    )
-
-
-class ValidationSection(Section):
-    """Held-out samples: a fraction of the sources or a file of its own, not both."""
-
-    fraction: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Part of the samples held out, between 0 and 1, drawn with train.seed. Either this or `path`.",
-        examples=[0.1],
-    )
-    path: PathText | None = Field(
-        default=None, description="File of held-out records. Either this or `fraction`.", examples=["data/val.json"]
-    )
-    format: RecordFormat = Field(
-        default="llava", description="Shape of a record of `path`, as in sources. Default llava.", examples=["llava"]
-    )
-    media_root: str = Field(
-        default="",
-        max_length=4096,
-        description="Folder of the media of `path`. Default: the folder of `path`.",
-        examples=["data/val"],
-    )
-
-
-class ImageSection(Section):
-    """Bounds on an image's area before it is cut into patches; 28 x 28 pixels make one token."""
-
-    min_pixels: int = Field(
-        default=3136,
-        ge=1,
-        le=MAX_PIXELS,
-        description="Smallest area of an image, pixels; smaller ones are enlarged. Default 3136: 4 tokens.",
-        examples=[3136],
-    )
-    max_pixels: int = Field(
-        default=262_144,
-        ge=1,
-        le=MAX_PIXELS,
-        description="Largest area of an image, pixels; larger ones are shrunk. Default 262144: about 334 tokens, "
-        "what the reference recipes train with.",
-        examples=[262144],
-    )
-
-
-class VideoSection(Section):
-    """How videos are sampled, and bounds on the area of a frame; two frames of 28 x 28 pixels make one token."""
-
-    fps: float = Field(
-        default=2.0,
-        gt=0,
-        le=240,
-        description="Frames taken per second of video. Default 2.0: what the model was trained with.",
-        examples=[2.0],
-    )
-    max_frames: int = Field(
-        default=64,
-        ge=2,
-        le=100_000,
-        description="Most frames taken of one video, evenly spaced, at least 2. Default 64.",
-        examples=[64],
-    )
-    min_pixels: int = Field(
-        default=12_544,
-        ge=1,
-        le=MAX_PIXELS,
-        description="Smallest area of a frame, pixels. Default 12544: 16 tokens per pair of frames.",
-        examples=[12544],
-    )
-    max_pixels: int = Field(
-        default=131_072,
-        ge=1,
-        le=MAX_PIXELS,
-        description="Largest area of a frame, pixels. Default 131072: about 167 tokens per pair of frames.",
-        examples=[131072],
-    )
 
 
 class DataSection(Section):
@@ -162,11 +49,43 @@ class DataSection(Section):
         "sample is one sample.",
         examples=[False],
     )
+    balance: Literal["none", "length"] = Field(
+        default="none",
+        description="How the samples of a step are dealt to micro batches and replicas: none (as they come) or length "
+        "(equal amounts of tokens). The samples of a step are the same. Default none.",
+        examples=["length"],
+    )
     streaming: bool = Field(
         default=False,
-        description="Read records as training goes instead of indexing all of them first. Default false: exact "
-        "shuffling.",
+        description="Read and check records as training goes, for data too large to index first. Default false: exact "
+        "shuffling, and every record is checked before the first step.",
         examples=[False],
+    )
+    shuffle_buffer: int = Field(
+        default=16_384,
+        ge=1,
+        le=100_000_000,
+        description="With streaming: samples among which the next one is drawn. Default 16384.",
+        examples=[16384],
+    )
+    media_check: Literal["decode", "header"] = Field(
+        default="decode",
+        description="How images are checked before a run: decode (finds truncated ones) or header (fast; the rest is "
+        "found during training). Default decode. Streaming checks none before the run.",
+        examples=["header"],
+    )
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="What a sample that cannot be used does to the run: stop it, or be replaced by another and logged "
+        "with file and line. Default stop.",
+        examples=["skip"],
+    )
+    max_bad_samples: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000_000,
+        description="With on_bad_sample = 'skip': how many a run may meet before it stops all the same. Default 100.",
+        examples=[100],
     )
     image: ImageSection = Field(
         default_factory=section_defaults,
@@ -185,6 +104,26 @@ class DataSection(Section):
         description="Tokens that are learned: every answer, the last answer, or the whole conversation. Default "
         "answers.",
         examples=["answers"],
+    )
+    grounding: Literal["resized", "norm1000"] = Field(
+        default="resized",
+        description="Frame in which boxes and points of `objects` are written into the text: resized (pixels of the "
+        "image as the model sees it, what Qwen2.5-VL was trained with) or norm1000 (0 to 1000). Default resized.",
+        examples=["resized"],
+    )
+    vision_cache: bool = Field(
+        default=False,
+        description="Compute the vision features of each medium once and keep them in cache_dir. Needs vision and "
+        "merger frozen. Default false.",
+        examples=[False],
+    )
+    sample_timeout_s: float = Field(
+        default=600.0,
+        gt=0,
+        le=86_400,
+        description="Longest time that the making of one sample may take, seconds; then the run stops and names it. "
+        "Default 600.",
+        examples=[600.0],
     )
     workers: int = Field(
         default=8,

@@ -1,0 +1,1 @@
+"""Images and videos: paths, checks, pixels, frames. No record and no token is known here."""

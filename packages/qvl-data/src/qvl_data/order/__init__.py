@@ -1,0 +1,1 @@
+"""Which sample is used when: pure functions of seed, epoch and position."""
