@@ -20,6 +20,8 @@ from PIL import Image
 from qvl_core.errors import DataError
 from qvl_core.input_file import read_regular_file
 
+from qvl_data.media.error import MediaError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Pillow's own limit, above which it warns of a decompression bomb; here it is an error.
 MAX_SOURCE_PIXELS = 89_478_485
@@ -37,8 +39,8 @@ _TURNS = {
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-class ImageError(ValueError):
-    """An image that cannot be used; the text starts with what is wrong. Callers add the file and the record."""
+class ImageError(MediaError):
+    """An image that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
