@@ -80,7 +80,7 @@ class VideoRules:
     levels: NDArray[np.float32]
 
     def plan(self, facts: VideoFacts, max_pixels: int | None = None) -> VideoPlan:
-        """Choose frames and their size; `max_pixels` lowers the limit for one video (`shrink`). Raises GeometryError."""
+        """Choose frames and their size; `max_pixels` lowers the limit for one video. Raises GeometryError."""
         wanted = Sampling(fps=self.fps, min_frames=self.min_frames, max_frames=self.max_frames)
         sampled = sample_frames(self.sampling, facts, wanted)
         limit = self._frame_limit(len(sampled.indices), max_pixels)
