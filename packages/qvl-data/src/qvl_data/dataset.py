@@ -169,7 +169,9 @@ def _load(
     root = Path(source.media_root) if source.media_root else path.parent
     before = problems.count
     try:
-        records, content = read_records(path, format_name=source.format, max_samples=max_samples, problems=problems)
+        records, digest = read_records(
+            path, format_name=source.format, max_samples=max_samples, problems=problems, tags=source.tags
+        )
     except DataError as error:
         problems.extend(error.problems)
         return _Loaded(records=[], digest="", read=0, weight=weight)
@@ -181,7 +183,7 @@ def _load(
         return _Loaded(records=[], digest="", read=0, weight=weight)
     read = len(records) + problems.count - before
     resolved = resolve_media(records, root, problems)
-    return _Loaded(records=resolved, digest=hashlib.sha256(content).hexdigest(), read=read, weight=weight)
+    return _Loaded(records=resolved, digest=digest, read=read, weight=weight)
 
 
 def _refuse_later_features(recipe: Recipe) -> None:
