@@ -18,8 +18,8 @@ from qvl_data.media.memory import memory_file, remember
 from qvl_data.order.sample_order import SampleOrder, held_out
 from qvl_data.planning import PlannedSample, digest_of
 from qvl_data.processor import Processor, processor_of
+from qvl_data.records.element import Element, Place
 from qvl_data.records.formats import parse_element
-from qvl_data.records.json_records import Element, Place
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.records.record import Frame, Record
 from qvl_data.records.record_file import RecordFile
@@ -83,7 +83,7 @@ class Dataset:
         )
 
     def sample(self, index: int) -> Sample:
-        """Make sample `index`. Raises DataError, with file and line, if record or media have changed since the check."""
+        """Make sample `index`. Raises DataError, with file and line, if record or media have changed since."""
         return build_sample(self.planned(index), self.processor, loss_on=self.loss_on, frame=self.frame)
 
     def order(self, seed: int) -> SampleOrder:
@@ -181,17 +181,15 @@ def survey_once(
     recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, *, decode: bool, progress: Progress | None
 ) -> Survey:
     """Give the survey of an earlier run where nothing has changed, else make and keep one. Raises DataError."""
-    problems = ProblemList()
-    opened = open_sources(rules, problems)
-    problems.raise_if_any(recipe.path)
+    cache_dir = Path(recipe.data.cache_dir)
+    opened = open_sources(rules, ProblemList())
     job = make_job(recipe, list(rules), [(source, file.path) for source, file in opened], processor, decode=decode)
-    kept = survey_file(job, [file.digest() for _, file in opened], Path(recipe.data.cache_dir))
-    found = read_survey(kept, rules, decode=decode)
+    kept = survey_file(job, [file.digest() for _, file in opened], cache_dir)
+    found = read_survey(kept, rules, decode=decode) if opened else None
     if found is None:
         found = survey(recipe, rules, processor, decode=decode, progress=progress)
         found.problems.raise_if_any(recipe.path)
-        roots = [rule.media_root for rule in rules]
-        remember(memory_file(Path(recipe.data.cache_dir), roots), found.media.files(), decoded=decode)
+        remember(memory_file(cache_dir, [rule.media_root for rule in rules]), found.media.files(), decoded=decode)
         save_survey(kept, found)
     return found
 

@@ -16,11 +16,11 @@ from qvl_data.chat import ChatError
 from qvl_data.media.checker import MediaChecker, MissingMediaError
 from qvl_data.media.error import MediaError
 from qvl_data.media.facts import MediaFile
-from qvl_data.media.paths import MediaPathError, resolve_media_path
+from qvl_data.media.paths import MediaPathError, MediaRoot
 from qvl_data.processor import Processor
+from qvl_data.records.element import Element
 from qvl_data.records.formats import parse_element
 from qvl_data.records.grounding import check_regions, grounded_turns
-from qvl_data.records.json_records import Element
 from qvl_data.records.problem_list import Finding, Kind
 from qvl_data.records.record import Frame, Record, Turn
 from qvl_data.source_rules import SourceRules
@@ -67,13 +67,15 @@ class Planner:
         self._checker = checker
         self._rule = rule
         self._frame = frame
+        self._roots: dict[tuple[Path, bool], MediaRoot] = {}
 
     def judge(self, element: Element, source: SourceRules, path: Path) -> Verdict:
         """Say what becomes of one element of the file `path`."""
         where = element.where(path)
         record = parse_element(element, path=path, format_name=source.format, tags=source.tags)
         if not isinstance(record, Record):
-            return Verdict(where=where, outcome="wrong", findings=tuple(record))
+            findings = [Finding(kind="record", problem=problem) for problem in record]
+            return Verdict(where=where, outcome="wrong", findings=tuple(findings))
         files, findings = self._files(record, source)
         if findings:
             return Verdict(where=where, outcome="wrong", findings=tuple(findings))
@@ -86,10 +88,11 @@ class Planner:
 
     def resolve(self, record: Record, source: SourceRules) -> tuple[Path, ...]:
         """Give the real path of each medium of a record. Raises MediaPathError."""
-        return tuple(
-            resolve_media_path(medium.written, source.media_root, allow_outside=source.allow_outside)
-            for medium in record.media
-        )
+        key = (source.media_root, source.allow_outside)
+        root = self._roots.get(key)
+        if root is None:
+            root = self._roots[key] = MediaRoot(source.media_root, allow_outside=source.allow_outside)
+        return tuple(root.resolve(medium.written) for medium in record.media)
 
     def _files(self, record: Record, source: SourceRules) -> tuple[tuple[MediaFile, ...], list[Finding]]:
         try:
@@ -116,9 +119,8 @@ class Planner:
         if sample.tokens <= limit:
             return Verdict(where=record.where, outcome="used", sample=sample)
         media_tokens = sample.tokens - sample.text_tokens
-        message = (
-            f"has {sample.tokens:,} tokens ({sample.text_tokens:,} text, {media_tokens:,} media); the limit is {limit:,}"
-        )
+        parts = f"{sample.text_tokens:,} text, {media_tokens:,} media"
+        message = f"has {sample.tokens:,} tokens ({parts}); the limit is {limit:,}"
         if self._rule.policy == "error":
             fix = "raise data.sequence_length, lower max_pixels, or set data.too_long"
             return _wrong(record.where, "too_long", message, key="data.sequence_length", fix=fix)

@@ -52,9 +52,7 @@ class MediumPatches:
     frame_times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
-def build_sample(
-    planned: PlannedSample, processor: Processor, *, loss_on: LossOn, frame: Frame = "resized"
-) -> Sample:
+def build_sample(planned: PlannedSample, processor: Processor, *, loss_on: LossOn, frame: Frame = "resized") -> Sample:
     """Read the media and make the sample. Raises DataError, with the record's file and line, if a file has changed."""
     record = planned.record
     media = [_load(file, planned, processor) for file in planned.media]

@@ -25,7 +25,12 @@ class MediaChecker:
     """
 
     def __init__(
-        self, *, decode: bool, video_timeout_s: float, memory: Mapping[FileKey, Known] | None = None, kept: int = 100_000
+        self,
+        *,
+        decode: bool,
+        video_timeout_s: float,
+        memory: Mapping[FileKey, Known] | None = None,
+        kept: int = 100_000,
     ) -> None:
         self._decode = decode
         self._timeout_s = video_timeout_s

@@ -41,5 +41,7 @@ def facts_from_row(row: Sequence[Any]) -> MediaFacts:
     types = {"image": ImageFacts, "video": VideoFacts}
     if kind not in types or len(values) != len(fields(types[kind])):
         raise ValueError(f"{row!r} are not the facts of a medium")
-    facts: MediaFacts = types[kind](**{field.name: value for field, value in zip(fields(types[kind]), values, strict=True)})
+    facts: MediaFacts = types[kind](
+        **{field.name: value for field, value in zip(fields(types[kind]), values, strict=True)}
+    )
     return facts

@@ -52,11 +52,13 @@ class ImageFacts:
     digest: str
 
 
-def check_image(path: Path) -> ImageFacts:
+def check_image(path: Path, *, decode: bool = True) -> ImageFacts:
     """Decode a file as cheaply as truncation can still be seen, and give its facts. Raises ImageError."""
     data = _read(path)
     image = _open(data)
     height, width = image.height, image.width
+    if not decode:
+        return ImageFacts(height=height, width=width, digest=hashlib.sha256(data).hexdigest())
     if image.format in ("JPEG", "MPO"):
         # Decoding to an eighth of the size reads the whole entropy-coded stream but skips most of the arithmetic.
         image.draft(None, (max(1, width // 8), max(1, height // 8)))

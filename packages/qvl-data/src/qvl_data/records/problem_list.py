@@ -20,9 +20,9 @@ class Finding:
     """A problem and what kind of problem it is.
 
     file: the file as a whole · record: not a record of the format · role: unknown or in the wrong order · placeholder:
-    markers and media differ in number · empty: an empty message · path: leaves media_root · missing: no such media file ·
-    media: a file that is no image or video that can be used · region: a box or point that does not lie on its medium ·
-    template: the checkpoint's chat template refuses it · too_long: longer than the limit, policy `error`.
+    markers and media differ in number · empty: an empty message · path: leaves media_root · missing: no such media
+    file · media: a file that is no image or video that can be used · region: a box or point that does not lie on its
+    medium · template: the checkpoint's chat template refuses it · too_long: longer than the limit, policy `error`.
     """
 
     kind: Kind

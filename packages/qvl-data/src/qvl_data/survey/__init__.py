@@ -1,1 +1,1 @@
-"""The pass over all records before a run: judged by the same rules as in training, in several processes, memory flat."""
+"""The pass over all records before a run: the rules of training, in several processes, in little memory."""

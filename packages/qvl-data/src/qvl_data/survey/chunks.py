@@ -12,7 +12,7 @@ from qvl_core.errors import Problem
 
 from qvl_data.media.facts import MediaFile, facts_to_row
 from qvl_data.planning import PlannedSample, Planner, Verdict, digest_of
-from qvl_data.records.json_records import Element
+from qvl_data.records.element import Element, Place
 from qvl_data.records.problem_list import SHOWN, Finding
 from qvl_data.records.record_file import open_record_files
 from qvl_data.survey.job import SurveyJob
@@ -44,7 +44,8 @@ class Chunk:
 
     def add(self, verdict: Verdict, element: Element, source: int, file: int) -> None:
         """Add one record."""
-        self.file, self.offset = file, element.place.offset + element.place.size
+        place = _place(element)
+        self.file, self.offset = file, place.offset + place.size
         counts = self.outcomes.setdefault(file, Counter())
         counts["read"] += 1
         counts[verdict.outcome] += 1
@@ -69,7 +70,7 @@ class Chunk:
             self.more[finding.kind] += 1
 
     def _keep(self, sample: PlannedSample, element: Element, source: int, file: int) -> None:
-        place = element.place
+        place = _place(element)
         self.rows.append(
             [
                 *(source, file, place.offset, place.size, place.line, place.index, element.shares_line),
@@ -127,8 +128,12 @@ def _elements(job: SurveyJob) -> Iterator[tuple[int, int, Path, Element]]:
                     break
 
 
+def _place(element: Element) -> Place:
+    # An element that cannot be read may have none.
+    return element.place or Place(offset=0, size=0, line=element.line, index=element.index)
+
+
 def finding_of(row: list[str]) -> tuple[str, Problem]:
     """Give the kind and problem of one row of `Chunk.findings`."""
     kind, where, key, message, fix = row
     return kind, Problem(where=where, key=key, message=message, fix=fix)
-

@@ -31,8 +31,8 @@ class Counts:
 class Survey:
     """All records of all sources, judged.
 
-    `samples` are the usable ones, `counts` has one entry per source, `notes` are the first records that were too long and
-    what became of them, `data_hash` is that of `index.content_hash`, `decoded` says whether images were decoded.
+    `samples` are the usable ones, `counts` has one entry per source, `notes` are the first records that were too long
+    and what became of them, `data_hash` is that of `index.content_hash`, `decoded` says whether images were decoded.
     """
 
     rules: tuple[SourceRules, ...]

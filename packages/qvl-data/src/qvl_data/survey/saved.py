@@ -1,8 +1,8 @@
-"""A survey that found nothing wrong, kept in `data.cache_dir`: the ranks of a run, and the next run, need not repeat it.
+"""A survey that found nothing wrong, kept in `data.cache_dir`: the ranks of a run and the next run need not repeat it.
 
-Keyed by everything that it depends on: the bytes of the records and of the checkpoint's tokenizer and processor, and all
-settings that a verdict looks at. Media may have changed since; their sizes and times are compared. It saves time and is never
-needed: one that cannot be read or written is left alone.
+Keyed by everything that it depends on: the bytes of the records and of the checkpoint's tokenizer and processor, and
+all settings that a verdict looks at. Media may have changed since; their sizes and times are compared. It saves time
+and is never needed: one that cannot be read or written is left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -81,7 +80,7 @@ def save_survey(file: Path, survey: Survey) -> None:
 def _media_are_as_they_were(media: MediaTable) -> bool:
     for path, size, mtime_ns in zip(media.path, media.size.tolist(), media.mtime_ns.tolist(), strict=True):
         try:
-            status = os.stat(path)
+            status = Path(path).stat()
         except OSError:
             return False
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +56,8 @@ def survey(
             if progress is not None:
                 done = sum(extents[: chunk["file"]]) + min(chunk["offset"], extents[chunk["file"]])
                 progress("checking records", done, sum(extents))
+        if progress is not None:
+            progress("checking records", sum(extents), sum(extents))
         by_source: dict[int, list[str]] = {number: [] for number in range(len(rules))}
         for (source, _), digest in zip(opened, digests.result(), strict=True):
             by_source[source].append(digest)
@@ -145,7 +146,7 @@ def _counts_of(number: int, opened: Sequence[tuple[int, RecordFile]], outcomes: 
 
 def _extent(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        return path.stat().st_size
     except OSError:
         return 0
 
@@ -156,5 +157,3 @@ def findings_by_kind(problems: ProblemList) -> dict[str, tuple[int, list[Finding
         kind: (number, [finding for finding in problems.kept if finding.kind == kind])
         for kind, number in problems.kinds.items()
     }
-
-

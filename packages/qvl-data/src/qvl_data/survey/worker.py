@@ -1,7 +1,7 @@
 """A process that judges a share of the records: `python -m qvl_data.survey.worker SHARE SHARES`.
 
-It reads a job from its standard input and writes one line of JSON a chunk to its standard output. When nobody reads that
-any more, because the process that asked is gone, the next line ends it.
+It reads a job from its standard input and writes one line of JSON a chunk to its standard output. When nobody reads
+that any more, because the process that asked is gone, the next line ends it.
 """
 
 from __future__ import annotations
