@@ -160,3 +160,25 @@ def test_tokens_are_those_of_the_samples(make_recipe: Callable[..., Any], tmp_pa
     data = prepare(make_recipe([path], sequence_length=60, too_long="shrink"))
     assert data.report.shrunk >= 2
     assert [len(data.train.sample(i).input_ids) for i in range(len(data.train))] == data.train.lengths.tolist()
+
+
+def test_problems_are_told_apart_by_kind(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "thin.png", 1, 300)
+    (tmp_path / "text.png").write_text("text")
+    twice = [{"from": "human", "value": "q"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    box = {"bbox": [[5, 5, 500, 20]]}
+    rows: dict[str, list[Any]] = {
+        "record": [7, {"text": "q"}],
+        "role": [{"conversations": twice}, {"conversations": [{"from": "nobody", "value": "q"}]}],
+        "placeholder": [llava("<image>", "a"), llava("q", "a", "a.png")],
+        "empty": [llava("q", " ")],
+        "path": [llava("<image>", "a", "../a.png"), llava("<image>", "a", "http://host/a.png")],
+        "missing": [llava("<image>", "a", "b.png")],
+        "media": [llava("<image>", "a", "text.png"), llava("<image>", "a", "thin.png")],
+        "region": [{**llava("<image> where?", "At <box>.", "a.png"), "objects": box}],
+        "too_long": [llava("q", "word " * 300)],
+    }
+    path = write_records(tmp_path / "a.json", [row for group in rows.values() for row in group])
+    found = surveyed(make_recipe([path], sequence_length=200, too_long="error"))
+    assert dict(found.problems.kinds) == {kind: len(group) for kind, group in rows.items()}
