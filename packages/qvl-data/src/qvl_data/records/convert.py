@@ -21,7 +21,7 @@ from qvl_data.records.json_lines import Progress
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.records.record import Record
 from qvl_data.records.record_file import RecordFile, open_record_files
-from qvl_data.records.writers import RecordWriter, checked_suffix, record_writer
+from qvl_data.records.writers import RecordWriter, checked_suffix, record_writer, sharegpt_of
 
 if TYPE_CHECKING:
     from qvl_core.recipe.sections.data_sources import TagSection
@@ -105,7 +105,8 @@ def _take(found: Record | tuple[Problem, ...], check: _MediaCheck, writer: Recor
         wrong = check.problems(found)
         if not wrong:
             try:
-                writer.write(found)
+                # After the first problem nothing is kept; what else is wrong is still found.
+                writer.write(found) if not problems.count else sharegpt_of(found)
             except DataError as error:
                 wrong = error.problems
         found = wrong

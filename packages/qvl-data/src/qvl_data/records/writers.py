@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -62,7 +62,13 @@ def record_writer(target: Path, file: BinaryIO, media_prefix: str = "") -> Itera
         ".parquet": _ParquetWriter,
     }
     writer = writers[checked_suffix(target)](file, media_prefix)
-    yield writer
+    try:
+        yield writer
+    except BaseException:
+        # A writer that is thrown away open would write to the closed file, and say so on stderr.
+        with suppress(Exception):
+            writer.close()
+        raise
     writer.close()
 
 
