@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.chat import LossOn
 from qvl_data.media.preflight import MediaCheck, Progress, check_media, remember
-from qvl_data.order.sample_order import SampleOrder, held_out
+from qvl_data.order.items import count_items
+from qvl_data.order.sample_order import held_out
 from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
 from qvl_data.processor import Processor, load_processor
 from qvl_data.records.formats import read_records
@@ -43,13 +46,18 @@ class Dataset:
         """Make sample `index`. Raises DataError, with file and line, if a media file has changed since the check."""
         return build_sample(self.planned[index], self.processor, loss_on=self.loss_on)
 
-    def order(self, seed: int) -> SampleOrder:
-        """Give the order in which training uses the samples."""
-        return SampleOrder(counts=self.counts, weights=self.weights, seed=seed)
+    def where(self, index: int) -> str:
+        """Give file and line of sample `index`."""
+        return self.planned[index].record.where
 
-    def epoch_length(self) -> int:
-        """Count the samples of one epoch: round(weight x samples) of each source."""
-        return self.order(0).epoch_length
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sample, int32 [N]."""
+        return np.array([sample.tokens for sample in self.planned], np.int32)
+
+    def epoch_length(self, capacity: int | None = None) -> int:
+        """Count the items of one epoch: round(weight x samples) of each source, or packs of `capacity` tokens."""
+        return count_items(self.counts, self.weights, self.lengths, capacity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +198,7 @@ def _refuse_later_features(recipe: Recipe) -> None:
         Problem(
             where=recipe.path, key=f"data.{key}", message="is not in this version yet", fix=f"set data.{key} = false"
         )
-        for key in ("packing", "streaming")
+        for key in ("streaming",)
         if getattr(recipe.data, key)
     ]
     if not recipe.data.sources:
@@ -270,7 +278,7 @@ def _report(
         images=len(media.facts),
         tokens=sum(lengths),
         longest=max(lengths, default=0),
-        epoch_length=train.epoch_length(),
+        epoch_length=train.epoch_length(recipe.data.sequence_length if recipe.data.packing else None),
         notes=tuple(too_long.examples),
     )
 

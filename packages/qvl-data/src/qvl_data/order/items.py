@@ -142,9 +142,7 @@ def pack_groups(
     borders = np.cumsum([0, *counts])
     found = []
     for number, weight in enumerate(sorted(set(weights))):
-        spans = [
-            np.arange(borders[source], borders[source + 1]) for source, own in enumerate(weights) if own == weight
-        ]
+        spans = [np.arange(borders[source], borders[source + 1]) for source, own in enumerate(weights) if own == weight]
         members = np.concatenate(spans)
         if len(members):
             group = PackGroup(number=number, members=members, lengths=lengths[members], capacity=capacity)

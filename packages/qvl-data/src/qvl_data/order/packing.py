@@ -114,7 +114,7 @@ class PackGroup:
         """`members` are sample indexes, `lengths` their tokens; `number` tells the group from others of the run."""
         self.packs = best_fit(lengths, capacity)
         self._number = number
-        self._members = members.astype(np.int32 if members.max(initial=0) < 2**31 else np.int64)
+        self._members = members
         # The rank of a length instead of it: 16 bits are enough nearly always, and those numpy sorts in linear time.
         kinds = np.unique(lengths, return_inverse=True)[1]
         self._kinds = kinds.astype(np.uint16 if kinds.max(initial=0) < 2**16 else np.int32)
@@ -123,15 +123,15 @@ class PackGroup:
         self._sorted_members = self._members[by_length]
         self._sorted_lengths = lengths[by_length]
 
-    def deal(self, seed: int, round_number: int) -> NDArray[np.integer]:
-        """Give the sample index at each place in a round, [N]; each sample has one place of its length."""
+    def deal(self, seed: int, round_number: int) -> NDArray[np.int64]:
+        """Give the sample index at each place in a round, int64 [N]; each sample has one place of its length."""
         order = shuffled(len(self._members), seed, Purpose.DEAL, self._number, round_number)
         by_length = order[np.argsort(self._kinds[order], kind="stable")]
-        dealt = np.empty_like(self._members)
+        dealt = np.empty(len(self._members), np.int64)
         dealt[self._places] = self._members[by_length]
         return dealt
 
-    def not_longer(self, length: int) -> NDArray[np.integer]:
+    def not_longer(self, length: int) -> NDArray[np.int64]:
         """Give the indexes of the samples that fit into a place of so many tokens, shortest first."""
         return self._sorted_members[: np.searchsorted(self._sorted_lengths, length, side="right")]
 
@@ -141,7 +141,7 @@ class Deals:
 
     def __init__(self, group: PackGroup, seed: int, *, kept: int) -> None:
         self._group, self._seed, self._kept = group, seed, kept
-        self._rounds: OrderedDict[int, NDArray[np.integer]] = OrderedDict()
+        self._rounds: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
     def pack(self, number: int, round_number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Give the sample indexes of a pack of the group in a round, and their tokens."""

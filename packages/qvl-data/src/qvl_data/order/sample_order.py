@@ -110,7 +110,7 @@ class EndlessOrder:
 
 
 def draws_per_epoch(counts: tuple[int, ...], weights: tuple[float, ...]) -> tuple[int, ...]:
-    """Give how many of each source's samples an epoch draws: round(weight x samples), at least 1 where there are any."""
+    """Give how many samples of each source an epoch draws: round(weight x samples), at least 1 if there are any."""
     return tuple(max(1, round(count * weight)) if count else 0 for count, weight in zip(counts, weights, strict=True))
 
 
