@@ -96,6 +96,12 @@ def write_records(path: Path, records: list[Any]) -> Path:
     return path
 
 
+def write_lines(path: Path, records: list[Any]) -> Path:
+    """Write JSON Lines: record i stands on line i + 1. A string is written as it is."""
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    return path
+
+
 def recipe_maker(checkpoint: tuple[Path, ModelSpec], cache: Path) -> Callable[..., Any]:
     """Give a function that makes what `prepare` and `batches` use of a recipe, from the real [data] section."""
     folder, spec = checkpoint
@@ -112,7 +118,7 @@ def recipe_maker(checkpoint: tuple[Path, ModelSpec], cache: Path) -> Callable[..
             data=DataSection(sources=tables, **{**settings, **data}),
             spec=spec,
             weights=SimpleNamespace(source=str(folder)),
-            train=SimpleNamespace(seed=seed, micro_batch=micro_batch, global_batch=global_batch),
+            train=SimpleNamespace(seed=seed, micro_batch=micro_batch, global_batch=global_batch, epochs=None),
         )
 
     return make

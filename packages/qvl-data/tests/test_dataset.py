@@ -171,12 +171,6 @@ def test_an_image_replaced_after_the_check_is_named(make_recipe: Callable[..., A
     assert caught.value.problems[0].where == f"{data_file}:2"
 
 
-@pytest.mark.parametrize("key", ["streaming"])
-def test_refuses_what_is_not_built_yet(make_recipe: Callable[..., Any], data_file: Path, key: str) -> None:
-    with pytest.raises(DataError, match=f"data.{key}"):
-        prepare(make_recipe([data_file], **{key: True}))
-
-
 def test_refuses_no_sources_and_a_folder_without_tokenizer(
     make_recipe: Callable[..., Any], data_file: Path, tmp_path: Path
 ) -> None:

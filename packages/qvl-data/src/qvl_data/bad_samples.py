@@ -22,6 +22,10 @@ class TooLongError(DataError):
     """A sample longer than data.sequence_length that is left out, which is no fault of the data."""
 
 
+class StopError(DataError):
+    """A sample that stops the run whatever is done with bad ones: too long where that is said to be an error."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
     """A sample that was replaced or left out. `where` is its file and line; `too_long` is a rule, `bad` a fault."""

@@ -20,11 +20,13 @@ from qvl_core.errors import DataError, Problem
 
 from qvl_data.bad_samples import BadSamples
 from qvl_data.dataset import PreparedData
-from qvl_data.item_source import ItemSource, TakenItem, ValidationItems, training_items
+from qvl_data.item_source import ItemSource, TakenItem, ValidationItems, indexed_items
 from qvl_data.micro_batch import collate
 from qvl_data.order.balance import deal_step
 from qvl_data.sample_maker import Made, SampleMaker
 from qvl_data.samples import Sample
+from qvl_data.streaming.prepare import stream_items
+from qvl_data.streaming.stream_items import Stream
 from qvl_data.worker_threads import Task, WorkerThreads
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ def batches(
     share = train.micro_batch * dp_size
     assert 0 <= dp_rank < dp_size, (dp_rank, dp_size)
     assert train.global_batch % share == 0, (train.global_batch, train.micro_batch, dp_size)
-    source = training_items(data, recipe)
+    source = stream_items(data.train, recipe) if isinstance(data.train, Stream) else indexed_items(data.train, recipe)
     is_balanced = recipe.data.balance == "length"
     steps = _steps(source, consumed_samples, train.global_batch, train.micro_batch, dp_rank, dp_size, is_balanced)
     return BatchIterator(

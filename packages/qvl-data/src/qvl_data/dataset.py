@@ -23,6 +23,8 @@ from qvl_data.records.formats import read_records
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.records.record import Record
 from qvl_data.samples import PlannedSample, Sample, build_sample
+from qvl_data.streaming.prepare import open_stream
+from qvl_data.streaming.stream_items import Stream
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
@@ -78,9 +80,14 @@ class DataReport:
     longest: int
     epoch_length: int
     notes: tuple[Problem, ...]  # The first too long samples and what became of them.
+    is_streamed: bool = False  # Nothing is known of the training samples but how many records there are.
 
     def lines(self) -> list[str]:
         """Say it in a few lines for people."""
+        if self.is_streamed:
+            lines = [f"{self.train_samples:,} records to stream, each checked when it is used"]
+            held = f"{self.validation_samples:,} validation samples, {self.validation_from}"
+            return [*lines, held] if self.validation_samples else lines
         mean = self.tokens / max(1, self.train_samples)
         lines = [
             f"{self.records:,} records with {self.images:,} images checked",
@@ -98,7 +105,7 @@ class DataReport:
 class PreparedData:
     """The data of a run. `data_hash` is sha256 over the sources' bytes and the media's names and bytes."""
 
-    train: Dataset
+    train: Dataset | Stream
     validation: Dataset | None
     report: DataReport
     data_hash: str
@@ -126,6 +133,8 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     processor = load_processor(
         recipe.weights.source, recipe.spec, min_pixels=data.image.min_pixels, max_pixels=data.image.max_pixels
     )
+    if data.streaming:
+        return _prepare_stream(recipe, processor, progress)
     problems = ProblemList()
     loaded = [_load(source, source.max_samples, source.weight, problems) for source in data.sources]
     own_file = data.validation if data.validation is not None and data.validation.path is not None else None
@@ -169,6 +178,50 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     )
 
 
+def _prepare_stream(recipe: Recipe, processor: Processor, progress: Progress | None) -> PreparedData:
+    """Cut the training files into blocks, and check the validation file as ever."""
+    stream, data_hash, records = open_stream(recipe, processor, progress=progress)
+    own_file = recipe.data.validation
+    held, problems, too_long = None, ProblemList(), TooLongList()
+    if own_file is not None:
+        if own_file.path is None:
+            message = f"is {own_file.fraction}, but with data.streaming nobody knows which samples there are"
+            fix = 'validation = { path = "data/val.jsonl" }'
+            raise DataError(Problem(where=recipe.path, key="data.validation.fraction", message=message, fix=fix))
+        loaded = _load(own_file, None, 1.0, problems)
+        media = check_media(
+            (path for _, paths in loaded.records for path in paths), cache_dir=Path(recipe.data.cache_dir)
+        )
+        rule = LengthRule(limit=recipe.data.sequence_length, policy=recipe.data.too_long)
+        planned = plan_samples(
+            loaded.records, media=media, processor=processor, rule=rule, problems=problems, too_long=too_long
+        )
+        problems.raise_if_any(recipe.path)
+        _refuse_all_dropped([planned], too_long, recipe, key="data.validation.path")
+        held = _dataset([planned], (1.0,), recipe, processor)
+        data_hash = hashlib.sha256(f"{data_hash} {_data_hash([loaded], media)}".encode()).hexdigest()
+    return PreparedData(
+        train=stream,
+        validation=held,
+        report=DataReport(
+            records=records,
+            train_samples=records,
+            validation_samples=len(held) if held is not None else 0,
+            validation_from=_validation_from(recipe),
+            dropped=too_long.dropped,
+            shrunk=too_long.shrunk,
+            images=0,
+            tokens=0,
+            longest=0,
+            epoch_length=stream.order(0).epoch_length,
+            notes=tuple(too_long.examples),
+            is_streamed=True,
+        ),
+        data_hash=data_hash,
+        processor=processor,
+    )
+
+
 def _load(
     source: SourceSection | ValidationSection, max_samples: int | None, weight: float, problems: ProblemList
 ) -> _Loaded:
@@ -194,13 +247,7 @@ def _load(
 
 def _refuse_later_features(recipe: Recipe) -> None:
     """Refuse what the schema knows and this version does not do, instead of ignoring it."""
-    problems = [
-        Problem(
-            where=recipe.path, key=f"data.{key}", message="is not in this version yet", fix=f"set data.{key} = false"
-        )
-        for key in ("streaming",)
-        if getattr(recipe.data, key)
-    ]
+    problems = []
     if not recipe.data.sources:
         problems.append(Problem(where=recipe.path, key="data.sources", message="names no file of records"))
     if problems:

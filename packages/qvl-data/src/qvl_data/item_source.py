@@ -10,12 +10,13 @@ from qvl_core.batch import IGNORE
 from qvl_core.specs.model_spec import ModelSpec
 
 from qvl_data.bad_samples import Unusable
-from qvl_data.dataset import Dataset, PreparedData
 from qvl_data.order.items import Item, ItemOrder, PackItems, SampleItems
 from qvl_data.samples import Sample
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
+
+    from qvl_data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +109,10 @@ class FileOrder:
         return (item.position + attempt + 1) % self.epoch_length if attempt + 1 < self.epoch_length else None
 
 
-def training_items(data: PreparedData, recipe: Recipe) -> ItemSource:
-    """Give what training takes, in its order. It depends on the recipe's seed and data, on no rank and no worker."""
+def indexed_items(dataset: Dataset, recipe: Recipe) -> ItemSource:
+    """Give what training takes of an indexed data set, in its order, which the recipe's seed decides alone."""
     assert recipe.train is not None, "only training takes items without end"
-    dataset, seed = data.train, recipe.train.seed
+    seed = recipe.train.seed
     order: ItemOrder
     if recipe.data.packing:
         order = PackItems(

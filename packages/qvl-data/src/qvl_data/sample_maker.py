@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qvl_core.errors import DataError, QvlError, RunError
 
-from qvl_data.bad_samples import TooLongError, Unusable, reason_of
+from qvl_data.bad_samples import StopError, TooLongError, Unusable, reason_of
 from qvl_data.item_source import ItemSource
 from qvl_data.media.images import ImageError
 from qvl_data.order.items import Item
@@ -54,7 +54,7 @@ class SampleMaker:
         if isinstance(error, TooLongError):
             return Unusable(where=where, reason=reason_of(error), kind="too_long")
         if isinstance(error, DataError | ImageError):
-            if not self._skips:
+            if not self._skips or isinstance(error, StopError):
                 raise error
             return Unusable(where=where, reason=reason_of(error), kind="bad")
         if isinstance(error, QvlError):

@@ -102,6 +102,9 @@ class PackItems:
     ) -> None:
         self._seed = seed
         self._groups = pack_groups(counts, weights, lengths, capacity)
+        self._sources = np.cumsum([0, *counts])
+        by_weight = dict(self._groups)
+        self._group_of_source = [by_weight.get(weight) for weight in weights]
         packs = tuple(len(group.packs) for _, group in self._groups)
         order = SampleOrder(counts=packs, weights=tuple(weight for weight, _ in self._groups), seed=seed)
         self._order = EndlessOrder(order)
@@ -129,9 +132,11 @@ class PackItems:
         """Give a sample of the same group that is not longer than the one whose place it takes."""
         if attempt >= MAX_SUBSTITUTES:
             return None
-        pack = int(self._order.at(item.position, 1)[0])
-        group = int(np.searchsorted(self._borders, pack, side="right")) - 1
-        fitting = self._groups[group][1].not_longer(item.lengths[place])
+        # From the sample and not from the order, which threads must not read at the same time.
+        source = int(np.searchsorted(self._sources, item.samples[place], side="right")) - 1
+        group = self._group_of_source[source]
+        assert group is not None, "its source has samples"
+        fitting = group.not_longer(item.lengths[place])
         return int(fitting[drawn(len(fitting), self._seed, Purpose.SUBSTITUTE, item.position, place, attempt)])
 
 
