@@ -8,7 +8,7 @@ from qvl_core.errors import DataError, QvlError, RunError
 
 from qvl_data.bad_samples import StopError, TooLongError, Unusable, reason_of
 from qvl_data.item_source import ItemSource
-from qvl_data.media.images import ImageError
+from qvl_data.media.error import MediaError
 from qvl_data.order.items import Item
 from qvl_data.samples import Sample
 from qvl_data.worker_threads import Watch
@@ -53,7 +53,7 @@ class SampleMaker:
         """Say why a sample is left out, or raise what is not to be passed over."""
         if isinstance(error, TooLongError):
             return Unusable(where=where, reason=reason_of(error), kind="too_long")
-        if isinstance(error, DataError | ImageError):
+        if isinstance(error, DataError | MediaError):
             if not self._skips or isinstance(error, StopError):
                 raise error
             return Unusable(where=where, reason=reason_of(error), kind="bad")

@@ -70,7 +70,7 @@ class Task(Generic[T]):
             took = time.monotonic() - started
             if took >= timeout_s:
                 raise RunError(
-                    f"{self._watch.what}: not done after {took:.0f} s, the limit is {timeout_s:g} s; "
+                    f"{self._watch.what}: not done after {took:.1f} s, the limit is {timeout_s:g} s; "
                     f"it hangs {_place(thread)}\nfix: look at that file, or raise data.sample_timeout_s"
                 )
             if not thread.is_alive() and not self._done.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class SampleItems:
     """Every sample is an item."""
 
     def __init__(
-        self, *, counts: tuple[int, ...], weights: tuple[float, ...], lengths: NDArray[np.int32], seed: int
+        self, *, counts: tuple[int, ...], weights: tuple[float, ...], lengths: NDArray[np.integer[Any]], seed: int
     ) -> None:
         self._order = EndlessOrder(SampleOrder(counts=counts, weights=weights, seed=seed))
         self._borders = np.cumsum([0, *counts])
@@ -96,7 +96,7 @@ class PackItems:
         *,
         counts: tuple[int, ...],
         weights: tuple[float, ...],
-        lengths: NDArray[np.int32],
+        lengths: NDArray[np.integer[Any]],
         capacity: int,
         seed: int,
     ) -> None:
@@ -141,7 +141,7 @@ class PackItems:
 
 
 def pack_groups(
-    counts: Sequence[int], weights: Sequence[float], lengths: NDArray[np.int32], capacity: int
+    counts: Sequence[int], weights: Sequence[float], lengths: NDArray[np.integer[Any]], capacity: int
 ) -> list[tuple[float, PackGroup]]:
     """Give the groups of sources of equal weight, each with its weight; sample indexes run through the sources."""
     borders = np.cumsum([0, *counts])
@@ -156,7 +156,7 @@ def pack_groups(
 
 
 def count_items(
-    counts: tuple[int, ...], weights: tuple[float, ...], lengths: NDArray[np.int32], capacity: int | None
+    counts: tuple[int, ...], weights: tuple[float, ...], lengths: NDArray[np.integer[Any]], capacity: int | None
 ) -> int:
     """Count the items of one epoch: samples, or packs of `capacity` tokens."""
     if capacity is None:

@@ -14,6 +14,7 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,8 @@ class Packs:
         return float(self.lengths.sum(dtype=np.int64)) / (capacity * max(1, len(self)))
 
 
-def best_fit(lengths: NDArray[np.int32], capacity: int) -> Packs:
-    """Form packs of samples with these lengths, int32 [N], none of them longer than `capacity` tokens."""
+def best_fit(lengths: NDArray[np.integer[Any]], capacity: int) -> Packs:
+    """Form packs of samples with these lengths, [N], none of them longer than `capacity` tokens."""
     distinct, counts = np.unique(lengths, return_counts=True)
     assert not len(distinct) or 0 < distinct[0] <= distinct[-1] <= capacity, (distinct[:1], distinct[-1:], capacity)
     shelf = _Shelf(capacity)
@@ -110,7 +111,9 @@ class _Shelf:
 class PackGroup:
     """Samples that are packed with each other, and which of them fills which place in which round."""
 
-    def __init__(self, *, number: int, members: NDArray[np.int64], lengths: NDArray[np.int32], capacity: int) -> None:
+    def __init__(
+        self, *, number: int, members: NDArray[np.int64], lengths: NDArray[np.integer[Any]], capacity: int
+    ) -> None:
         """`members` are sample indexes, `lengths` their tokens; `number` tells the group from others of the run."""
         self.packs = best_fit(lengths, capacity)
         self._number = number

@@ -10,55 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from qvl_core.durable import atomic_write
 from qvl_core.errors import QvlError
 
-from qvl_data.records.json_records import Element
-from qvl_data.streaming.json_lines import Block
+from qvl_data.records.element import Block
+from qvl_data.records.record_file import RecordFile
+from qvl_data.survey.result import Progress
 
-Progress = Callable[[str, int, int], None]
 ROWS = 256
 """Rows of a block: enough to read a disk in large pieces, few enough to shuffle well."""
 _VERSION = 1
 _log = logging.getLogger(__name__)
 
 
-class BlockFile(Protocol):
-    """What streaming needs of a file of records."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        ...
-
-    def digest(self) -> str:
-        """Give the sha256 of the file's bytes, as hexadecimal text."""
-        ...
-
-    def blocks(self, rows: int, progress: Progress | None = None) -> tuple[Block, ...]:
-        """Cut the file into blocks of about `rows` records in file order, without parsing any. Raises DataError."""
-        ...
-
-    def read_block(self, block: Block) -> list[Element]:
-        """Give the records of a block."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class CutFile:
     """A file of records, its blocks, and the sha256 of its bytes."""
 
-    file: BlockFile
+    file: RecordFile
     blocks: tuple[Block, ...]
     digest: str
 
 
-def cut(file: BlockFile, *, cache_dir: Path, progress: Progress | None = None) -> CutFile:
+def cut(file: RecordFile, *, cache_dir: Path, progress: Progress | None = None) -> CutFile:
     """Cut a file into blocks, or find its cut in the memory. Raises DataError for a file that cannot be cut."""
     status = file.path.stat()
     identity: list[str | int] = [str(file.path.resolve()), status.st_size, status.st_mtime_ns]

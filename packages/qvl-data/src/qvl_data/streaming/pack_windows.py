@@ -18,7 +18,7 @@ from qvl_data.bad_samples import StopError, TooLongError, Unusable, reason_of
 from qvl_data.order.packing import PackGroup
 from qvl_data.order.randomness import Purpose, shuffled
 from qvl_data.order.stream_order import StreamOrder
-from qvl_data.samples import PlannedSample
+from qvl_data.planning import PlannedSample
 from qvl_data.streaming.row_rules import RowRules
 from qvl_data.streaming.rows import Rows
 from qvl_data.worker_threads import Task, Watch, WorkerThreads

@@ -15,7 +15,8 @@ from qvl_core.specs.model_spec import ModelSpec
 from qvl_data.item_source import TakenItem
 from qvl_data.order.items import MAX_SUBSTITUTES, Item
 from qvl_data.order.randomness import Purpose, drawn
-from qvl_data.samples import PlannedSample, Sample
+from qvl_data.planning import PlannedSample
+from qvl_data.samples import Sample
 from qvl_data.streaming.pack_memory import PackMemory
 from qvl_data.streaming.pack_windows import OpeningWindow, PackWindow, WindowOpener
 from qvl_data.streaming.stream_items import Stream

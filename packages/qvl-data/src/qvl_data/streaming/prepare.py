@@ -4,70 +4,75 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.item_source import ItemSource
-from qvl_data.planning import LengthRule
+from qvl_data.media.checker import MediaChecker
+from qvl_data.planning import LengthRule, Planner
 from qvl_data.processor import Processor
-from qvl_data.streaming.blocks import ROWS, CutFile, Progress, cut
-from qvl_data.streaming.json_lines import open_record_files
+from qvl_data.records.problem_list import ProblemList
+from qvl_data.source_rules import SourceRules
+from qvl_data.streaming.blocks import ROWS, CutFile, cut
 from qvl_data.streaming.pack_memory import PackMemory
 from qvl_data.streaming.pack_windows import MOST_ROWS, WindowOpener
 from qvl_data.streaming.packed_items import PackedStreamItems
 from qvl_data.streaming.row_rules import RowRules
 from qvl_data.streaming.rows import Rows
 from qvl_data.streaming.stream_items import Stream, StreamItems
+from qvl_data.survey.job import make_job
+from qvl_data.survey.result import Progress
+from qvl_data.survey.saved import survey_file
+from qvl_data.survey.survey import open_sources
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
 
+Source = tuple[list[CutFile], int | None]
+"""The files of a source, and how many of its rows are used; None for all."""
 
-def open_stream(recipe: Recipe, processor: Processor, *, progress: Progress | None = None) -> tuple[Stream, str, int]:
-    """Find and cut the files of a recipe's sources: the stream, the hash of its data, the records in it.
+
+def open_stream(
+    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, *, progress: Progress | None = None
+) -> tuple[Stream, str]:
+    """Find and cut the files of a recipe's sources: the stream, and the hash of its data.
 
     The hash is sha256 over the files' bytes; media are not in it. Raises DataError with everything that is wrong.
     """
     data = recipe.data
-    refuse_unknown_length(recipe)
-    problems: list[Problem] = []
-    sources = []
-    for source in data.sources:
-        try:
-            files = [
-                cut(file, cache_dir=Path(data.cache_dir), progress=progress)
-                for file in open_record_files(Path(source.path))
-            ]
-        except DataError as error:
-            problems.extend(error.problems)
-            continue
-        sources.append((files, source.max_samples))
-    if problems:
-        raise DataError(problems)
+    _refuse_what_needs_all_records(recipe)
+    sources, problems = [], ProblemList()
+    opened = open_sources(rules, problems)
+    for number, rule in enumerate(rules):
+        files = []
+        for file in (file for source, file in opened if source == number):
+            try:
+                files.append(cut(file, cache_dir=Path(data.cache_dir), progress=progress))
+            except DataError as error:
+                problems.extend(error.problems, "file")
+        sources.append((files, rule.max_samples))
+    problems.raise_if_any(recipe.path)
     # A window of each source and the one after it; windows end where blocks do.
     rows = Rows(sources, kept=2 * (data.shuffle_buffer + ROWS * len(sources)))
-    records = sum(map(sum, rows.block_rows))
-    if not records:
-        raise DataError(Problem(where=recipe.path, key="data.sources", message="hold no record"))
-    data_hash = _hash_of(sources)
-    roots = [Path(source.media_root) if source.media_root else Path(source.path).parent for source in data.sources]
-    rules = RowRules(
-        formats=[source.format for source in data.sources],
-        media_roots=roots,
+    weights = tuple(source.weight for source in data.sources)
+    planner = Planner(
         processor=processor,
+        checker=MediaChecker(decode=False, video_timeout_s=processor.video_timeout_s),
         rule=LengthRule(limit=data.sequence_length, policy=data.too_long),
-        loss_on=data.loss_on,
+        frame=data.grounding,
     )
     stream = Stream(
         rows=rows,
-        rules=rules,
-        weights=tuple(source.weight for source in data.sources),
+        rules=RowRules(sources=rules, planner=planner, processor=processor, loss_on=data.loss_on, frame=data.grounding),
+        records=sum(map(sum, rows.block_rows)),
+        weights=weights,
         shuffle_buffer=data.shuffle_buffer,
-        fingerprint=_fingerprint(recipe, processor, data_hash),
+        fingerprint=_fingerprint(recipe, rules, sources, processor),
     )
-    return stream, data_hash, records
+    return stream, _hash_of(sources)
 
 
 def stream_items(stream: Stream, recipe: Recipe) -> ItemSource:
@@ -96,15 +101,22 @@ def stream_items(stream: Stream, recipe: Recipe) -> ItemSource:
     return PackedStreamItems(stream, opener, memory, seed=train.seed, timeout_s=data.sample_timeout_s)
 
 
-def refuse_unknown_length(recipe: Recipe) -> None:
-    """Raise DataError for `train.epochs` with packs: they are counted only when all rows were tokenised."""
+def _refuse_what_needs_all_records(recipe: Recipe) -> None:
+    """Raise DataError for what takes all records to be known, or all of them to be tokenised, before the first step."""
+    problems, validation = [], recipe.data.validation
+    if validation is not None and validation.fraction is not None:
+        message = f"is {validation.fraction}, but with data.streaming nobody knows which samples there are"
+        fix = 'validation = { path = "data/val.jsonl" }'
+        problems.append(Problem(where=recipe.path, key="data.validation.fraction", message=message, fix=fix))
     if recipe.train is not None and recipe.train.epochs is not None and recipe.data.packing:
         message = "counts epochs, but how many packs streamed data make is known only when all of it was tokenised"
         fix = "state train.steps instead, or set data.streaming = false"
-        raise DataError(Problem(where=recipe.path, key="train.epochs", message=message, fix=fix))
+        problems.append(Problem(where=recipe.path, key="train.epochs", message=message, fix=fix))
+    if problems:
+        raise DataError(problems)
 
 
-def _hash_of(sources: list[tuple[list[CutFile], int | None]]) -> str:
+def _hash_of(sources: Sequence[Source]) -> str:
     total = hashlib.sha256()
     for files, _ in sources:
         total.update(b"source\n")
@@ -113,9 +125,14 @@ def _hash_of(sources: list[tuple[list[CutFile], int | None]]) -> str:
     return total.hexdigest()
 
 
-def _fingerprint(recipe: Recipe, processor: Processor, data_hash: str) -> str:
-    """Name what packs of a stream depend on, apart from the seed."""
-    data = recipe.data.model_dump(mode="json", exclude={"workers", "cache_dir", "validation", "sample_timeout_s"})
-    tokenizer = hashlib.sha256((processor.folder / "tokenizer.json").read_bytes()).hexdigest()
-    content = [data_hash, tokenizer, data]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+def _fingerprint(recipe: Recipe, rules: Sequence[SourceRules], sources: Sequence[Source], processor: Processor) -> str:
+    """Name what the packs of a stream depend on, apart from the seed and the media."""
+    files = [(number, file.file.path) for number, (cuts, _) in enumerate(sources) for file in cuts]
+    job = make_job(recipe, list(rules), files, processor, decode=False)
+    digests = [file.digest for cuts, _ in sources for file in cuts]
+    content = [
+        survey_file(job, digests, Path()).stem,
+        [source.weight for source in recipe.data.sources],
+        recipe.data.shuffle_buffer,
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]

@@ -11,9 +11,9 @@ from threading import Lock
 import numpy as np
 from qvl_core.errors import RunError
 
-from qvl_data.records.json_records import Element
-from qvl_data.streaming.blocks import BlockFile, CutFile, first_rows
-from qvl_data.streaming.json_lines import Block
+from qvl_data.records.element import Block, Element
+from qvl_data.records.record_file import RecordFile
+from qvl_data.streaming.blocks import CutFile, first_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Rows:
 
     def __init__(self, sources: Sequence[tuple[Sequence[CutFile], int | None]], *, kept: int) -> None:
         """`sources` gives for each its files and the number of rows that are used, None for all."""
-        self._blocks: list[tuple[BlockFile, Block, int]] = []
+        self._blocks: list[tuple[RecordFile, Block, int]] = []
         self.block_rows: list[list[int]] = []
         """Rows of each block of each source."""
         for number, (files, limit) in enumerate(sources):

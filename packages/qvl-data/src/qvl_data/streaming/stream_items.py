@@ -23,6 +23,7 @@ class Stream:
 
     rows: Rows
     rules: RowRules
+    records: int
     weights: tuple[float, ...]
     shuffle_buffer: int
     fingerprint: str
