@@ -83,7 +83,7 @@ def run_check(
             return failed_report(path, error.problems)
         with progress_on_stderr() as progress:
             return inspect_recipe(
-                recipe, decode=decode, max_problems=max_problems, examples=examples, progress=progress
+                recipe, decode=decode, shown=max_problems, examples=examples, progress=progress
             )
     except ModuleNotFoundError as error:
         raise not_installed(error) from error

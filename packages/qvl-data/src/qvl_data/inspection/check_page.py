@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from qvl_core.cli.terminal import bytes_text
 from qvl_core.errors import Problem
 
-from qvl_data.inspection.findings import Finding
+from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.histogram_svg import histogram_svg
 from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card, page, table, tile
@@ -33,12 +33,12 @@ def check_page(report: CheckReport) -> str:
         _head(report),
         _tiles(report),
         _lengths(report),
-        _problems(report.findings),
+        _problems(report.groups),
         _sources(report),
         _longest(report),
         _examples(report),
         _foot(report),
-        css=_filter_rules(report.findings),
+        css=_filter_rules(report.groups),
     )
 
 
@@ -162,22 +162,22 @@ def _longest(report: CheckReport) -> Html | None:
     return card("Longest samples", table(columns, rows, right=columns[1:]))
 
 
-def _problems(findings: Sequence[Finding]) -> Html | None:
-    if not findings:
+def _problems(groups: Sequence[ProblemGroup]) -> Html | None:
+    if not groups:
         return card("Problems", element("p", "None found."))
     radios = [element("input", type="radio", name="kind", id="k-all", class_="pick", checked=True)]
-    labels = [element("label", "all", element("b", f"{sum(f.count for f in findings):,}"), for_="k-all")]
+    labels = [element("label", "all", element("b", f"{sum(f.count for f in groups):,}"), for_="k-all")]
     listed: list[Html] = []
-    for finding in findings:
-        name = _filter_name(finding)
+    for group in groups:
+        name = _filter_name(group)
         radios.append(element("input", type="radio", name="kind", id=name, class_="pick"))
-        tone = "bad" if finding.is_error else "warn"
-        labels.append(element("label", finding.title, element("b", f"{finding.count:,}"), for_=name, class_=tone))
+        tone = "bad" if group.is_error else "warn"
+        labels.append(element("label", group.title, element("b", f"{group.count:,}"), for_=name, class_=tone))
         listed += [
             _problem(problem, f"{name} late" if place >= _SHOWN_OF_ALL else name)
-            for place, problem in enumerate(finding.examples)
+            for place, problem in enumerate(group.examples)
         ]
-        hidden = finding.count - len(finding.examples)
+        hidden = group.count - len(group.examples)
         if hidden:
             text = f"and {hidden:,} more of this kind"
             listed.append(element("div", text, class_=f"more problem {name} late"))
@@ -198,14 +198,14 @@ def _problem(problem: Problem, name: str) -> Html:
     )
 
 
-def _filter_name(finding: Finding) -> str:
-    return f"k-{'e' if finding.is_error else 'w'}-{finding.kind}"
+def _filter_name(group: ProblemGroup) -> str:
+    return f"k-{'e' if group.is_error else 'w'}-{group.kind}"
 
 
-def _filter_rules(findings: Sequence[Finding]) -> str:
+def _filter_rules(groups: Sequence[ProblemGroup]) -> str:
     """Give the CSS that makes the radio buttons filter. Names of kinds are our own: nothing of a record is in it."""
     rules = []
-    for name in ("k-all", *(_filter_name(finding) for finding in findings)):
+    for name in ("k-all", *(_filter_name(group) for group in groups)):
         rules.append(
             f"#{name}:checked ~ .chips label[for={name}] {{ background: var(--ink); color: var(--card); }}\n"
             f"#{name}:checked ~ .chips label[for={name}] b {{ color: inherit; }}\n"

@@ -2,179 +2,85 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qvl_core.errors import DataError, Problem
-from qvl_core.geometry import tokens_of
+from qvl_core.errors import DataError, InputError, Problem
 
-from qvl_data.inspection.examples import example_sample
-from qvl_data.inspection.figures import length_totals, longest_first
-from qvl_data.inspection.findings import EXAMPLES, FindingList
+from qvl_data.dataset import Dataset, PreparedData, split
+from qvl_data.inspection.examples import example_samples
+from qvl_data.inspection.figures import epoch_totals, length_totals, longest_samples, media_totals, token_totals
 from qvl_data.inspection.histogram import length_histogram
-from qvl_data.inspection.report import (
-    CheckReport,
-    EpochTotals,
-    LongSample,
-    MediaTotals,
-    SourceCount,
-    TokenTotals,
-)
-from qvl_data.media.preflight import MediaCheck, Progress, check_media
-from qvl_data.order.sample_order import SampleOrder
-from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
-from qvl_data.processor import load_processor
-from qvl_data.records.formats import read_records
-from qvl_data.samples import PlannedSample
+from qvl_data.inspection.kinds import TITLES, ProblemGroup, in_order
+from qvl_data.inspection.measured import Measured, measure, too_long_group
+from qvl_data.inspection.repeats import duplicate_group, leak_group
+from qvl_data.inspection.report import CheckReport, SourceCount
+from qvl_data.processor import processor_of
+from qvl_data.source_rules import rules_of
+from qvl_data.survey.result import Progress
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
 
+EXAMPLES = 20
 _LONGEST = 10
-
-
-@dataclass(kw_only=True)
-class _Part:
-    count: SourceCount
-    planned: list[PlannedSample] = field(default_factory=list)
 
 
 def inspect_recipe(
     recipe: Recipe,
     *,
     decode: bool = False,
-    max_problems: int = EXAMPLES,
+    shown: int = EXAMPLES,
     examples: bool = False,
     progress: Progress | None = None,
 ) -> CheckReport:
+    """Give the report on a recipe's data, with the first `shown` problems of each kind.
+
+    `decode` reads the pixels of images too; `examples` makes pictures of some samples, for a page. What is wrong with
+    records and media is in the report; nothing is raised for it.
+    """
     start = time.monotonic()
-    data = recipe.data
-    processor = load_processor(
-        recipe.weights.source, recipe.spec, min_pixels=data.image.min_pixels, max_pixels=data.image.max_pixels
-    )
-    found = FindingList(max_problems)
-    sources = [(s, s.weight, s.max_samples) for s in data.sources]
-    parts = []
-    media_all: MediaCheck | None = None
-    images = set()
-    for source, weight, limit in sources:
-        before = found.count
-        path = Path(source.path)
-        try:
-            records, _ = read_records(path, format_name=source.format, max_samples=limit, problems=found)
-        except DataError as error:
-            found.extend(error.problems)
-            records = []
-        read = len(records) + found.count - before
-        resolved = resolve_media(records, Path(source.media_root or path.parent), found)
-        media = check_media((p for _, ps in resolved for p in ps), cache_dir=None, workers=2, progress=progress)
-        images |= set(media.facts)
-        too_long = TooLongList()
-        planned = plan_samples(
-            resolved,
-            media=media,
-            processor=processor,
-            rule=LengthRule(limit=data.sequence_length, policy=data.too_long),
-            problems=found,
-            too_long=too_long,
-            progress=progress,
-        )
-        for note in too_long.examples:
-            found.add(note)
-        parts.append(
-            _Part(
-                count=SourceCount(
-                    path=str(path),
-                    format=source.format,
-                    records=read,
-                    usable=len(planned),
-                    dropped=too_long.dropped,
-                    shrunk=too_long.shrunk,
-                    wrong=read - len(planned) - too_long.dropped,
-                    weight=weight,
-                ),
-                planned=planned,
-            )
-        )
-    samples = [s for part in parts for s in part.planned]
-    tokens = np.array([s.tokens for s in samples], np.int64)
-    merge = processor.spec.vision.spatial_merge_size
-    image = np.array(
-        [
-            sum(tokens_of([processor.images.grid(f.facts.height, f.facts.width, s.max_pixels) for f in s.media], merge))
-            if s.media
-            else 0
-            for s in samples
-        ],
-        np.int64,
-    )
-    order = SampleOrder(counts=tuple(len(p.planned) for p in parts), weights=tuple(w for _, w, _ in sources), seed=0)
-    dropped = np.array(
-        [
-            int(re.search(r"has ([\d,]+)", p.message)[1].replace(",", ""))
-            for f in found.findings()
-            if f.kind == "too_long"
-            for p in f.examples
-            if "dropped" in p.message
-        ],
-        np.int64,
-    )
-    shown = []
-    if examples and samples:
-
-        def ex(why, i):
-            s = samples[i]
-            return example_sample(why, s.record.where, s.tokens, s.record.turns, s.media)
-
-        shown = [ex("longest", i) for i in longest_first(tokens, 4)] + [
-            ex("random", int(i)) for i in np.random.default_rng(0).permutation(len(samples))[:8]
-        ]
+    if not recipe.data.sources:
+        return failed_report(recipe.path, [_no_sources(recipe)])
+    try:
+        processor = processor_of(recipe)
+    except InputError as error:
+        return failed_report(recipe.path, error.problems)
+    validation = recipe.data.validation
+    sections = [*recipe.data.sources, *([validation] if validation is not None and validation.path else [])]
+    rules = [rules_of(section) for section in sections]
+    measured = measure(recipe, rules, processor, decode=decode, shown=shown, progress=progress)
+    groups = [*_groups_of(measured), too_long_group(recipe, measured, shown)]
+    data: PreparedData | None = None
+    try:
+        data = _split(recipe, measured)
+    except DataError as error:
+        groups.append(ProblemGroup(kind="recipe", count=len(error.problems), examples=error.problems))
+    if data is not None:
+        groups.append(duplicate_group(data.train, shown))
+        if data.validation is not None:
+            groups.append(leak_group(data.train, data.validation, shown))
     return CheckReport(
         recipe=recipe.path,
         model=recipe.spec.name,
-        sequence_length=data.sequence_length,
-        too_long=data.too_long,
-        packing=data.packing,
-        decoded=True,
+        sequence_length=recipe.data.sequence_length,
+        too_long=recipe.data.too_long,
+        packing=recipe.data.packing,
+        decoded=decode,
+        sources=tuple(_source_counts(recipe, measured)),
+        groups=in_order(groups),
+        media=media_totals(measured.found.media),
+        **(_figures(recipe, measured, data, examples=examples) if data is not None else {}),  # type: ignore[arg-type]
         seconds=time.monotonic() - start,
-        sources=tuple(p.count for p in parts),
-        findings=found.findings(),
-        lengths=length_totals(tokens),
-        histogram=length_histogram(tokens, dropped, data.sequence_length),
-        tokens=TokenTotals(text=int((tokens - image).sum()), image=int(image.sum()), video=0),
-        epoch=EpochTotals(
-            samples=order.epoch_length,
-            tokens=int(tokens[order.epoch(0)].sum()),
-            items_per_step=recipe.train.global_batch,
-            steps=recipe.train.steps,
-            epochs=recipe.train.epochs,
-        )
-        if len(tokens)
-        else None,
-        media=MediaTotals(images=len(images), videos=0, bytes=sum(p.stat().st_size for p in images)),
-        examples=tuple(shown),
-        longest=tuple(
-            LongSample(
-                where=samples[i].record.where,
-                tokens=int(tokens[i]),
-                text=int(tokens[i] - image[i]),
-                image=int(image[i]),
-                video=0,
-            )
-            for i in longest_first(tokens, _LONGEST)
-        ),
     )
 
 
 def failed_report(path: str, problems: Sequence[Problem]) -> CheckReport:
-    """Give the report of a recipe that cannot be loaded."""
-    found = FindingList()
-    found.extend(tuple(problems))
+    """Give the report of a recipe whose data cannot be looked at: it cannot be loaded, or its weights cannot."""
+    errors = tuple(problem for problem in problems if problem.severity == "error")
     return CheckReport(
         recipe=path,
         model="",
@@ -183,5 +89,61 @@ def failed_report(path: str, problems: Sequence[Problem]) -> CheckReport:
         packing=False,
         decoded=False,
         seconds=0.0,
-        findings=found.findings(),
+        groups=in_order([ProblemGroup(kind="recipe", count=len(errors), examples=errors)]),
     )
+
+
+def _no_sources(recipe: Recipe) -> Problem:
+    return Problem(where=recipe.path, key="data.sources", message="names no file of records")
+
+
+def _groups_of(measured: Measured) -> Iterator[ProblemGroup]:
+    """Give the problems that the pass found, by kind."""
+    problems = measured.found.problems
+    for kind, count in problems.kinds.items():
+        kept = tuple(finding.problem for finding in problems.kept if finding.kind == kind)
+        yield ProblemGroup(kind=kind if kind in TITLES else "other", count=count, examples=kept)
+
+
+def _split(recipe: Recipe, measured: Measured) -> PreparedData | None:
+    """Divide as a run does; None where wrong records have left nothing to divide, which is said already."""
+    is_training = measured.usable.samples.source < len(recipe.data.sources)
+    if not is_training.any() and (measured.found.problems.count or recipe.data.too_long == "error"):
+        return None
+    return split(recipe, measured.usable, measured.every.processor)
+
+
+def _source_counts(recipe: Recipe, measured: Measured) -> Iterator[SourceCount]:
+    used, every = measured.usable.samples, measured.every.samples
+    is_drop = recipe.data.too_long != "error"
+    for number, (rule, counts) in enumerate(zip(measured.found.rules, measured.found.counts, strict=True)):
+        usable = int((used.source == number).sum())
+        dropped = int((every.source[measured.lost] == number).sum()) if is_drop else 0
+        is_source = number < len(recipe.data.sources)
+        yield SourceCount(
+            path=str(rule.path),
+            format=rule.format,
+            weight=recipe.data.sources[number].weight if is_source else None,
+            records=counts.read,
+            usable=usable,
+            dropped=dropped,
+            shrunk=int((used.max_pixels[used.source == number] > 0).sum()),
+            wrong=counts.read - usable - dropped,
+        )
+
+
+def _figures(recipe: Recipe, measured: Measured, data: PreparedData, *, examples: bool) -> dict[str, object]:
+    train = data.train
+    lost = measured.lost[measured.every.samples.source[measured.lost] < len(recipe.data.sources)]
+    return {
+        "validation_samples": data.report.validation_samples,
+        "validation_from": data.report.validation_from,
+        "lengths": length_totals(train.lengths),
+        "histogram": length_histogram(
+            train.lengths, measured.every.samples.tokens[lost], recipe.data.sequence_length
+        ),
+        "tokens": token_totals(train),
+        "epoch": epoch_totals(train, recipe),
+        "longest": longest_samples(train, _LONGEST),
+        "examples": example_samples(train, measured.every, lost) if examples else (),
+    }

@@ -1,98 +1,54 @@
-"""Sort problems into kinds that a reader can count: 4,000 missing files are one line of a report, not 4,000.
-
-A problem's message is what the code that found it says to people; it is sorted by its wording, and tests feed real
-broken input through the readers so that a changed wording cannot leave its kind unnoticed. What fits none is `other`.
-"""
+"""Problems by kind: 4,000 missing files are one line of a report and a few examples, not 4,000 lines."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qvl_core.errors import Problem
 
+# Names as in JSON, and titles. Most are those that the pass over the records gives; the order is that of the reports.
+TITLES = {
+    "recipe": "The recipe",
+    "file": "Files of records that cannot be read",
+    "record": "Records that are not of the format",
+    "role": "Wrong roles, or roles in the wrong order",
+    "empty": "Empty answers and messages",
+    "placeholder": "Placeholders and media that do not match",
+    "path": "Refused paths",
+    "missing": "Missing media",
+    "media": "Media that cannot be used",
+    "region": "Boxes and points outside their medium",
+    "template": "Refused by the chat template",
+    "too_long": "Longer than sequence_length",
+    "leak": "Validation samples that are also trained on",
+    "duplicate": "Duplicate records",
+    "other": "Other problems",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of problem: the name in JSON, the title for people, and the words of the messages that belong to it."""
+class ProblemGroup:
+    """All problems of one kind and severity: how many, and the first of them in the order of the data."""
 
-    name: str
-    title: str
-    words: re.Pattern[str]
+    kind: str
+    count: int
+    examples: tuple[Problem, ...]
+    is_error: bool = True
 
+    @property
+    def title(self) -> str:
+        """The kind in words."""
+        return TITLES.get(self.kind, TITLES["other"])
 
-def _kind(name: str, title: str, words: str) -> Kind:
-    return Kind(name=name, title=title, words=re.compile(words, re.IGNORECASE))
-
-
-# The first kind whose words are found is a problem's kind. The order is also that of the reports.
-KINDS: tuple[Kind, ...] = (
-    _kind("aspect_ratio", "Sizes that the model cannot take", r"aspect ratio|is no multiple"),
-    _kind("too_long", "Longer than sequence_length", r"the limit is [\d,]+|longer than [\d,]+ tokens"),
-    _kind("duplicate", "Duplicate records", r"^same messages and media as"),
-    _kind(
-        "refused_path",
-        "Refused paths",
-        r"media_root|\ba URL\b|drive letter|`\.\.` part|NUL character|none of them is expanded|cannot be resolved",
-    ),
-    _kind("missing_media", "Missing media", r"there is no such file\b"),
-    _kind(
-        "placeholders", "Placeholders and media that do not match", r"marker\(s\)|markers? in the text|> in a message"
-    ),
-    _kind("boxes", "Boxes and points", r"\b(?:box|point|region)(?:es|s)?\b|`objects`"),
-    _kind("empty_answer", "Empty answers", r"the answer is empty"),
-    _kind("empty_message", "Empty messages", r"(?:message|prompt) is empty"),
-    _kind(
-        "roles",
-        "Wrong roles, or roles in the wrong order",
-        r"; known are|expected one of|no answer to learn|is of the (?:user|assistant|system|tool)",
-    ),
-    _kind(
-        "unreadable",
-        "Records that cannot be read: JSON, Parquet, encoding",
-        r"not JSON|not UTF-8|UTF-16|nested too deeply|neither a JSON array|top level|Parquet|0 records|surrogate"
-        r"|only white space|text after the end|expected a comma|twice|its last line|truncated",
-    ),
-    _kind(
-        "corrupt_media",
-        "Corrupt or unsupported media",
-        r"cannot be decoded|cannot be opened|is not a [A-Z]{3,4}|pixels|0 bytes|not a regular file|video|frame|decod"
-        r"|was changed after|is larger than",
-    ),
-    _kind(
-        "columns",
-        "Missing or wrong columns",
-        r"is missing|Keys found|not an object|not a string|expected a|not a list|\bhas `",
-    ),
-    _kind("template", "Refused by the chat template", r"chat template"),
-    _kind("recipe", "The recipe", r"(?!)"),
-    _kind("other", "Other problems", r""),
-)
-# Sections of a recipe, with which the keys of its own problems start.
-_SECTIONS = frozenset(
-    [
-        "schema",
-        "task",
-        "extends",
-        "model",
-        "layout",
-        "weights",
-        "data",
-        "train",
-        "generation",
-        "eval",
-        "env",
-        "launch",
-        "output",
-        "expected",
-    ]
-)
-TITLES = {kind.name: kind.title for kind in KINDS}
+    @property
+    def severity(self) -> str:
+        """`error` makes the data unusable, `warning` is only said."""
+        return "error" if self.is_error else "warning"
 
 
-def kind_of(problem: Problem) -> str:
-    """Name the kind of a problem, the `name` of one of KINDS."""
-    if problem.key.partition(".")[0] in _SECTIONS:
-        # Of the recipe itself, unless it says which samples are too long.
-        return "too_long" if problem.key == "data.sequence_length" and ":" in problem.where else "recipe"
-    return next(kind.name for kind in KINDS if kind.words.search(problem.message))
+def in_order(groups: Iterable[ProblemGroup]) -> tuple[ProblemGroup, ...]:
+    """Give the groups that are not empty: errors before warnings, kinds in the order of TITLES."""
+    rank = {name: place for place, name in enumerate(TITLES)}
+    filled = [group for group in groups if group.count]
+    return tuple(sorted(filled, key=lambda group: (not group.is_error, rank.get(group.kind, len(rank)))))

@@ -9,19 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from qvl_core.batch import IGNORE
-from qvl_core.geometry import sample_positions, tokens_of
+from qvl_core.geometry import tokens_of
 from qvl_core.input_file import printable
 
 from qvl_data.dataset import Dataset
 from qvl_data.inspection.pictures import frames_of_patches
 from qvl_data.inspection.pieces import Piece, PieceReader
 from qvl_data.inspection.thumbnails import data_uri
-from qvl_data.samples import PlannedSample, Sample
+from qvl_data.micro_batch import collate
+from qvl_data.planning import PlannedSample, sizes_of
+from qvl_data.records.grounding import Size, frame_size, rescaled
+from qvl_data.records.record import Record
+from qvl_data.samples import Sample, build_sample
 
 # What bounds a page: pictures are shrunk to this side, and no more of them are shown of a sample.
 IMAGE_SIDE = 560
 FRAME_SIDE = 224
-MAX_IMAGES = 16
+MAX_MEDIA = 16
 MAX_FRAMES = 24
 _EXACT_PIXELS = 128 * 128
 _QUALITY = 85
@@ -104,33 +108,33 @@ class PreviewItem:
 class Previewer:
     """Makes previews of a data set's samples."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        processor = dataset.processor
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+        processor = data.processor
         self._processor = processor
         self._reader = PieceReader(processor.chat, processor.folder, processor.spec.tokens)
 
     def preview(self, index: int) -> PreviewSample:
         """Make sample `index` as training does, and take it apart. Raises DataError as making it does."""
-        sample, planned = self._dataset.sample(index), self._dataset.planned[index]
+        planned = self._data.planned(index)
+        sample = build_sample(planned, self._processor, loss_on=self._data.loss_on, frame=self._data.frame)
         spec = self._processor.spec
         counts = tokens_of(sample.grids, spec.vision.spatial_merge_size).tolist() if len(sample.grids) else []
-        positions = sample_positions(
-            sample.input_ids, sample.grids, sample.seconds_per_grid, spec, sample_id=sample.sample_id
-        )
+        # The positions of the batch that training makes of it, not a second way to compute them.
+        positions = collate([sample], spec).position_ids
         pieces = self._reader.pieces(sample.input_ids, sample.labels, positions, counts)
-        media = list(self._media(sample, planned, pieces, positions))
+        media = tuple(self._media(sample, planned, pieces, positions))
         image = int((sample.input_ids == spec.tokens.image).sum())
         video = int((sample.input_ids == spec.tokens.video).sum())
         return PreviewSample(
             index=index,
-            where=printable(planned.record.where),
+            where=planned.record.where,
             text_tokens=len(sample.input_ids) - image - video,
             image_tokens=image,
             video_tokens=video,
             learned_tokens=int((sample.labels != IGNORE).sum()),
             pieces=pieces,
-            media=tuple(media),
+            media=media,
             hidden_media=len(counts) - len(media),
             max_pixels=planned.max_pixels,
         )
@@ -140,16 +144,15 @@ class Previewer:
     ) -> Iterator[PreviewMedium]:
         vision = self._processor.spec.vision
         places = [piece for piece in pieces if piece.medium >= 0]
-        start = 0
-        for grid, piece, file in list(zip(sample.grids.tolist(), places, planned.media, strict=True))[:MAX_IMAGES]:
-            slices, rows, columns = grid
-            stop = start + slices * rows * columns
-            pixels = frames_of_patches(
-                sample.patches[start:stop], (slices, rows, columns), vision, self._processor.images.levels
-            )
-            start = stop
-            merge = vision.spatial_merge_size
-            frames, hidden = _frames(piece.kind, pixels, vision.temporal_patch_size)
+        sizes = sizes_of(planned.media, self._processor, planned.max_pixels)
+        stops = np.cumsum(sample.grids.prod(axis=1))
+        for number, (piece, file) in enumerate(list(zip(places, planned.media, strict=True))[:MAX_MEDIA]):
+            slices, rows, columns = (int(side) for side in sample.grids[number])
+            patches = sample.patches[stops[number] - slices * rows * columns : stops[number]]
+            levels = self._processor.images.levels if piece.kind == "image" else self._processor.videos.levels
+            pixels = frames_of_patches(patches, (slices, rows, columns), vision, levels)
+            times = sample.frame_times[number] if sample.frame_times else np.zeros(0)
+            frames, hidden = _frames(pixels, vision.temporal_patch_size, times)
             step = piece.count // slices
             yield PreviewMedium(
                 kind=piece.kind,
@@ -158,24 +161,39 @@ class Previewer:
                 file_width=file.facts.width,
                 height=pixels.shape[1],
                 width=pixels.shape[2],
-                rows=rows // merge,
-                columns=columns // merge,
+                rows=rows // vision.spatial_merge_size,
+                columns=columns // vision.spatial_merge_size,
                 slices=slices,
                 first_token=piece.first,
                 position=piece.positions,
                 times=tuple(positions[0, piece.first : piece.first + piece.count : step].tolist()),
                 frames=frames,
                 hidden_frames=hidden,
+                marks=tuple(_marks(planned.record, number, sizes[number])),
             )
 
 
-def _frames(kind: str, pixels: NDArray[np.uint8], depth: int) -> tuple[tuple[Frame, ...], int]:
-    """Give the frames to show and the number of those left out: an image is one frame, of a video some are shown."""
-    if kind == "image":
+def _marks(record: Record, medium: int, sizes: tuple[Size, Size]) -> Iterator[Mark]:
+    """Give the record's boxes and points on one of its media, in pixels of what the model sees."""
+    original, resized = sizes
+    for region in record.regions:
+        if region.medium == medium:
+            yield Mark(values=rescaled(region, frame_size(record.frame, original, resized), resized).values)
+
+
+def _frames(
+    pixels: NDArray[np.uint8], depth: int, times: NDArray[np.float64]
+) -> tuple[tuple[Frame, ...], int]:
+    """Give the frames to show and the number of those left out. An image, which has no times, is one frame.
+
+    A repeated last frame, which fills the last slice of an odd number of frames, has no time and is not shown.
+    """
+    if not len(times):
         return (_frame(pixels[0], IMAGE_SIDE, 0, None),), 0
-    count = len(pixels)
+    count = len(times)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_FRAMES)).round().astype(int)).tolist()
-    return tuple(_frame(pixels[i], FRAME_SIDE, i // depth, None) for i in chosen), count - len(chosen)
+    frames = tuple(_frame(pixels[i], FRAME_SIDE, i // depth, float(times[i])) for i in chosen)
+    return frames, count - len(chosen)
 
 
 def _frame(pixels_HWC: NDArray[np.uint8], side: int, number: int, time_s: float | None) -> Frame:

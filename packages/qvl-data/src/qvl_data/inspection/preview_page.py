@@ -1,7 +1,7 @@
 """Previews of samples as one HTML page: pictures, tokens coloured by what is learned, positions where a pointer rests.
 
 Bounded whatever the samples hold: of a sample at most MAX_TOKENS tokens are drawn one by one (its beginning and end;
-what lies between is counted), at most 16 images and 24 frames a video, all of them shrunk to a fixed side. That is at
+what lies between is counted), at most 16 media and 24 frames a video, all of them shrunk to a fixed side. That is at
 most about 0.6 MB of tokens and 2 MB of pictures for each sample.
 """
 
@@ -195,8 +195,7 @@ def _medium(medium: PreviewMedium, number: int) -> Html:
 
 
 def _video_frame(medium: PreviewMedium, frame: Frame) -> Html:
-    time = f"{frame.time_s:.2f} s" if frame.time_s is not None else f"slice {frame.slice}"
-    note = f"{time}, t {medium.times[frame.slice]}"
+    note = f"{frame.time_s or 0:.2f} s, t {medium.times[frame.slice]}"
     return element("figure", _view(medium, frame, wide=False), element("figcaption", note))
 
 

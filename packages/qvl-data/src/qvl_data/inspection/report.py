@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qvl_data.inspection.findings import Finding
+from qvl_data.inspection.kinds import ProblemGroup
 
 Why = Literal["longest", "dropped", "random"]
 
@@ -150,7 +150,8 @@ class ExampleSample:
 class CheckReport:
     """Everything that `qvl data check` says of a recipe.
 
-    What cannot be known where the recipe or all data are wrong is None or empty. `examples` are filled for HTML only.
+    What cannot be known where the recipe or all data are wrong is None or empty. `examples` are filled
+    for the page only.
     """
 
     recipe: str
@@ -163,7 +164,7 @@ class CheckReport:
     sources: tuple[SourceCount, ...] = ()
     validation_samples: int = 0
     validation_from: str = ""
-    findings: tuple[Finding, ...] = ()
+    groups: tuple[ProblemGroup, ...] = ()
     lengths: LengthTotals | None = None
     histogram: Histogram | None = None
     tokens: TokenTotals | None = None
@@ -175,12 +176,12 @@ class CheckReport:
     @property
     def errors(self) -> int:
         """Count the problems that make the data unusable."""
-        return sum(finding.count for finding in self.findings if finding.is_error)
+        return sum(group.count for group in self.groups if group.is_error)
 
     @property
     def warnings(self) -> int:
         """Count what is only said."""
-        return sum(finding.count for finding in self.findings if not finding.is_error)
+        return sum(group.count for group in self.groups if not group.is_error)
 
     @property
     def is_clean(self) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 from qvl_core.cli.problem_formats import split_where
 from qvl_core.errors import Problem
 
-from qvl_data.inspection.findings import Finding
+from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.report import CheckReport, EpochTotals, TokenTotals
 
 SCHEMA = 1
@@ -58,7 +58,7 @@ def report_values(report: CheckReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         "sources": [asdict(source) for source in report.sources],
         "validation": {"samples": report.validation_samples, "from": report.validation_from},
-        "problems": [_finding(finding) for finding in report.findings],
+        "problems": [_group(group) for group in report.groups],
         "tokens": _tokens(report.tokens),
         "lengths": asdict(report.lengths) if report.lengths else None,
         "histogram": asdict(report.histogram) if report.histogram else None,
@@ -68,13 +68,13 @@ def report_values(report: CheckReport) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _group(group: ProblemGroup) -> dict[str, Any]:
     return {
-        "kind": finding.kind,
-        "title": finding.title,
-        "severity": finding.examples[0].severity,
-        "count": finding.count,
-        "examples": [_problem(problem) for problem in finding.examples],
+        "kind": group.kind,
+        "title": group.title,
+        "severity": group.severity,
+        "count": group.count,
+        "examples": [_problem(problem) for problem in group.examples],
     }
 
 

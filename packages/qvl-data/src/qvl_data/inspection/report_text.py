@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.cli.terminal import bytes_text, print_heading, print_table
 
-from qvl_data.inspection.findings import Finding
+from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.phrases import counted, epoch_lines, share, verdict
 from qvl_data.inspection.report import CheckReport, Histogram
 
@@ -26,8 +26,8 @@ def print_report(target: Console, report: CheckReport, *, max_problems: int) -> 
         _print_totals(target, report)
         _print_histogram(target, report)
         _print_longest(target, report)
-    if report.findings:
-        _print_findings(target, report, max_problems)
+    if report.groups:
+        _print_groups(target, report, max_problems)
     target.print()
     target.print(verdict(report), style="bold")
 
@@ -136,20 +136,20 @@ def _print_longest(target: Console, report: CheckReport) -> None:
     print_table(target, columns, rows, right=columns[1:], whole=columns[1:])
 
 
-def _print_findings(target: Console, report: CheckReport, max_problems: int) -> None:
+def _print_groups(target: Console, report: CheckReport, max_problems: int) -> None:
     print_heading(target, "Found")
-    rows = [(f"{finding.count:,}", _severity(finding), finding.title) for finding in report.findings]
+    rows = [(f"{group.count:,}", _severity(group), group.title) for group in report.groups]
     print_table(target, ("count", "what", "kind"), rows, right=("count",), whole=("count", "what"))
-    for finding in reversed(report.findings):
-        shown = finding.examples[:max_problems]
+    for group in reversed(report.groups):
+        shown = group.examples[:max_problems]
         if not shown:
             continue
-        print_heading(target, f"{finding.title} ({counted(finding.count, _severity(finding))})")
+        print_heading(target, f"{group.title} ({counted(group.count, _severity(group))})")
         for problem in shown:
             target.print(problem.render())
-        if finding.count > len(shown):
-            target.print(f"... and {finding.count - len(shown):,} more")
+        if group.count > len(shown):
+            target.print(f"... and {group.count - len(shown):,} more")
 
 
-def _severity(finding: Finding) -> str:
-    return "problem" if finding.is_error else "warning"
+def _severity(group: ProblemGroup) -> str:
+    return "problem" if group.is_error else "warning"
