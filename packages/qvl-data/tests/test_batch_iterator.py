@@ -121,7 +121,7 @@ def test_validation_comes_once_in_file_order(make_recipe: Callable[..., Any], da
     data = prepare(recipe)
     assert data.validation is not None
     found = [name for batch in validation_batches(data, recipe=recipe) for name in batch.sample_ids]
-    assert found == [planned.record.where for planned in data.validation.planned]
+    assert found == [data.validation.where(index) for index in range(len(data.validation))]
 
 
 def test_validation_ranks_get_equally_many_and_repeats_carry_no_labels(

@@ -98,7 +98,7 @@ class BatchIterator(Iterator[list[Batch]]):
         except QvlError:
             raise
         except Exception as error:
-            where = self._dataset.planned[index].record.where
+            where = self._dataset.where(index)
             raise RunError(f"{where}: the sample cannot be made: {type(error).__name__}: {error}") from error
 
 

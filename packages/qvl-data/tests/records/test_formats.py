@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 from data_files import llava, write_records
 from qvl_core.errors import DataError
+from qvl_data.records.element import Element
 from qvl_data.records.formats import parse_element, read_records
-from qvl_data.records.json_records import Element
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.records.record import Medium, Record
 
@@ -95,7 +96,7 @@ def test_accepts_right_roles(roles: tuple[str, ...]) -> None:
         ({**llava("Hello", "a"), "video": "x.mp4"}, "0 <video> marker(s) in the text, 1 video(s)"),
         (llava("<image>", "a", {"path": "x"}), "expected a path or a list of paths"),
         (llava("<image>", "a", [""]), "expected a path or a list of paths"),
-        ({**llava("Hello", "a"), "images": ["x.jpg"]}, "the llava format has `image`"),
+        ({**llava("Hello", "a"), "images": ["x.jpg"]}, "has `images`; the column read here is `image`"),
         ("text", "is a string, not an object"),
         ([], "is a list, not an object"),
         ({"messages": []}, "`conversations` is missing"),
@@ -114,20 +115,22 @@ def test_refuses_content_lists_and_single_image_key_in_sharegpt() -> None:
     content = [{"type": "text", "text": "x"}]
     assert "of kind a list" in complaint({"messages": [{"role": "user", "content": content}]}, "sharegpt")
     good = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "x"}]
-    assert "the sharegpt format has `images`" in complaint({"messages": good, "image": "x.jpg"}, "sharegpt")
+    assert "has `image`; the column read here is `images`" in complaint(
+        {"messages": good, "image": "x.jpg"}, "sharegpt"
+    )
 
 
 def test_unknown_format_names_the_known_ones() -> None:
-    with pytest.raises(DataError, match="known: llava, sharegpt"):
+    with pytest.raises(DataError, match="known: llava, openai, sharegpt"):
         parse({}, "alpaca")
 
 
 def test_all_broken_records_are_found_and_the_good_ones_kept(tmp_path: Path) -> None:
     path = write_records(tmp_path / "x.json", [llava("a", "b"), {}, llava("c", "d"), llava("e", "")])
     problems = ProblemList()
-    records, data = read_records(path, format_name="llava", problems=problems)
+    records, digest = read_records(path, format_name="llava", problems=problems)
     assert [record.where for record in records] == [f"{path}:2", f"{path}:4"]
-    assert data == path.read_bytes()
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     text = str(problems.error("x"))
     assert problems.count == 2
     assert f"{path}:3" in text

@@ -20,6 +20,8 @@ from PIL import Image
 from qvl_core.errors import DataError
 from qvl_core.input_file import read_regular_file
 
+from qvl_data.media.error import MediaError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Pillow's own limit, above which it warns of a decompression bomb; here it is an error.
 MAX_SOURCE_PIXELS = 89_478_485
@@ -37,8 +39,8 @@ _TURNS = {
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-class ImageError(ValueError):
-    """An image that cannot be used; the text starts with what is wrong. Callers add the file and the record."""
+class ImageError(MediaError):
+    """An image that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,13 @@ class ImageFacts:
     digest: str
 
 
-def check_image(path: Path) -> ImageFacts:
+def check_image(path: Path, *, decode: bool = True) -> ImageFacts:
     """Decode a file as cheaply as truncation can still be seen, and give its facts. Raises ImageError."""
     data = _read(path)
     image = _open(data)
     height, width = image.height, image.width
+    if not decode:
+        return ImageFacts(height=height, width=width, digest=hashlib.sha256(data).hexdigest())
     if image.format in ("JPEG", "MPO"):
         # Decoding to an eighth of the size reads the whole entropy-coded stream but skips most of the arithmetic.
         image.draft(None, (max(1, width // 8), max(1, height // 8)))
