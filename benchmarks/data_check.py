@@ -3,7 +3,7 @@
     python benchmarks/data_check.py [--rows 100000] [--small 10000] [--images 4000] [--rounds 3] [--dir DIR]
                                     [--checkpoint DIR] [--quick]
 
-LLaVA-like rows: one JPEG of 160 to 640 pixels a side (a tenth has none, a tenth two), one to three questions and
+LLaVA-like rows: one JPEG of 160 to 512 pixels a side (a tenth has none, a tenth two), one to three questions and
 answers, most of 150 to 400 tokens, in one JSON Lines file over some thousands of different files. Each round is a new
 process of the command with a cold cache folder, and so pays for Python, the tokenizer and the pass over the records.
 
@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=10_000, help="rows of the run that memory is compared with")
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dir", type=Path, default=None, help="where the files are made; default: the temporary folder")
+    parser.add_argument(
+        "--dir", type=Path, default=None, help="where the files are made; default: the temporary folder"
+    )
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "recipes" / "tiny" / "checkpoint")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows and images, one round")
     words, _ = parser.parse_known_args()
@@ -117,7 +119,7 @@ def make_images(folder: Path, count: int) -> None:
     folder.mkdir()
     for number in range(count):
         random_of = np.random.default_rng(number)
-        height, width = random_of.integers(160, 641, 2).tolist()
+        height, width = random_of.integers(160, 513, 2).tolist()
         coarse = random_of.integers(0, 256, (9, 9, 3), dtype=np.uint8)
         image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         image.save(folder / f"{number:06d}.jpg", quality=80)
@@ -135,8 +137,8 @@ def _row(source: random.Random, images: int) -> dict[str, Any]:
     turns = []
     for place in range(source.randint(1, 3)):
         marker = "<image>\n" * media if place == 0 else ""
-        turns.append({"from": "human", "value": marker + _sentence(source, 6, 16)})
-        turns.append({"from": "gpt", "value": _sentence(source, 8, 60)})
+        turns.append({"from": "human", "value": marker + _sentence(source, 4, 10)})
+        turns.append({"from": "gpt", "value": _sentence(source, 4, 30)})
     row: dict[str, Any] = {"id": f"{source.getrandbits(48):012x}", "conversations": turns}
     paths = [f"{source.randrange(images):06d}.jpg" for _ in range(media)]
     return {**row, "image": paths[0] if media == 1 else paths} if media else row

@@ -37,7 +37,14 @@ def clean_report() -> CheckReport:
         seconds=12.34,
         sources=(
             SourceCount(
-                path="data/llava.json", format="llava", records=1000, usable=1000, dropped=0, shrunk=0, wrong=0, weight=1.5
+                path="data/llava.json",
+                format="llava",
+                records=1000,
+                usable=1000,
+                dropped=0,
+                shrunk=0,
+                wrong=0,
+                weight=1.5,
             ),
         ),
         lengths=length_totals(lengths),

@@ -26,7 +26,7 @@ class PageReader(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.texts).split())
+        return " ".join(" ".join(self.texts).split())
 
     def count(self, tag: str, **wanted: str) -> int:
         return sum(

@@ -82,9 +82,7 @@ def run_check(
         except InputError as error:
             return failed_report(path, error.problems)
         with progress_on_stderr() as progress:
-            return inspect_recipe(
-                recipe, decode=decode, shown=max_problems, examples=examples, progress=progress
-            )
+            return inspect_recipe(recipe, decode=decode, shown=max_problems, examples=examples, progress=progress)
     except ModuleNotFoundError as error:
         raise not_installed(error) from error
 

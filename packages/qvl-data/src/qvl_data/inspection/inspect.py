@@ -139,9 +139,7 @@ def _figures(recipe: Recipe, measured: Measured, data: PreparedData, *, examples
         "validation_samples": data.report.validation_samples,
         "validation_from": data.report.validation_from,
         "lengths": length_totals(train.lengths),
-        "histogram": length_histogram(
-            train.lengths, measured.every.samples.tokens[lost], recipe.data.sequence_length
-        ),
+        "histogram": length_histogram(train.lengths, measured.every.samples.tokens[lost], recipe.data.sequence_length),
         "tokens": token_totals(train),
         "epoch": epoch_totals(train, recipe),
         "longest": longest_samples(train, _LONGEST),

@@ -181,9 +181,7 @@ def _marks(record: Record, medium: int, sizes: tuple[Size, Size]) -> Iterator[Ma
             yield Mark(values=rescaled(region, frame_size(record.frame, original, resized), resized).values)
 
 
-def _frames(
-    pixels: NDArray[np.uint8], depth: int, times: NDArray[np.float64]
-) -> tuple[tuple[Frame, ...], int]:
+def _frames(pixels: NDArray[np.uint8], depth: int, times: NDArray[np.float64]) -> tuple[tuple[Frame, ...], int]:
     """Give the frames to show and the number of those left out. An image, which has no times, is one frame.
 
     A repeated last frame, which fills the last slice of an odd number of frames, has no time and is not shown.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qvl_core.cli.terminal import bytes_text, print_heading, print_table
 
 from qvl_data.inspection.kinds import ProblemGroup
+from qvl_data.inspection.markup import visible
 from qvl_data.inspection.phrases import counted, epoch_lines, share, verdict
 from qvl_data.inspection.report import CheckReport, Histogram
 
@@ -20,7 +21,7 @@ _ROWS = 20
 
 def print_report(target: Console, report: CheckReport, *, max_problems: int) -> None:
     """Print what was found, most needed last: problems and the verdict stand where a terminal stops scrolling."""
-    target.print(f"{report.recipe}: data of {report.model}", style="bold")
+    target.print(visible(f"{report.recipe}: data of {report.model}" if report.model else report.recipe), style="bold")
     _print_sources(target, report)
     if report.lengths is not None:
         _print_totals(target, report)
@@ -29,7 +30,7 @@ def print_report(target: Console, report: CheckReport, *, max_problems: int) -> 
     if report.groups:
         _print_groups(target, report, max_problems)
     target.print()
-    target.print(verdict(report), style="bold")
+    target.print(visible(verdict(report)), style="bold")
 
 
 def _print_sources(target: Console, report: CheckReport) -> None:
@@ -38,7 +39,7 @@ def _print_sources(target: Console, report: CheckReport) -> None:
     print_heading(target, "Records")
     rows = [
         (
-            source.path if source.weight is not None else f"{source.path} (validation)",
+            visible(source.path if source.weight is not None else f"{source.path} (validation)"),
             *(f"{n:,}" for n in (source.records, source.usable, source.dropped, source.shrunk, source.wrong)),
         )
         for source in report.sources
@@ -72,7 +73,7 @@ def _print_totals(target: Console, report: CheckReport) -> None:
         rows.append(("validation", f"{counted(report.validation_samples, 'sample')}, {report.validation_from}"))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        target.print(f"{name:<{width}}  {text}")
+        target.print(visible(f"{name:<{width}}  {text}"))
 
 
 def _print_histogram(target: Console, report: CheckReport) -> None:
@@ -130,7 +131,7 @@ def _print_longest(target: Console, report: CheckReport) -> None:
     print_heading(target, "Longest samples")
     columns = ("sample", "tokens", "text", "image", "video")
     rows = [
-        (sample.where, *(f"{n:,}" for n in (sample.tokens, sample.text, sample.image, sample.video)))
+        (visible(sample.where), *(f"{n:,}" for n in (sample.tokens, sample.text, sample.image, sample.video)))
         for sample in report.longest[:_SHOWN]
     ]
     print_table(target, columns, rows, right=columns[1:], whole=columns[1:])
@@ -146,7 +147,7 @@ def _print_groups(target: Console, report: CheckReport, max_problems: int) -> No
             continue
         print_heading(target, f"{group.title} ({counted(group.count, _severity(group))})")
         for problem in shown:
-            target.print(problem.render())
+            target.print(visible(problem.render()))
         if group.count > len(shown):
             target.print(f"... and {group.count - len(shown):,} more")
 
