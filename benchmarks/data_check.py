@@ -65,11 +65,67 @@ device = "cpu"
 [output]
 dir = "{cache}/run"
 """
-_WORDS = (
-    "the a of and in is on with to at by man woman child dog cat street table red blue green wooden small large left "
-    "right behind standing sitting holding wearing image picture shows there are two three people building sky tree "
-    "water window light dark background foreground bottle plate book computer bicycle train what color how many where"
-).split()
+_WORDS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "in",
+    "is",
+    "on",
+    "with",
+    "to",
+    "at",
+    "by",
+    "man",
+    "woman",
+    "child",
+    "dog",
+    "cat",
+    "street",
+    "table",
+    "red",
+    "blue",
+    "green",
+    "wooden",
+    "small",
+    "large",
+    "left",
+    "right",
+    "behind",
+    "standing",
+    "sitting",
+    "holding",
+    "wearing",
+    "image",
+    "picture",
+    "shows",
+    "there",
+    "are",
+    "two",
+    "three",
+    "people",
+    "building",
+    "sky",
+    "tree",
+    "water",
+    "window",
+    "light",
+    "dark",
+    "background",
+    "foreground",
+    "bottle",
+    "plate",
+    "book",
+    "computer",
+    "bicycle",
+    "train",
+    "what",
+    "color",
+    "how",
+    "many",
+    "where",
+]
 
 
 def main() -> None:
@@ -79,9 +135,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=10_000, help="rows of the run that memory is compared with")
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--dir", type=Path, default=None, help="where the files are made; default: the temporary folder"
-    )
+    parser.add_argument("--dir", type=Path, default=None, help="where the files are made")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "recipes" / "tiny" / "checkpoint")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows and images, one round")
     words, _ = parser.parse_known_args()

@@ -81,6 +81,6 @@ def test_drawing_stays_inside_its_frame() -> None:
     reader = PageReader(histogram_svg(found, width=360, height=270, x_ticks=4, class_="narrow"))
     for tag, have in reader.tags:
         if tag == "rect":
-            assert 0 <= float(have["x"])
+            assert float(have["x"]) >= 0
             assert float(have["x"]) + float(have["width"]) <= 360
             assert float(have["y"]) + float(have["height"]) <= 270

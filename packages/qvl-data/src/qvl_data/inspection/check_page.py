@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from qvl_core.cli.terminal import bytes_text
 from qvl_core.errors import Problem
 
-from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.histogram_svg import histogram_svg
+from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card, page, table, tile
 from qvl_data.inspection.phrases import counted, epoch_lines, seconds_text, share

@@ -10,7 +10,7 @@ from qvl_core.geometry import tokens_of
 
 from qvl_data.dataset import Dataset
 from qvl_data.index import MediaTable
-from qvl_data.inspection.report import EpochTotals, LengthTotals, LongSample, MediaTotals, Packs, TokenTotals
+from qvl_data.inspection.report import EpochTotals, LengthTotals, LongSample, MediaTotals, TokenTotals
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qvl_core.errors import DataError, InputError, Problem
 
-from qvl_data.dataset import Dataset, PreparedData, split
+from qvl_data.dataset import PreparedData, split
 from qvl_data.inspection.examples import example_samples
 from qvl_data.inspection.figures import epoch_totals, length_totals, longest_samples, media_totals, token_totals
 from qvl_data.inspection.histogram import length_histogram
-from qvl_data.inspection.kinds import TITLES, ProblemGroup, in_order
+from qvl_data.inspection.kinds import ProblemGroup, in_order
 from qvl_data.inspection.measured import Measured, measure, too_long_group
+from qvl_data.inspection.record_kinds import record_kind
 from qvl_data.inspection.repeats import duplicate_group, leak_group
 from qvl_data.inspection.report import CheckReport, SourceCount
 from qvl_data.processor import processor_of
@@ -49,9 +49,10 @@ def inspect_recipe(
         processor = processor_of(recipe)
     except InputError as error:
         return failed_report(recipe.path, error.problems)
+    rules = [rules_of(source) for source in recipe.data.sources]
     validation = recipe.data.validation
-    sections = [*recipe.data.sources, *([validation] if validation is not None and validation.path else [])]
-    rules = [rules_of(section) for section in sections]
+    if validation is not None and validation.path is not None:
+        rules.append(rules_of(validation))
     measured = measure(recipe, rules, processor, decode=decode, shown=shown, progress=progress)
     groups = [*_groups_of(measured), too_long_group(recipe, measured, shown)]
     data: PreparedData | None = None
@@ -98,11 +99,17 @@ def _no_sources(recipe: Recipe) -> Problem:
 
 
 def _groups_of(measured: Measured) -> Iterator[ProblemGroup]:
-    """Give the problems that the pass found, by kind."""
+    """Give the problems that the pass found, by kind, with all examples that it kept."""
     problems = measured.found.problems
-    for kind, count in problems.kinds.items():
-        kept = tuple(finding.problem for finding in problems.kept if finding.kind == kind)
-        yield ProblemGroup(kind=kind if kind in TITLES else "other", count=count, examples=kept)
+    kept: dict[str, list[Problem]] = {}
+    counts = Counter(problems.kinds)
+    for finding in problems.kept:
+        kind: str = finding.kind if finding.kind != "record" else record_kind(finding.problem)
+        counts[finding.kind] -= 1
+        counts[kind] += 1
+        kept.setdefault(kind, []).append(finding.problem)
+    for kind, count in counts.items():
+        yield ProblemGroup(kind=kind, count=count, examples=tuple(kept.get(kind, ())))
 
 
 def _split(recipe: Recipe, measured: Measured) -> PreparedData | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qvl_data.inspection.report import CheckReport
+from qvl_core.cli.terminal import bytes_text
+
+from qvl_data.inspection.report import CheckReport, MediaTotals
 
 
 def counted(number: int, noun: str) -> str:
@@ -52,3 +54,10 @@ def epoch_lines(report: CheckReport) -> list[tuple[str, str]]:
         steps = round(epoch.epochs * epoch.steps_per_epoch)
         lines.append(("run", f"{counted(epoch.epochs, 'epoch')}, about {counted(steps, 'step')}"))
     return lines
+
+
+def media_text(media: MediaTotals) -> str:
+    """Say how many media there are and how large: `800 images and 12 videos, 118 MiB`."""
+    named = ((media.images, "image"), (media.videos, "video"))
+    files = " and ".join(counted(number, noun) for number, noun in named if number)
+    return f"{files}, {bytes_text(media.bytes)}" if files else "none: text only"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.terminal import bytes_text, print_heading, print_table
+from qvl_core.cli.terminal import print_heading, print_table
 
 from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.markup import visible
-from qvl_data.inspection.phrases import counted, epoch_lines, share, verdict
+from qvl_data.inspection.phrases import counted, epoch_lines, media_text, share, verdict
 from qvl_data.inspection.report import CheckReport, Histogram
 
 if TYPE_CHECKING:
@@ -49,31 +50,25 @@ def _print_sources(target: Console, report: CheckReport) -> None:
 
 
 def _print_totals(target: Console, report: CheckReport) -> None:
-    lengths, tokens = report.lengths, report.tokens
-    assert lengths is not None
-    assert tokens is not None
     print_heading(target, "Training")
-    rows = [
-        ("length", f"{lengths.mean:,.1f} tokens on average, {lengths.shortest:,} to {lengths.longest:,}"),
-        ("", f"half have at most {lengths.median:,}, 90 % {lengths.p90:,}, 99 % {lengths.p99:,}"),
-        (
-            "tokens",
-            f"{tokens.all:,}: text {share(tokens.text, tokens.all)}, image {share(tokens.image, tokens.all)}, "
-            f"video {share(tokens.video, tokens.all)}",
-        ),
-        *epoch_lines(report),
-    ]
+    rows = [*_length_rows(report), *epoch_lines(report)]
     if report.media is not None:
-        media = report.media
-        files = " and ".join(
-            counted(number, noun) for number, noun in ((media.images, "image"), (media.videos, "video")) if number
-        )
-        rows.append(("media", f"{files}, {bytes_text(media.bytes)}" if files else "none: text only"))
+        rows.append(("media", media_text(report.media)))
     if report.validation_samples:
         rows.append(("validation", f"{counted(report.validation_samples, 'sample')}, {report.validation_from}"))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         target.print(visible(f"{name:<{width}}  {text}"))
+
+
+def _length_rows(report: CheckReport) -> Iterator[tuple[str, str]]:
+    lengths, tokens = report.lengths, report.tokens
+    if lengths is None or tokens is None:
+        return
+    yield "length", f"{lengths.mean:,.1f} tokens on average, {lengths.shortest:,} to {lengths.longest:,}"
+    yield "", f"half have at most {lengths.median:,}, 90 % {lengths.p90:,}, 99 % {lengths.p99:,}"
+    parts = (("text", tokens.text), ("image", tokens.image), ("video", tokens.video))
+    yield "tokens", f"{tokens.all:,}: " + ", ".join(f"{name} {share(part, tokens.all)}" for name, part in parts)
 
 
 def _print_histogram(target: Console, report: CheckReport) -> None:
