@@ -24,7 +24,7 @@ from qvl_data.samples import Sample, build_sample
 
 # What bounds a page: pictures are shrunk to this side, and no more of them are shown of a sample.
 IMAGE_SIDE = 560
-FRAME_SIDE = 224
+FRAME_SIDE = 176
 MAX_MEDIA = 16
 MAX_FRAMES = 24
 _EXACT_PIXELS = 128 * 128
