@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,8 @@ from qvl_core.errors import DataError, Problem
 from qvl_data.chat import LossOn
 from qvl_data.index import MediaTable, SampleTable
 from qvl_data.media.memory import memory_file, remember
-from qvl_data.order.sample_order import SampleOrder, held_out
+from qvl_data.order.items import count_items
+from qvl_data.order.sample_order import held_out
 from qvl_data.planning import PlannedSample, digest_of
 from qvl_data.processor import Processor, processor_of
 from qvl_data.records.element import Element, Place
@@ -25,6 +27,8 @@ from qvl_data.records.record import Frame, Record
 from qvl_data.records.record_file import RecordFile
 from qvl_data.samples import Sample, build_sample
 from qvl_data.source_rules import SourceRules, rules_of
+from qvl_data.streaming.prepare import open_stream
+from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
 from qvl_data.survey.result import Progress, Survey, total_of
 from qvl_data.survey.saved import read_survey, save_survey, survey_file
@@ -86,13 +90,9 @@ class Dataset:
         """Make sample `index`. Raises DataError, with file and line, if record or media have changed since."""
         return build_sample(self.planned(index), self.processor, loss_on=self.loss_on, frame=self.frame)
 
-    def order(self, seed: int) -> SampleOrder:
-        """Give the order in which training uses the samples."""
-        return SampleOrder(counts=self.counts, weights=self.weights, seed=seed)
-
-    def epoch_length(self) -> int:
-        """Count the samples of one epoch: round(weight x samples) of each source."""
-        return self.order(0).epoch_length
+    def epoch_length(self, capacity: int | None = None) -> int:
+        """Count the items of one epoch: round(weight x samples) of each source, or packs of `capacity` tokens."""
+        return count_items(self.counts, self.weights, self.lengths, capacity)
 
     def _file(self, index: int) -> int:
         return int(self.samples.file[self.rows[index]])
@@ -132,9 +132,14 @@ class DataReport:
     longest: int
     epoch_length: int
     notes: tuple[Problem, ...]  # The first too long samples and what became of them.
+    is_streamed: bool = False  # Nothing is known of the training samples but how many records there are.
 
     def lines(self) -> list[str]:
         """Say it in a few lines for people."""
+        if self.is_streamed:
+            lines = [f"{self.train_samples:,} records to stream, each checked when it is used"]
+            held = f"{self.validation_samples:,} validation samples, {self.validation_from}"
+            return [*lines, held] if self.validation_samples else lines
         mean = self.tokens / max(1, self.train_samples)
         videos = f" and {self.videos:,} videos" if self.videos else ""
         lines = [
@@ -153,7 +158,7 @@ class DataReport:
 class PreparedData:
     """The data of a run. `data_hash` is sha256 over the sources' bytes and the media's names and bytes."""
 
-    train: Dataset
+    train: Dataset | Stream
     validation: Dataset | None
     report: DataReport
     data_hash: str
@@ -173,8 +178,42 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     validation = recipe.data.validation
     if validation is not None and validation.path is not None:
         rules.append(rules_of(validation))
+    if recipe.data.streaming:
+        return _prepare_stream(recipe, rules, processor, progress)
     found = survey_once(recipe, rules, processor, decode=recipe.data.media_check == "decode", progress=progress)
     return split(recipe, found, processor)
+
+
+def _prepare_stream(
+    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, progress: Progress | None
+) -> PreparedData:
+    """Cut the training files into blocks, which is all that is looked at, and survey the validation file as ever."""
+    sources = len(recipe.data.sources)
+    stream, data_hash = open_stream(recipe, rules[:sources], processor, progress=progress)
+    held = None
+    if rules[sources:]:
+        decode = recipe.data.media_check == "decode"
+        found = survey_once(recipe, rules[sources:], processor, decode=decode, progress=progress)
+        rows = np.arange(len(found.samples))
+        _refuse_all_dropped([rows], 0, recipe, key="data.validation.path")
+        held = _dataset(found, [rows], (1.0,), recipe, processor)
+        data_hash = hashlib.sha256(f"{data_hash} {found.data_hash}".encode()).hexdigest()
+    report = DataReport(
+        records=stream.records,
+        train_samples=stream.records,
+        validation_samples=len(held) if held is not None else 0,
+        validation_from=_validation_from(recipe),
+        dropped=0,
+        shrunk=0,
+        images=0,
+        videos=0,
+        tokens=0,
+        longest=0,
+        epoch_length=stream.order(0).epoch_length,
+        notes=(),
+        is_streamed=True,
+    )
+    return PreparedData(train=stream, validation=held, report=report, data_hash=data_hash, processor=processor)
 
 
 def survey_once(
@@ -289,7 +328,7 @@ def _report(recipe: Recipe, found: Survey, train: Dataset, held: Dataset | None)
         videos=sum(is_video for is_video, _ in paths),
         tokens=int(train.lengths.sum()),
         longest=int(train.lengths.max(initial=0)),
-        epoch_length=train.epoch_length(),
+        epoch_length=train.epoch_length(recipe.data.sequence_length if recipe.data.packing else None),
         notes=found.notes,
     )
 

@@ -19,7 +19,7 @@ from qvl_data.media.facts import MediaFile
 from qvl_data.media.paths import MediaPathError, MediaRoot
 from qvl_data.processor import Processor
 from qvl_data.records.element import Element
-from qvl_data.records.formats import parse_element
+from qvl_data.records.formats import judge_element
 from qvl_data.records.grounding import check_regions, grounded_turns
 from qvl_data.records.problem_list import Finding, Kind
 from qvl_data.records.record import Frame, Record, Turn
@@ -72,10 +72,9 @@ class Planner:
     def judge(self, element: Element, source: SourceRules, path: Path) -> Verdict:
         """Say what becomes of one element of the file `path`."""
         where = element.where(path)
-        record = parse_element(element, path=path, format_name=source.format, tags=source.tags)
+        record = judge_element(element, path=path, format_name=source.format, tags=source.tags)
         if not isinstance(record, Record):
-            findings = [Finding(kind="record", problem=problem) for problem in record]
-            return Verdict(where=where, outcome="wrong", findings=tuple(findings))
+            return Verdict(where=where, outcome="wrong", findings=record)
         files, findings = self._files(record, source)
         if findings:
             return Verdict(where=where, outcome="wrong", findings=tuple(findings))

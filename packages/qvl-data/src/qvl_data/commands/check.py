@@ -74,14 +74,14 @@ def run_check(
     from qvl_core.recipe import load_recipe
 
     try:
-        from qvl_data.commands.progress import progress_on_stderr
+        from qvl_data.commands.progress import stderr_progress
         from qvl_data.inspection.inspect import failed_report, inspect_recipe
 
         try:
             recipe = load_recipe(path, settings)
         except InputError as error:
             return failed_report(path, error.problems)
-        with progress_on_stderr() as progress:
+        with stderr_progress() as progress:
             return inspect_recipe(recipe, decode=decode, shown=max_problems, examples=examples, progress=progress)
     except ModuleNotFoundError as error:
         raise not_installed(error) from error

@@ -63,12 +63,12 @@ def make_page(
     """Give the page of a recipe. Raises RecipeError, DataError or WeightsError if training could not start."""
     from qvl_core.recipe import load_recipe
 
-    from qvl_data.commands.progress import progress_on_stderr
+    from qvl_data.commands.progress import stderr_progress
     from qvl_data.dataset import prepare
     from qvl_data.inspection.preview_page import preview_page
 
     recipe = load_recipe(path, settings)
-    with progress_on_stderr() as progress:
+    with stderr_progress() as progress:
         data = prepare(recipe, progress=progress)
     chosen = f"samples {', '.join(map(str, index))}" if index else f"from position {position:,} of the training order"
     items = _by_index(data, recipe, index) if index else _by_position(data, recipe, position, samples)

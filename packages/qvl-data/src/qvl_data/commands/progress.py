@@ -1,40 +1,46 @@
-"""Progress of long work over records and media, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work on stderr: one line that changes on a terminal, a new line now and then elsewhere."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
-
-Progress = Callable[[str, int, int], None]
-# Between two lines in a log.
+# Between two lines in a log, and between two states of the line on a terminal.
 SECONDS_PER_LINE = 15.0
+_SECONDS_ON_TERMINAL = 0.2
 
 
 @contextmanager
-def progress_on_stderr() -> Iterator[Progress]:
+def stderr_progress(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str, int, int], None]]:
     """Give a function that is told what is being done, how much of it is done, and how much there is (0: unknown)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines().show
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total or None)
+    progress = _Progress(clock)
+    try:
+        yield progress.tell
+    finally:
+        progress.close()
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+class _Progress:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._is_terminal = sys.stderr.isatty()
+        self._is_open = False  # The terminal's cursor stands in our line.
 
-    def show(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= SECONDS_PER_LINE:
-            self._last = now
-            typer.echo(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}", err=True)
+    def tell(self, what: str, done: int, total: int) -> None:
+        now = self._clock()
+        if now - self._last < (_SECONDS_ON_TERMINAL if self._is_terminal else SECONDS_PER_LINE):
+            return
+        self._last = now
+        text = f"{what}: {done:,} of {total:,} ({done / total:.0%})" if total else f"{what}: {done:,}"
+        # On a terminal back to the start of the line, and the rest of it cleared.
+        sys.stderr.write(f"\r{text}\x1b[K" if self._is_terminal else f"{text}\n")
+        sys.stderr.flush()
+        self._is_open = self._is_terminal
+
+    def close(self) -> None:
+        if self._is_open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -41,7 +41,7 @@ class MediaRoot:
 
         The file need not exist. Raises MediaPathError.
         """
-        _refuse_no_path(written)
+        refuse_no_path(written)
         if not self._allow_outside and ".." in written.split("/"):
             raise MediaPathError(f"{_shown(written)} holds a `..` part; paths are written from media_root downwards")
         try:
@@ -77,7 +77,8 @@ def resolve_media_path(written: str, media_root: Path, *, allow_outside: bool = 
     return MediaRoot(media_root, allow_outside=allow_outside).resolve(written)
 
 
-def _refuse_no_path(written: str) -> None:
+def refuse_no_path(written: str) -> None:
+    """Raise MediaPathError for what is no path of a file, wherever it may lead: URLs, `~`, `$`, drive letters, NUL."""
     if "\0" in written:
         raise MediaPathError(f"the path {_shown(written)} holds a NUL character")
     if _URL_OR_DRIVE.match(written):

@@ -65,11 +65,15 @@ def objects_of(record: Record) -> dict[str, Any]:
     boxes = [region for region in record.regions if region.kind == "box"]
     points = [region for region in record.regions if region.kind == "point"]
     return {
-        "bbox": [list(region.values) for region in boxes],
-        "point": [list(region.values) for region in points],
+        "bbox": [_plain(region) for region in boxes],
+        "point": [_plain(region) for region in points],
         "medium": [region.medium for region in (*boxes, *points)],
         "frame": record.frame,
     }
+
+
+def _plain(region: Region) -> list[float]:
+    return [int(value) if value.is_integer() else value for value in region.values]
 
 
 class _Marked:

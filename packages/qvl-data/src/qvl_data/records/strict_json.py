@@ -79,8 +79,9 @@ def _position(error: json.JSONDecodeError, line: int | None, is_first_on_line: b
 
 def _encoding_error(data: bytes, error: UnicodeDecodeError, offset: int) -> NotUtf8Error:
     message = f"not UTF-8 text: byte {data[error.start]:#04x} at position {offset + error.start:,} of the file"
+    # The common characters only, both bytes of which are high: as GBK one can read nearly every Latin-1 text too.
     try:
-        data.decode("gb18030")
+        data.decode("gb2312")
     except UnicodeDecodeError:
         return NotUtf8Error(message, "")
-    return NotUtf8Error(f"{message}; it reads as GBK", GBK_FIX)
+    return NotUtf8Error(f"{message}; it may be GBK", GBK_FIX)
