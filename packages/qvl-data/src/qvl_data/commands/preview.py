@@ -60,7 +60,8 @@ def register(data: typer.Typer) -> None:
 def make_page(
     path: str, settings: list[str] | tuple[str, ...], *, samples: int, position: int, index: list[int]
 ) -> str:
-    """Give the page of a recipe. Raises RecipeError, DataError or WeightsError if training could not start."""
+    """Give the page of a recipe of task sft. Raises RecipeError, DataError or WeightsError where training would."""
+    from qvl_core.cli.inputs import require_inputs
     from qvl_core.recipe import load_recipe
 
     from qvl_data.commands.progress import stderr_progress
@@ -68,39 +69,47 @@ def make_page(
     from qvl_data.inspection.preview_page import preview_page
 
     recipe = load_recipe(path, settings)
+    if recipe.data.sources:
+        require_inputs(recipe)
     with stderr_progress() as progress:
         data = prepare(recipe, progress=progress)
-    chosen = f"samples {', '.join(map(str, index))}" if index else f"from position {position:,} of the training order"
-    items = _by_index(data, recipe, index) if index else _by_position(data, recipe, position, samples)
-    return preview_page(
-        items, recipe=recipe.path, model=recipe.spec.name, loss_on=recipe.data.loss_on.replace("_", " "), how=chosen
-    )
+        how = f"samples {', '.join(map(str, index))}" if index else f"from position {position:,} of the training order"
+        items = _by_number(data, recipe, index) if index else _by_position(data, recipe, position, samples)
+    loss_on = recipe.data.loss_on.replace("_", " ")
+    return preview_page(items, recipe=recipe.path, model=recipe.spec.name, loss_on=loss_on, how=how)
 
 
-def _by_index(data: PreparedData, recipe: Recipe, index: list[int]) -> list[PreviewItem]:
+def _by_number(data: PreparedData, recipe: Recipe, numbers: list[int]) -> list[PreviewItem]:
     from qvl_core.errors import DataError, Problem
 
     from qvl_data.inspection.preview import Previewer, PreviewItem
 
-    count = len(data.train)
-    wrong = [number for number in index if number >= count]
+    count = data.report.train_samples
+    wrong = [number for number in numbers if number >= count]
     if wrong:
         message = f"there is no sample {wrong[0]:,}: the {count:,} training samples are 0 to {count - 1:,}"
         raise DataError(Problem(where=recipe.path, key="--index", message=message))
     previewer = Previewer(data.train)
-    return [PreviewItem(position=None, samples=(previewer.preview(number),)) for number in index]
+    return [PreviewItem(position=None, samples=(previewer.preview(number),)) for number in numbers]
 
 
-def _by_position(data: PreparedData, recipe: Recipe, position: int, samples: int) -> list[PreviewItem]:
+def _by_position(data: PreparedData, recipe: Recipe, position: int, count: int) -> list[PreviewItem]:
+    from contextlib import closing
+
     from qvl_data.inspection.preview import Previewer, PreviewItem
+    from qvl_data.item_source import indexed_items
+    from qvl_data.streaming.prepare import stream_items
+    from qvl_data.streaming.stream_items import Stream
 
-    previewer = Previewer(data.train)
-    order = data.train.order(recipe.train.seed if recipe.train is not None else 0)
-    places = range(position, position + min(samples, len(data.train)))
-    epochs = {place // order.epoch_length for place in places}
-    orders = {epoch: order.epoch(epoch) for epoch in epochs}
-    indexes = [int(orders[place // order.epoch_length][place % order.epoch_length]) for place in places]
-    return [
-        PreviewItem(position=place, samples=(previewer.preview(index),))
-        for place, index in zip(places, indexes, strict=True)
-    ]
+    train = data.train
+    source = stream_items(train, recipe) if isinstance(train, Stream) else indexed_items(train, recipe)
+    previewer = Previewer(train)
+    room = recipe.data.sequence_length if recipe.data.packing else None
+    with closing(source):
+        items = [taken.item for taken in source.take(position, min(count, source.order.epoch_length))]
+        return [
+            PreviewItem(
+                position=item.position, room=room, samples=tuple(previewer.preview(number) for number in item.samples)
+            )
+            for item in items
+        ]

@@ -10,7 +10,9 @@ from qvl_core.geometry import tokens_of
 
 from qvl_data.dataset import Dataset
 from qvl_data.index import MediaTable
-from qvl_data.inspection.report import EpochTotals, LengthTotals, LongSample, MediaTotals, TokenTotals
+from qvl_data.inspection.report import EpochTotals, LengthTotals, LongSample, MediaTotals, Packs, TokenTotals
+from qvl_data.item_source import indexed_items
+from qvl_data.order.sample_order import SampleOrder
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
@@ -78,16 +80,24 @@ def media_totals(media: MediaTable) -> MediaTotals:
 
 
 def epoch_totals(train: Dataset, recipe: Recipe) -> EpochTotals | None:
-    """Give what one epoch holds, by the order of a run; None for a recipe without [train]."""
+    """Give what the first epoch holds, by the order of a run; None for a recipe without [train]."""
     section = recipe.train
     if section is None or not len(train):
         return None
-    order = train.order(section.seed)
-    indexes = order.epoch(0)
+    packs: Packs | None = None
+    if recipe.data.packing:
+        order = indexed_items(train, recipe).order
+        items = order.items(0, order.epoch_length)
+        samples, tokens = sum(len(item.samples) for item in items), sum(item.tokens for item in items)
+        packs = Packs(count=len(items), fill=tokens / (len(items) * recipe.data.sequence_length))
+    else:
+        indexes = SampleOrder(counts=train.counts, weights=train.weights, seed=section.seed).epoch(0)
+        samples, tokens = len(indexes), int(train.lengths[indexes].sum())
     return EpochTotals(
-        samples=len(indexes),
-        tokens=int(train.lengths[indexes].sum()),
+        samples=samples,
+        tokens=tokens,
         items_per_step=section.global_batch,
+        packs=packs,
         steps=section.steps,
         epochs=section.epochs,
     )

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qvl_core.cli.inputs import missing_inputs
 from qvl_core.errors import DataError, InputError, Problem
 
-from qvl_data.dataset import PreparedData, split
+from qvl_data.dataset import Dataset, split
 from qvl_data.inspection.examples import example_samples
 from qvl_data.inspection.figures import epoch_totals, length_totals, longest_samples, media_totals, token_totals
 from qvl_data.inspection.histogram import length_histogram
 from qvl_data.inspection.kinds import ProblemGroup, in_order
 from qvl_data.inspection.measured import Measured, measure, too_long_group
-from qvl_data.inspection.record_kinds import record_kind
 from qvl_data.inspection.repeats import duplicate_group, leak_group
 from qvl_data.inspection.report import CheckReport, SourceCount
 from qvl_data.processor import processor_of
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = 20
 _LONGEST = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a run trains on, and what it validates with."""
+
+    train: Dataset
+    validation: Dataset | None
+    validation_from: str
 
 
 def inspect_recipe(
@@ -45,6 +54,9 @@ def inspect_recipe(
     start = time.monotonic()
     if not recipe.data.sources:
         return failed_report(recipe.path, [_no_sources(recipe)])
+    missing = missing_inputs(recipe)
+    if any(problem.key.startswith("weights") for problem in missing):
+        return failed_report(recipe.path, missing)
     try:
         processor = processor_of(recipe)
     except InputError as error:
@@ -55,15 +67,15 @@ def inspect_recipe(
         rules.append(rules_of(validation))
     measured = measure(recipe, rules, processor, decode=decode, shown=shown, progress=progress)
     groups = [*_groups_of(measured), too_long_group(recipe, measured, shown)]
-    data: PreparedData | None = None
+    parts: _Parts | None = None
     try:
-        data = _split(recipe, measured)
+        parts = _split(recipe, measured)
     except DataError as error:
         groups.append(ProblemGroup(kind="recipe", count=len(error.problems), examples=error.problems))
-    if data is not None:
-        groups.append(duplicate_group(data.train, shown))
-        if data.validation is not None:
-            groups.append(leak_group(data.train, data.validation, shown))
+    if parts is not None:
+        groups.append(duplicate_group(parts.train, shown))
+        if parts.validation is not None:
+            groups.append(leak_group(parts.train, parts.validation, shown))
     return CheckReport(
         recipe=recipe.path,
         model=recipe.spec.name,
@@ -74,7 +86,7 @@ def inspect_recipe(
         sources=tuple(_source_counts(recipe, measured)),
         groups=in_order(groups),
         media=media_totals(measured.found.media),
-        **(_figures(recipe, measured, data, examples=examples) if data is not None else {}),  # type: ignore[arg-type]
+        **(_figures(recipe, measured, parts, examples=examples) if parts is not None else {}),  # type: ignore[arg-type]
         seconds=time.monotonic() - start,
     )
 
@@ -99,25 +111,21 @@ def _no_sources(recipe: Recipe) -> Problem:
 
 
 def _groups_of(measured: Measured) -> Iterator[ProblemGroup]:
-    """Give the problems that the pass found, by kind, with all examples that it kept."""
+    """Give the problems that the pass found, by kind."""
     problems = measured.found.problems
-    kept: dict[str, list[Problem]] = {}
-    counts = Counter(problems.kinds)
-    for finding in problems.kept:
-        kind: str = finding.kind if finding.kind != "record" else record_kind(finding.problem)
-        counts[finding.kind] -= 1
-        counts[kind] += 1
-        kept.setdefault(kind, []).append(finding.problem)
-    for kind, count in counts.items():
-        yield ProblemGroup(kind=kind, count=count, examples=tuple(kept.get(kind, ())))
+    for kind, count in problems.kinds.items():
+        kept = tuple(finding.problem for finding in problems.kept if finding.kind == kind)
+        yield ProblemGroup(kind=kind, count=count, examples=kept)
 
 
-def _split(recipe: Recipe, measured: Measured) -> PreparedData | None:
+def _split(recipe: Recipe, measured: Measured) -> _Parts | None:
     """Divide as a run does; None where wrong records have left nothing to divide, which is said already."""
     is_training = measured.usable.samples.source < len(recipe.data.sources)
     if not is_training.any() and (measured.found.problems.count or recipe.data.too_long == "error"):
         return None
-    return split(recipe, measured.usable, measured.every.processor)
+    data = split(recipe, measured.usable, measured.every.processor)
+    assert isinstance(data.train, Dataset), "a survey becomes an index"
+    return _Parts(train=data.train, validation=data.validation, validation_from=data.report.validation_from)
 
 
 def _source_counts(recipe: Recipe, measured: Measured) -> Iterator[SourceCount]:
@@ -139,12 +147,12 @@ def _source_counts(recipe: Recipe, measured: Measured) -> Iterator[SourceCount]:
         )
 
 
-def _figures(recipe: Recipe, measured: Measured, data: PreparedData, *, examples: bool) -> dict[str, object]:
-    train = data.train
+def _figures(recipe: Recipe, measured: Measured, parts: _Parts, *, examples: bool) -> dict[str, object]:
+    train = parts.train
     lost = measured.lost[measured.every.samples.source[measured.lost] < len(recipe.data.sources)]
     return {
-        "validation_samples": data.report.validation_samples,
-        "validation_from": data.report.validation_from,
+        "validation_samples": len(parts.validation) if parts.validation is not None else 0,
+        "validation_from": parts.validation_from,
         "lengths": length_totals(train.lengths),
         "histogram": length_histogram(train.lengths, measured.every.samples.tokens[lost], recipe.data.sequence_length),
         "tokens": token_totals(train),

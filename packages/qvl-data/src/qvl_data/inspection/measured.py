@@ -64,9 +64,17 @@ def measure(
         usable = survey(recipe, rules, processor, decode=decode, progress=progress, shown=0)
         shrunk = _rows_in(usable.samples, found.samples, over)
     else:
-        usable = replace(found, samples=only(found.samples, found.samples.tokens <= limit)) if len(over) else found
         shrunk = np.full(len(over), -1, np.int64)
+        usable = _without(found, over, limit) if len(over) else found
     return Measured(every=_everything(recipe, found, processor), found=found, usable=usable, over=over, shrunk=shrunk)
+
+
+def _without(found: Survey, over: NDArray[np.int64], limit: int) -> Survey:
+    """Give the survey as if the samples above the limit had been dropped."""
+    dropped = np.bincount(found.samples.source[over], minlength=len(found.counts)).tolist()
+    pairs = zip(found.counts, dropped, strict=True)
+    counts = tuple(replace(counts, used=counts.used - lost, dropped=lost) for counts, lost in pairs)
+    return replace(found, samples=only(found.samples, found.samples.tokens <= limit), counts=counts)
 
 
 def only(samples: SampleTable, marks: NDArray[np.bool_]) -> SampleTable:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from qvl_core.batch import IGNORE
+from qvl_core.errors import DataError
 from qvl_core.geometry import tokens_of
 from qvl_core.input_file import printable
 
@@ -21,10 +22,11 @@ from qvl_data.planning import PlannedSample, sizes_of
 from qvl_data.records.grounding import Size, frame_size, rescaled
 from qvl_data.records.record import Record
 from qvl_data.samples import Sample, build_sample
+from qvl_data.streaming.stream_items import Stream
 
 # What bounds a page: pictures are shrunk to this side, and no more of them are shown of a sample.
 IMAGE_SIDE = 560
-FRAME_SIDE = 224
+FRAME_SIDE = 176
 MAX_MEDIA = 16
 MAX_FRAMES = 24
 _EXACT_PIXELS = 128 * 128
@@ -77,9 +79,9 @@ class PreviewMedium:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewSample:
-    """A sample: its number in file order, its place in the files, its tokens and media."""
+    """A sample: its number among the training samples, its place in the files, its tokens and media."""
 
-    index: int
+    number: int
     where: str
     text_tokens: int
     image_tokens: int
@@ -97,27 +99,48 @@ class PreviewSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnusableSample:
+    """A sample that training would leave out or stop at, and why."""
+
+    number: int
+    where: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreviewItem:
     """What training takes at one position of its order: a sample, or a pack of them of at most `room` tokens."""
 
     position: int | None
-    samples: tuple[PreviewSample, ...]
+    samples: tuple[PreviewSample | UnusableSample, ...]
     room: int | None = None
 
 
 class Previewer:
-    """Makes previews of a data set's samples."""
+    """Makes previews of the samples of an indexed data set or a stream."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: Dataset | Stream) -> None:
         self._data = data
-        processor = data.processor
-        self._processor = processor
-        self._reader = PieceReader(processor.chat, processor.folder, processor.spec.tokens)
+        self._processor = data.rules.processor if isinstance(data, Stream) else data.processor
+        self._reader = PieceReader(self._processor.chat, self._processor.folder, self._processor.spec.tokens)
 
-    def preview(self, index: int) -> PreviewSample:
-        """Make sample `index` as training does, and take it apart. Raises DataError as making it does."""
-        planned = self._data.planned(index)
-        sample = build_sample(planned, self._processor, loss_on=self._data.loss_on, frame=self._data.frame)
+    def preview(self, number: int) -> PreviewSample | UnusableSample:
+        """Make a sample as training does, and take it apart; or say why training would leave it out."""
+        try:
+            planned, sample = self._make(number)
+        except DataError as error:
+            return UnusableSample(number=number, where=self._data.where(number), message=str(error))
+        return self._shown(number, planned, sample)
+
+    def _make(self, number: int) -> tuple[PlannedSample, Sample]:
+        data = self._data
+        if isinstance(data, Stream):
+            planned = data.rules.plan(data.rows.row(number))
+            return planned, data.rules.make(planned)
+        planned = data.planned(number)
+        return planned, build_sample(planned, self._processor, loss_on=data.loss_on, frame=data.frame)
+
+    def _shown(self, number: int, planned: PlannedSample, sample: Sample) -> PreviewSample:
         spec = self._processor.spec
         counts = tokens_of(sample.grids, spec.vision.spatial_merge_size).tolist() if len(sample.grids) else []
         # The positions of the batch that training makes of it, not a second way to compute them.
@@ -127,7 +150,7 @@ class Previewer:
         image = int((sample.input_ids == spec.tokens.image).sum())
         video = int((sample.input_ids == spec.tokens.video).sum())
         return PreviewSample(
-            index=index,
+            number=number,
             where=planned.record.where,
             text_tokens=len(sample.input_ids) - image - video,
             image_tokens=image,

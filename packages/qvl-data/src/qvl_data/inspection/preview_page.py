@@ -15,7 +15,7 @@ from qvl_data.inspection.markup import Html, element, escaped, join, visible
 from qvl_data.inspection.page import page
 from qvl_data.inspection.phrases import counted
 from qvl_data.inspection.pieces import Piece
-from qvl_data.inspection.preview import Frame, PreviewItem, PreviewMedium, PreviewSample
+from qvl_data.inspection.preview import Frame, PreviewItem, PreviewMedium, PreviewSample, UnusableSample
 
 MAX_TOKENS = 4096
 _END = 512
@@ -60,31 +60,44 @@ def _legend() -> Html:
     return element("p", *rows, note, class_="legend")
 
 
-def _contents(samples: Sequence[PreviewSample]) -> Html:
+def _contents(samples: Sequence[PreviewSample | UnusableSample]) -> Html:
     links = [
-        element("li", element("a", sample.where, href=f"#s{sample.index}"), f" {sample.tokens:,}") for sample in samples
+        element("li", element("a", sample.where, href=f"#s{sample.number}"), _length(sample)) for sample in samples
     ]
     return element("details", element("summary", "Samples and their tokens"), element("ol", *links, class_="toc"))
 
 
+def _length(sample: PreviewSample | UnusableSample) -> str:
+    return f" {sample.tokens:,}" if isinstance(sample, PreviewSample) else " unusable"
+
+
 def _item(item: PreviewItem) -> Html:
-    cards = [_sample(sample, item.position if item.room is None else None) for sample in item.samples]
+    position = item.position if item.room is None else None
+    cards = [
+        _sample(sample, position) if isinstance(sample, PreviewSample) else _unusable(sample) for sample in item.samples
+    ]
     if item.room is None:
         return join(cards)
-    used = sum(sample.tokens for sample in item.samples)
+    good = [sample for sample in item.samples if isinstance(sample, PreviewSample)]
+    used = sum(sample.tokens for sample in good)
     name = "Pack" if item.position is None else f"Pack at position {item.position:,}"
     head = f"{name}: {counted(len(cards), 'sample')}, {used:,} of {item.room:,} tokens, {100 * used / item.room:.1f} %"
     bars = [
         element(
             "a",
             f"{sample.tokens:,}",
-            href=f"#s{sample.index}",
+            href=f"#s{sample.number}",
             title=f"{sample.where}: {sample.tokens:,} tokens",
             style=f"width:{100 * sample.tokens / item.room:.2f}%",
         )
-        for sample in item.samples
+        for sample in good
     ]
     return element("section", element("h2", head), element("div", *bars, class_="segments"), *cards, class_="pack")
+
+
+def _unusable(sample: UnusableSample) -> Html:
+    text = element("p", sample.message, class_="mono")
+    return element("article", element("h2", sample.where), text, class_="card sample", id=f"s{sample.number}")
 
 
 def _sample(sample: PreviewSample, position: int | None) -> Html:
@@ -93,7 +106,7 @@ def _sample(sample: PreviewSample, position: int | None) -> Html:
     facts = [
         element("span", element("b", f"{sample.tokens:,}"), f" tokens ({split})"),
         element("span", element("b", f"{sample.learned_tokens:,}"), " learned"),
-        element("span", f"training sample {sample.index:,} in file order"),
+        element("span", f"training sample {sample.number:,} in file order"),
     ]
     if position is not None:
         facts.append(element("span", f"position {position:,} of the training order"))
@@ -115,7 +128,7 @@ def _sample(sample: PreviewSample, position: int | None) -> Html:
         ),
         "\n",
         class_="card sample",
-        id=f"s{sample.index}",
+        id=f"s{sample.number}",
     )
 
 

@@ -22,7 +22,12 @@ _ROWS = 20
 
 def print_report(target: Console, report: CheckReport, *, max_problems: int) -> None:
     """Print what was found, most needed last: problems and the verdict stand where a terminal stops scrolling."""
-    target.print(visible(f"{report.recipe}: data of {report.model}" if report.model else report.recipe), style="bold")
+    if not report.sources:
+        for group in report.groups:
+            _print_examples(target, group, max_problems)
+        target.print(visible(f"{report.recipe}: {counted(report.errors, 'problem')}"), style="bold")
+        return
+    target.print(visible(f"{report.recipe}: data of {report.model}"), style="bold")
     _print_sources(target, report)
     if report.lengths is not None:
         _print_totals(target, report)
@@ -35,8 +40,6 @@ def print_report(target: Console, report: CheckReport, *, max_problems: int) -> 
 
 
 def _print_sources(target: Console, report: CheckReport) -> None:
-    if not report.sources:
-        return
     print_heading(target, "Records")
     rows = [
         (
@@ -137,14 +140,17 @@ def _print_groups(target: Console, report: CheckReport, max_problems: int) -> No
     rows = [(f"{group.count:,}", _severity(group), group.title) for group in report.groups]
     print_table(target, ("count", "what", "kind"), rows, right=("count",), whole=("count", "what"))
     for group in reversed(report.groups):
-        shown = group.examples[:max_problems]
-        if not shown:
-            continue
-        print_heading(target, f"{group.title} ({counted(group.count, _severity(group))})")
-        for problem in shown:
-            target.print(visible(problem.render()))
-        if group.count > len(shown):
-            target.print(f"... and {group.count - len(shown):,} more")
+        if max_problems:
+            print_heading(target, f"{group.title} ({counted(group.count, _severity(group))})")
+            _print_examples(target, group, max_problems)
+
+
+def _print_examples(target: Console, group: ProblemGroup, most: int) -> None:
+    for problem in group.examples[:most]:
+        target.print(visible(problem.render()))
+    hidden = group.count - min(most, len(group.examples))
+    if hidden:
+        target.print(f"... and {hidden:,} more")
 
 
 def _severity(group: ProblemGroup) -> str:
