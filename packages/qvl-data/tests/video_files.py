@@ -31,11 +31,12 @@ def save_video(
     times: Sequence[int] | None = None,
     clock: Fraction | None = None,
     container_options: Mapping[str, str] | None = None,
+    pixel_format: str = "yuv420p",
 ) -> Path:
     """Write a video; `times` in ticks of `clock` seconds make a variable frame rate. Gives the path."""
     with av.open(str(path), "w", options=dict(container_options or {})) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.gop_size = group
         if codec in ("libx264", "mpeg4", "mpeg2video"):
             stream.codec_context.max_b_frames = b_frames

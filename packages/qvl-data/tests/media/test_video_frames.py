@@ -1,4 +1,4 @@
-"""Chosen frames equal those of a whole decoding, for many codecs and group structures; no more than needed is decoded."""
+"""Chosen frames equal those of a whole decoding, for many codecs and groups; no more than needed is decoded."""
 
 from __future__ import annotations
 

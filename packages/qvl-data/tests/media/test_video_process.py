@@ -106,7 +106,7 @@ def test_a_decoder_that_dies_is_replaced_and_the_file_named(processes: VideoProc
 
 def test_an_unusable_file_and_our_own_bug_leave_the_process_alive(processes: VideoProcesses) -> None:
     before = ask(processes, "good").found["pid"]
-    with pytest.raises(MediaError, match="^is bad$"):
+    with pytest.raises(MediaError, match=r"^is bad$"):
         ask(processes, "is_bad")
     assert ask(processes, "good").found["pid"] == before
     with pytest.raises(RuntimeError, match="KeyError: 'bug'"):

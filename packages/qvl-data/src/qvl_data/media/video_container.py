@@ -21,6 +21,7 @@ from qvl_data.media.video_facts import CONTAINERS, MAX_DURATION_S, MAX_FRAME_PIX
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 _BUFFER_BYTES = 1024**2
@@ -84,7 +85,11 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not isinstance(stream, VideoStream) or (int(stream.disposition) & _ATTACHED_PICTURE):
         kinds = ", ".join(sorted({one.type for one in streams})) or "none at all"
         raise MediaError(f"has no video stream; its streams: {kinds}. A file that was cut short looks like this too")
-    width, height = stream.codec_context.width, stream.codec_context.height
+    # None where FFmpeg knows no decoder, against what PyAV's types say.
+    context: VideoCodecContext | None = stream.codec_context
+    if context is None:
+        raise MediaError("has a video stream of a codec that FFmpeg does not know, or damaged beyond recognition")
+    width, height = context.width, context.height
     if width * height > MAX_FRAME_PIXELS:
         raise MediaError(
             f"has frames of {width} x {height} = {width * height:,} pixels by its header, more than "
