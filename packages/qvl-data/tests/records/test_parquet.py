@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from qvl_core.errors import DataError, NotInstalledError, Problem
+from qvl_core.errors import DataError, InputChangedError, NotInstalledError, Problem
 from qvl_data.records import parquet
 from qvl_data.records.element import Unread
 from qvl_data.records.formats import parse_element
@@ -94,6 +94,12 @@ def test_images_inside_the_file_are_not_decoded_and_the_way_out_is_named(tmp_pat
     problems: tuple[Problem, ...] = found
     assert "a column of bytes (list<" in problems[0].message
     assert "write the images as files" in problems[0].fix
+
+
+def test_a_place_of_another_file_is_noticed(tmp_path: Path) -> None:
+    place = list(written(tmp_path / "x", rows(10)).elements())[-1].place
+    with pytest.raises(InputChangedError, match="holds 9 rows, and row 10 was there before"):
+        written(tmp_path / "x", rows(9)).read(place)
 
 
 def test_an_empty_table_has_no_elements(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qvl_core.errors import DataError, NotInstalledError, Problem, QvlError
+from qvl_core.errors import DataError, InputChangedError, NotInstalledError, Problem, QvlError
 from qvl_core.input_file import open_regular_file, printable
 
 from qvl_data.records.element import Block, Element, Place, Unread
@@ -107,6 +107,9 @@ class ParquetRecordFile:
         return self._slice(block.offset, block.rows)
 
     def _slice(self, row: int, rows: int) -> list[Element]:
+        if row + rows > self.starts[-1]:
+            message = f"holds {self.starts[-1]:,} rows, and row {row + rows:,} was there before: it was changed"
+            raise InputChangedError(f"{printable(str(self.path))}: {message}; start again")
         group = bisect.bisect_right(self.starts, row) - 1
         assert rows <= self.starts[group + 1] - row, (row, rows, self.starts)
         found: list[Element] = []
