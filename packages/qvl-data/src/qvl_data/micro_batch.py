@@ -16,7 +16,14 @@ from qvl_data.samples import Sample
 def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
     """Give the batch of at least one sample. Positions start at 0 in each; each attends to itself only."""
     positions = [
-        sample_positions(sample.input_ids, sample.grids, sample.seconds_per_grid, spec, sample_id=sample.sample_id)
+        sample_positions(
+            sample.input_ids,
+            sample.grids,
+            sample.seconds_per_grid,
+            spec,
+            sample_id=sample.sample_id,
+            slice_seconds=sample.slice_seconds or None,
+        )
         for sample in samples
     ]
     return Batch(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qvl_core.errors import Problem
 from qvl_core.input_file import printable
 
 from qvl_data.records.element import Unread
+from qvl_data.records.problem_list import Finding, Kind
 
 _EXCERPT = 80
 
@@ -17,18 +19,31 @@ class Complaints:
     """Messages about one record, each with a fix where there is one."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[str, str]] = []
+        self._found: list[tuple[Kind, str, str]] = []
+        self._kind: Kind = "record"
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, message: str, fix: str = "") -> None:
-        """Note one thing that is wrong."""
-        self._found.append((message, fix))
+    def add(self, message: str, fix: str = "", *, kind: Kind | None = None) -> None:
+        """Note one thing that is wrong, of the kind that is being looked at unless another is said."""
+        self._found.append((kind or self._kind, message, fix))
 
-    def problems(self, where: str, key: str) -> tuple[Problem, ...]:
-        """Give everything as problems of one record."""
-        return tuple(Problem(where=where, key=key, message=message, fix=fix) for message, fix in self._found)
+    @contextmanager
+    def about(self, kind: Kind) -> Iterator[None]:
+        """Say of what kind the complaints inside the `with` block are."""
+        before, self._kind = self._kind, kind
+        try:
+            yield
+        finally:
+            self._kind = before
+
+    def findings(self, where: str, key: str) -> tuple[Finding, ...]:
+        """Give everything as findings about one record."""
+        return tuple(
+            Finding(kind=kind, problem=Problem(where=where, key=key, message=message, fix=fix))
+            for kind, message, fix in self._found
+        )
 
 
 def kind_of(value: Any) -> str:

@@ -18,7 +18,7 @@ from qvl_data.records.element import Element, Unread
 from qvl_data.records.layouts import FORMATS, Layout, tagged
 from qvl_data.records.messages import check_contents, check_order, media_in_order, parse_turns
 from qvl_data.records.objects import parse_objects
-from qvl_data.records.problem_list import ProblemList
+from qvl_data.records.problem_list import Finding, ProblemList
 from qvl_data.records.record import Medium, Record, Turn
 from qvl_data.records.record_file import open_record_files
 from qvl_data.records.strict_json import parse_record
@@ -77,6 +77,14 @@ def parse_element(
     element: Element, *, path: Path, format_name: str, tags: TagSection | None = None
 ) -> Record | tuple[Problem, ...]:
     """Give the checked record of one element, or everything that is wrong with it."""
+    found = judge_element(element, path=path, format_name=format_name, tags=tags)
+    return found if isinstance(found, Record) else tuple(finding.problem for finding in found)
+
+
+def judge_element(
+    element: Element, *, path: Path, format_name: str, tags: TagSection | None = None
+) -> Record | tuple[Finding, ...]:
+    """Give the checked record of one element, or everything that is wrong with it and of what kind it is."""
     layout = layout_of(format_name, tags, path=path)
     where = element.where(path)
     complaints = Complaints()
@@ -86,7 +94,7 @@ def parse_element(
         record = _parse_record(element.value, layout, where, complaints)
         if record is not None and not complaints:
             return record
-    return complaints.problems(where, f"record {element.index}")
+    return complaints.findings(where, f"record {element.index}")
 
 
 def _parse_record(value: Any, layout: Layout, where: str, complaints: Complaints) -> Record | None:
@@ -103,13 +111,16 @@ def _parse_record(value: Any, layout: Layout, where: str, complaints: Complaints
     if complaints:
         return None
     _add_system(value, layout, turns, complaints)
-    check_order(turns, complaints)
+    with complaints.about("role"):
+        check_order(turns, complaints)
     check_contents(turns, complaints)
     if layout.has_parts:
         media: tuple[Medium, ...] = tuple(inside)
     else:
-        media = media_in_order(turns, {"image": images, "video": videos}, complaints)
-    turns, regions, frame = parse_objects(value.get(layout.objects), turns, complaints)
+        with complaints.about("placeholder"):
+            media = media_in_order(turns, {"image": images, "video": videos}, complaints)
+    with complaints.about("region"):
+        turns, regions, frame = parse_objects(value.get(layout.objects), turns, complaints)
     return Record(where=where, turns=tuple(turns), media=media, regions=regions, frame=frame)
 
 

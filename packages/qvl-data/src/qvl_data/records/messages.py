@@ -31,7 +31,7 @@ def parse_turns(raw_turns: list[Any], layout: Layout, complaints: Complaints) ->
         role = raw.get(layout.role)
         if not isinstance(role, str) or role not in layout.roles:
             known = ", ".join(layout.roles)
-            complaints.add(f"`{name}` has `{layout.role}` {excerpt(role)}; known are {known}")
+            complaints.add(f"`{name}` has `{layout.role}` {excerpt(role)}; known are {known}", kind="role")
             continue
         _refuse_unlearned(raw, name, complaints)
         if layout.has_parts:
@@ -72,12 +72,15 @@ def check_contents(turns: list[Turn], complaints: Complaints) -> None:
     for number, turn in enumerate(turns):
         is_blank = not any(text and not text.isspace() for text in turn.texts)
         if is_blank and turn.role == "assistant":
-            complaints.add(f"message {number}: the answer is empty")
+            complaints.add(f"message {number}: the answer is empty", kind="empty")
         elif is_blank and turn.role == "user" and not turn.media:
-            complaints.add(f"message {number}: the user's message is empty")
+            complaints.add(f"message {number}: the user's message is empty", kind="empty")
         if turn.media and turn.role not in ("user", "tool"):
             marker = f"<{turn.media[0]}>"
-            complaints.add(f"message {number}: {marker} in a message of the {turn.role}; media go to the user's")
+            complaints.add(
+                f"message {number}: {marker} in a message of the {turn.role}; media go to the user's",
+                kind="placeholder",
+            )
 
 
 def media_in_order(
