@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,13 +19,13 @@ from qvl_core.input_file import open_regular_file, printable
 
 from qvl_data.records.element import Block, Element, Place, Unread
 from qvl_data.records.json_lines import Progress
+from qvl_data.records.parquet_footer import RowGroup, read_footer
 from qvl_data.records.text_file import FileIdentity, digest_of, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-PARQUET_MAGIC = b"PAR1"
 # Decoded at once where a row is read at its place, so a bound on memory; by the file's own statement, checked before.
 MAX_GROUP_BYTES = 1024**3
 # A repeated value costs nearly nothing in the file and at least this much decoded.
@@ -152,28 +153,23 @@ def open_parquet(path: Path, identity: FileIdentity) -> ParquetRecordFile:
     """Give the file after reading its footer. Raises DataError if it is damaged, empty, or decodes to too much."""
     where = printable(str(path))
     with open_regular_file(path, error_type=DataError) as file, _explained(path):
-        reader = _reader(file)
-        metadata, schema = reader.metadata, reader.schema_arrow
+        groups = read_footer(file)
+        file.seek(0)
+        schema = _reader(file).schema_arrow
         names = list(schema.names)
         unread = {each.name: Unread(type_name=str(each.type)) for each in schema if _holds_bytes(each.type)}
-        columns = tuple(name for name in names if name not in unread)
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        sizes = [_decoded_bytes(metadata.row_group(group), columns) for group in range(metadata.num_row_groups)]
-        stated = metadata.num_rows
+    columns = tuple(name for name in names if name not in unread)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(Problem(where=where, message=f"has more than one column {printable(repeated[0], 80)!r}"))
     if not columns:
         raise DataError(Problem(where=where, message="has no column of texts, numbers or lists"))
-    if min(rows, default=0) < 0 or sum(rows) != stated:
-        message = f"its footer says {stated:,} rows in all and {sum(rows):,} in its row groups: it is damaged"
-        raise DataError(Problem(where=where, message=message))
+    sizes = [_decoded_bytes(group, unread) for group in groups]
     largest = max(sizes, default=0)
     if largest > MAX_GROUP_BYTES:
-        group = sizes.index(largest)
-        message = f"row group {group} decodes to {largest:,} bytes; at most {MAX_GROUP_BYTES:,} are read at once"
-        raise DataError(Problem(where=where, message=message, fix=_GROUP_FIX))
-    starts = tuple(sum(rows[:group]) for group in range(len(rows) + 1))
+        message = f"decodes to {largest:,} bytes; at most {MAX_GROUP_BYTES:,} are read at once"
+        raise DataError(Problem(where=where, message=f"row group {sizes.index(largest)} {message}", fix=_GROUP_FIX))
+    starts = tuple(accumulate((group.rows for group in groups), initial=0))
     return ParquetRecordFile(path=path, identity=identity, columns=columns, unread=tuple(unread.items()), starts=starts)
 
 
@@ -209,14 +205,10 @@ def _row_or_error(batch: pa.RecordBatch, number: int) -> Any:
         return f"the row cannot be read: {printable(str(error))}"
 
 
-def _decoded_bytes(group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> int:
-    """Estimate from the footer what the columns of a row group take when they are decoded."""
-    total = 0
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema in columns or column.path_in_schema.split(".", 1)[0] in columns:
-            total += max(column.total_uncompressed_size, _BYTES_PER_VALUE * column.num_values)
-    return total
+def _decoded_bytes(group: RowGroup, unread: Mapping[str, Unread]) -> int:
+    """Estimate from the footer what the columns of a row group that are read take when they are decoded."""
+    read = [column for column in group.columns if column.path[0] not in unread]
+    return sum(max(column.bytes, _BYTES_PER_VALUE * column.values) for column in read)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
