@@ -241,3 +241,17 @@ def test_missing_weights_and_data_are_named_together(full_checkpoint: Path, tmp_
     (group,) = report.groups
     assert [problem.key for problem in group.examples] == ["weights.source", "data.sources[0].path"]
     assert report.sources == ()
+
+
+def test_stream_is_checked_as_a_run_would_read_it(full_checkpoint: Path, tmp_path: Path) -> None:
+    path = write_records(tmp_path / "a.json", [llava("q", "a"), llava("r", "b")])
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("\n".join(json.dumps(llava(f"q{i}", "a")) for i in range(8)))
+    listed = write_recipe(tmp_path / "list.toml", full_checkpoint, [path], streaming=True)
+    streamed = write_recipe(tmp_path / "lines.toml", full_checkpoint, [lines], streaming=True)
+    (group,) = _inspect(listed).groups
+    assert "cannot be streamed" in group.examples[0].message
+    report = _inspect(streamed)
+    assert report.is_clean
+    assert report.epoch is not None
+    assert report.epoch.samples == 8
