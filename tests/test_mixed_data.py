@@ -38,7 +38,7 @@ def test_the_check_finds_nothing_wrong_and_counts_packs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert [source["records"] for source in found["sources"]] == [16, 7, 4, 4, 4]
-    assert (found["media"]["images"], found["media"]["videos"]) == (24, 1)
+    assert (found["media"]["images"], found["media"]["videos"]) == (28, 1)
 
 
 def test_the_preview_shows_boxes_and_a_clip(tmp_path: Path) -> None:

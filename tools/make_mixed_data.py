@@ -53,22 +53,21 @@ def llava() -> list[dict[str, Any]]:
     return rows
 
 
+def two_questions(number: int) -> dict[str, Any]:
+    """Give a record of two turns about a digit."""
+    image, value = digit(number)
+    messages = [
+        {"role": "user", "content": "<image>Which digit?"},
+        {"role": "assistant", "content": value},
+        {"role": "user", "content": "And one more?"},
+        {"role": "assistant", "content": str(int(value) + 1)},
+    ]
+    return {"messages": messages, "images": [image]}
+
+
 def sharegpt() -> list[dict[str, Any]]:
     """Give records with several turns, a tool, a clip, and an image beside a clip."""
-    rows: list[dict[str, Any]] = []
-    for number in range(4):
-        image, value = digit(number + 40)
-        rows.append(
-            {
-                "messages": [
-                    {"role": "user", "content": "<image>Which digit?"},
-                    {"role": "assistant", "content": value},
-                    {"role": "user", "content": "And one more?"},
-                    {"role": "assistant", "content": str(int(value) + 1)},
-                ],
-                "images": [image],
-            }
-        )
+    rows = [two_questions(40 + number) for number in range(4)]
     rows.append(
         {
             "messages": [
@@ -168,8 +167,7 @@ def main() -> None:
     write_lines("sharegpt.jsonl", sharegpt())
     write_lines("openai.jsonl", openai())
     write_lines("boxes.jsonl", boxes())
-    columns = [{"messages": row["messages"], "images": row["images"]} for row in sharegpt()[:4]]
-    pq.write_table(pa.Table.from_pylist(columns), OUT / "records.parquet")
+    pq.write_table(pa.Table.from_pylist([two_questions(100 + number) for number in range(4)]), OUT / "records.parquet")
 
 
 if __name__ == "__main__":
