@@ -3,7 +3,8 @@
 `objects = {"bbox": [[x1, y1, x2, y2], ..], "point": [[x, y], ..], "medium": [..], "frame": "original"}`. The markers
 `<box>` and `<point>` in the texts stand for them in order. `medium` numbers the record's media from 0 in the order of
 their markers, first for each box, then for each point; a record with one medium needs none. Of ms-swift's names,
-`bbox_type` ("real", "norm1", "norm1000"), `image_id`, `ref` with `<ref-object>`, `<bbox>` and boxes of two numbers are read too.
+`bbox_type` ("real", "norm1", "norm1000"), `image_id`, `ref` with `<ref-object>`, `<bbox>` and boxes of two numbers are
+read too.
 """
 
 from __future__ import annotations
