@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qvl_data.inspection.report import CheckReport
 
 _SHOWN = 5
+_SHOWN_ON_PAGE = 20
 
 
 class Format(str, Enum):
@@ -53,7 +54,8 @@ def register(data: typer.Typer) -> None:
 
         if html is not None:
             require_page_place(html, overwrite=overwrite)
-        report = run_check(recipe, settings or (), decode=decode, max_problems=max_problems, examples=html is not None)
+        shown = max_problems if html is None else max(max_problems, _SHOWN_ON_PAGE)
+        report = run_check(recipe, settings or (), decode=decode, shown=shown, examples=html is not None)
         if html is not None:
             from qvl_data.inspection.check_page import check_page
 
@@ -65,7 +67,7 @@ def register(data: typer.Typer) -> None:
 
 
 def run_check(
-    path: str, settings: list[str] | tuple[str, ...] = (), *, decode: bool, max_problems: int, examples: bool
+    path: str, settings: list[str] | tuple[str, ...] = (), *, decode: bool, shown: int, examples: bool
 ) -> CheckReport:
     """Give the report of a recipe; a recipe that cannot be loaded is a report too.
 
@@ -82,7 +84,7 @@ def run_check(
         except InputError as error:
             return failed_report(path, error.problems)
         with stderr_progress() as progress:
-            return inspect_recipe(recipe, decode=decode, shown=max_problems, examples=examples, progress=progress)
+            return inspect_recipe(recipe, decode=decode, shown=shown, examples=examples, progress=progress)
     except ModuleNotFoundError as error:
         raise not_installed(error) from error
 
@@ -99,7 +101,7 @@ def _print(report: CheckReport, format: Format, max_problems: int) -> None:  # n
     if format is Format.json:
         from qvl_data.inspection.report_json import as_json
 
-        typer.echo(as_json(report))
+        typer.echo(as_json(report, max_problems=max_problems))
         return
     from qvl_core.cli.terminal import console
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.cli.inputs import missing_inputs
 from qvl_core.errors import DataError, InputError, Problem
+from qvl_core.input_file import printable
 
 from qvl_data.dataset import Dataset, split
 from qvl_data.inspection.examples import example_samples
@@ -20,6 +21,7 @@ from qvl_data.inspection.repeats import duplicate_group, leak_group
 from qvl_data.inspection.report import CheckReport, SourceCount
 from qvl_data.processor import processor_of
 from qvl_data.source_rules import rules_of
+from qvl_data.streaming.prepare import open_stream
 from qvl_data.survey.result import Progress
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 20
 _LONGEST = 10
+_LONGEST_PATH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,9 @@ def _split(recipe: Recipe, measured: Measured) -> _Parts | None:
     is_training = measured.usable.samples.source < len(recipe.data.sources)
     if not is_training.any() and (measured.found.problems.count or recipe.data.too_long == "error"):
         return None
+    if recipe.data.streaming:
+        # For what it refuses: lists of records that cannot be cut, settings that need all records at once.
+        open_stream(recipe, measured.found.rules[: len(recipe.data.sources)], measured.every.processor)
     data = split(recipe, measured.usable, measured.every.processor)
     assert isinstance(data.train, Dataset), "a survey becomes an index"
     return _Parts(train=data.train, validation=data.validation, validation_from=data.report.validation_from)
@@ -136,7 +142,7 @@ def _source_counts(recipe: Recipe, measured: Measured) -> Iterator[SourceCount]:
         dropped = int((every.source[measured.lost] == number).sum()) if is_drop else 0
         is_source = number < len(recipe.data.sources)
         yield SourceCount(
-            path=str(rule.path),
+            path=printable(str(rule.path), _LONGEST_PATH),
             format=rule.format,
             weight=recipe.data.sources[number].weight if is_source else None,
             records=counts.read,

@@ -43,7 +43,9 @@ def tile(value: str, label: str, note: str = "") -> Html:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Child]], *, right: Sequence[str] = ()) -> Html:
     """Give a table that scrolls by itself where the screen is too narrow; columns in `right` are flush right."""
-    classes = ["n" if column in right else "path" for column in columns]
+    classes = ["n" if column in right else None for column in columns]
+    # The first column names a file; it may break anywhere.
+    classes[0] = classes[0] or "path"
     head = element("tr", [element("th", c, class_="n" if c in right else None) for c in columns])
     body = [
         element("tr", [element("td", cell, class_=name) for cell, name in zip(row, classes, strict=True)])

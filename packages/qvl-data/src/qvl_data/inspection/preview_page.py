@@ -22,6 +22,7 @@ _END = 512
 # Each cell of a picture costs about 80 bytes; a picture of more cells shows none.
 _MAX_CELLS = 2048
 _SMALLEST_VIEW = 224
+_AXES = ("t", "h", "w")
 
 
 def preview_page(items: Sequence[PreviewItem], *, recipe: str, model: str, loss_on: str, how: str) -> str:
@@ -171,8 +172,8 @@ def _piece(piece: Piece) -> Html:
 
 def _place(first: tuple[int, int, int], last: tuple[int, int, int]) -> str:
     if first == last:
-        return " ".join(f"{axis}{value}" for axis, value in zip("thw", first, strict=True))
-    pairs = zip("thw", first, last, strict=True)
+        return " ".join(f"{axis}{value}" for axis, value in zip(_AXES, first, strict=True))
+    pairs = zip(_AXES, first, last, strict=True)
     return " ".join(f"{axis}{start}" if start == stop else f"{axis}{start}-{stop}" for axis, start, stop in pairs)
 
 

@@ -35,12 +35,12 @@ from qvl_data.inspection.report import CheckReport, EpochTotals, TokenTotals
 SCHEMA = 1
 
 
-def as_json(report: CheckReport) -> str:
-    """Give the report as one JSON object with the keys of this module's docstring."""
-    return json.dumps(report_values(report), indent=2, ensure_ascii=False)
+def as_json(report: CheckReport, *, max_problems: int) -> str:
+    """Give the report as one JSON object with the keys of this module's docstring, and so many examples a kind."""
+    return json.dumps(report_values(report, max_problems=max_problems), indent=2, ensure_ascii=False)
 
 
-def report_values(report: CheckReport) -> dict[str, Any]:
+def report_values(report: CheckReport, *, max_problems: int) -> dict[str, Any]:
     """Give the report as values that JSON has."""
     return {
         "schema": SCHEMA,
@@ -58,7 +58,7 @@ def report_values(report: CheckReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         "sources": [asdict(source) for source in report.sources],
         "validation": {"samples": report.validation_samples, "from": report.validation_from},
-        "problems": [_group(group) for group in report.groups],
+        "problems": [_group(group, max_problems) for group in report.groups],
         "tokens": _tokens(report.tokens),
         "lengths": asdict(report.lengths) if report.lengths else None,
         "histogram": asdict(report.histogram) if report.histogram else None,
@@ -68,13 +68,13 @@ def report_values(report: CheckReport) -> dict[str, Any]:
     }
 
 
-def _group(group: ProblemGroup) -> dict[str, Any]:
+def _group(group: ProblemGroup, most: int) -> dict[str, Any]:
     return {
         "kind": group.kind,
         "title": group.title,
         "severity": group.severity,
         "count": group.count,
-        "examples": [_problem(problem) for problem in group.examples],
+        "examples": [_problem(problem) for problem in group.examples[:most]],
     }
 
 
