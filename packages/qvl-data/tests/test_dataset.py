@@ -233,3 +233,45 @@ def test_a_validation_file_is_checked_like_training_data(
     long = write_records(tmp_path / "long.json", [llava("q", "word " * 400)])
     with pytest.raises(DataError, match=r"all samples of data\.validation\.path are longer than 200 tokens"):
         prepare(make_recipe([data_file], validation={"path": str(long)}, sequence_length=200))
+
+
+def bad_file(tmp_path: Path) -> Path:
+    save_image(tmp_path / "a.png")
+    rows = [llava("<image>", "a", "a.png"), llava("<image>", "b", "no.png"), llava("q", ""), llava("q", "c")]
+    return write_records(tmp_path / "bad.json", rows)
+
+
+def test_bad_records_are_left_out_and_named_where_the_recipe_says_so(
+    make_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = bad_file(tmp_path)
+    data = prepare(make_recipe([path], on_bad_sample="skip"))
+    assert wheres(data.train) == [f"{path}:2", f"{path}:5"]
+    assert (data.report.records, data.report.bad) == (4, 2)
+    assert [one.where for one in data.report.bad_examples] == [f"{path}:3", f"{path}:4"]
+    assert "bad: 2 records left out:" in data.report.lines()
+    with pytest.raises(DataError, match="no such file"):
+        prepare(make_recipe([path]))
+
+
+def test_more_bad_records_than_the_limit_stop_the_run(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 problems of records; on_bad_sample skips at most 1") as caught:
+        prepare(make_recipe([bad_file(tmp_path)], on_bad_sample="skip", max_bad_samples=1))
+    assert len(caught.value.problems) == 3
+
+
+def test_a_broken_file_and_a_refused_length_are_not_skipped(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        prepare(make_recipe([bad_file(tmp_path), tmp_path / "none.json"], on_bad_sample="skip"))
+    with pytest.raises(DataError, match="the limit is 60"):
+        prepare(make_recipe([long_file(tmp_path)], on_bad_sample="skip", sequence_length=60, too_long="error"))
+
+
+def test_bad_records_that_were_mended_are_used_and_ranks_take_what_the_first_process_found(
+    make_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = make_recipe([bad_file(tmp_path)], on_bad_sample="skip")
+    assert len(prepare(recipe).train) == 2
+    save_image(tmp_path / "no.png")
+    assert len(prepare(recipe, is_checked=True).train) == 2
+    assert len(prepare(recipe).train) == 3

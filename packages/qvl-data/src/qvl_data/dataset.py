@@ -22,7 +22,7 @@ from qvl_data.planning import PlannedSample, digest_of
 from qvl_data.processor import Processor, processor_of
 from qvl_data.records.element import Element, Place
 from qvl_data.records.formats import parse_element
-from qvl_data.records.problem_list import ProblemList
+from qvl_data.records.problem_list import SHOWN, ProblemList
 from qvl_data.records.record import Frame, Record
 from qvl_data.records.record_file import RecordFile
 from qvl_data.samples import Sample, build_sample
@@ -132,6 +132,8 @@ class DataReport:
     longest: int
     epoch_length: int
     notes: tuple[Problem, ...]  # The first too long samples and what became of them.
+    bad: int = 0
+    bad_examples: tuple[Problem, ...] = ()  # The first bad records, which data.on_bad_sample = "skip" leaves out.
     is_streamed: bool = False  # Nothing is known of the training samples but how many records there are.
 
     def lines(self) -> list[str]:
@@ -151,6 +153,10 @@ class DataReport:
         if self.dropped or self.shrunk:
             lines.append(f"too long: {self.dropped:,} dropped, {self.shrunk:,} shrunk")
             lines += [f"  {note.where}: {note.message}" for note in self.notes]
+        if self.bad:
+            shown = f", the first {len(self.bad_examples)}" if self.bad > len(self.bad_examples) else ""
+            lines.append(f"bad: {self.bad:,} records left out{shown}:")
+            lines += [f"  {one.where}: {one.message}" for one in self.bad_examples]
         return lines
 
 
@@ -165,11 +171,12 @@ class PreparedData:
     processor: Processor
 
 
-def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData:
+def prepare(recipe: Recipe, *, progress: Progress | None = None, is_checked: bool = False) -> PreparedData:
     """Read and check every record and every medium of a recipe, count tokens, and split off the validation samples.
 
-    Raises DataError with everything that is wrong with the data at once (20 shown, all counted), WeightsError if the
-    tokenizer or image processor of `weights.source` cannot be used.
+    `is_checked`: another process of the same run has done so just now, and what it has kept is good, bad records and
+    all. Raises DataError with everything that is wrong with the data at once (20 shown, all counted), WeightsError if
+    the tokenizer or image processor of `weights.source` cannot be used.
     """
     if not recipe.data.sources:
         raise DataError(Problem(where=recipe.path, key="data.sources", message="names no file of records"))
@@ -179,21 +186,25 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData
     if validation is not None and validation.path is not None:
         rules.append(rules_of(validation))
     if recipe.data.streaming:
-        return _prepare_stream(recipe, rules, processor, progress)
-    found = survey_once(recipe, rules, processor, decode=recipe.data.media_check == "decode", progress=progress)
+        return _prepare_stream(recipe, rules, processor, progress, is_checked=is_checked)
+    found = survey_once(recipe, rules, processor, progress=progress, is_checked=is_checked)
     return split(recipe, found, processor)
 
 
 def _prepare_stream(
-    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, progress: Progress | None
+    recipe: Recipe,
+    rules: Sequence[SourceRules],
+    processor: Processor,
+    progress: Progress | None,
+    *,
+    is_checked: bool,
 ) -> PreparedData:
     """Cut the training files into blocks, which is all that is looked at, and survey the validation file as ever."""
     sources = len(recipe.data.sources)
     stream, data_hash = open_stream(recipe, rules[:sources], processor, progress=progress)
     held = None
     if rules[sources:]:
-        decode = recipe.data.media_check == "decode"
-        found = survey_once(recipe, rules[sources:], processor, decode=decode, progress=progress)
+        found = survey_once(recipe, rules[sources:], processor, progress=progress, is_checked=is_checked)
         rows = np.arange(len(found.samples))
         _refuse_all_dropped([rows], 0, recipe, key="data.validation.path")
         held = _dataset(found, [rows], (1.0,), recipe, processor)
@@ -217,20 +228,40 @@ def _prepare_stream(
 
 
 def survey_once(
-    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, *, decode: bool, progress: Progress | None
+    recipe: Recipe,
+    rules: Sequence[SourceRules],
+    processor: Processor,
+    *,
+    progress: Progress | None,
+    is_checked: bool = False,
 ) -> Survey:
-    """Give the survey of an earlier run where nothing has changed, else make and keep one. Raises DataError."""
-    cache_dir = Path(recipe.data.cache_dir)
+    """Give the survey of an earlier run where nothing has changed, else make and keep one. Raises DataError.
+
+    A survey that found something wrong is good for the processes of one run: before the next, it may have been mended.
+    """
+    cache_dir, decode = Path(recipe.data.cache_dir), recipe.data.media_check == "decode"
     opened = open_sources(rules, ProblemList())
     job = make_job(recipe, list(rules), [(source, file.path) for source, file in opened], processor, decode=decode)
     kept = survey_file(job, [file.digest() for _, file in opened], cache_dir)
     found = read_survey(kept, rules, decode=decode) if opened else None
-    if found is None:
+    if found is None or (found.problems.count and not is_checked):
         found = survey(recipe, rules, processor, decode=decode, progress=progress)
-        found.problems.raise_if_any(recipe.path)
+        _refuse_problems(recipe, found.problems)
         remember(memory_file(cache_dir, [rule.media_root for rule in rules]), found.media.files(), decoded=decode)
         save_survey(kept, found)
     return found
+
+
+def _refuse_problems(recipe: Recipe, problems: ProblemList) -> None:
+    """Raise DataError for what is wrong, except for bad samples that the recipe says to skip."""
+    whole = problems.kinds["file"] + problems.kinds["too_long"]
+    bad, limit = problems.count - whole, recipe.data.max_bad_samples
+    if recipe.data.on_bad_sample == "stop" or whole:
+        problems.raise_if_any(recipe.path)
+    if bad > limit:
+        error = problems.error(recipe.path)
+        message = f"{bad:,} problems of records; on_bad_sample skips at most {limit:,}"
+        raise DataError([*error.problems, Problem(where=recipe.path, key="data.max_bad_samples", message=message)])
 
 
 def split(recipe: Recipe, found: Survey, processor: Processor) -> PreparedData:
@@ -330,6 +361,8 @@ def _report(recipe: Recipe, found: Survey, train: Dataset, held: Dataset | None)
         longest=int(train.lengths.max(initial=0)),
         epoch_length=train.epoch_length(recipe.data.sequence_length if recipe.data.packing else None),
         notes=found.notes,
+        bad=total.wrong,
+        bad_examples=tuple(finding.problem for finding in found.problems.kept[:SHOWN]),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from qvl_data.media import paths
-from qvl_data.media.paths import MediaPathError, MediaRoot, resolve_media_path
+from qvl_data.media.paths import MediaPathError, MediaRoot
 
 
 @pytest.mark.parametrize(
@@ -30,22 +30,22 @@ from qvl_data.media.paths import MediaPathError, MediaRoot, resolve_media_path
 )
 def test_refuses_paths_that_lead_elsewhere(tmp_path: Path, written: str, message: str) -> None:
     with pytest.raises(MediaPathError, match=message):
-        resolve_media_path(written, tmp_path)
+        MediaRoot(tmp_path).resolve(written)
 
 
 @pytest.mark.parametrize(
     "written", ["a.png", "sub/a b.png", "图 😀.png", "a..b.png", "./a.png", "new\nline.png", "12:30.png"]
 )
 def test_accepts_paths_under_the_root(tmp_path: Path, written: str) -> None:
-    assert resolve_media_path(written, tmp_path) == (tmp_path / written).resolve()
+    assert MediaRoot(tmp_path).resolve(written) == (tmp_path / written).resolve()
 
 
 def test_accepts_an_absolute_path_inside_the_root_and_refuses_a_sibling_with_its_prefix(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    assert resolve_media_path(str(root / "a.png"), root) == (root / "a.png").resolve()
+    assert MediaRoot(root).resolve(str(root / "a.png")) == (root / "a.png").resolve()
     with pytest.raises(MediaPathError):
-        resolve_media_path(str(tmp_path / "rootless" / "a.png"), root)
+        MediaRoot(root).resolve(str(tmp_path / "rootless" / "a.png"))
 
 
 def test_refuses_a_link_out_of_the_root_and_accepts_one_inside(tmp_path: Path) -> None:
@@ -57,14 +57,14 @@ def test_refuses_a_link_out_of_the_root_and_accepts_one_inside(tmp_path: Path) -
     (root / "in.png").symlink_to(root / "sub" / "real.png")
     for written in ("out.png", "sub/up/secret.png"):
         with pytest.raises(MediaPathError, match="symbolic link"):
-            resolve_media_path(written, root)
-    assert resolve_media_path("in.png", root) == (root / "sub" / "real.png").resolve()
+            MediaRoot(root).resolve(written)
+    assert MediaRoot(root).resolve("in.png") == (root / "sub" / "real.png").resolve()
 
 
 def test_accepts_a_root_that_is_itself_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to(tmp_path / "real")
-    assert resolve_media_path("a.png", tmp_path / "root") == (tmp_path / "real" / "a.png").resolve()
+    assert MediaRoot(tmp_path / "root").resolve("a.png") == (tmp_path / "real" / "a.png").resolve()
 
 
 @pytest.mark.parametrize("written", ["../x.png", "a/../../x.png"])
@@ -75,15 +75,15 @@ def test_opened_up_it_follows_what_leads_outside(tmp_path: Path, written: str) -
     (root / "link.png").symlink_to(tmp_path / "x.png")
     outside = (tmp_path / "x.png").resolve()
     for each in (written, str(tmp_path / "x.png"), "link.png"):
-        assert resolve_media_path(each, root, allow_outside=True) == outside
+        assert MediaRoot(root, allow_outside=True).resolve(each) == outside
         with pytest.raises(MediaPathError):
-            resolve_media_path(each, root)
+            MediaRoot(root).resolve(each)
 
 
 @pytest.mark.parametrize("written", ["file:///x.png", "http://host/x.png", "~/x.png", "$HOME/x.png", "C:\\x", "a\0"])
 def test_opened_up_it_still_refuses_what_is_no_path(tmp_path: Path, written: str) -> None:
     with pytest.raises(MediaPathError):
-        resolve_media_path(written, tmp_path, allow_outside=True)
+        MediaRoot(tmp_path, allow_outside=True).resolve(written)
 
 
 def test_a_link_that_replaces_a_file_later_is_noticed(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_root_that_is_the_whole_disk_holds_everything() -> None:
 
 def test_a_message_stays_short(tmp_path: Path) -> None:
     with pytest.raises(MediaPathError) as caught:
-        resolve_media_path("../" * 100_000, tmp_path)
+        MediaRoot(tmp_path).resolve("../" * 100_000)
     assert len(str(caught.value)) < 400
     with pytest.raises(MediaPathError, match="cannot be resolved"):
-        resolve_media_path("x" * 100_000, tmp_path)
+        MediaRoot(tmp_path).resolve("x" * 100_000)

@@ -97,6 +97,13 @@ def test_markers_become_numbers_of_the_frame(source: Frame, frame: Frame, text: 
     assert turns[0] == record().turns[0]
 
 
+def test_boxes_in_resized_pixels_follow_an_image_that_is_shrunk_further() -> None:
+    shrunk = record(box(10, 20, 100, 200), text="<box>", frame="resized")
+    limits, smaller = [((500, 200), (560, 224))], [((500, 200), (280, 112))]
+    assert grounded_turns(shrunk, smaller, "resized", written_for=limits)[1].texts == ("[5, 10, 50, 100]",)
+    assert grounded_turns(shrunk, limits, "resized")[1].texts == ("[10, 20, 100, 200]",)
+
+
 def test_a_record_without_regions_keeps_its_text() -> None:
     plain = record(text="literal <box> and <point>")
     assert grounded_turns(plain, [((1, 1), (1, 1))] * 2, "resized") is plain.turns

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from qvl_core.errors import DataError, NotInstalledError, Problem
+from qvl_core.errors import DataError, InputChangedError, NotInstalledError, Problem
 from qvl_data.records import parquet
 from qvl_data.records.element import Unread
 from qvl_data.records.formats import parse_element
@@ -45,7 +45,11 @@ def test_rows_are_given_in_order_and_again_at_their_place(tmp_path: Path, group:
 
 def test_batches_continue_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_BATCH_ROWS", 3)
-    assert [e.line for e in written(tmp_path / "x", rows(10)).elements()] == list(range(1, 11))
+    file = written(tmp_path / "x", rows(10), row_group_size=8)
+    found = list(file.elements())
+    assert [e.line for e in found] == list(range(1, 11))
+    assert [file.read(e.place) for e in found] == found
+    assert [e for block in file.blocks(5) for e in file.read_block(block)] == found
 
 
 def test_a_row_becomes_a_record_and_absent_values_are_none(tmp_path: Path) -> None:
@@ -92,6 +96,12 @@ def test_images_inside_the_file_are_not_decoded_and_the_way_out_is_named(tmp_pat
     assert "write the images as files" in problems[0].fix
 
 
+def test_a_place_of_another_file_is_noticed(tmp_path: Path) -> None:
+    place = list(written(tmp_path / "x", rows(10)).elements())[-1].place
+    with pytest.raises(InputChangedError, match="holds 9 rows, and row 10 was there before"):
+        written(tmp_path / "x", rows(9)).read(place)
+
+
 def test_an_empty_table_has_no_elements(tmp_path: Path) -> None:
     assert list(written(tmp_path / "x", pa.table({"messages": pa.array([], pa.string())})).elements()) == []
 
@@ -122,6 +132,22 @@ def test_refuses_row_groups_that_decode_to_too_much_before_decoding(
         written(tmp_path / "x", bomb)
     assert "row_group_size" in caught.value.problems[0].fix
     assert len(list(written(tmp_path / "x", bomb, row_group_size=10_000).elements())) == 20_000
+
+
+def test_a_long_value_repeated_is_decoded_in_pieces_and_not_kept_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10 * 1024**2)
+    bomb = pa.table({"a": pa.array(["x" * 500_000]).take(pa.array([0] * 200))})
+    file = written(tmp_path / "x", bomb)
+    assert (tmp_path / "x").stat().st_size < 100_000
+    assert isinstance(file, parquet.ParquetRecordFile)
+    assert file.batches[0] * 500_000 <= 2 * parquet._BATCH_BYTES
+    elements = file.elements()
+    place = next(elements).place
+    assert sum(1 for _ in elements) == 199
+    with pytest.raises(DataError, match="row group 0 decodes to more than 10,485,760 bytes"):
+        file.read(place)
 
 
 def test_a_text_that_is_not_utf8_costs_its_row_only(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def run(recipe: Recipe, options: RunOptions) -> None:
 
     board = writer_from_environment()
     board.mark("reading the data")
-    data = prepare(recipe)
+    # The process that has started this one has looked at all data before.
+    data = prepare(recipe, is_checked=True)
     board.mark("importing MindSpore")
     prepare_device(recipe)
     from qvl_core.parallel.world import connect

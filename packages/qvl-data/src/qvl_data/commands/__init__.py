@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import typer
 
-from qvl_data.commands import convert
+from qvl_data.commands import check, convert, preview
 
-_COMMANDS = (convert,)
+_COMMANDS = (check, preview, convert)
 
 
 def register(app: typer.Typer) -> None:
     """Add the group `data` with its commands to the `qvl` app."""
-    data_app = typer.Typer(no_args_is_help=True, help="Files of records: convert them to one format.")
+    data_app = typer.Typer(no_args_is_help=True, help="Check, preview and convert training data.")
     for command in _COMMANDS:
         command.register(data_app)
     app.add_typer(data_app, name="data")

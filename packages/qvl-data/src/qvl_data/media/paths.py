@@ -72,11 +72,6 @@ class MediaRoot:
         return os.path.realpath(real) if is_link else real
 
 
-def resolve_media_path(written: str, media_root: Path, *, allow_outside: bool = False) -> Path:
-    """Give the real path of one media file; for many of one root, keep a `MediaRoot`. Raises MediaPathError."""
-    return MediaRoot(media_root, allow_outside=allow_outside).resolve(written)
-
-
 def refuse_no_path(written: str) -> None:
     """Raise MediaPathError for what is no path of a file, wherever it may lead: URLs, `~`, `$`, drive letters, NUL."""
     if "\0" in written:

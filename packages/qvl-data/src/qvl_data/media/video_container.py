@@ -21,6 +21,7 @@ from qvl_data.media.video_facts import CONTAINERS, MAX_DURATION_S, MAX_FRAME_PIX
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 _BUFFER_BYTES = 1024**2
@@ -35,7 +36,9 @@ def open_container(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream
     """
     import av
 
+    _check_segment(file)
     file.seek(0)
+    is_open = False
     try:
         with av.open(
             file,
@@ -47,20 +50,29 @@ def open_container(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream
         ) as container:
             stream = _video_stream(container)
             stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            is_open = True
             yield container, stream
-    except av.error.FFmpegError as error:
-        raise MediaError(f"cannot be read as a video ({', '.join(CONTAINERS)}): {_reason(error)}") from None
-    except (UnicodeError, OverflowError, MemoryError, IndexError) as error:
-        # PyAV's own conversions of damaged headers.
-        raise MediaError(f"cannot be read as a video: {type(error).__name__}: {error}") from None
+    except (av.error.FFmpegError, *_CONVERSION_ERRORS) as error:
+        raise MediaError(_reading_text(error, file, is_open)) from None
+
+
+# What PyAV's own conversions of damaged headers raise.
+_CONVERSION_ERRORS = (UnicodeError, OverflowError, MemoryError, IndexError)
+
+
+def _reading_text(error: Exception, file: BinaryIO, is_open: bool) -> str:
+    reason = str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
+    if is_open:
+        return f"is damaged or cut short: {reason}"
+    file.seek(0)
+    return (
+        f"cannot be opened as a video: {reason}; it starts with {file.read(12)!r}. "
+        f"Containers that are read: {', '.join(CONTAINERS)}"
+    )
 
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> Any:
     raise PermissionError("a video may not open other files")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
@@ -73,7 +85,11 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not isinstance(stream, VideoStream) or (int(stream.disposition) & _ATTACHED_PICTURE):
         kinds = ", ".join(sorted({one.type for one in streams})) or "none at all"
         raise MediaError(f"has no video stream; its streams: {kinds}. A file that was cut short looks like this too")
-    width, height = stream.codec_context.width, stream.codec_context.height
+    # None where FFmpeg knows no decoder, against what PyAV's types say.
+    context: VideoCodecContext | None = stream.codec_context
+    if context is None:
+        raise MediaError("has a video stream of a codec that FFmpeg does not know, or damaged beyond recognition")
+    width, height = context.width, context.height
     if width * height > MAX_FRAME_PIXELS:
         raise MediaError(
             f"has frames of {width} x {height} = {width * height:,} pixels by its header, more than "
@@ -86,6 +102,38 @@ def _video_stream(container: InputContainer) -> VideoStream:
             seconds = duration * float(base)
             raise MediaError(f"lasts {seconds:,.0f} s by its header, more than {MAX_DURATION_S:,.0f}")
     return stream
+
+
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+
+def _check_segment(file: BinaryIO) -> None:
+    """Raise MediaError for a matroska file that ends before its segment does, which FFmpeg reads without a word.
+
+    RFC 8794: an element is an id, a size whose first bit set tells its width, and content; all size bits set: unknown.
+    """
+    file.seek(0)
+    head = file.read(4096)
+    if not head.startswith(_EBML):
+        return
+    size, width = _element_size(head[len(_EBML) :])
+    start = len(_EBML) + width + size
+    if size < 0 or head[start : start + len(_SEGMENT)] != _SEGMENT:
+        return
+    start += len(_SEGMENT)
+    size, width = _element_size(head[start:])
+    held = file.seek(0, 2) - start - width
+    if size > held:
+        raise MediaError(f"is cut short: {held:,} of {size:,} bytes of its matroska segment are there")
+
+
+def _element_size(data: bytes) -> tuple[int, int]:
+    """Give the size at the start of `data` and the bytes that it takes; -1 for an unknown or broken one."""
+    if not data or not data[0]:
+        return -1, 1
+    width = 9 - data[0].bit_length()
+    size = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
+    return (-1 if size == (1 << 7 * width) - 1 or len(data) < width else size), width
 
 
 # AV_DISPOSITION_ATTACHED_PIC: the cover picture of a sound file.

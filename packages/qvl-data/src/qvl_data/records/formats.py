@@ -18,9 +18,8 @@ from qvl_data.records.element import Element, Unread
 from qvl_data.records.layouts import FORMATS, Layout, tagged
 from qvl_data.records.messages import check_contents, check_order, media_in_order, parse_turns
 from qvl_data.records.objects import parse_objects
-from qvl_data.records.problem_list import Finding, ProblemList
+from qvl_data.records.problem_list import Finding
 from qvl_data.records.record import Medium, Record, Turn
-from qvl_data.records.record_file import open_record_files
 from qvl_data.records.strict_json import parse_record
 
 if TYPE_CHECKING:
@@ -30,37 +29,6 @@ _FILES_FIX = "write the images as files under media_root, and their paths into t
 _TOOLS_FIX = "write the tools into a system prompt, the way the model's chat template lists them"
 # Media columns that a format does not have, and what it is called there.
 _MISTAKEN = {"image": "images", "images": "image", "video": "videos", "videos": "video"}
-
-
-def read_records(
-    path: Path,
-    *,
-    format_name: str,
-    max_samples: int | None = None,
-    problems: ProblemList,
-    tags: TagSection | None = None,
-) -> tuple[list[Record], str]:
-    """Give the first `max_samples` records of a file or folder (all if None) in order, and the sha256 of the file.
-
-    Of a folder, the sha256 values of its files joined. Each wrong record adds a problem and is left out. Raises
-    DataError if a file as a whole cannot be read, or there is no record.
-    """
-    records: list[Record] = []
-    elements = 0
-    files = open_record_files(path)
-    for file in files:
-        for element in file.elements():
-            if max_samples is not None and elements >= max_samples:
-                break
-            elements += 1
-            found = parse_element(element, path=file.path, format_name=format_name, tags=tags)
-            if isinstance(found, Record):
-                records.append(found)
-            else:
-                problems.extend(found)
-    if not elements:
-        raise DataError(Problem(where=str(path), message="the list is empty: 0 records"))
-    return records, "".join(file.digest() for file in files)
 
 
 def layout_of(format_name: str, tags: TagSection | None = None, *, path: Path) -> Layout:

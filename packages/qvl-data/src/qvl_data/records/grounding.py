@@ -45,19 +45,26 @@ def region_text(region: Region, size_hw: Size, frame: Frame) -> str:
     return f"[{', '.join(map(str, numbers))}]"
 
 
-def grounded_turns(record: Record, sizes: Sequence[tuple[Size, Size]], frame: Frame) -> tuple[Turn, ...]:
+def grounded_turns(
+    record: Record,
+    sizes: Sequence[tuple[Size, Size]],
+    frame: Frame,
+    *,
+    written_for: Sequence[tuple[Size, Size]] | None = None,
+) -> tuple[Turn, ...]:
     """Give the record's turns with the numbers of its regions, in a frame, in place of `<box>` and `<point>`.
 
-    `sizes` has the (height, width) of each medium as displayed and as resized. The turns of a record without regions
-    are given back as they are.
+    `sizes` has the (height, width) of each medium as displayed and as the model sees it. `written_for` has the sizes
+    that a record's own frame `resized` means, where they are others: those by the recipe's limits, of a sample whose
+    media are shrunk further. The turns of a record without regions are given back as they are.
     """
     if not record.regions:
         return record.turns
     texts = {"box": [], "point": []}  # type: dict[str, list[str]]
     for region in record.regions:
-        original_hw, resized_hw = sizes[region.medium]
-        target_hw = frame_size(frame, original_hw, resized_hw)
-        moved = rescaled(region, frame_size(record.frame, original_hw, resized_hw), target_hw)
+        source_hw = frame_size(record.frame, *(written_for or sizes)[region.medium])
+        target_hw = frame_size(frame, *sizes[region.medium])
+        moved = rescaled(region, source_hw, target_hw)
         texts[region.kind].append(region_text(moved, target_hw, frame))
     left = {f"<{kind}>": iter(found) for kind, found in texts.items()}
 

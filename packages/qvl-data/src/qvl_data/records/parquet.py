@@ -10,26 +10,29 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qvl_core.errors import DataError, NotInstalledError, Problem, QvlError
+from qvl_core.errors import DataError, InputChangedError, NotInstalledError, Problem, QvlError
 from qvl_core.input_file import open_regular_file, printable
 
 from qvl_data.records.element import Block, Element, Place, Unread
 from qvl_data.records.json_lines import Progress
+from qvl_data.records.parquet_footer import read_footer
 from qvl_data.records.text_file import FileIdentity, digest_of, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-PARQUET_MAGIC = b"PAR1"
 # Decoded at once where a row is read at its place, so a bound on memory; by the file's own statement, checked before.
 MAX_GROUP_BYTES = 1024**3
 # A repeated value costs nearly nothing in the file and at least this much decoded.
 _BYTES_PER_VALUE = 8
+# Rows decoded at once: fewer where a value may be so long that many of them, the same one repeated, would be too much.
 _BATCH_ROWS = 256
+_BATCH_BYTES = 64 * 1024**2
 _CACHED_BYTES = 256 * 1024**2
 _GROUP_FIX = 'pyarrow.parquet.write_table(table, "NEW.parquet", row_group_size=1000)'
 
@@ -60,13 +63,17 @@ class _GroupCache:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetRecordFile:
-    """A Parquet file. `starts[g]` is the first row of row group g, the last entry the number of rows."""
+    """A Parquet file. `starts[g]` is the first row of row group g, the last entry the number of rows.
+
+    `batches[g]` is how many of its rows are decoded at once.
+    """
 
     path: Path
     identity: FileIdentity
     columns: tuple[str, ...]
     unread: tuple[tuple[str, Unread], ...]
     starts: tuple[int, ...]
+    batches: tuple[int, ...]
     _cache: _GroupCache = field(default_factory=_GroupCache, repr=False, compare=False)
 
     def elements(self) -> Iterator[Element]:
@@ -74,19 +81,10 @@ class ParquetRecordFile:
         with opened(self.path, self.identity) as file:
             with _explained(self.path):
                 reader = _reader(file)
-            for group, start in enumerate(self.starts[:-1]):
-                row = start
-                batches = reader.iter_batches(
-                    _BATCH_ROWS, row_groups=[group], columns=list(self.columns), use_threads=False
-                )
-                while True:
-                    with _explained(self.path):
-                        batch = next(batches, None)
-                    if batch is None:
-                        break
+            for group, row in enumerate(self.starts[:-1]):
+                for batch in self._batches(reader, group):
                     yield from self._rows(batch, row)
                     row += batch.num_rows
-                self._require_rows(group, row - start)
 
     def read(self, place: Place) -> Element:
         """Give the row at a place that `elements` or `read_block` gave."""
@@ -109,6 +107,9 @@ class ParquetRecordFile:
         return self._slice(block.offset, block.rows)
 
     def _slice(self, row: int, rows: int) -> list[Element]:
+        if row + rows > self.starts[-1]:
+            message = f"holds {self.starts[-1]:,} rows, and row {row + rows:,} was there before: it was changed"
+            raise InputChangedError(f"{printable(str(self.path))}: {message}; start again")
         group = bisect.bisect_right(self.starts, row) - 1
         assert rows <= self.starts[group + 1] - row, (row, rows, self.starts)
         found: list[Element] = []
@@ -120,13 +121,40 @@ class ParquetRecordFile:
         with self._cache.lock:
             table = self._cache.get(group)
             if table is None:
-                with opened(self.path, self.identity) as file, _explained(self.path):
-                    # One record batch, so that a row's number is its place in it.
-                    table = _reader(file).read_row_group(group, columns=list(self.columns), use_threads=False)
-                    table = table.combine_chunks()
-                self._require_rows(group, table.num_rows)
+                table = self._decoded(group)
                 self._cache.put(group, table)
             return table
+
+    def _decoded(self, group: int) -> pa.Table:
+        import pyarrow as pa
+
+        parts: list[pa.RecordBatch] = []
+        size = 0
+        with opened(self.path, self.identity) as file:
+            with _explained(self.path):
+                reader = _reader(file)
+            for batch in self._batches(reader, group):
+                parts.append(batch)
+                size += batch.nbytes
+                if size > MAX_GROUP_BYTES:
+                    # Not what its footer led to expect: few values, repeated many times.
+                    raise _too_large(printable(str(self.path)), group, f"more than {MAX_GROUP_BYTES:,}")
+        return pa.Table.from_batches(parts, reader.schema_arrow.empty_table().select(self.columns).schema)
+
+    def _batches(self, reader: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
+        """Decode a row group, some rows at a time. Raises DataError where it is damaged."""
+        batches = reader.iter_batches(
+            self.batches[group], row_groups=[group], columns=list(self.columns), use_threads=False
+        )
+        rows = 0
+        while True:
+            with _explained(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                self._require_rows(group, rows)
+                return
+            rows += batch.num_rows
+            yield batch
 
     def _rows(self, batch: pa.RecordBatch, first: int) -> Iterator[Element]:
         try:
@@ -152,29 +180,32 @@ def open_parquet(path: Path, identity: FileIdentity) -> ParquetRecordFile:
     """Give the file after reading its footer. Raises DataError if it is damaged, empty, or decodes to too much."""
     where = printable(str(path))
     with open_regular_file(path, error_type=DataError) as file, _explained(path):
-        reader = _reader(file)
-        metadata, schema = reader.metadata, reader.schema_arrow
+        groups = read_footer(file)
+        file.seek(0)
+        schema = _reader(file).schema_arrow
         names = list(schema.names)
         unread = {each.name: Unread(type_name=str(each.type)) for each in schema if _holds_bytes(each.type)}
-        columns = tuple(name for name in names if name not in unread)
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        sizes = [_decoded_bytes(metadata.row_group(group), columns) for group in range(metadata.num_row_groups)]
-        stated = metadata.num_rows
+    columns = tuple(name for name in names if name not in unread)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(Problem(where=where, message=f"has more than one column {printable(repeated[0], 80)!r}"))
     if not columns:
         raise DataError(Problem(where=where, message="has no column of texts, numbers or lists"))
-    if min(rows, default=0) < 0 or sum(rows) != stated:
-        message = f"its footer says {stated:,} rows in all and {sum(rows):,} in its row groups: it is damaged"
-        raise DataError(Problem(where=where, message=message))
+    read = [tuple(column for column in group.columns if column.path[0] not in unread) for group in groups]
+    sizes = [sum(max(column.bytes, _BYTES_PER_VALUE * column.values) for column in each) for each in read]
     largest = max(sizes, default=0)
     if largest > MAX_GROUP_BYTES:
-        group = sizes.index(largest)
-        message = f"row group {group} decodes to {largest:,} bytes; at most {MAX_GROUP_BYTES:,} are read at once"
-        raise DataError(Problem(where=where, message=message, fix=_GROUP_FIX))
-    starts = tuple(sum(rows[:group]) for group in range(len(rows) + 1))
-    return ParquetRecordFile(path=path, identity=identity, columns=columns, unread=tuple(unread.items()), starts=starts)
+        raise _too_large(where, sizes.index(largest), f"{largest:,}")
+    starts = tuple(accumulate((group.rows for group in groups), initial=0))
+    longest = (max((column.bytes for column in each), default=0) for each in read)
+    return ParquetRecordFile(
+        path=path,
+        identity=identity,
+        columns=columns,
+        unread=tuple(unread.items()),
+        starts=starts,
+        batches=tuple(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, size))) for size in longest),
+    )
 
 
 def _reader(file: BinaryIO) -> pq.ParquetFile:
@@ -209,14 +240,9 @@ def _row_or_error(batch: pa.RecordBatch, number: int) -> Any:
         return f"the row cannot be read: {printable(str(error))}"
 
 
-def _decoded_bytes(group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> int:
-    """Estimate from the footer what the columns of a row group take when they are decoded."""
-    total = 0
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema in columns or column.path_in_schema.split(".", 1)[0] in columns:
-            total += max(column.total_uncompressed_size, _BYTES_PER_VALUE * column.num_values)
-    return total
+def _too_large(where: str, group: int, size: str) -> DataError:
+    message = f"row group {group} decodes to {size} bytes; at most {MAX_GROUP_BYTES:,} are read at once"
+    return DataError(Problem(where=where, message=message, fix=_GROUP_FIX))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Literal
 
 from qvl_core.errors import DataError, Problem
 
@@ -58,6 +58,20 @@ class ProblemList:
         """Add each of several problems."""
         for problem in problems:
             self.add(problem, kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the counts and the problems that are kept, as JSON values."""
+        return {"kinds": dict(self.kinds), "kept": [[one.kind, *astuple(one.problem)] for one in self._kept]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ProblemList:
+        """Give the list of `to_json`."""
+        found = cls()
+        found.kinds = Counter(values["kinds"])
+        names = [field.name for field in fields(Problem)]
+        for kind, *problem in values["kept"]:
+            found._kept.append(Finding(kind=kind, problem=Problem(**dict(zip(names, problem, strict=True)))))
+        return found
 
     def count_more(self, kind: Kind, number: int) -> None:
         """Count problems whose text was not kept where they were found."""

@@ -12,7 +12,8 @@ from qvl_core.input_file import open_regular_file, printable, readable
 from qvl_data.records.element import Block, Element, Place
 from qvl_data.records.json_array import JsonArrayFile
 from qvl_data.records.json_lines import LIST_FIX, JsonLinesFile, Progress
-from qvl_data.records.parquet import PARQUET_MAGIC, open_parquet
+from qvl_data.records.parquet import open_parquet
+from qvl_data.records.parquet_footer import PARQUET_MAGIC
 from qvl_data.records.text_file import CHUNK_BYTES, UTF8_MARK, identity_of, is_folder
 
 SUFFIXES = (".json", ".jsonl", ".parquet")

@@ -1,4 +1,4 @@
-"""A survey that found nothing wrong, kept in `data.cache_dir`: the ranks of a run and the next run need not repeat it.
+"""A survey, kept in `data.cache_dir`: the ranks of a run, and the next run, need not repeat it.
 
 Keyed by everything that it depends on: the bytes of the records and of the checkpoint's tokenizer and processor, and
 all settings that a verdict looks at. Media may have changed since; their sizes and times are compared. It saves time
@@ -23,13 +23,14 @@ from qvl_core.durable import atomic_write
 from qvl_core.errors import QvlError
 
 from qvl_data.index import MediaTable, SampleTable
+from qvl_data.records.problem_list import ProblemList
 from qvl_data.source_rules import SourceRules
 from qvl_data.survey.job import SurveyJob
 from qvl_data.survey.result import Counts, Survey, note_from_text
 
 _log = logging.getLogger(__name__)
 # Raise when a verdict, a count of tokens or a column changes its meaning.
-_VERSION = 1
+_VERSION = 2
 _CHECKPOINT_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "config.json", "special_tokens_map.json"),
@@ -100,6 +101,7 @@ def _to_arrays(survey: Survey) -> dict[str, NDArray[Any]]:
         "notes": [[note.where, note.message] for note in survey.notes],
         "data_hash": survey.data_hash,
         "decoded": survey.decoded,
+        "problems": survey.problems.to_json(),
     }
     return {**arrays, "about": _as_bytes(about)}
 
@@ -120,6 +122,7 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], rules: tuple[SourceRules, ...]
         notes=tuple(note_from_text(where, message) for where, message in about["notes"]),
         data_hash=about["data_hash"],
         decoded=about["decoded"],
+        problems=ProblemList.from_json(about["problems"]),
     )
 
 
