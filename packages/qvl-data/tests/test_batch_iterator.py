@@ -159,6 +159,7 @@ def test_packs_use_every_sample_once_an_epoch_and_never_exceed_the_length(
     data = prepare(recipe)
     steps = take(data, recipe, 2 * data.report.epoch_length)
     assert data.report.epoch_length < 10
+    assert f"{data.report.epoch_length} packs of at most 150 tokens an epoch" in data.report.lines()
     assert all(batch.tokens <= 150 for step in steps for batch in step)
     for epoch in (steps[: data.report.epoch_length], steps[data.report.epoch_length :]):
         assert sorted(learned_ids(epoch)) == sorted(data.train.where(i) for i in range(10))

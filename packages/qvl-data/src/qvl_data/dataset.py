@@ -134,6 +134,7 @@ class DataReport:
     notes: tuple[Problem, ...]  # The first too long samples and what became of them.
     bad: int = 0
     bad_examples: tuple[Problem, ...] = ()  # The first bad records, which data.on_bad_sample = "skip" leaves out.
+    pack_tokens: int = 0  # Room of a pack, 0 without packing: then `epoch_length` counts samples, else packs.
     is_streamed: bool = False  # Nothing is known of the training samples but how many records there are.
 
     def lines(self) -> list[str]:
@@ -148,6 +149,8 @@ class DataReport:
             f"{self.records:,} records with {self.images:,} images{videos} checked",
             f"{self.train_samples:,} training samples of {mean:,.0f} tokens on average, at most {self.longest:,}",
         ]
+        if self.pack_tokens:
+            lines.append(f"{self.epoch_length:,} packs of at most {self.pack_tokens:,} tokens an epoch")
         if self.validation_samples:
             lines.append(f"{self.validation_samples:,} validation samples, {self.validation_from}")
         if self.dropped or self.shrunk:
@@ -359,6 +362,7 @@ def _report(recipe: Recipe, found: Survey, train: Dataset, held: Dataset | None)
         videos=sum(is_video for is_video, _ in paths),
         tokens=int(train.lengths.sum()),
         longest=int(train.lengths.max(initial=0)),
+        pack_tokens=recipe.data.sequence_length if recipe.data.packing else 0,
         epoch_length=train.epoch_length(recipe.data.sequence_length if recipe.data.packing else None),
         notes=found.notes,
         bad=total.wrong,

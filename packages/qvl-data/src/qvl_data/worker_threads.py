@@ -19,7 +19,7 @@ from qvl_core.errors import RunError
 
 T = TypeVar("T")
 _LOOK_S = 1.0  # Between two looks at whether a thread is still alive.
-_PATIENCE_S = 2.0  # How long a thread may take to end what it is in the middle of.
+_PATIENCE_S = 1.0  # How long a thread may take to end what it is in the middle of.
 _PACKAGE = Path(__file__).parent
 
 
@@ -107,7 +107,7 @@ class WorkerThreads:
         return task
 
     def close(self) -> None:
-        """Drop what is not begun and let the threads end; one that does not within two seconds is left behind."""
+        """Drop what is not begun and let the threads end; one that does not within a second is left behind."""
         while True:
             try:
                 self._queue.get_nowait()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qvl_data.order.randomness import drawn, shuffled
+from qvl_data.order.randomness import drawn, order_of, shuffled
 from qvl_data.order.sample_order import EndlessOrder, SampleOrder, held_out
 
 
@@ -80,8 +80,8 @@ def test_reading_from_any_position_gives_what_reading_all_epochs_gives(
 
 def test_a_far_position_computes_its_own_epoch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
-    whole = SampleOrder.draws_of_epoch
-    monkeypatch.setattr(SampleOrder, "draws_of_epoch", lambda self, n: computed.append(n) or whole(self, n))
+    whole = SampleOrder.epoch
+    monkeypatch.setattr(SampleOrder, "epoch", lambda self, n: computed.append(n) or whole(self, n))
     endless = EndlessOrder(order((10,)))
     endless.at(10_000_005, 3)
     endless.at(10_000_008, 4)
@@ -89,7 +89,18 @@ def test_a_far_position_computes_its_own_epoch_only(monkeypatch: pytest.MonkeyPa
 
 
 def test_rounds_count_how_often_a_source_was_walked_through() -> None:
-    _, rounds = order((4, 4), (1.5, 1.0)).draws_of_epoch(1)
+    rounds = order((4, 4), (1.5, 1.0)).rounds(1)
     indexes = order((4, 4), (1.5, 1.0)).epoch(1)
     assert sorted(rounds[indexes < 4].tolist()) == [1, 1, 2, 2, 2, 2]
     assert rounds[indexes >= 4].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_sorting_by_numbers_is_the_stable_order_of_indexes(count: int) -> None:
+    keys = np.random.default_rng(count).integers(0, 2**64, count, dtype=np.uint64)
+    np.testing.assert_array_equal(order_of(keys), np.argsort(keys, kind="stable"))
+    # Keys that are equal, or differ in their low bits only.
+    near = keys & np.uint64(0x3FF) | np.uint64(1 << 40)
+    np.testing.assert_array_equal(order_of(near), np.argsort(near, kind="stable"))
+    few = keys & np.uint64(3)
+    np.testing.assert_array_equal(order_of(few), np.argsort(few, kind="stable"))

@@ -119,7 +119,7 @@ class PackItems:
 
     def items(self, position: int, count: int) -> list[Item]:
         """Give the items at `count` positions from `position` on."""
-        packs, rounds = self._order.draws_at(position, count)
+        packs, rounds = self._order.at(position, count), self._order.rounds_at(position, count)
         groups = np.searchsorted(self._borders, packs, side="right") - 1
         numbers = packs - self._borders[groups]
         found = []

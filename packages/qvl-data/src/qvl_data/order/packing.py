@@ -118,18 +118,18 @@ class PackGroup:
         self.packs = best_fit(lengths, capacity)
         self._number = number
         self._members = members
-        # The rank of a length instead of it: 16 bits are enough nearly always, and those numpy sorts in linear time.
-        kinds = np.unique(lengths, return_inverse=True)[1]
-        self._kinds = kinds.astype(np.uint16 if kinds.max(initial=0) < 2**16 else np.int32)
-        self._places = np.argsort(self.packs.lengths, kind="stable")
-        by_length = np.argsort(self._kinds, kind="stable")
+        # 16 bits are enough nearly always, and those numpy sorts in linear time.
+        width = np.uint16 if capacity < 2**16 else np.int32
+        self._lengths = lengths.astype(width)
+        self._places = np.argsort(self.packs.lengths.astype(width), kind="stable")
+        by_length = np.argsort(self._lengths, kind="stable")
         self._sorted_members = self._members[by_length]
         self._sorted_lengths = lengths[by_length]
 
     def deal(self, seed: int, round_number: int) -> NDArray[np.int64]:
         """Give the sample index at each place in a round, int64 [N]; each sample has one place of its length."""
         order = shuffled(len(self._members), seed, Purpose.DEAL, self._number, round_number)
-        by_length = order[np.argsort(self._kinds[order], kind="stable")]
+        by_length = order[np.argsort(self._lengths[order], kind="stable")]
         dealt = np.empty(len(self._members), np.int64)
         dealt[self._places] = self._members[by_length]
         return dealt

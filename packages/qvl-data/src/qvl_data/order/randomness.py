@@ -11,6 +11,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_TIES = 100_000
+
 
 class Purpose(IntEnum):
     """What random numbers are for, so that no two share a stream. A number must never change: resumed runs use it."""
@@ -28,8 +30,30 @@ class Purpose(IntEnum):
 
 def shuffled(count: int, seed: int, *purpose: int) -> NDArray[np.int64]:
     """Give a permutation of 0 to count - 1, int64, that depends on the arguments only."""
-    bits = np.random.Philox(np.random.SeedSequence([seed, *purpose]))
-    return np.argsort(bits.random_raw(count), kind="stable").astype(np.int64)
+    return order_of(np.random.Philox(np.random.SeedSequence([seed, *purpose])).random_raw(count))
+
+
+def order_of(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Give what `np.argsort(keys, kind="stable")` gives, for keys that are spread over all 64 bits, in less time.
+
+    Sorting numbers is several times faster than sorting indexes by them: the index takes the place of a key's low bits,
+    and the few keys that differ there only are put right.
+    """
+    width = np.uint64(max(1, (len(keys) - 1).bit_length()))
+    low = (np.uint64(1) << width) - np.uint64(1)
+    joined = keys & ~low
+    joined |= np.arange(len(keys), dtype=np.uint64)
+    joined.sort()
+    order = (joined & low).astype(np.int64)
+    joined >>= width
+    same = np.flatnonzero(joined[1:] == joined[:-1])
+    if len(same) > _MOST_TIES:
+        return np.argsort(keys, kind="stable").astype(np.int64)
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
+        if len(run):
+            part = slice(run[0], run[-1] + 2)
+            order[part] = order[part][np.argsort(keys[order[part]], kind="stable")]
+    return order
 
 
 def drawn(bound: int, seed: int, *purpose: int) -> int:

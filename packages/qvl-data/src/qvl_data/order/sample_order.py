@@ -8,6 +8,7 @@ walked through in shuffled rounds, and a round ends only when each of its sample
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,22 +40,28 @@ class SampleOrder:
 
     def epoch(self, number: int) -> NDArray[np.int64]:
         """Give the sample indexes of an epoch, in order, int64 [epoch_length]."""
-        return self.draws_of_epoch(number)[0]
-
-    def draws_of_epoch(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give the sample indexes of an epoch, in order, and the round of its source in which each is drawn.
-
-        Both int64 [epoch_length]; rounds count from 0 and go on from epoch to epoch.
-        """
-        indexes, rounds = [], []
+        parts = []
         first = 0
         for source, (count, draws) in enumerate(zip(self.counts, self.draws, strict=True)):
             if draws:
-                indexes.append(first + self._walk(source, count, number * draws, draws))
-                rounds.append(np.arange(number * draws, (number + 1) * draws, dtype=np.int64) // count)
+                parts.append(first + self._walk(source, count, number * draws, draws))
             first += count
-        mixing = shuffled(self.epoch_length, self.seed, Purpose.MIXING, number)
-        return np.concatenate(indexes)[mixing], np.concatenate(rounds)[mixing]
+        return np.concatenate(parts)[self._mixing(number)]
+
+    def rounds(self, number: int) -> NDArray[np.int64]:
+        """Give, for each draw of an epoch, in which round of its source it is, int64 [epoch_length].
+
+        Rounds count from 0 and go on from epoch to epoch.
+        """
+        parts = [
+            np.arange(number * draws, (number + 1) * draws, dtype=np.int64) // count
+            for count, draws in zip(self.counts, self.draws, strict=True)
+            if draws
+        ]
+        return np.concatenate(parts)[self._mixing(number)]
+
+    def _mixing(self, number: int) -> NDArray[np.int64]:
+        return shuffled(self.epoch_length, self.seed, Purpose.MIXING, number)
 
     def _walk(self, source: int, count: int, start: int, draws: int) -> NDArray[np.int64]:
         """Give `draws` indexes of one source from position `start` of its endless shuffled rounds."""
@@ -78,7 +85,8 @@ class EndlessOrder:
 
     def __init__(self, order: SampleOrder) -> None:
         self._order = order
-        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
+        self._indexes: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+        self._rounds: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
     @property
     def epoch_length(self) -> int:
@@ -87,26 +95,31 @@ class EndlessOrder:
 
     def at(self, position: int, count: int) -> NDArray[np.int64]:
         """Give the sample indexes at `count` positions from `position` on, int64 [count]."""
-        return self.draws_at(position, count)[0]
+        return self._read(position, count, self._indexes, self._order.epoch)
 
-    def draws_at(self, position: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give the sample indexes as `at` does, and the round of its source in which each is drawn, int64 [count]."""
-        parts = []
+    def rounds_at(self, position: int, count: int) -> NDArray[np.int64]:
+        """Give the round of its source in which each sample of `at` is drawn, int64 [count]."""
+        return self._read(position, count, self._rounds, self._order.rounds)
+
+    def _read(
+        self,
+        position: int,
+        count: int,
+        kept: OrderedDict[int, NDArray[np.int64]],
+        make: Callable[[int], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        parts = [np.zeros(0, np.int64)]
         end = position + count
         while position < end:
-            epoch, offset = divmod(position, self._order.epoch_length)
-            taken = min(self._order.epoch_length - offset, end - position)
-            parts.append(tuple(column[offset : offset + taken] for column in self._epoch(epoch)))
+            epoch, offset = divmod(position, self.epoch_length)
+            if epoch not in kept:
+                while len(kept) >= self._KEPT:
+                    kept.popitem(last=False)
+                kept[epoch] = make(epoch)
+            taken = min(self.epoch_length - offset, end - position)
+            parts.append(kept[epoch][offset : offset + taken])
             position += taken
-        indexes, rounds = zip(*parts, strict=True)
-        return np.concatenate(indexes), np.concatenate(rounds)
-
-    def _epoch(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if number not in self._epochs:
-            while len(self._epochs) >= self._KEPT:
-                self._epochs.popitem(last=False)
-            self._epochs[number] = self._order.draws_of_epoch(number)
-        return self._epochs[number]
+        return np.concatenate(parts)
 
 
 def draws_per_epoch(counts: tuple[int, ...], weights: tuple[float, ...]) -> tuple[int, ...]:
