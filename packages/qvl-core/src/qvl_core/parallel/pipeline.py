@@ -23,6 +23,7 @@ from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
 
 from qvl_core.batch import Batch
+from qvl_core.device import current_device
 from qvl_core.model import Plan, Qwen25VL
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
@@ -64,6 +65,9 @@ class Pipeline:
         self._trained_before = _trained_before(world, here)
         # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
         self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
+        # Features that were computed before and kept have to be those of any batch to the bit. On a device, where sums
+        # are rounded in its own order anyway, one run for all media is worth more.
+        model.runs_media_apart = self._vision_is_constant and current_device() == "cpu"
         self.step = 0
         """The update that `gradients` computes for: what the dropout of adapters draws by."""
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
@@ -237,8 +241,9 @@ class Pipeline:
         spec, flow = self._model.spec, flow_after(self._world.layout, stage)
         if flow == "text":
             return batch.tokens, spec.text.hidden_size
-        patches = len(batch.patches)
+        patches = batch.grid_patches if batch.features is None else 0
         if patches == 0:
+            # Also where the features are known: the stage that places them has them itself.
             return None
         if flow == "patches":
             return patches, spec.vision.hidden_size
@@ -247,7 +252,7 @@ class Pipeline:
     def _needs_gradient(self, stage: int, batch: Batch) -> bool:
         """Tell whether the stages before `stage` want the gradient of what `stage` received for a batch."""
         trained = self._trained_before[stage]
-        return "text" in trained or (bool(trained) and len(batch.patches) > 0)
+        return "text" in trained or (bool(trained) and batch.features is None and batch.grid_patches > 0)
 
 
 def running_order(batches: Sequence[Batch]) -> list[int]:
@@ -256,7 +261,7 @@ def running_order(batches: Sequence[Batch]) -> list[int]:
     Stages work on neighbouring micro batches at the same time, and wait for the slowest; the sum does not depend on the
     order. The same on every stage.
     """
-    return sorted(range(len(batches)), key=lambda number: (batches[number].tokens, len(batches[number].patches)))
+    return sorted(range(len(batches)), key=lambda number: (batches[number].tokens, batches[number].grid_patches))
 
 
 def accumulate(total: list[Tensor], gradients: Sequence[Tensor]) -> None:
