@@ -21,8 +21,8 @@ class Batch:
     `patches` are the flattened patches of images and videos in the order in which their tokens appear in `input_ids`
     (shape [0, patch_dim] where there are none), `grids` their time, height, width in patches.
 
-    `features` may stand in their place: the merger's output for the same media, known from before (`feature_store`), the
-    rows of each in its window order. bfloat16 ones are its bit patterns in uint16, which numpy lacks a name for.
+    `features` may stand in their place: the merger's output for the same media, known from before (`feature_store`),
+    the rows of each in its window order. bfloat16 ones are bit patterns in uint16: numpy has no bfloat16.
     """
 
     input_ids: NDArray[np.int32]  # [T]

@@ -12,6 +12,7 @@ import numpy as np
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.chat import LossOn
+from qvl_data.media.features import KnownFeatures
 from qvl_data.media.preflight import MediaCheck, Progress, check_media, remember
 from qvl_data.order.sample_order import SampleOrder, held_out
 from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
@@ -35,13 +36,15 @@ class Dataset:
     weights: tuple[float, ...]
     processor: Processor
     loss_on: LossOn
+    features: KnownFeatures | None = None
+    """What samples carry in place of patches (`vision_media.with_features`)."""
 
     def __len__(self) -> int:
         return len(self.planned)
 
     def sample(self, index: int) -> Sample:
         """Make sample `index`. Raises DataError, with file and line, if a media file has changed since the check."""
-        return build_sample(self.planned[index], self.processor, loss_on=self.loss_on)
+        return build_sample(self.planned[index], self.processor, loss_on=self.loss_on, known=self.features)
 
     def order(self, seed: int) -> SampleOrder:
         """Give the order in which training uses the samples."""

@@ -27,7 +27,12 @@ def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
         patches=np.concatenate([sample.patches for sample in samples]),
         grids=np.concatenate([sample.grids for sample in samples]),
         sample_ids=tuple(sample.sample_id for sample in samples),
+        features=_joined([sample.features for sample in samples if sample.features is not None]),
     )
+
+
+def _joined(features: Sequence[NDArray[np.generic]]) -> NDArray[np.generic] | None:
+    return np.concatenate(features) if features else None
 
 
 def next_token_labels(labels: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -25,7 +25,7 @@ from qvl_core.stage_part import StagePart
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionInputs:
-    """Inputs of one run of the vision encoder, patches in window order; they are None behind the stage that embeds them.
+    """Inputs of a run of the vision encoder, patches in window order; they are None behind the stage that embeds them.
 
     `rows` counts the patches, on every stage.
     """
@@ -68,8 +68,8 @@ def plan_batch(
     """Give the plan of a batch whose counts fit (data code and `flatten_prompt` have checked them).
 
     With `part`, only what that part of the model reads. With `apart`, each medium has a run of the vision encoder of
-    its own: what comes of it then depends on no other, to the bit. (A matrix product sums a row's terms in an order that
-    may change with the number of rows.)
+    its own: what comes of it then depends on no other, to the bit. (The order in which a matrix product sums the terms
+    of a row may change with the number of rows, and short segments are padded to the length of others.)
     """
     part = part or StagePart.whole(spec)
     vision: tuple[VisionInputs, ...] = ()

@@ -157,8 +157,8 @@ class Qwen25VL(nn.Cell):
         found: list[Tensor] = []
         first = 0
         for vision in plan.vision:
-            is_all = arrived is None or arrived.shape[0] == vision.rows
-            found.append(self.see_one(vision, arrived if is_all else arrived[first : first + vision.rows]))
+            own = None if arrived is None else arrived[first : first + vision.rows]
+            found.append(self.see_one(vision, arrived if len(plan.vision) == 1 else own))
             first += vision.rows
         return found[0] if len(found) == 1 else mint.cat(found, 0)
 

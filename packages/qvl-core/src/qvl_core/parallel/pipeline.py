@@ -28,6 +28,7 @@ from qvl_core.model import Plan, Qwen25VL
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
 from qvl_core.parallel.step_clock import Clock, SilentClock
+from qvl_core.parallel.vision_pass import vision_flow
 from qvl_core.parallel.world import World
 from qvl_core.params import Component
 from qvl_core.stage_part import flow_after
@@ -238,16 +239,12 @@ class Pipeline:
 
     def _flow_shape(self, stage: int, batch: Batch) -> tuple[int, ...] | None:
         """Give the shape of what `stage` sends to the next for a batch; None where it sends nothing."""
-        spec, flow = self._model.spec, flow_after(self._world.layout, stage)
-        if flow == "text":
+        spec, layout = self._model.spec, self._world.layout
+        if flow_after(layout, stage) == "text":
             return batch.tokens, spec.text.hidden_size
-        patches = batch.grid_patches if batch.features is None else 0
-        if patches == 0:
-            # Also where the features are known: the stage that places them has them itself.
-            return None
-        if flow == "patches":
-            return patches, spec.vision.hidden_size
-        return patches // spec.vision.merge_unit, spec.vision.out_hidden_size
+        patches = batch.grid_patches
+        # Features that are known travel nowhere: the stage that places them has them itself.
+        return vision_flow(layout, stage, patches, spec.vision) if patches and batch.features is None else None
 
     def _needs_gradient(self, stage: int, batch: Batch) -> bool:
         """Tell whether the stages before `stage` want the gradient of what `stage` received for a batch."""

@@ -1,0 +1,122 @@
+"""Compute and keep the vision features that are missing: media one by one through the vision stages of a replica.
+
+Threads read and resize ahead. What was kept stays kept: a pass that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from qvl_core.errors import DataError, RunError
+from qvl_core.parallel.vision_pass import VisionPass
+
+from qvl_train.agreement import together
+
+if TYPE_CHECKING:
+    from qvl_core.feature_store import FeatureStore
+    from qvl_core.model import Qwen25VL
+    from qvl_core.parallel.world import Json, World
+    from qvl_data.vision_media import VisionMedia
+
+LINES_IN_A_LOG = 10
+
+
+class MediaReader:
+    """Patches of media in order, read ahead by threads. A bad medium raises, or with `skips_bad` gives NaNs.
+
+    NaNs go the way that its patches would go, through all stages that wait for them; features of NaNs are not kept.
+    """
+
+    def __init__(self, media: VisionMedia, numbers: Sequence[int], *, workers: int, skips_bad: bool) -> None:
+        self._media = media
+        self._numbers = numbers
+        self._workers = workers
+        self._skips_bad = skips_bad
+        self.bad: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        if not self._workers:
+            yield from map(self._read, self._numbers)
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="qvl-vision")
+        try:
+            waiting: deque[Future[NDArray[np.float32]]] = deque()
+            for number in self._numbers:
+                waiting.append(pool.submit(self._read, number))
+                if len(waiting) > 2 * self._workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, number: int) -> NDArray[np.float32]:
+        try:
+            return self._media.patches(number)
+        except DataError as error:
+            if not self._skips_bad:
+                raise
+            self.bad[number] = error.problems[0].message
+            shape = (int(self._media.grids[number].prod()), self._media.patch_dim)
+            return np.full(shape, np.nan, np.float32)
+
+
+def fill(
+    model: Qwen25VL,
+    world: World,
+    store: FeatureStore,
+    media: VisionMedia,
+    numbers: Sequence[int],
+    *,
+    workers: int,
+    skips_bad: bool,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Compute the features of this replica's share of media; give the bad media of all, key and reason.
+
+    All ranks of a replica have the same numbers. Returns on no rank before all are done.
+    """
+    work = VisionPass(model, world)
+    reader = MediaReader(media, numbers, workers=workers, skips_bad=skips_bad)
+    patches = iter(reader) if work.reads_patches else None
+    is_keeper = work.gives_features and world.place.tp == 0
+    not_finite: list[int] = []
+    for done, number in enumerate(numbers if work.takes_part else (), 1):
+        world.phase = f"vision cache: {done} of {len(numbers)}"
+        grid = cast("tuple[int, int, int]", tuple(media.grids[number].tolist()))
+        features = work.features(next(patches) if patches is not None else None, grid)
+        if features is not None and is_keeper:
+            if _is_finite(features, store.dtype):
+                store.write(media.keys[number], features)
+            else:
+                not_finite.append(number)
+        if done * LINES_IN_A_LOG // len(numbers) != (done - 1) * LINES_IN_A_LOG // len(numbers):
+            say(f"vision cache: {done:,} of {len(numbers):,} computed")
+    work.finish()
+    told: Json = {"bad": [[number, text] for number, text in reader.bad.items()], "not_finite": not_finite}
+    return _bad_media(cast("list[Any]", together(world, lambda: told)), media)
+
+
+def _bad_media(answers: Sequence[Any], media: VisionMedia) -> dict[str, str]:
+    """Put together what the ranks have found. Raises RunError, the same on all, where good media gave NaNs."""
+    bad = {int(number): str(text) for answer in answers for number, text in answer["bad"]}
+    for answer in answers:
+        for number in answer["not_finite"]:
+            if number not in bad:
+                raise RunError(
+                    f"{media.where(number)}: the vision features of its image or video are not finite; nothing of them "
+                    "was kept\n  fix: look at this file and at the weights of the vision tower"
+                )
+    return {media.keys[number]: text for number, text in bad.items()}
+
+
+def _is_finite(features: NDArray[Any], dtype: str) -> bool:
+    if dtype == "bfloat16":
+        # All ones in the exponent: infinity or NaN.
+        return not bool(((features & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(features).all())
