@@ -5,6 +5,7 @@ Threads read and resize ahead. What was kept stays kept: a pass that was interru
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from qvl_core.errors import DataError, RunError
 from qvl_core.parallel.vision_pass import VisionPass
 
 from qvl_train.agreement import together
+from qvl_train.progress import format_duration
 
 if TYPE_CHECKING:
     from qvl_core.feature_store import FeatureStore
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from qvl_data.vision_media import VisionMedia
 
 LINES_IN_A_LOG = 10
+LONGEST_SILENCE_S = 30.0
 
 
 class MediaReader:
@@ -66,6 +69,24 @@ class MediaReader:
             return np.full(shape, np.nan, np.float32)
 
 
+class FillProgress:
+    """Says how far this replica is: at every tenth, and every half minute."""
+
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        self._total = total
+        self._say = say
+        self._started = self._said = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Hear that so many media are done."""
+        now = time.monotonic()
+        is_tenth = done * LINES_IN_A_LOG // self._total != (done - 1) * LINES_IN_A_LOG // self._total
+        if is_tenth or now - self._said >= LONGEST_SILENCE_S:
+            left = format_duration((now - self._started) / done * (self._total - done))
+            self._say(f"vision cache: {done:,} of {self._total:,} computed, {left} left")
+            self._said = now
+
+
 def fill(
     model: Qwen25VL,
     world: World,
@@ -86,6 +107,7 @@ def fill(
     patches = iter(reader) if work.reads_patches else None
     is_keeper = work.gives_features and world.place.tp == 0
     not_finite: list[int] = []
+    progress = FillProgress(len(numbers), say)
     for done, number in enumerate(numbers if work.takes_part else (), 1):
         world.phase = f"vision cache: {done} of {len(numbers)}"
         grid = cast("tuple[int, int, int]", tuple(media.grids[number].tolist()))
@@ -95,8 +117,7 @@ def fill(
                 store.write(media.keys[number], features)
             else:
                 not_finite.append(number)
-        if done * LINES_IN_A_LOG // len(numbers) != (done - 1) * LINES_IN_A_LOG // len(numbers):
-            say(f"vision cache: {done:,} of {len(numbers):,} computed")
+        progress.tell(done)
     work.finish()
     told: Json = {"bad": [[number, text] for number, text in reader.bad.items()], "not_finite": not_finite}
     return _bad_media(cast("list[Any]", together(world, lambda: told)), media)
