@@ -18,6 +18,7 @@ SHIPPED = sorted(
         "7b_lora_sft",
         "tiny_sft",
         "tiny_lora_sft",
+        "tiny_mixed_sft",
         "tiny_eval",
         "tiny_infer",
     ]

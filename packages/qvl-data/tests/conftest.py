@@ -5,18 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from qvl_core.recipe.sections import DataSection
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_data.processor import Processor, load_processor
 
 # Test modules are imported by path, so their neighbour `data_files` has to be made findable.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from data_files import llava, make_spec, save_image, write_checkpoint, write_records
+from data_files import llava, make_spec, recipe_maker, save_image, write_checkpoint, write_records
 
 
 @pytest.fixture(scope="session")
@@ -34,24 +32,7 @@ def processor(checkpoint: tuple[Path, ModelSpec]) -> Processor:
 @pytest.fixture
 def make_recipe(checkpoint: tuple[Path, ModelSpec], tmp_path: Path) -> Callable[..., Any]:
     """Give a function that makes what `prepare` and `batches` use of a recipe, from the real [data] section."""
-    folder, spec = checkpoint
-
-    def make(sources: list[Any], *, seed: int = 1, micro_batch: int = 1, global_batch: int = 2, **data: Any) -> Any:
-        tables = [source if isinstance(source, dict) else {"path": str(source)} for source in sources]
-        settings = {
-            "image": {"min_pixels": 3136, "max_pixels": 50176},
-            "cache_dir": str(tmp_path / "cache"),
-            "workers": 2,
-        }
-        return SimpleNamespace(
-            path="recipes/test.toml",
-            data=DataSection(sources=tables, **{**settings, **data}),
-            spec=spec,
-            weights=SimpleNamespace(source=str(folder)),
-            train=SimpleNamespace(seed=seed, micro_batch=micro_batch, global_batch=global_batch),
-        )
-
-    return make
+    return recipe_maker(checkpoint, tmp_path)
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from qvl_core.recipe.sections import DataSection
 from qvl_core.specs.model_spec import ModelSpec, TextSpec, TokenIds, VisionSpec
 
 TEMPLATE = (
@@ -91,3 +94,31 @@ def write_records(path: Path, records: list[Any]) -> Path:
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     return path
+
+
+def write_lines(path: Path, records: list[Any]) -> Path:
+    """Write JSON Lines: record i stands on line i + 1. A string is written as it is."""
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    return path
+
+
+def recipe_maker(checkpoint: tuple[Path, ModelSpec], cache: Path) -> Callable[..., Any]:
+    """Give a function that makes what `prepare` and `batches` use of a recipe, from the real [data] section."""
+    folder, spec = checkpoint
+
+    def make(sources: list[Any], *, seed: int = 1, micro_batch: int = 1, global_batch: int = 2, **data: Any) -> Any:
+        tables = [source if isinstance(source, dict) else {"path": str(source)} for source in sources]
+        settings = {
+            "image": {"min_pixels": 3136, "max_pixels": 50176},
+            "cache_dir": str(cache / "cache"),
+            "workers": 2,
+        }
+        return SimpleNamespace(
+            path="recipes/test.toml",
+            data=DataSection(sources=tables, **{**settings, **data}),
+            spec=spec,
+            weights=SimpleNamespace(source=str(folder)),
+            train=SimpleNamespace(seed=seed, micro_batch=micro_batch, global_batch=global_batch, epochs=None),
+        )
+
+    return make

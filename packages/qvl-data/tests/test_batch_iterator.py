@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from data_files import save_image
-from qvl_core.batch import IGNORE, Batch
+from qvl_core.batch import IGNORE
 from qvl_core.errors import DataError, RunError
 from qvl_data import batches, count_validation_batches, prepare, validation_batches
 from qvl_data.dataset import Dataset
-
-
-def ids(steps: list[list[Batch]]) -> list[list[tuple[str, ...]]]:
-    return [[batch.sample_ids for batch in step] for step in steps]
-
-
-def take(data: Any, recipe: Any, count: int, **where: int) -> list[list[Batch]]:
-    with batches(data, recipe=recipe, **where) as steps:
-        return list(islice(steps, count))
+from taken_steps import ids, learned_ids, take
 
 
 def test_same_batches_for_any_number_of_workers(make_recipe: Callable[..., Any], data_file: Path) -> None:
@@ -121,7 +113,7 @@ def test_validation_comes_once_in_file_order(make_recipe: Callable[..., Any], da
     data = prepare(recipe)
     assert data.validation is not None
     found = [name for batch in validation_batches(data, recipe=recipe) for name in batch.sample_ids]
-    assert found == [planned.record.where for planned in data.validation.planned]
+    assert found == [data.validation.where(index) for index in range(len(data.validation))]
 
 
 def test_validation_ranks_get_equally_many_and_repeats_carry_no_labels(
@@ -158,3 +150,30 @@ def test_the_count_of_validation_batches_is_what_each_rank_gets(
     for rank in range(dp_size):
         batches_of_rank = list(validation_batches(data, recipe=recipe, dp_rank=rank, dp_size=dp_size))
         assert len(batches_of_rank) == count_validation_batches(data, recipe=recipe, dp_size=dp_size)
+
+
+def test_packs_use_every_sample_once_an_epoch_and_never_exceed_the_length(
+    make_recipe: Callable[..., Any], data_file: Path
+) -> None:
+    recipe = make_recipe([data_file], packing=True, sequence_length=150, global_batch=1)
+    data = prepare(recipe)
+    steps = take(data, recipe, 2 * data.report.epoch_length)
+    assert data.report.epoch_length < 10
+    assert all(batch.tokens <= 150 for step in steps for batch in step)
+    for epoch in (steps[: data.report.epoch_length], steps[data.report.epoch_length :]):
+        assert sorted(learned_ids(epoch)) == sorted(data.train.where(i) for i in range(10))
+
+
+def test_balance_keeps_the_samples_of_a_step_and_the_micro_batches_for_any_ranks(
+    make_recipe: Callable[..., Any], data_file: Path
+) -> None:
+    plain = make_recipe([data_file], micro_batch=2, global_batch=8)
+    recipe = make_recipe([data_file], micro_batch=2, global_batch=8, balance="length")
+    data = prepare(recipe)
+    as_they_come = ids(take(data, plain, 3))
+    alone = ids(take(data, recipe, 3))
+    ranks = [ids(take(data, recipe, 3, dp_rank=rank, dp_size=2)) for rank in range(2)]
+    for number in range(3):
+        assert sorted(sum(as_they_come[number], ())) == sorted(sum(alone[number], ()))
+        assert sorted(alone[number]) == sorted(ranks[0][number] + ranks[1][number])
+    assert alone != as_they_come

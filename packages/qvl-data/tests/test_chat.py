@@ -34,10 +34,7 @@ WORDS = [
 ]
 
 
-def hf_ids(processor: Processor, turns: list[Turn], **options: Any) -> list[int]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(processor.folder), local_files_only=True)
+def hf_messages(turns: list[Turn]) -> list[dict[str, Any]]:
     messages = []
     for turn in turns:
         parts: list[dict[str, str]] = []
@@ -45,8 +42,14 @@ def hf_ids(processor: Processor, turns: list[Turn], **options: Any) -> list[int]
             parts += [{"type": turn.media[number - 1]}] if number else []
             parts += [{"type": "text", "text": text}] if text else []
         messages.append({"role": turn.role, "content": parts if turn.media else turn.texts[0]})
-    found = tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
-    return list(found)
+    return messages
+
+
+def hf_ids(processor: Processor, turns: list[Turn], **options: Any) -> list[int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(processor.folder), local_files_only=True)
+    return list(tokenizer.apply_chat_template(hf_messages(turns), return_dict=True, **options)["input_ids"])
 
 
 def random_turns(seed: int) -> list[Turn]:
@@ -104,16 +107,10 @@ def test_labels_equal_the_assistant_mask_of_apply_chat_template(
     processor = load_processor(folder, spec, min_pixels=3136, max_pixels=50176)
     from transformers import AutoTokenizer
 
-    turns = [turn for turn in random_turns(seed) if not turn.media or turn.role == "assistant"]
-    turns = [Turn(role="user" if i % 2 == 0 else "assistant", texts=turn.texts) for i, turn in enumerate(turns)]
-    turns = turns[: len(turns) // 2 * 2] or [Turn(role="user", texts=("a",)), Turn(role="assistant", texts=("b",))]
+    turns = random_turns(seed)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    published = tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.texts[0]} for turn in turns],
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    found = processor.chat.encode(turns, [], verify=True)
+    published = tokenizer.apply_chat_template(hf_messages(turns), return_dict=True, return_assistant_tokens_mask=True)
+    found = processor.chat.encode(turns, [1] * media_count(turns), verify=True)
     assert found.input_ids.tolist() == list(published["input_ids"])
     assert (found.labels != IGNORE).astype(int).tolist() == list(published["assistant_masks"])
 

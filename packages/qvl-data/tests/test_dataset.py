@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from data_files import llava, save_image, write_records
 from qvl_core.errors import DataError, WeightsError
-from qvl_data.dataset import prepare
+from qvl_data.dataset import Dataset, prepare
+
+
+def wheres(data: Dataset) -> list[str]:
+    return [data.where(index) for index in range(len(data))]
 
 
 def test_counts_lengths_and_report(make_recipe: Callable[..., Any], data_file: Path) -> None:
@@ -20,10 +24,11 @@ def test_counts_lengths_and_report(make_recipe: Callable[..., Any], data_file: P
     assert data.validation is None
     assert (data.report.records, data.report.images, data.report.dropped) == (10, 7, 0)
     samples = [data.train.sample(i) for i in range(10)]
-    assert [len(sample.input_ids) for sample in samples] == [planned.tokens for planned in data.train.planned]
+    assert [len(sample.input_ids) for sample in samples] == data.train.lengths.tolist()
     assert data.report.tokens == sum(len(sample.input_ids) for sample in samples)
     assert data.report.longest == max(len(sample.input_ids) for sample in samples)
-    assert {name for name, _, _ in seen} == {"checking images", "counting tokens"}
+    assert {name for name, _, _ in seen} == {"checking records"}
+    assert seen[-1][1] == seen[-1][2]
     assert "10 records with 7 images" in data.report.lines()[0]
 
 
@@ -100,12 +105,12 @@ def test_too_long_error_names_them(make_recipe: Callable[..., Any], tmp_path: Pa
 def test_too_long_shrink_fits_as_large_as_possible(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
     data = prepare(make_recipe([long_file(tmp_path)], sequence_length=60, too_long="shrink"))
     assert (data.report.shrunk, data.report.dropped) == (1, 1)
-    planned = data.train.planned[0]
+    planned = data.train.planned(0)
     sample = data.train.sample(0)
     assert len(sample.input_ids) == planned.tokens <= 60
     side = int(sample.grids[0, 1])
     assert planned.tokens + ((side // 2 + 1) ** 2 - (side // 2) ** 2) > 60
-    assert "also with the smallest images: dropped" in data.report.notes[1].message
+    assert "also with the smallest media: dropped" in data.report.notes[1].message
 
 
 def test_refuses_when_everything_was_dropped(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
@@ -117,13 +122,13 @@ def test_validation_fraction_is_apart_and_repeatable(make_recipe: Callable[..., 
     recipe = make_recipe([data_file], validation={"fraction": 0.3})
     data = prepare(recipe)
     assert data.validation is not None
-    names = [[planned.record.where for planned in part.planned] for part in (data.train, data.validation)]
+    names = [wheres(part) for part in (data.train, data.validation)]
     assert len(names[0]) == 7
     assert len(names[1]) == 3
     assert not set(names[0]) & set(names[1])
     again = prepare(recipe).validation
     assert again is not None
-    assert [planned.record.where for planned in again.planned] == names[1]
+    assert wheres(again) == names[1]
 
 
 def test_validation_that_leaves_nothing_is_refused(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
@@ -171,12 +176,6 @@ def test_an_image_replaced_after_the_check_is_named(make_recipe: Callable[..., A
     assert caught.value.problems[0].where == f"{data_file}:2"
 
 
-@pytest.mark.parametrize("key", ["packing", "streaming"])
-def test_refuses_what_is_not_built_yet(make_recipe: Callable[..., Any], data_file: Path, key: str) -> None:
-    with pytest.raises(DataError, match=f"data.{key}"):
-        prepare(make_recipe([data_file], **{key: True}))
-
-
 def test_refuses_no_sources_and_a_folder_without_tokenizer(
     make_recipe: Callable[..., Any], data_file: Path, tmp_path: Path
 ) -> None:
@@ -219,7 +218,7 @@ def test_which_samples_are_held_out_depends_on_the_seed_alone(make_recipe: Calla
     def held(seed: int, **data: Any) -> list[str]:
         found = prepare(make_recipe([data_file], validation={"fraction": 0.3}, seed=seed, **data)).validation
         assert found is not None
-        return [planned.record.where for planned in found.planned]
+        return wheres(found)
 
     assert held(1) == held(1, workers=0) == held(1, micro_batch=2, global_batch=4)
     assert len({tuple(held(seed)) for seed in range(8)}) > 4

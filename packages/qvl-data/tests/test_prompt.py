@@ -10,21 +10,22 @@ from data_files import save_image
 from PIL import Image
 from qvl_core.batch import IGNORE
 from qvl_core.errors import DataError
-from qvl_data.media.images import check_image
+from qvl_data.media.checker import MediaChecker
 from qvl_data.processor import Processor
 from qvl_data.prompt import build_prompt
 from qvl_data.records.record import Medium, Record, Turn
-from qvl_data.samples import MediaFile, PlannedSample, build_sample
+from qvl_data.samples import PlannedSample, build_sample
 
 
 def test_equals_the_start_of_the_training_sample(processor: Processor, tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", 100, 140)
     turns = (Turn(role="user", texts=("", "What?"), media=("image",)), Turn(role="assistant", texts=("A cat",)))
-    media = (MediaFile(written="a.png", path=path, facts=check_image(path)),)
+    media = (MediaChecker(decode=True, video_timeout_s=30).check("image", "a.png", path),)
     planned = PlannedSample(
         record=Record(where="d.json:2", turns=turns, media=(Medium(kind="image", written="a.png"),)),
         media=media,
         tokens=0,
+        text_tokens=0,
     )
     trained = build_sample(planned, processor, loss_on="answers")
     asked = build_prompt(processor, [path], "What?")

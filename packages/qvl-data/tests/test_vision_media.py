@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from data_files import llava, save_image, write_records
-from qvl_core.errors import DataError, Problem
+from qvl_core.errors import DataError
 from qvl_data import batches, prepare, samples, validation_batches
+from qvl_data.media.error import MediaError
 from qvl_data.vision_media import list_media, with_features
 
 
@@ -22,6 +23,9 @@ class Numbered:
 
     def read(self, key: str, rows: int) -> Any:
         return np.full((rows, 4), self._keys.index(key), np.float32)
+
+    def slice_seconds(self, key: str) -> Any:
+        raise AssertionError
 
 
 @pytest.fixture
@@ -50,12 +54,14 @@ def test_each_medium_is_listed_once_by_its_content(recipe: Any) -> None:
     data = prepare(recipe)
     media = list_media(data)
     assert len(media) == len(set(media.keys)) == 4
-    samples_of = [data.train.planned[number].record.where for number in (0, 0, 2, 3)]
+    samples_of = [data.train.where(number) for number in (0, 0, 2, 3)]
     assert [media.where(number) for number in range(4)] == samples_of
     for number in range(4):
-        patches = media.patches(number)
+        patches = media.load(number).patches
         assert patches.shape == (media.grids[number].prod(), media.patch_dim)
-    np.testing.assert_array_equal(np.concatenate([media.patches(0), media.patches(1)]), data.train.sample(0).patches)
+    np.testing.assert_array_equal(
+        np.concatenate([media.load(0).patches, media.load(1).patches]), data.train.sample(0).patches
+    )
 
 
 def test_batches_carry_features_and_are_else_the_same(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +112,7 @@ def test_validation_has_them_too(recipe: Any, tmp_path: Path, make_recipe: Calla
 def test_an_error_of_the_source_names_the_record(recipe: Any) -> None:
     class Refuses:
         def read(self, key: str, rows: int) -> Any:
-            raise DataError(Problem(where=key, message="was bad"))
+            raise MediaError("was bad")
 
     data = prepare(recipe)
     with pytest.raises(DataError, match=r"train.json.*\n  was bad"):

@@ -91,7 +91,7 @@ def test_it_is_the_mean_over_labelled_tokens_of_all_samples_one_by_one(project: 
         return np.concatenate(losses), names
 
     ((losses, names),) = run_ranks(Layout.single(recipe.spec), alone)
-    assert names == [sample.record.where for sample in data.validation.planned]
+    assert names == [data.validation.where(index) for index in range(len(data.validation))]
     assert len(set(names)) == 7
     assert found.loss_tokens == len(losses)
     assert found.loss == pytest.approx(float(losses.astype(np.float64).mean()), rel=2e-6)

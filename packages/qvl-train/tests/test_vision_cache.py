@@ -20,12 +20,14 @@ import pytest
 pytest.importorskip("mindspore", reason="training needs MindSpore")
 
 from qvl_core import disk
-from qvl_core.errors import DataError, DiskError, OutputError, Problem, RunError
+from qvl_core.errors import DataError, DiskError, OutputError, RunError
 from qvl_core.feature_store import DamagedFeaturesError
 from qvl_core.parallel.single import SingleWorld
 from qvl_core.parallel.stage import build_stage
 from qvl_core.recipe import load_recipe
 from qvl_data import prepare, samples
+from qvl_data.media.error import MediaError
+from qvl_data.samples import MediumPatches
 from qvl_data.vision_media import VisionMedia, list_media
 from qvl_train import vision_cache
 from qvl_train.worker import initial_weights
@@ -265,25 +267,26 @@ task.run(load_recipe("recipe.toml", sys.argv[1:]), RunOptions())
 
 
 def test_features_that_are_not_finite_are_not_kept(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def patches(self: VisionMedia, number: int) -> Any:
-        return np.full((int(self.grids[number].prod()), self.patch_dim), np.inf, np.float32)
+    def load(self: VisionMedia, number: int) -> MediumPatches:
+        grid = tuple(self.grids[number].tolist())
+        return MediumPatches(patches=np.full((int(np.prod(grid)), self.patch_dim), np.inf, np.float32), grid=grid)
 
-    monkeypatch.setattr(VisionMedia, "patches", patches)
-    with pytest.raises(RunError, match=r"train.json:1\[0\]: the vision features .* are not finite"):
+    monkeypatch.setattr(VisionMedia, "load", load)
+    with pytest.raises(RunError, match=r"train.json.*: the vision features .* are not finite"):
         train(*FROZEN, *CACHED)
     assert not files(mixed)
 
 
 def test_a_bad_medium_stops_the_run_or_fails_its_samples(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = VisionMedia.patches
+    real = VisionMedia.load
 
-    def patches(self: VisionMedia, number: int) -> Any:
+    def load(self: VisionMedia, number: int) -> MediumPatches:
         if number == 2:
-            raise DataError(Problem(where=self.where(number), message="broken in the middle"))
+            raise MediaError("broken in the middle")
         return real(self, number)
 
-    monkeypatch.setattr(VisionMedia, "patches", patches)
-    with pytest.raises(DataError, match=r"train.json:1\[2\]\n  broken in the middle"):
+    monkeypatch.setattr(VisionMedia, "load", load)
+    with pytest.raises(DataError, match=r"train.json.*: .*/images/.*.png\n  broken in the middle"):
         train(*FROZEN, *CACHED)
     recipe = load_recipe("recipe.toml", (*FROZEN, *CACHED, "data.on_bad_sample=skip"))
     data = prepare(recipe)
@@ -291,8 +294,10 @@ def test_a_bad_medium_stops_the_run_or_fails_its_samples(mixed: Path, monkeypatc
     model = build_stage(recipe.spec, world, initial_weights(recipe, world, reshard=False))
     known = vision_cache.use_features(recipe, data, model, world, lambda text: None)
     media = list_media(data)
-    dataset, sample, _ = media.places[2]
+    dataset, sample = media.places[2][:2]
     with pytest.raises(DataError, match="broken in the middle") as error:
         (known.train if dataset is data.train else known.validation).sample(sample)
     assert error.value.problems[0].where == media.where(2)
     assert len(files(mixed)) == len(media) - 1
+    train(*FROZEN, "train.steps=4", *CACHED, "data.on_bad_sample=skip")
+    assert "broken in the middle" in (mixed / "cached" / "bad_samples.jsonl").read_text()

@@ -33,7 +33,8 @@ def open_regular_file(path: Path, *, error_type: ErrorType = WeightsError, fix: 
     except OSError as error:
         if error.errno in OUT_OF_RESOURCES or error.errno == errno.EIO:
             raise exhausted(printable(str(path)), error) from None
-        raise problem(f"cannot be opened: {error.strerror}") from None
+        user = f" by user {os.geteuid()}" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise problem(f"cannot be opened{user}: {error.strerror}") from None
     except ValueError:
         raise problem("a path cannot hold a NUL character") from None
     mode = os.fstat(descriptor).st_mode

@@ -207,3 +207,44 @@ def test_refuses_lengths_that_do_not_add_up() -> None:
         packed_positions(np.full(5, TEXT), [2, 2], [], None, SPEC)
     with pytest.raises(GeometryError, match="1 sample ids for 2 samples"):
         packed_positions(np.full(5, TEXT), [2, 3], [], None, SPEC, sample_ids=["a"])
+
+
+def test_slices_of_a_variable_video_lie_at_their_own_times() -> None:
+    ids = np.array([VIDEO] * 4 + [TEXT])
+    found = sample_positions(ids, [[4, 2, 2]], [1.0], SPEC, slice_seconds=[[0.0, 0.4, 0.6, 7.0]])
+    assert found[0].tolist() == [0, 0, 1, 14, 15]
+    assert found[1].tolist() == [0, 0, 0, 0, 15]
+
+
+@given(st.integers(1, 40), st.floats(0, 50))
+def test_even_slice_seconds_give_the_positions_of_seconds_per_grid(slices: int, seconds: float) -> None:
+    ids = np.array([VIDEO] * slices + [TEXT])
+    # The product in float32, as the even rule takes it: tokens_per_second is a power of two.
+    times = np.arange(slices, dtype=np.float32) * np.float32(seconds)
+    even = sample_positions(ids, [[slices, 2, 2]], [seconds], SPEC)
+    own = sample_positions(ids, [[slices, 2, 2]], [99.0], SPEC, slice_seconds=[times])
+    np.testing.assert_array_equal(even, own)
+
+
+def test_slice_seconds_of_some_grids_of_a_pack() -> None:
+    ids = np.array([IMAGE, VIDEO, VIDEO, TEXT, VIDEO, VIDEO])
+    grids, seconds = [[1, 2, 2], [2, 2, 2], [2, 2, 2]], [0.0, 1.0, 1.0]
+    found = packed_positions(ids, (4, 2), grids, seconds, SPEC, slice_seconds=[None, None, [0.0, 3.0]])
+    assert found[0].tolist() == [0, 1, 3, 4, 0, 6]
+    # An image has one slice and no time.
+    moved = packed_positions(ids, (4, 2), grids, seconds, SPEC, slice_seconds=[[0.0], None, [0.0, 3.0]])
+    np.testing.assert_array_equal(found, moved)
+
+
+def test_refuses_slice_seconds_that_do_not_fit() -> None:
+    ids = np.array([VIDEO] * 2)
+    for times, message in (
+        ([], "slice seconds of 0 grids for 1"),
+        ([[0.0]], r"shape \(1,\) for 2 slices"),
+        ([[0.0, float("nan")]], "must start at 0"),
+        ([[1.0, 2.0]], "must start at 0"),
+        ([[0.0, -1.0]], "not fall"),
+        ([[0.0, 1e9]], "holds whole numbers up to"),
+    ):
+        with pytest.raises(GeometryError, match=message):
+            sample_positions(ids, [[2, 2, 2]], [1.0], SPEC, slice_seconds=times)

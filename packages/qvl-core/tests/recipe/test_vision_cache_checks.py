@@ -15,12 +15,17 @@ FROZEN = "model.freeze=['vision','merger']"
         (("model.freeze=['vision']",), "merger is trained", 'freeze = ["vision", "merger"] under [model]'),
         (("model.freeze=['merger']",), "vision is trained", 'freeze = ["vision", "merger"] under [model]'),
         (
-            ("train.lora.rank=4", "train.lora.components=['text','vision']"),
+            ("train.lora.rank=4", "train.lora.components=['text','vision']", "train.lora.targets=['q_proj','qkv']"),
             "vision is adapted by train.lora",
             'components = ["text"] under [train.lora]',
         ),
         (
-            (FROZEN, "train.lora.rank=4", "train.lora.components=['merger','vision']"),
+            (
+                FROZEN,
+                "train.lora.rank=4",
+                "train.lora.components=['merger','vision']",
+                "train.lora.targets=['qkv','mlp.0']",
+            ),
             "vision and merger are adapted by train.lora",
             'components = ["text"] under [train.lora]',
         ),
@@ -28,7 +33,9 @@ FROZEN = "model.freeze=['vision','merger']"
     ],
 )
 def test_refused(refuse, settings: tuple[str, ...], message: str, fix: str) -> None:
-    (problem,) = [found for found in refuse(CACHED, *settings) if found.severity == "error"]
+    errors = [found for found in refuse(CACHED, *settings) if found.severity == "error"]
+    assert len(errors) == 1, [found.render() for found in errors]
+    (problem,) = errors
     assert problem.key == "data.vision_cache"
     assert message in problem.message
     assert problem.fix.startswith(fix)

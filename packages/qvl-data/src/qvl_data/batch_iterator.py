@@ -8,38 +8,66 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from qvl_core.batch import IGNORE, Batch
-from qvl_core.errors import QvlError, RunError
+from qvl_core.errors import DataError, Problem
 
-from qvl_data.dataset import Dataset, PreparedData
+from qvl_data.bad_samples import BadSamples
+from qvl_data.dataset import PreparedData
+from qvl_data.item_source import ItemSource, TakenItem, ValidationItems, indexed_items
 from qvl_data.micro_batch import collate
-from qvl_data.order.sample_order import SampleOrder
+from qvl_data.order.balance import deal_step
+from qvl_data.sample_maker import Made, SampleMaker
 from qvl_data.samples import Sample
+from qvl_data.streaming.prepare import stream_items
+from qvl_data.streaming.stream_items import Stream
+from qvl_data.worker_threads import Task, WorkerThreads
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
+
+MicroBatch = Sequence[TakenItem]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A micro batch in the making: its items, each with one task per sample."""
+
+    item: TakenItem
+    tasks: tuple[Task[Made], ...]
 
 
 class BatchIterator(Iterator[list[Batch]]):
     """Steps, each the micro batches of one rank; for training they never end.
 
     Close it, or use it in a `with` block, to stop its threads. An exception in a thread is raised by `next` at the
-    sample's place in the order: a DataError as it is, anything else as RunError naming the sample.
+    sample's place in the order: a DataError as it is, anything else as RunError naming the sample. So is a sample that
+    takes longer than `timeout_s`; its thread is left behind.
     """
 
-    def __init__(self, dataset: Dataset, groups: Iterator[list[list[int]]], *, workers: int) -> None:
-        self._dataset = dataset
-        self._groups = groups
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="qvl-data") if workers else None
-        self._pending: deque[list[list[Callable[[], Sample]]]] = deque()
+    def __init__(
+        self,
+        source: ItemSource,
+        steps: Iterator[list[MicroBatch]],
+        *,
+        workers: int,
+        timeout_s: float,
+        bad_samples: BadSamples,
+    ) -> None:
+        self._source = source
+        self._steps = steps
+        self._bad = bad_samples
+        self._maker = SampleMaker(source, skips=bad_samples.skips)
+        self._timeout_s = timeout_s
+        # Without workers one thread makes each sample while the caller waits: only so can one that hangs be noticed.
+        self._threads = WorkerThreads(max(1, workers), name="qvl-data")
+        self._pending: deque[list[list[_Pending]] | Exception] = deque()
         self._waiting = 0
         # Two samples per worker keep all of them busy; one whole step more hides a slow sample.
         self._ahead = 2 * workers
@@ -48,15 +76,17 @@ class BatchIterator(Iterator[list[Batch]]):
     def __next__(self) -> list[Batch]:
         if self._is_closed:
             raise StopIteration
-        if not self._pending and not self._submit():
-            self.close()
-            raise StopIteration
-        groups = self._pending.popleft()
-        self._waiting -= sum(len(group) for group in groups)
-        while self._pool is not None and self._waiting < self._ahead and self._submit():
-            pass
         try:
-            return [collate([take() for take in group], self._dataset.processor.spec) for group in groups]
+            if not self._pending and not self._submit():
+                self.close()
+                raise StopIteration
+            step = self._pending.popleft()
+            if isinstance(step, Exception):
+                raise step
+            self._waiting -= _samples(step)
+            while self._waiting < self._ahead and self._submit():
+                pass
+            return [self._collect(micro_batch) for micro_batch in step]
         except BaseException:
             self.close()
             raise
@@ -70,77 +100,133 @@ class BatchIterator(Iterator[list[Batch]]):
         self.close()
 
     def close(self) -> None:
-        """Stop: drop what is prepared, wait for the samples that threads are in the middle of."""
-        self._is_closed = True
-        self._pending.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        """Stop: drop what is prepared; a sample in the middle of being made is waited for, but not for long."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._pending.clear()
+            self._threads.close()
+            self._source.close()
 
     def _submit(self) -> bool:
         """Take the next step's samples into work; False at the end, which only validation has."""
-        groups = next(self._groups, None)
+        if self._pending and isinstance(self._pending[-1], Exception):
+            return False
+        try:
+            groups = next(self._steps, None)
+        except Exception as error:
+            # A step ahead of its time: the steps before it come first.
+            self._pending.append(error)
+            return True
         if groups is None:
             return False
-        self._pending.append([[self._task(index) for index in group] for group in groups])
-        self._waiting += sum(len(group) for group in groups)
+        step = [[self._start(item) for item in group] for group in groups]
+        self._pending.append(step)
+        self._waiting += _samples(step)
         return True
 
-    def _task(self, index: int) -> Callable[[], Sample]:
-        if self._pool is None:
-            return lambda: self._make(index)
-        future: Future[Sample] = self._pool.submit(self._make, index)
-        return future.result
+    def _start(self, taken: TakenItem) -> _Pending:
+        places = range(len(taken.item.samples))
+        return _Pending(
+            item=taken, tasks=tuple(self._threads.submit(partial(self._maker.make, taken.item, i)) for i in places)
+        )
 
-    def _make(self, index: int) -> Sample:
-        try:
-            return self._dataset.sample(index)
-        except QvlError:
-            raise
-        except Exception as error:
-            where = self._dataset.planned[index].record.where
-            raise RunError(f"{where}: the sample cannot be made: {type(error).__name__}: {error}") from error
+    def _collect(self, micro_batch: Sequence[_Pending]) -> Batch:
+        samples: list[Sample] = []
+        is_learned = True
+        for pending in micro_batch:
+            for found in pending.item.met:
+                self._bad.meet(found)
+            before = len(samples)
+            for task in pending.tasks:
+                made = task.result(self._timeout_s)
+                for found in made.met:
+                    self._bad.meet(found)
+                if made.sample is not None:
+                    samples.append(made.sample if not made.met else pending.item.stand_in(made.sample))
+            if len(samples) == before:
+                raise self._nothing_left(pending)
+            is_learned &= pending.item.is_learned
+        batch = collate(samples, self._source.spec)
+        return batch if is_learned else replace(batch, labels=np.full_like(batch.labels, IGNORE))
+
+    def _nothing_left(self, pending: _Pending) -> DataError:
+        item = pending.item.item
+        where = self._source.where(item.samples[0])
+        message = f"it cannot be used (position {item.position:,} of the order), nor can any that may stand in for it"
+        return DataError(Problem(where=where, message=message, fix="qvl data check RECIPE lists what is wrong"))
+
+
+def _samples(step: list[list[_Pending]]) -> int:
+    return sum(len(pending.tasks) for group in step for pending in group)
 
 
 def batches(
-    data: PreparedData, *, recipe: Recipe, consumed_samples: int = 0, dp_rank: int = 0, dp_size: int = 1
+    data: PreparedData,
+    *,
+    recipe: Recipe,
+    consumed_samples: int = 0,
+    dp_rank: int = 0,
+    dp_size: int = 1,
+    bad_samples: BadSamples | None = None,
 ) -> BatchIterator:
     """Give the endless steps of one data-parallel rank from position `consumed_samples` of the order.
 
-    A step has global_batch / (micro_batch x dp_size) micro batches per rank; after n steps the position is
-    n x global_batch. Which samples form a step does not depend on dp_size: micro batch i of the step goes to rank
-    i mod dp_size. tp and pp peers use the same dp_rank and get the same batches.
+    Positions count items: samples, or packs with `data.packing`. A step has global_batch / (micro_batch x dp_size)
+    micro batches per rank; after n steps the position is n x global_batch. Which samples form a step does not depend on
+    dp_size: micro batch i of the step goes to rank i mod dp_size, or as `data.balance` deals them. tp and pp peers use
+    the same dp_rank and get the same batches. `bad_samples` is told what cannot be used; None keeps that to the log.
     """
     train = recipe.train
     assert train is not None, "batches() is for training recipes"
     share = train.micro_batch * dp_size
     assert 0 <= dp_rank < dp_size, (dp_rank, dp_size)
     assert train.global_batch % share == 0, (train.global_batch, train.micro_batch, dp_size)
-    positions = _positions(data.train.order(train.seed), consumed_samples)
-    steps = _steps(positions, train.global_batch, train.micro_batch, dp_rank, dp_size)
-    return BatchIterator(data.train, steps, workers=recipe.data.workers)
+    source = stream_items(data.train, recipe) if isinstance(data.train, Stream) else indexed_items(data.train, recipe)
+    is_balanced = recipe.data.balance == "length"
+    steps = _steps(source, consumed_samples, train.global_batch, train.micro_batch, dp_rank, dp_size, is_balanced)
+    return BatchIterator(
+        source,
+        steps,
+        workers=recipe.data.workers,
+        timeout_s=recipe.data.sample_timeout_s,
+        bad_samples=bad_samples or _bad_samples(recipe),
+    )
 
 
-def validation_batches(data: PreparedData, *, recipe: Recipe, dp_rank: int = 0, dp_size: int = 1) -> Iterator[Batch]:
+def validation_batches(
+    data: PreparedData,
+    *,
+    recipe: Recipe,
+    dp_rank: int = 0,
+    dp_size: int = 1,
+    bad_samples: BadSamples | None = None,
+) -> Iterator[Batch]:
     """Give the micro batches of the validation samples once, in file order; nothing if there are none.
 
     Every rank gets equally many, so that none waits for another: where the samples run out, the last micro batch is
-    repeated without labels, which adds nothing to a loss.
+    repeated without labels, which adds nothing to a loss. A bad sample that is skipped is treated so too.
     """
     train, held = recipe.train, data.validation
     assert train is not None, "validation_batches() is for training recipes"
     if held is None:
         return
-    indexes = list(range(len(held)))
-    micro = [indexes[i : i + train.micro_batch] for i in range(0, len(indexes), train.micro_batch)]
-    real = len(micro)
-    micro += [micro[-1]] * (-real % dp_size)
-    own = [[micro[i]] for i in range(dp_rank, len(micro), dp_size)]
+    source = ValidationItems(held)
+    items = [TakenItem(item=item, stands_in_unlearned=True) for item in source.order.items(0, len(held))]
+    micro = [items[i : i + train.micro_batch] for i in range(0, len(items), train.micro_batch)]
+    unlearned = [replace(item, is_learned=False) for item in micro[-1]]
+    micro += [unlearned] * (-len(micro) % dp_size)
+    own: list[list[MicroBatch]] = [[micro[i]] for i in range(dp_rank, len(micro), dp_size)]
+    iterator = BatchIterator(
+        source,
+        iter(own),
+        workers=recipe.data.workers,
+        timeout_s=recipe.data.sample_timeout_s,
+        bad_samples=bad_samples or _bad_samples(recipe),
+    )
     # The iterator is closed also when the caller stops half-way and this generator is thrown away.
-    with contextlib.closing(BatchIterator(held, iter(own), workers=recipe.data.workers)) as steps:
-        for number, (batch,) in enumerate(steps):
-            is_repeated = dp_rank + number * dp_size >= real
-            yield replace(batch, labels=np.full_like(batch.labels, IGNORE)) if is_repeated else batch
+    with contextlib.closing(iterator) as steps:
+        for (batch,) in steps:
+            yield batch
 
 
 def count_validation_batches(data: PreparedData, *, recipe: Recipe, dp_size: int = 1) -> int:
@@ -150,18 +236,25 @@ def count_validation_batches(data: PreparedData, *, recipe: Recipe, dp_size: int
     return -(-held // (recipe.train.micro_batch * dp_size))
 
 
-def _positions(order: SampleOrder, consumed_samples: int) -> Iterator[int]:
-    """Give sample indexes without end from a position on; only the current epoch is held."""
-    epoch, offset = divmod(consumed_samples, order.epoch_length)
-    while True:
-        yield from order.epoch(epoch)[offset:].tolist()
-        epoch, offset = epoch + 1, 0
+def _bad_samples(recipe: Recipe) -> BadSamples:
+    return BadSamples(policy=recipe.data.on_bad_sample, limit=recipe.data.max_bad_samples)
 
 
 def _steps(
-    positions: Iterator[int], global_batch: int, micro_batch: int, dp_rank: int, dp_size: int
-) -> Iterator[list[list[int]]]:
+    source: ItemSource,
+    position: int,
+    global_batch: int,
+    micro_batch: int,
+    dp_rank: int,
+    dp_size: int,
+    is_balanced: bool,
+) -> Iterator[list[MicroBatch]]:
     while True:
-        step = list(islice(positions, global_batch))
-        groups = [step[i : i + micro_batch] for i in range(0, global_batch, micro_batch)]
-        yield groups[dp_rank::dp_size]
+        step = source.take(position, global_batch)
+        position += global_batch
+        if is_balanced:
+            dealt = deal_step([taken.item.tokens for taken in step], micro_batch, dp_size)[dp_rank]
+        else:
+            groups = [list(range(i, i + micro_batch)) for i in range(0, global_batch, micro_batch)]
+            dealt = groups[dp_rank::dp_size]
+        yield [[step[index] for index in group] for group in dealt]

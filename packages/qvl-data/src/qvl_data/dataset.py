@@ -4,55 +4,116 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.chat import LossOn
-from qvl_data.media.features import KnownFeatures
-from qvl_data.media.preflight import MediaCheck, Progress, check_media, remember
-from qvl_data.order.sample_order import SampleOrder, held_out
-from qvl_data.planning import LengthRule, TooLongList, plan_samples, resolve_media
-from qvl_data.processor import Processor, load_processor
-from qvl_data.records.formats import read_records
+from qvl_data.index import MediaTable, SampleTable
+from qvl_data.media.memory import memory_file, remember
+from qvl_data.order.items import count_items
+from qvl_data.order.sample_order import held_out
+from qvl_data.planning import PlannedSample, digest_of
+from qvl_data.processor import Processor, processor_of
+from qvl_data.records.element import Element, Place
+from qvl_data.records.formats import parse_element
 from qvl_data.records.problem_list import ProblemList
-from qvl_data.records.record import Record
-from qvl_data.samples import PlannedSample, Sample, build_sample
+from qvl_data.records.record import Frame, Record
+from qvl_data.records.record_file import RecordFile
+from qvl_data.samples import MediumLoader, Sample, build_sample, load_medium
+from qvl_data.source_rules import SourceRules, rules_of
+from qvl_data.streaming.prepare import open_stream
+from qvl_data.streaming.stream_items import Stream
+from qvl_data.survey.job import make_job
+from qvl_data.survey.result import Progress, Survey, total_of
+from qvl_data.survey.saved import read_survey, save_survey, survey_file
+from qvl_data.survey.survey import open_sources, survey
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
-    from qvl_core.recipe.sections import SourceSection, ValidationSection
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Samples in file order, made when they are asked for. `counts` and `weights` have one entry per source."""
+    """Samples in file order, read again and made when they are asked for. `counts` and `weights`: one entry per source.
 
-    planned: tuple[PlannedSample, ...]
+    `rows` are the samples' places in the tables, int64 [N].
+    """
+
+    samples: SampleTable
+    media: MediaTable
+    files: tuple[RecordFile, ...]
+    rules: tuple[SourceRules, ...]
+    rows: NDArray[np.int64]
     counts: tuple[int, ...]
     weights: tuple[float, ...]
     processor: Processor
     loss_on: LossOn
-    features: KnownFeatures | None = None
-    """What samples carry in place of patches (`vision_media.with_features`)."""
+    frame: Frame = "resized"
+    load: MediumLoader = load_medium
+    """What makes patches of media, or brings features in their place (`vision_media.with_features`)."""
 
     def __len__(self) -> int:
-        return len(self.planned)
+        return len(self.rows)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Give the tokens of each sample, int64 [N]."""
+        return self.samples.tokens[self.rows]
+
+    def where(self, index: int) -> str:
+        """Name sample `index`: `file:line`."""
+        return self._element(index).where(self.files[self._file(index)].path)
+
+    def planned(self, index: int) -> PlannedSample:
+        """Read the record of sample `index` again. Raises DataError if it is not what was checked."""
+        row = int(self.rows[index])
+        file = self.files[self._file(index)]
+        rule = self.rules[int(self.samples.source[row])]
+        element = replace(file.read(self._place(row)), shares_line=bool(self.samples.shares_line[row]))
+        record = parse_element(element, path=file.path, format_name=rule.format, tags=rule.tags)
+        if not isinstance(record, Record) or digest_of(record) != self.samples.digest[row].tobytes():
+            message = "the record was changed after it had been checked; start the run again"
+            raise DataError(Problem(where=self.where(index), message=message))
+        return PlannedSample(
+            record=record,
+            media=tuple(self.media.file(int(number)) for number in self.samples.media_of(row)),
+            tokens=int(self.samples.tokens[row]),
+            text_tokens=int(self.samples.text_tokens[row]),
+            max_pixels=int(self.samples.max_pixels[row]) or None,
+        )
 
     def sample(self, index: int) -> Sample:
-        """Make sample `index`. Raises DataError, with file and line, if a media file has changed since the check."""
-        return build_sample(self.planned[index], self.processor, loss_on=self.loss_on, known=self.features)
+        """Make sample `index`. Raises DataError, with file and line, if record or media have changed since."""
+        planned = self.planned(index)
+        return build_sample(planned, self.processor, loss_on=self.loss_on, frame=self.frame, load=self.load)
 
-    def order(self, seed: int) -> SampleOrder:
-        """Give the order in which training uses the samples."""
-        return SampleOrder(counts=self.counts, weights=self.weights, seed=seed)
+    def epoch_length(self, capacity: int | None = None) -> int:
+        """Count the items of one epoch: round(weight x samples) of each source, or packs of `capacity` tokens."""
+        return count_items(self.counts, self.weights, self.lengths, capacity)
 
-    def epoch_length(self) -> int:
-        """Count the samples of one epoch: round(weight x samples) of each source."""
-        return self.order(0).epoch_length
+    def _file(self, index: int) -> int:
+        return int(self.samples.file[self.rows[index]])
+
+    def _place(self, row: int) -> Place:
+        samples = self.samples
+        return Place(
+            offset=int(samples.offset[row]),
+            size=int(samples.size[row]),
+            line=int(samples.line[row]),
+            index=int(samples.number[row]),
+        )
+
+    def _element(self, index: int) -> Element:
+        row = int(self.rows[index])
+        place = self._place(row)
+        shares = bool(self.samples.shares_line[row])
+        return Element(line=place.line, index=place.index, place=place, shares_line=shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +130,23 @@ class DataReport:
     dropped: int
     shrunk: int
     images: int
+    videos: int
     tokens: int
     longest: int
     epoch_length: int
     notes: tuple[Problem, ...]  # The first too long samples and what became of them.
+    is_streamed: bool = False  # Nothing is known of the training samples but how many records there are.
 
     def lines(self) -> list[str]:
         """Say it in a few lines for people."""
+        if self.is_streamed:
+            lines = [f"{self.train_samples:,} records to stream, each checked when it is used"]
+            held = f"{self.validation_samples:,} validation samples, {self.validation_from}"
+            return [*lines, held] if self.validation_samples else lines
         mean = self.tokens / max(1, self.train_samples)
+        videos = f" and {self.videos:,} videos" if self.videos else ""
         lines = [
-            f"{self.records:,} records with {self.images:,} images checked",
+            f"{self.records:,} records with {self.images:,} images{videos} checked",
             f"{self.train_samples:,} training samples of {mean:,.0f} tokens on average, at most {self.longest:,}",
         ]
         if self.validation_samples:
@@ -93,127 +161,113 @@ class DataReport:
 class PreparedData:
     """The data of a run. `data_hash` is sha256 over the sources' bytes and the media's names and bytes."""
 
-    train: Dataset
+    train: Dataset | Stream
     validation: Dataset | None
     report: DataReport
     data_hash: str
     processor: Processor
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """One file of records, read and resolved."""
-
-    records: list[tuple[Record, tuple[Path, ...]]]
-    digest: str
-    read: int
-    weight: float
-
-
 def prepare(recipe: Recipe, *, progress: Progress | None = None) -> PreparedData:
-    """Read and check every record and every image of a recipe, count tokens, and split off the validation samples.
+    """Read and check every record and every medium of a recipe, count tokens, and split off the validation samples.
 
     Raises DataError with everything that is wrong with the data at once (20 shown, all counted), WeightsError if the
     tokenizer or image processor of `weights.source` cannot be used.
     """
-    data = recipe.data
-    _refuse_later_features(recipe)
-    processor = load_processor(
-        recipe.weights.source, recipe.spec, min_pixels=data.image.min_pixels, max_pixels=data.image.max_pixels
+    if not recipe.data.sources:
+        raise DataError(Problem(where=recipe.path, key="data.sources", message="names no file of records"))
+    processor = processor_of(recipe)
+    rules = [rules_of(source) for source in recipe.data.sources]
+    validation = recipe.data.validation
+    if validation is not None and validation.path is not None:
+        rules.append(rules_of(validation))
+    if recipe.data.streaming:
+        return _prepare_stream(recipe, rules, processor, progress)
+    found = survey_once(recipe, rules, processor, decode=recipe.data.media_check == "decode", progress=progress)
+    return split(recipe, found, processor)
+
+
+def _prepare_stream(
+    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, progress: Progress | None
+) -> PreparedData:
+    """Cut the training files into blocks, which is all that is looked at, and survey the validation file as ever."""
+    sources = len(recipe.data.sources)
+    stream, data_hash = open_stream(recipe, rules[:sources], processor, progress=progress)
+    held = None
+    if rules[sources:]:
+        decode = recipe.data.media_check == "decode"
+        found = survey_once(recipe, rules[sources:], processor, decode=decode, progress=progress)
+        rows = np.arange(len(found.samples))
+        _refuse_all_dropped([rows], 0, recipe, key="data.validation.path")
+        held = _dataset(found, [rows], (1.0,), recipe, processor)
+        data_hash = hashlib.sha256(f"{data_hash} {found.data_hash}".encode()).hexdigest()
+    report = DataReport(
+        records=stream.records,
+        train_samples=stream.records,
+        validation_samples=len(held) if held is not None else 0,
+        validation_from=_validation_from(recipe),
+        dropped=0,
+        shrunk=0,
+        images=0,
+        videos=0,
+        tokens=0,
+        longest=0,
+        epoch_length=stream.order(0).epoch_length,
+        notes=(),
+        is_streamed=True,
     )
-    problems = ProblemList()
-    loaded = [_load(source, source.max_samples, source.weight, problems) for source in data.sources]
-    own_file = data.validation if data.validation is not None and data.validation.path is not None else None
-    if own_file is not None:
-        loaded.append(_load(own_file, None, 1.0, problems))
-    media = check_media(
-        (path for part in loaded for _, paths in part.records for path in paths),
-        cache_dir=Path(data.cache_dir),
-        workers=data.workers,
-        progress=progress,
-    )
-    too_long = TooLongList()
-    rule = LengthRule(limit=data.sequence_length, policy=data.too_long)
-    planned = [
-        plan_samples(
-            part.records,
-            media=media,
-            processor=processor,
-            rule=rule,
-            problems=problems,
-            too_long=too_long,
-            progress=progress,
-        )
-        for part in loaded
-    ]
-    problems.raise_if_any(recipe.path)
-    validation_part = planned.pop() if own_file is not None else None
-    _refuse_all_dropped(planned, too_long, recipe)
-    weights = tuple(part.weight for part in loaded[: len(planned)])
-    train, held = _split(planned, weights, recipe, processor)
-    remember(media)
-    if validation_part is not None:
-        _refuse_all_dropped([validation_part], too_long, recipe, key="data.validation.path")
-        held = _dataset([validation_part], (1.0,), recipe, processor)
+    return PreparedData(train=stream, validation=held, report=report, data_hash=data_hash, processor=processor)
+
+
+def survey_once(
+    recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, *, decode: bool, progress: Progress | None
+) -> Survey:
+    """Give the survey of an earlier run where nothing has changed, else make and keep one. Raises DataError."""
+    cache_dir = Path(recipe.data.cache_dir)
+    opened = open_sources(rules, ProblemList())
+    job = make_job(recipe, list(rules), [(source, file.path) for source, file in opened], processor, decode=decode)
+    kept = survey_file(job, [file.digest() for _, file in opened], cache_dir)
+    found = read_survey(kept, rules, decode=decode) if opened else None
+    if found is None:
+        found = survey(recipe, rules, processor, decode=decode, progress=progress)
+        found.problems.raise_if_any(recipe.path)
+        remember(memory_file(cache_dir, [rule.media_root for rule in rules]), found.media.files(), decoded=decode)
+        save_survey(kept, found)
+    return found
+
+
+def split(recipe: Recipe, found: Survey, processor: Processor) -> PreparedData:
+    """Divide the samples of a survey into those to train on and those to validate with. Raises DataError."""
+    sources = len(recipe.data.sources)
+    own_file = len(found.rules) > sources
+    rows = [np.flatnonzero(found.samples.source == number) for number in range(len(found.rules))]
+    _refuse_all_dropped(rows[:sources], total_of(found.counts).dropped, recipe)
+    weights = tuple(source.weight for source in recipe.data.sources)
+    kept, held = _held_out(rows[:sources], recipe)
+    train = _dataset(found, kept, weights, recipe, processor)
+    validation = _dataset(found, held, weights, recipe, processor) if held is not None else None
+    if own_file:
+        _refuse_all_dropped([rows[-1]], 0, recipe, key="data.validation.path")
+        validation = _dataset(found, [rows[-1]], (1.0,), recipe, processor)
     return PreparedData(
         train=train,
-        validation=held,
-        report=_report(recipe, loaded, train, held, too_long, media),
-        data_hash=_data_hash(loaded, media),
+        validation=validation,
+        report=_report(recipe, found, train, validation),
+        data_hash=found.data_hash,
         processor=processor,
     )
 
 
-def _load(
-    source: SourceSection | ValidationSection, max_samples: int | None, weight: float, problems: ProblemList
-) -> _Loaded:
-    assert source.path is not None  # The caller has checked a validation section that has none.
-    path = Path(source.path)
-    root = Path(source.media_root) if source.media_root else path.parent
-    before = problems.count
-    try:
-        records, content = read_records(path, format_name=source.format, max_samples=max_samples, problems=problems)
-    except DataError as error:
-        problems.extend(error.problems)
-        return _Loaded(records=[], digest="", read=0, weight=weight)
-    if not root.is_dir() and any(record.media for record in records):
-        fix = "set media_root of this source to the folder that the image paths start from"
-        problems.add(
-            Problem(where=str(root), key="data.sources.media_root", message="there is no such folder", fix=fix)
-        )
-        return _Loaded(records=[], digest="", read=0, weight=weight)
-    read = len(records) + problems.count - before
-    resolved = resolve_media(records, root, problems)
-    return _Loaded(records=resolved, digest=hashlib.sha256(content).hexdigest(), read=read, weight=weight)
-
-
-def _refuse_later_features(recipe: Recipe) -> None:
-    """Refuse what the schema knows and this version does not do, instead of ignoring it."""
-    problems = [
-        Problem(
-            where=recipe.path, key=f"data.{key}", message="is not in this version yet", fix=f"set data.{key} = false"
-        )
-        for key in ("packing", "streaming")
-        if getattr(recipe.data, key)
-    ]
-    if not recipe.data.sources:
-        problems.append(Problem(where=recipe.path, key="data.sources", message="names no file of records"))
-    if problems:
-        raise DataError(problems)
-
-
-def _refuse_all_dropped(
-    planned: Sequence[Sequence[PlannedSample]], too_long: TooLongList, recipe: Recipe, *, key: str = ""
-) -> None:
+def _refuse_all_dropped(rows: Sequence[NDArray[np.int64]], dropped: int, recipe: Recipe, *, key: str = "") -> None:
     """Raise DataError if no sample is left; `key` names a file among others."""
-    if any(planned):
+    if any(len(part) for part in rows):
         return
     limit = recipe.data.sequence_length
     raise DataError(
         Problem(
             where=recipe.path,
             key="data.sequence_length",
-            message=f"all {too_long.dropped:,} samples are longer than {limit:,} tokens and were dropped"
+            message=f"all {dropped:,} samples are longer than {limit:,} tokens and were dropped"
             if not key
             else f"all samples of {key} are longer than {limit:,} tokens and were dropped",
             fix='raise data.sequence_length, or set data.too_long = "shrink"',
@@ -221,60 +275,64 @@ def _refuse_all_dropped(
     )
 
 
-def _split(
-    planned: list[list[PlannedSample]], weights: tuple[float, ...], recipe: Recipe, processor: Processor
-) -> tuple[Dataset, Dataset | None]:
+def _held_out(
+    rows: Sequence[NDArray[np.int64]], recipe: Recipe
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]] | None]:
+    """Give the rows to train on and the rows held out, by source."""
     validation = recipe.data.validation
     fraction = validation.fraction if validation is not None else None
     if fraction is None:
-        return _dataset(planned, weights, recipe, processor), None
-    total = sum(len(part) for part in planned)
-    seed = recipe.train.seed if recipe.train is not None else 0
-    marks = held_out(total, fraction, seed)
+        return list(rows), None
+    total = sum(len(part) for part in rows)
+    marks = held_out(total, fraction, recipe.train.seed if recipe.train is not None else 0)
     if marks.all():
         message = f"holds out {int(marks.sum()):,} of {total:,} samples: none is left to train on"
         raise DataError(Problem(where=recipe.path, key="data.validation.fraction", message=message))
-    borders = np.cumsum([0, *(len(part) for part in planned)])
-    kept, held = [], []
-    for part, start in zip(planned, borders, strict=False):
-        kept.append([sample for i, sample in enumerate(part) if not marks[start + i]])
-        held.append([sample for i, sample in enumerate(part) if marks[start + i]])
-    return _dataset(kept, weights, recipe, processor), _dataset(held, weights, recipe, processor)
+    parts = np.split(marks, np.cumsum([len(part) for part in rows])[:-1])
+    pairs = list(zip(rows, parts, strict=True))
+    return [part[~held] for part, held in pairs], [part[held] for part, held in pairs]
 
 
 def _dataset(
-    parts: Sequence[Sequence[PlannedSample]], weights: tuple[float, ...], recipe: Recipe, processor: Processor
+    found: Survey, rows: Sequence[NDArray[np.int64]], weights: tuple[float, ...], recipe: Recipe, processor: Processor
 ) -> Dataset:
     return Dataset(
-        planned=tuple(sample for part in parts for sample in part),
-        counts=tuple(len(part) for part in parts),
+        samples=found.samples,
+        media=found.media,
+        files=tuple(_open_again(path) for path in found.files),
+        rules=found.rules,
+        rows=np.concatenate(list(rows)),
+        counts=tuple(len(part) for part in rows),
         weights=weights,
         processor=processor,
         loss_on=recipe.data.loss_on,
+        frame=recipe.data.grounding,
     )
 
 
-def _report(
-    recipe: Recipe,
-    loaded: Sequence[_Loaded],
-    train: Dataset,
-    held: Dataset | None,
-    too_long: TooLongList,
-    media: MediaCheck,
-) -> DataReport:
-    lengths = [sample.tokens for sample in train.planned]
+def _open_again(path: Path) -> RecordFile:
+    from qvl_data.records.record_file import open_record_files
+
+    (file,) = open_record_files(path)
+    return file
+
+
+def _report(recipe: Recipe, found: Survey, train: Dataset, held: Dataset | None) -> DataReport:
+    total = total_of(found.counts)
+    paths = {(kind, path) for kind, path in zip(found.media.is_video().tolist(), found.media.path, strict=True)}
     return DataReport(
-        records=sum(part.read for part in loaded),
+        records=total.read,
         train_samples=len(train),
         validation_samples=len(held) if held is not None else 0,
         validation_from=_validation_from(recipe),
-        dropped=too_long.dropped,
-        shrunk=too_long.shrunk,
-        images=len(media.facts),
-        tokens=sum(lengths),
-        longest=max(lengths, default=0),
-        epoch_length=train.epoch_length(),
-        notes=tuple(too_long.examples),
+        dropped=total.dropped,
+        shrunk=total.shrunk,
+        images=sum(not is_video for is_video, _ in paths),
+        videos=sum(is_video for is_video, _ in paths),
+        tokens=int(train.lengths.sum()),
+        longest=int(train.lengths.max(initial=0)),
+        epoch_length=train.epoch_length(recipe.data.sequence_length if recipe.data.packing else None),
+        notes=found.notes,
     )
 
 
@@ -285,18 +343,3 @@ def _validation_from(recipe: Recipe) -> str:
     if validation.fraction is None:
         return f"from {validation.path}"
     return f"{validation.fraction:.3g} of all, drawn with seed {train.seed if train is not None else 0}"
-
-
-def _data_hash(loaded: Sequence[_Loaded], media: MediaCheck) -> str:
-    """Hash what the samples are made of. Names are those of the records, so that a moved folder keeps its hash."""
-    total = hashlib.sha256()
-    for part in loaded:
-        total.update(f"source {part.digest}\n".encode())
-        names = {
-            (medium.written, media.facts[path].digest)
-            for record, paths in part.records
-            for medium, path in zip(record.media, paths, strict=True)
-        }
-        for written, digest in sorted(names):
-            total.update(f"{digest} {written}\n".encode())
-    return total.hexdigest()

@@ -10,13 +10,20 @@ from qvl_core.batch import IGNORE, Batch
 from qvl_core.geometry import sample_positions
 from qvl_core.specs.model_spec import ModelSpec
 
-from qvl_data.samples import Sample
+from qvl_data.samples import Sample, joined_features
 
 
 def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
     """Give the batch of at least one sample. Positions start at 0 in each; each attends to itself only."""
     positions = [
-        sample_positions(sample.input_ids, sample.grids, sample.seconds_per_grid, spec, sample_id=sample.sample_id)
+        sample_positions(
+            sample.input_ids,
+            sample.grids,
+            sample.seconds_per_grid,
+            spec,
+            sample_id=sample.sample_id,
+            slice_seconds=sample.slice_seconds or None,
+        )
         for sample in samples
     ]
     return Batch(
@@ -27,12 +34,8 @@ def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
         patches=np.concatenate([sample.patches for sample in samples]),
         grids=np.concatenate([sample.grids for sample in samples]),
         sample_ids=tuple(sample.sample_id for sample in samples),
-        features=_joined([sample.features for sample in samples if sample.features is not None]),
+        features=joined_features([sample.features for sample in samples]),
     )
-
-
-def _joined(features: Sequence[NDArray[np.generic]]) -> NDArray[np.generic] | None:
-    return np.concatenate(features) if features else None
 
 
 def next_token_labels(labels: NDArray[np.int32]) -> NDArray[np.int32]:

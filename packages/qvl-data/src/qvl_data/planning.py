@@ -1,8 +1,9 @@
-"""From records to planned samples: media resolved and checked, lengths known, too long ones dealt with."""
+"""One record to one planned sample: everything that is decided about it before its pixels are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,30 +13,20 @@ from qvl_core.geometry import GeometryError, tokens_of
 from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError
-from qvl_data.media.images import ImageFacts
-from qvl_data.media.paths import MediaPathError, resolve_media_path
-from qvl_data.media.preflight import MediaCheck, Progress
+from qvl_data.media.checker import MediaChecker, MissingMediaError
+from qvl_data.media.error import MediaError
+from qvl_data.media.facts import MediaFile
+from qvl_data.media.paths import MediaPathError, MediaRoot
 from qvl_data.processor import Processor
-from qvl_data.records.problem_list import SHOWN, ProblemList
-from qvl_data.records.record import Record
-from qvl_data.samples import MediaFile, PlannedSample
+from qvl_data.records.element import Element
+from qvl_data.records.formats import judge_element
+from qvl_data.records.grounding import check_regions, grounded_turns
+from qvl_data.records.problem_list import Finding, Kind
+from qvl_data.records.record import Frame, Record, Turn
+from qvl_data.source_rules import SourceRules
 
 TooLong = Literal["drop", "error", "shrink"]
-_REPORT_EVERY = 500
-
-
-class TooLongList:
-    """How many samples were too long and what became of them; the first few by name."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.shrunk = 0
-        self.examples: list[Problem] = []
-
-    def note(self, where: str, message: str) -> None:
-        """Keep an example if there is room."""
-        if len(self.examples) < SHOWN:
-            self.examples.append(Problem(where=where, key="data.sequence_length", message=message, severity="warning"))
+Outcome = Literal["used", "shrunk", "dropped", "wrong"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,110 +37,171 @@ class LengthRule:
     policy: TooLong
 
 
-def resolve_media(
-    records: Sequence[Record], media_root: Path, problems: ProblemList
-) -> list[tuple[Record, tuple[Path, ...]]]:
-    """Give each record with the real paths of its images; a record with a refused path is a problem and left out."""
-    resolved = []
-    for record in records:
+@dataclass(frozen=True, kw_only=True)
+class PlannedSample:
+    """A record whose media were checked. `tokens` is its length, `max_pixels` is set where its media are shrunk."""
+
+    record: Record
+    media: tuple[MediaFile, ...]
+    tokens: int
+    text_tokens: int
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What becomes of one record. `sample` is there where it is used; `note` says what was done to a too long one."""
+
+    where: str
+    outcome: Outcome
+    sample: PlannedSample | None = None
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+
+
+class Planner:
+    """Judges records of any source by one recipe. The same object serves the pass before a run and streaming."""
+
+    def __init__(self, *, processor: Processor, checker: MediaChecker, rule: LengthRule, frame: Frame) -> None:
+        self._processor = processor
+        self._checker = checker
+        self._rule = rule
+        self._frame = frame
+        self._roots: dict[tuple[Path, bool], MediaRoot] = {}
+
+    def judge(self, element: Element, source: SourceRules, path: Path) -> Verdict:
+        """Say what becomes of one element of the file `path`."""
+        where = element.where(path)
+        record = judge_element(element, path=path, format_name=source.format, tags=source.tags)
+        if not isinstance(record, Record):
+            return Verdict(where=where, outcome="wrong", findings=record)
+        files, findings = self._files(record, source)
+        if findings:
+            return Verdict(where=where, outcome="wrong", findings=tuple(findings))
         try:
-            resolved.append((record, tuple(resolve_media_path(medium.written, media_root) for medium in record.media)))
+            return self._fit(record, files)
+        except (GeometryError, MediaError) as error:
+            return _wrong(where, "media", str(error), key="record")
+        except ChatError as error:
+            return _wrong(where, "template", str(error))
+
+    def resolve(self, record: Record, source: SourceRules) -> tuple[Path, ...]:
+        """Give the real path of each medium of a record. Raises MediaPathError."""
+        key = (source.media_root, source.allow_outside)
+        root = self._roots.get(key)
+        if root is None:
+            root = self._roots[key] = MediaRoot(source.media_root, allow_outside=source.allow_outside)
+        return tuple(root.resolve(medium.written) for medium in record.media)
+
+    def _files(self, record: Record, source: SourceRules) -> tuple[tuple[MediaFile, ...], list[Finding]]:
+        try:
+            paths = self.resolve(record, source)
         except MediaPathError as error:
-            problems.add(Problem(where=record.where, key="image", message=str(error)))
-    return resolved
+            return (), [_finding("path", record.where, str(error), key="media path")]
+        files, findings = [], []
+        for medium, path in zip(record.media, paths, strict=True):
+            try:
+                files.append(self._checker.check(medium.kind, medium.written, path))
+            except MissingMediaError as error:
+                findings.append(_finding("missing", record.where, str(error), key=printable(str(path))))
+            except MediaError as error:
+                findings.append(_finding("media", record.where, str(error), key=printable(str(path))))
+        return tuple(files), findings
+
+    def _fit(self, record: Record, files: tuple[MediaFile, ...]) -> Verdict:
+        outside = check_regions(record, sizes_of(files, self._processor, None)) if record.regions else []
+        if outside:
+            findings = tuple(_finding("region", record.where, message) for message in outside)
+            return Verdict(where=record.where, outcome="wrong", findings=findings)
+        sample = self._measured(record, files, None)
+        limit = self._rule.limit
+        if sample.tokens <= limit:
+            return Verdict(where=record.where, outcome="used", sample=sample)
+        media_tokens = sample.tokens - sample.text_tokens
+        parts = f"{sample.text_tokens:,} text, {media_tokens:,} media"
+        message = f"has {sample.tokens:,} tokens ({parts}); the limit is {limit:,}"
+        if self._rule.policy == "error":
+            fix = "raise data.sequence_length, lower max_pixels, or set data.too_long"
+            return _wrong(record.where, "too_long", message, key="data.sequence_length", fix=fix)
+        shrunk = self._shrunk(sample) if self._rule.policy == "shrink" else None
+        if shrunk is None:
+            tried = ", also with the smallest media" if self._rule.policy == "shrink" else ""
+            return Verdict(where=record.where, outcome="dropped", note=f"{message}{tried}: dropped")
+        note = f"{message}: media shrunk to {shrunk.max_pixels:,} pixels, {shrunk.tokens:,} tokens"
+        return Verdict(where=record.where, outcome="shrunk", sample=shrunk, note=note)
+
+    def _measured(self, record: Record, files: tuple[MediaFile, ...], max_pixels: int | None) -> PlannedSample:
+        turns = turns_of(record, files, self._processor, self._frame, max_pixels)
+        text_tokens = self._processor.chat.count(turns)
+        return PlannedSample(
+            record=record,
+            media=files,
+            tokens=text_tokens + media_tokens(files, self._processor, max_pixels),
+            text_tokens=text_tokens,
+            max_pixels=max_pixels,
+        )
+
+    def _shrunk(self, sample: PlannedSample) -> PlannedSample | None:
+        """Find the largest pixel limit under which the sample fits; None if it does not at the smallest.
+
+        Coordinates in the text only get shorter with smaller media, so the room that is left for media is at least
+        what the text at full size leaves.
+        """
+        files, processor = sample.media, self._processor
+        smallest, largest = processor.pixel_range(files)
+        room = self._rule.limit - sample.text_tokens
+        if not files or media_tokens(files, processor, smallest) > room:
+            return None
+        # Tokens never fall as the limit rises, so the last limit that fits can be searched by halving.
+        while smallest < largest:
+            middle = (smallest + largest + 1) // 2
+            if media_tokens(files, processor, middle) <= room:
+                smallest = middle
+            else:
+                largest = middle - 1
+        return self._measured(sample.record, files, smallest)
 
 
-def plan_samples(
-    resolved: Sequence[tuple[Record, tuple[Path, ...]]],
-    *,
-    media: MediaCheck,
-    processor: Processor,
-    rule: LengthRule,
-    problems: ProblemList,
-    too_long: TooLongList,
-    progress: Progress | None = None,
-) -> list[PlannedSample]:
-    """Give the samples that will be used, in record order; what is wrong goes to `problems`."""
-    planned = []
-    for done, (record, paths) in enumerate(resolved, 1):
-        files = _media_files(record, paths, media.facts, media.errors, problems)
-        if files is not None:
-            sample = _plan_one(record, files, processor, rule, problems, too_long)
-            if sample is not None:
-                planned.append(sample)
-        if progress and (done % _REPORT_EVERY == 0 or done == len(resolved)):
-            progress("counting tokens", done, len(resolved))
-    return planned
+def turns_of(
+    record: Record, files: Sequence[MediaFile], processor: Processor, frame: Frame, max_pixels: int | None
+) -> tuple[Turn, ...]:
+    """Give the turns with their boxes and points written out, as they are with this pixel limit."""
+    if not record.regions:
+        return record.turns
+    return grounded_turns(record, sizes_of(files, processor, max_pixels), frame)
 
 
-def _media_files(
-    record: Record,
-    paths: tuple[Path, ...],
-    facts: Mapping[Path, ImageFacts],
-    errors: Mapping[Path, str],
-    problems: ProblemList,
-) -> tuple[MediaFile, ...] | None:
-    for path in paths:
-        if path in errors:
-            problems.add(Problem(where=record.where, key=printable(str(path)), message=errors[path]))
-    if any(path in errors for path in paths):
-        return None
-    pairs = zip(record.media, paths, strict=True)
-    return tuple(MediaFile(written=medium.written, path=path, facts=facts[path]) for medium, path in pairs)
+def sizes_of(
+    files: Sequence[MediaFile], processor: Processor, max_pixels: int | None
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Give the (height, width) of each medium as shown and as the model sees it, pixels."""
+    side = processor.spec.vision.patch_size
+    sizes = []
+    for file in files:
+        _, rows, columns = processor.grid(file.facts, max_pixels)
+        sizes.append(((file.facts.height, file.facts.width), (rows * side, columns * side)))
+    return sizes
 
 
-def _plan_one(
-    record: Record,
-    files: tuple[MediaFile, ...],
-    processor: Processor,
-    rule: LengthRule,
-    problems: ProblemList,
-    too_long: TooLongList,
-) -> PlannedSample | None:
-    try:
-        text_tokens = processor.chat.count(record.turns)
-        tokens = text_tokens + _image_tokens(files, processor, None)
-    except (GeometryError, ChatError) as error:
-        problems.add(Problem(where=record.where, message=str(error)))
-        return None
-    if tokens <= rule.limit:
-        return PlannedSample(record=record, media=files, tokens=tokens)
-    image_tokens = tokens - text_tokens
-    message = f"has {tokens:,} tokens ({text_tokens:,} text, {image_tokens:,} image); the limit is {rule.limit:,}"
-    if rule.policy == "error":
-        fix = "raise data.sequence_length, lower data.image.max_pixels, or set data.too_long"
-        problems.add(Problem(where=record.where, key="data.sequence_length", message=message, fix=fix))
-        return None
-    shrunk = _shrink(record, files, processor, rule, text_tokens) if rule.policy == "shrink" else None
-    if shrunk is None:
-        too_long.dropped += 1
-        tried = ", also with the smallest images" if rule.policy == "shrink" else ""
-        too_long.note(record.where, f"{message}{tried}: dropped")
-        return None
-    too_long.shrunk += 1
-    too_long.note(record.where, f"{message}: images shrunk to {shrunk.max_pixels:,} pixels, {shrunk.tokens:,} tokens")
-    return shrunk
-
-
-def _shrink(
-    record: Record, files: tuple[MediaFile, ...], processor: Processor, rule: LengthRule, text_tokens: int
-) -> PlannedSample | None:
-    """Find the largest pixel limit under which the sample fits; None if it does not at the smallest."""
-    smallest, largest = processor.images.min_pixels, processor.images.max_pixels
-    room = rule.limit - text_tokens
-    if not files or _image_tokens(files, processor, smallest) > room:
-        return None
-    # Tokens never fall as the limit rises, so the last limit that fits can be searched by halving.
-    while smallest < largest:
-        middle = (smallest + largest + 1) // 2
-        if _image_tokens(files, processor, middle) <= room:
-            smallest = middle
-        else:
-            largest = middle - 1
-    tokens = text_tokens + _image_tokens(files, processor, smallest)
-    return PlannedSample(record=record, media=files, tokens=tokens, max_pixels=smallest)
-
-
-def _image_tokens(files: tuple[MediaFile, ...], processor: Processor, max_pixels: int | None) -> int:
-    grids = [processor.images.grid(file.facts.height, file.facts.width, max_pixels) for file in files]
+def media_tokens(files: Sequence[MediaFile], processor: Processor, max_pixels: int | None) -> int:
+    """Count the tokens that media fill with a pixel limit. Raises GeometryError."""
+    grids = [processor.grid(file.facts, max_pixels) for file in files]
     return int(tokens_of(grids, processor.spec.vision.spatial_merge_size).sum())
+
+
+def digest_of(record: Record) -> bytes:
+    """Give 16 bytes that equal records share: the same turns, media paths and regions."""
+    content = (
+        [(turn.role, turn.texts, turn.media) for turn in record.turns],
+        [(medium.kind, medium.written) for medium in record.media],
+        [(region.kind, region.values, region.medium) for region in record.regions],
+    )
+    return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _finding(kind: Kind, where: str, message: str, *, key: str = "", fix: str = "") -> Finding:
+    return Finding(kind=kind, problem=Problem(where=where, key=key, message=message, fix=fix))
+
+
+def _wrong(where: str, kind: Kind, message: str, *, key: str = "", fix: str = "") -> Verdict:
+    return Verdict(where=where, outcome="wrong", findings=(_finding(kind, where, message, key=key, fix=fix),))

@@ -6,7 +6,7 @@ Only local files are read, and no code that lies in the folder is run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, read_regular_file
 from qvl_core.json_file import read_json_object
+from qvl_core.recipe.sections import VideoSection
 from qvl_core.specs.load import CONFIG_NAME, load_spec
 from qvl_core.specs.model_spec import ModelSpec, VisionSpec
 
 from qvl_data.chat import ChatError, ChatTokenizer
+from qvl_data.media.facts import MediaFacts, MediaFile
+from qvl_data.media.images import ImageFacts
 from qvl_data.media.pixels import ImageRules, normalised_levels
+from qvl_data.media.video import VideoRules
 
 if TYPE_CHECKING:
+    from qvl_core.recipe.schema import Recipe
     from transformers import PreTrainedTokenizerBase
 
 _BICUBIC = 3
@@ -45,12 +50,53 @@ class Processor:
     spec: ModelSpec
     chat: ChatTokenizer
     images: ImageRules
+    videos: VideoRules
+    video_timeout_s: float
+
+    def grid(self, facts: MediaFacts, max_pixels: int | None = None) -> tuple[int, int, int]:
+        """Give the grid (t, h, w), in patches, that an image or video becomes. Raises GeometryError.
+
+        `max_pixels` lowers the limit of the media of one sample (the policy `shrink`), down to the smallest area of
+        each kind.
+        """
+        if isinstance(facts, ImageFacts):
+            return self.images.grid(facts.height, facts.width, self.image_limit(max_pixels))
+        return self.videos.grid(facts, self.video_limit(max_pixels))
+
+    def image_limit(self, max_pixels: int | None) -> int | None:
+        """Give the limit that holds for images when `max_pixels` is that of the sample."""
+        return None if max_pixels is None else _between(max_pixels, self.images.min_pixels, self.images.max_pixels)
+
+    def video_limit(self, max_pixels: int | None) -> int | None:
+        """Give the limit that holds for frames when `max_pixels` is that of the sample."""
+        return None if max_pixels is None else _between(max_pixels, self.videos.min_pixels, self.videos.max_pixels)
+
+    def pixel_range(self, files: Sequence[MediaFile]) -> tuple[int, int]:
+        """Give the smallest and largest limit that makes a difference to media of these kinds."""
+        kinds = {file.kind for file in files} or {"image"}
+        rules = [rule for kind, rule in (("image", self.images), ("video", self.videos)) if kind in kinds]
+        return min(rule.min_pixels for rule in rules), max(rule.max_pixels for rule in rules)
 
 
-def load_processor(folder: Path | str, spec: ModelSpec, *, min_pixels: int, max_pixels: int) -> Processor:
+def processor_of(recipe: Recipe) -> Processor:
+    """Read the processor of a recipe's weights, with the recipe's pixel limits and sampling. Raises WeightsError."""
+    image = recipe.data.image
+    return load_processor(
+        recipe.weights.source,
+        recipe.spec,
+        min_pixels=image.min_pixels,
+        max_pixels=image.max_pixels,
+        video=recipe.data.video,
+    )
+
+
+def load_processor(
+    folder: Path | str, spec: ModelSpec, *, min_pixels: int, max_pixels: int, video: VideoSection | None = None
+) -> Processor:
     """Read tokenizer, chat template and image processor of a weights folder; the pixel limits are the recipe's.
 
-    Raises WeightsError if a file is missing, unreadable, or does not fit the spec.
+    Without `video`, videos are sampled as a recipe's defaults say. Raises WeightsError if a file is missing,
+    unreadable, or does not fit the spec.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -64,7 +110,29 @@ def load_processor(folder: Path | str, spec: ModelSpec, *, min_pixels: int, max_
         chat = ChatTokenizer(tokenizer, template, spec.tokens)
     except ChatError as error:
         _refuse(folder, str(error))
-    return Processor(folder=folder, spec=_with_position_rule(spec, folder), chat=chat, images=images)
+    video = video or VideoSection()
+    return Processor(
+        folder=folder,
+        spec=_with_position_rule(spec, folder),
+        chat=chat,
+        images=images,
+        videos=VideoRules(
+            vision=spec.vision,
+            levels=images.levels,
+            sampling=video.sampling,
+            fps=video.fps,
+            min_frames=video.min_frames,
+            max_frames=video.max_frames,
+            min_pixels=video.min_pixels,
+            max_pixels=video.max_pixels,
+            total_pixels=video.total_pixels,
+        ),
+        video_timeout_s=video.timeout_s,
+    )
+
+
+def _between(value: int, smallest: int, largest: int) -> int:
+    return max(smallest, min(value, largest))
 
 
 def _with_position_rule(spec: ModelSpec, folder: Path) -> ModelSpec:

@@ -15,7 +15,7 @@ from qvl_data.chat import ChatError
 from qvl_data.media.images import ImageError, decode_image, load_image, to_rgb
 from qvl_data.processor import Processor
 from qvl_data.records.record import MediaKind, Turn
-from qvl_data.samples import Sample, patches_of
+from qvl_data.samples import Sample, assemble, image_patches
 
 
 def build_prompt(
@@ -38,19 +38,14 @@ def build_prompt(
     if system is not None:
         turns.insert(0, Turn(role="system", texts=(system,)))
     try:
-        patches, grids = patches_of([_rgb(image) for image in images], processor)
+        seen = [image_patches(_rgb(image), processor) for image in images]
+        grids = [medium.grid for medium in seen]
         counts = tokens_of(grids, processor.spec.vision.spatial_merge_size).tolist()
         input_ids = processor.chat.encode_prompt(turns, counts)
     except (ImageError, GeometryError, ChatError) as error:
         raise DataError(Problem(where=sample_id, message=str(error))) from None
-    return Sample(
-        sample_id=sample_id,
-        input_ids=input_ids,
-        labels=np.full(len(input_ids), IGNORE, np.int32),
-        patches=patches,
-        grids=grids,
-        seconds_per_grid=np.zeros(len(grids)),
-    )
+    labels = np.full(len(input_ids), IGNORE, np.int32)
+    return assemble(sample_id, input_ids, labels, seen, processor)
 
 
 def _rgb(image: Path | bytes | Image.Image) -> Image.Image:

@@ -165,6 +165,122 @@ def test_a_file_changed_after_the_check_is_named_not_used(tmp_path: Path) -> Non
         load_image(path, facts)
 
 
+# --- headers alone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_headers_alone_give_the_facts_of_decoding(tmp_path: Path, file_format: str) -> None:
+    path = tmp_path / "x.img"
+    for orientation in (None, 3, 6):
+        exif = Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        path.write_bytes(encoded(Image.new("RGB", (40, 20)), file_format, exif=exif))
+        assert check_image(path, decode=False) == check_image(path)
+
+
+def test_headers_alone_see_an_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (40, 20)))
+    end = content[-12:]
+    path = tmp_path / "x.png"
+    path.write_bytes(content[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + end)
+    assert check_image(path, decode=False) == check_image(path)
+    assert check_image(path).height == 40
+
+
+def test_headers_alone_do_not_look_at_pixels(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "x.png")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert check_image(path, decode=False).height == 60
+    with pytest.raises(ImageError):
+        check_image(path)
+
+
+def test_headers_alone_refuse_what_headers_tell(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for content in (b"", b"text", EPS, png_header(20_000, 20_000)):
+        path.write_bytes(content)
+        with pytest.raises(ImageError):
+            check_image(path, decode=False)
+
+
+# --- odd files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_animation_is_not_decoded_beyond_its_first_frame(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette(range(30))
+    one = encoded(image, "GIF")
+    # An image block starts with a comma, which no earlier byte of this file is; the last byte ends the file.
+    block = one[one.index(b",") : -1]
+    whole = one[:-1] + block * 9_999
+    assert Image.open(io.BytesIO(whole + b";")).n_frames == 10_000
+    path = tmp_path / "x.gif"
+    # In the second file what follows the first frame is spoilt: reading on would fail.
+    for content in (whole + b";", one[:-1] + b"\xff" * len(block) * 9_999):
+        path.write_bytes(content)
+        assert check_image(path).height == 4
+        assert load_image(path).getpixel((0, 0)) == (3, 4, 5)
+
+
+def test_ghostscript_is_never_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    for name in ("x.eps", "x.ps", "x.png"):
+        (tmp_path / name).write_bytes(EPS)
+        with pytest.raises(ImageError, match="is not a JPEG"):
+            load_image(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"%PDF-1.7\n", b"II*\0" + b"\0" * 50, b"\0\0\1\0" + b"\0" * 50, b"P6 1 1 255\n000"]
+)
+def test_other_formats_of_pillow_are_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match="is not a JPEG"):
+        decode_image(content)
+
+
+@pytest.mark.parametrize("name", ["two words.png", "图.png", "\U0001f600.png", "line\nbreak.png"])
+def test_any_file_name_works(tmp_path: Path, name: str) -> None:
+    assert check_image(save_image(tmp_path / name)).height == 60
+
+
+def test_an_unreadable_file_is_named_with_the_user(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "x.png")
+    path.chmod(0)
+    # The superuser may read everything, so the test puts another user on for a moment.
+    user = os.geteuid() or 65534
+    os.seteuid(user)
+    try:
+        with pytest.raises(ImageError, match=f"cannot be opened by user {user}: Permission denied"):
+            check_image(path)
+    finally:
+        os.seteuid(os.getuid())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30_000, 10), (1, 20_000)])
+def test_sizes_that_only_the_resizing_rule_may_refuse_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGB", size).save(path)
+    assert (check_image(path).width, check_image(path, decode=False).height) == size
+
+
+@pytest.mark.parametrize("bits", [(0x1234, 0xFF00, 0x00FF)])
+def test_sixteen_bit_colour_keeps_the_high_byte(bits: tuple[int, int, int]) -> None:
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">3H", *bits))
+    content = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    assert decode_image(content).getpixel((0, 0)) == tuple(level >> 8 for level in bits)
+
+
 GOOD = {
     name: encoded(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)), name)
     for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF")

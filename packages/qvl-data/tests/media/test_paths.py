@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from qvl_data.media.paths import MediaPathError, resolve_media_path
+from qvl_data.media import paths
+from qvl_data.media.paths import MediaPathError, MediaRoot, resolve_media_path
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,61 @@ def test_accepts_a_root_that_is_itself_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to(tmp_path / "real")
     assert resolve_media_path("a.png", tmp_path / "root") == (tmp_path / "real" / "a.png").resolve()
+
+
+@pytest.mark.parametrize("written", ["../x.png", "a/../../x.png"])
+def test_opened_up_it_follows_what_leads_outside(tmp_path: Path, written: str) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "x.png").write_bytes(b"x")
+    (root / "link.png").symlink_to(tmp_path / "x.png")
+    outside = (tmp_path / "x.png").resolve()
+    for each in (written, str(tmp_path / "x.png"), "link.png"):
+        assert resolve_media_path(each, root, allow_outside=True) == outside
+        with pytest.raises(MediaPathError):
+            resolve_media_path(each, root)
+
+
+@pytest.mark.parametrize("written", ["file:///x.png", "http://host/x.png", "~/x.png", "$HOME/x.png", "C:\\x", "a\0"])
+def test_opened_up_it_still_refuses_what_is_no_path(tmp_path: Path, written: str) -> None:
+    with pytest.raises(MediaPathError):
+        resolve_media_path(written, tmp_path, allow_outside=True)
+
+
+def test_a_link_that_replaces_a_file_later_is_noticed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"x")
+    kept = MediaRoot(root)
+    assert kept.resolve("a.png") == (root / "a.png").resolve()
+    (root / "a.png").unlink()
+    (root / "a.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(MediaPathError, match="symbolic link"):
+        kept.resolve("a.png")
+
+
+def test_many_folders_are_looked_at_once_each_and_not_all_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = os.path.realpath
+    root = MediaRoot(tmp_path)
+    monkeypatch.setattr(os.path, "realpath", lambda path, **_: calls.append(path) or real(path))
+    monkeypatch.setattr(paths, "_REMEMBERED", 2)
+    for folder in "aabbaaccba":
+        root.resolve(f"{folder}/x.png")
+    # a, b, (full) c, b, (full) a: never more than two are kept.
+    assert len(calls) == 5
+    assert len(root._folders) <= 2
+
+
+def test_a_root_that_is_the_whole_disk_holds_everything() -> None:
+    assert MediaRoot(Path("/")).resolve("no/such/x.png") == Path("/no/such/x.png")
+
+
+def test_a_message_stays_short(tmp_path: Path) -> None:
+    with pytest.raises(MediaPathError) as caught:
+        resolve_media_path("../" * 100_000, tmp_path)
+    assert len(str(caught.value)) < 400
+    with pytest.raises(MediaPathError, match="cannot be resolved"):
+        resolve_media_path("x" * 100_000, tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from qvl_core.geometry import GeometryError, patchify
-from qvl_data.media.pixels import normalised_levels
+from qvl_data.media.pixels import normalised_levels, patches_of_frames
 from qvl_data.processor import Processor
 
 
@@ -35,6 +35,14 @@ def test_patches_equal_normalise_then_patchify(processor: Processor, size: tuple
     np.testing.assert_array_equal(patches, patchify(normalised, processor.spec.vision))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_frames_are_looked_up_in_pairs_and_the_last_one_fills_its_pair(processor: Processor, count: int) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (count, 56, 84, 3), dtype=np.uint8)
+    found = patches_of_frames(list(frames), processor.images.levels, processor.spec.vision)
+    normalised = np.stack([processor.images.levels[c][frames[..., c]] for c in range(3)], axis=-1)
+    np.testing.assert_array_equal(found, patchify(normalised, processor.spec.vision))
+
+
 def test_a_lower_limit_for_one_image(processor: Processor) -> None:
     image = Image.new("RGB", (300, 300))
     patches, grid = processor.images.patches(image, max_pixels=3600)
@@ -45,5 +53,7 @@ def test_a_lower_limit_for_one_image(processor: Processor) -> None:
 def test_refuses_an_aspect_ratio_over_the_limit_and_accepts_the_limit(processor: Processor) -> None:
     with pytest.raises(GeometryError, match="aspect ratio"):
         processor.images.patches(Image.new("RGB", (2010, 10)))
+    with pytest.raises(GeometryError, match=r"10 x 30000 pixels .* has aspect ratio 3000.00; the limit is 200"):
+        processor.images.grid(10, 30_000)
     patches, _ = processor.images.patches(Image.new("RGB", (2000, 10)))
     assert len(patches)

@@ -16,7 +16,9 @@ from qvl_core.parallel.world import Json, World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import PreparedData, batches
+from qvl_data.bad_samples import BadSamples
 
+from qvl_train.bad_sample_file import totals_of
 from qvl_train.guarded_reports import GuardedReports
 from qvl_train.interrupt import Interrupt
 from qvl_train.memory import host_peak_gib
@@ -51,7 +53,9 @@ class Job:
     steps: int
     first_step: int
     consumed_samples: int = 0
-    """Samples that the steps before `first_step` took."""
+    """Items, samples or packs, that the steps before `first_step` took."""
+    bad_samples: BadSamples | None = None
+    """Is told which samples this replica could not use; the rank's log alone if None."""
     stamp: Callable[[str], None] = lambda name: None
     """Keeps the time at which something was reached first, for the launcher."""
 
@@ -83,7 +87,14 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
 
     with (
         Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
-        batches(job.data, recipe=job.recipe, consumed_samples=consumed, dp_rank=place.dp, dp_size=replicas) as source,
+        batches(
+            job.data,
+            recipe=job.recipe,
+            consumed_samples=consumed,
+            dp_rank=place.dp,
+            dp_size=replicas,
+            bad_samples=job.bad_samples,
+        ) as source,
         RunSaves(job, train, reports, contents) as saves,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
@@ -120,7 +131,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
                 saved = saves.save_last(step)
         _report_memory(job, reports)
         saves.require_reported()
-    for line in table.lines():
+    for line in [*table.lines(), *totals_of(job.bad_samples, job.world)]:
         reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
 

@@ -13,7 +13,10 @@ ScheduleName = Literal["cosine", "linear", "constant"]
 
 
 def count_steps(train: TrainSection, data: PreparedData) -> int:
-    """Give the number of optimizer steps: stated, or the whole global batches in the stated epochs, at least 1."""
+    """Give the number of optimizer steps: stated, or the whole global batches in the stated epochs, at least 1.
+
+    An epoch counts items: samples, or packs of samples.
+    """
     if train.steps is not None:
         return train.steps
     assert train.epochs is not None, "the schema allows steps or epochs"

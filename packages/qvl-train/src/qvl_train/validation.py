@@ -63,7 +63,9 @@ def validate(job: Job, step: int, reports: Reports, asked_to_stop: Callable[[], 
         job.world.phase = f"validation after step {step}: {done} of {total}"
         reports.validating(done, total)
 
-    held_out = validation_batches(job.data, recipe=job.recipe, dp_rank=place.dp, dp_size=replicas)
+    held_out = validation_batches(
+        job.data, recipe=job.recipe, dp_rank=place.dp, dp_size=replicas, bad_samples=job.bad_samples
+    )
     result = validation_loss(job.pipeline, job.world, held_out, show, asked_to_stop)
     if not result.is_complete:
         reports.note(left_out(step, str(result.signal_name)))

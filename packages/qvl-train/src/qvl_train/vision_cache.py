@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.cli.terminal import bytes_text
 from qvl_core.device import current_device
-from qvl_core.errors import DataError, OutputError, Problem
+from qvl_core.errors import OutputError, Problem
 from qvl_core.feature_store import FeatureStore, folder_name
 from qvl_core.parallel.mesh import Coordinate, rank_of
+from qvl_data.media.error import MediaError
 
 from qvl_train.agreement import together
 from qvl_train.vision_fill import fill
@@ -55,21 +56,34 @@ class Keepers:
 class KeptFeatures:
     """What samples read. `bad` are media that could not be read when their features were to be computed.
 
-    A stage that places no features gets zeros of the right shape: it knows as much of its batches as the others do.
+    `times` are those of the slices of videos of variable frame rate: every rank needs them for its positions. A stage
+    that places no features gets zeros of the right shape: it knows as much of its batches as the others do.
     """
 
-    def __init__(self, store: FeatureStore, bad: Mapping[str, str], *, is_reader: bool) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        bad: Mapping[str, str],
+        times: Mapping[str, NDArray[np.float64]],
+        is_reader: bool,
+    ) -> None:
         self._store = store
         self._bad = bad
+        self._times = times
         self._is_reader = is_reader
 
     def read(self, key: str, rows: int) -> NDArray[np.generic]:
-        """Give the features of a medium. Raises DataError for a bad one, DamagedFeaturesError for a damaged file."""
+        """Give the features of a medium. Raises MediaError for a bad one, DamagedFeaturesError for a damaged file."""
         if key in self._bad:
-            raise DataError(Problem(where=key, message=self._bad[key]))
+            raise MediaError(self._bad[key])
         if not self._is_reader:
             return np.broadcast_to(np.zeros((1, 1), np.uint8), (rows, self._store.width))
-        return self._store.read(key, rows)
+        return self._store.read(key, rows, len(self._times.get(key, ()))).features
+
+    def slice_seconds(self, key: str) -> NDArray[np.float64] | None:
+        """Give when the slices of a video of variable frame rate start, None for any other medium."""
+        return self._times.get(key)
 
 
 def use_features(
@@ -90,10 +104,9 @@ def use_features(
         dtype=str(recipe.model.dtype),
     )
     media = list_media(data)
-    rows = media.grids.astype(np.int64).prod(axis=1) // recipe.spec.vision.merge_unit
     keepers = _find_keepers(world)
-    missing = _survey(world, store, media, rows, keepers, say)
-    _make_ready(world, store, keepers, missing, rows, about, say)
+    missing = _survey(world, store, media, keepers, say)
+    _make_ready(world, store, media, keepers, missing, about, say)
     own = missing[keepers.machines[world.place.dp]]
     mates = keepers.mates(world.place.dp)
     bad = fill(
@@ -106,8 +119,8 @@ def use_features(
         skips_bad=recipe.data.on_bad_sample == "skip",
         say=say,
     )
-    is_reader = model.part.embeds
-    return with_features(data, KeptFeatures(store, bad, is_reader=is_reader))
+    times = _collect_times(world, store, media, keepers, bad)
+    return with_features(data, KeptFeatures(store, bad=bad, times=times, is_reader=model.part.embeds))
 
 
 def weights_digest(model: Qwen25VL, world: World) -> str:
@@ -150,7 +163,6 @@ def _survey(
     world: World,
     store: FeatureStore,
     media: VisionMedia,
-    rows: NDArray[np.int64],
     keepers: Keepers,
     say: Callable[[str], None],
 ) -> dict[str, list[int]]:
@@ -166,10 +178,11 @@ def _survey(
         for place, number in enumerate(own):
             if place % _TELL_EVERY == 0:
                 world.phase = f"vision cache: looking at what is there, {place} of {len(own)}"
-            fault = store.fault(media.keys[number], int(rows[number]))
-            misses[place] = bool(fault)
-            if fault and store.path(media.keys[number]).exists():
-                damaged.append(f"{store.path(media.keys[number])}: {fault}")
+            key = media.keys[number]
+            found = store.look(key, int(media.rows[number]), int(media.times[number]))
+            misses[place] = isinstance(found, str)
+            if isinstance(found, str) and store.path(key).exists():
+                damaged.append(f"{store.path(key)}: {found}")
         return {"misses": np.packbits(misses).tobytes().hex(), "count": len(damaged), "damaged": damaged[:_SHOWN]}
 
     answers = cast("list[Any]", together(world, look))
@@ -193,22 +206,23 @@ def _tell_damage(answer: Mapping[str, Any], say: Callable[[str], None]) -> None:
 def _make_ready(
     world: World,
     store: FeatureStore,
+    media: VisionMedia,
     keepers: Keepers,
     missing: Mapping[str, Sequence[int]],
-    rows: NDArray[np.int64],
     about: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> None:
     """Say what will be computed and what it takes; refuse where there is no room, and make the folders."""
     leaders = {machine: keepers.ranks[keepers.machines.index(machine)] for machine in missing}
     needed = {
-        machine: sum(store.disk_bytes(int(rows[number])) for number in numbers) for machine, numbers in missing.items()
+        machine: sum(store.disk_bytes(int(media.rows[number]), int(media.times[number])) for number in numbers)
+        for machine, numbers in missing.items()
     }
     free = cast("list[int]", together(world, lambda: _free_bytes(store.folder)))
     for machine, numbers in missing.items():
         where = f" on {machine}" if len(missing) > 1 else ""
         say(
-            f"vision cache{where}: {len(rows):,} images and videos, {len(rows) - len(numbers):,} of them known; "
+            f"vision cache{where}: {len(media):,} images and videos, {len(media) - len(numbers):,} of them known; "
             f"{len(numbers):,} to compute, {bytes_text(needed[machine])} in {store.folder}, "
             f"{bytes_text(free[leaders[machine]])} free"
         )
@@ -220,6 +234,22 @@ def _make_ready(
                 _open(store, about)
 
     together(world, check)
+
+
+def _collect_times(
+    world: World, store: FeatureStore, media: VisionMedia, keepers: Keepers, bad: Mapping[str, str]
+) -> dict[str, NDArray[np.float64]]:
+    """Give the times of the slices of all videos of variable frame rate, by key: one rank reads, all know them."""
+    wanted = [number for number in np.flatnonzero(media.times).tolist() if media.keys[number] not in bad]
+
+    def read() -> Json:
+        if world.rank != keepers.ranks[0]:
+            return None
+        sizes = ((media.keys[number], int(media.rows[number]), int(media.times[number])) for number in wanted)
+        return [store.read(*size).times.tolist() for size in sizes]
+
+    found = cast("list[list[float]]", together(world, read)[keepers.ranks[0]])
+    return {media.keys[number]: np.array(times) for number, times in zip(wanted, found, strict=True)}
 
 
 def _free_bytes(folder: Path) -> int:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.errors import DataError, RunError
+from qvl_core.errors import DataError, Problem, RunError
 from qvl_core.parallel.vision_pass import VisionPass
+from qvl_data.media.error import MediaError
+from qvl_data.samples import MediumPatches
 
 from qvl_train.agreement import together
 from qvl_train.progress import format_duration
@@ -30,7 +32,7 @@ LONGEST_SILENCE_S = 30.0
 
 
 class MediaReader:
-    """Patches of media in order, read ahead by threads. A bad medium raises, or with `skips_bad` gives NaNs.
+    """Media in order, read ahead by threads. A bad one raises DataError, or with `skips_bad` has NaNs for patches.
 
     NaNs go the way that its patches would go, through all stages that wait for them; features of NaNs are not kept.
     """
@@ -42,13 +44,13 @@ class MediaReader:
         self._skips_bad = skips_bad
         self.bad: dict[int, str] = {}
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+    def __iter__(self) -> Iterator[MediumPatches]:
         if not self._workers:
             yield from map(self._read, self._numbers)
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="qvl-vision")
         try:
-            waiting: deque[Future[NDArray[np.float32]]] = deque()
+            waiting: deque[Future[MediumPatches]] = deque()
             for number in self._numbers:
                 waiting.append(pool.submit(self._read, number))
                 if len(waiting) > 2 * self._workers:
@@ -58,15 +60,19 @@ class MediaReader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, number: int) -> NDArray[np.float32]:
+    def _read(self, number: int) -> MediumPatches:
+        media = self._media
         try:
-            return self._media.patches(number)
-        except DataError as error:
+            return media.load(number)
+        except MediaError as error:
             if not self._skips_bad:
-                raise
-            self.bad[number] = error.problems[0].message
-            shape = (int(self._media.grids[number].prod()), self._media.patch_dim)
-            return np.full(shape, np.nan, np.float32)
+                raise DataError(
+                    Problem(where=media.where(number), key=media.path(number), message=str(error))
+                ) from None
+            self.bad[number] = str(error)
+            t, h, w = media.grids[number].tolist()
+            patches = np.full((t * h * w, media.patch_dim), np.nan, np.float32)
+            return MediumPatches(patches=patches, grid=(t, h, w))
 
 
 class FillProgress:
@@ -104,17 +110,18 @@ def fill(
     """
     work = VisionPass(model, world)
     reader = MediaReader(media, numbers, workers=workers, skips_bad=skips_bad)
-    patches = iter(reader) if work.reads_patches else None
+    loaded = iter(reader) if work.reads_patches else None
     is_keeper = work.gives_features and world.place.tp == 0
     not_finite: list[int] = []
     progress = FillProgress(len(numbers), say)
     for done, number in enumerate(numbers if work.takes_part else (), 1):
         world.phase = f"vision cache: {done} of {len(numbers)}"
+        medium = next(loaded) if loaded is not None else None
         grid = cast("tuple[int, int, int]", tuple(media.grids[number].tolist()))
-        features = work.features(next(patches) if patches is not None else None, grid)
+        features = work.features(None if medium is None else medium.patches, grid)
         if features is not None and is_keeper:
             if _is_finite(features, store.dtype):
-                store.write(media.keys[number], features)
+                store.write(media.keys[number], features, _times(media, number, medium))
             else:
                 not_finite.append(number)
         progress.tell(done)
@@ -134,6 +141,13 @@ def _bad_media(answers: Sequence[Any], media: VisionMedia) -> dict[str, str]:
                     "was kept\n  fix: look at this file and at the weights of the vision tower"
                 )
     return {media.keys[number]: text for number, text in bad.items()}
+
+
+def _times(media: VisionMedia, number: int, medium: MediumPatches | None) -> NDArray[np.float64] | None:
+    """Give when the slices of a video of variable frame rate start; where it was decoded on another stage, again."""
+    if not media.times[number]:
+        return None
+    return (medium or media.load(number)).slice_seconds
 
 
 def _is_finite(features: NDArray[Any], dtype: str) -> bool:

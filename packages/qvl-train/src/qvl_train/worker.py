@@ -94,6 +94,7 @@ def _prepare_job(
 ) -> Job:
     from qvl_core.parallel.pipeline import Pipeline
 
+    from qvl_train.bad_sample_file import bad_samples_of
     from qvl_train.checkpoint import read_optimizer
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint, require_own
@@ -132,6 +133,7 @@ def _prepare_job(
         steps=count_steps(recipe.train, data),
         first_step=start.state.step if start is not None else 0,
         consumed_samples=start.state.consumed_samples if start is not None else 0,
+        bad_samples=bad_samples_of(recipe, world, folder),
         stamp=board.stamp,
     )
 

@@ -7,6 +7,8 @@ Qwen2.5-VL (arXiv 2502.13923), section 2.1.1:
 - image: time stays at the start, rows and columns count merged patches from the start;
 - video: as an image, and slice i lies int(i * seconds_per_grid * tokens_per_second) after the start, a float32
   product that is cut to an integer only at the end (0.5 s per slice gives 0, 1, 2, ..., not 0, 0, 0, ...);
+- video whose frames are not evenly spaced: slice i lies int(slice_seconds[i] * tokens_per_second) after the start, the
+  same product with the time at which the slice begins instead of i * seconds_per_grid. HF has no such rule;
 - what follows an image or a video starts at the largest position so far, on any axis, plus 1.
 
 Other rules in circulation. Many transformers releases before 5.23 cut the seconds to an integer before multiplying
@@ -32,6 +34,9 @@ from qvl_core.geometry.errors import GeometryError
 from qvl_core.geometry.resize import checked_grids
 from qvl_core.specs.model_spec import ModelSpec, PositionRule
 
+SliceSeconds = Sequence[ArrayLike | None]
+"""For each grid the seconds from its first temporal slice to each, [t], or None where they are evenly spaced."""
+
 _IMAGE, _VIDEO = 1, 2
 _LAST_EXACT_POSITION = 2**24
 _KIND_NAMES = {_IMAGE: "image", _VIDEO: "video"}
@@ -45,15 +50,24 @@ def sample_positions(
     *,
     sample_id: str = "",
     rule: PositionRule | None = None,
+    slice_seconds: SliceSeconds | None = None,
 ) -> NDArray[np.int32]:
     """Return the positions, int32 [3, T], of one un-padded sample [T].
 
     `grids` [N, 3] and `seconds_per_grid` [N] come in the order in which their placeholder tokens appear; the seconds
-    of an image are ignored, and without any seconds a slice lasts 1 s. Raises GeometryError if the placeholder tokens
-    are not exactly those of the grids.
+    of an image are ignored, and without any seconds a slice lasts 1 s. `slice_seconds` [N] may hold, for a video of
+    variable frame rate, the seconds [t] from its first slice to each; None elsewhere. Raises GeometryError if the
+    placeholder tokens are not exactly those of the grids.
     """
     return packed_positions(
-        input_ids, (len(input_ids),), grids, seconds_per_grid, spec, sample_ids=(sample_id or "?",), rule=rule
+        input_ids,
+        (len(input_ids),),
+        grids,
+        seconds_per_grid,
+        spec,
+        sample_ids=(sample_id or "?",),
+        rule=rule,
+        slice_seconds=slice_seconds,
     )
 
 
@@ -66,11 +80,13 @@ def packed_positions(
     *,
     sample_ids: Sequence[str] | None = None,
     rule: PositionRule | None = None,
+    slice_seconds: SliceSeconds | None = None,
 ) -> NDArray[np.int32]:
     """Return the positions, int32 [3, T], of samples packed one after another; each starts again at 0.
 
-    `sequence_lengths` adds up to T; `grids` and `seconds_per_grid` run through all samples. Equal to the positions of
-    the separate samples, side by side. Raises GeometryError as `sample_positions` does, naming the sample.
+    `sequence_lengths` adds up to T; `grids`, `seconds_per_grid` and `slice_seconds` run through all samples.
+    Equal to the positions of the separate samples, side by side. Raises GeometryError as `sample_positions` does,
+    naming the sample.
     """
     rule = rule or spec.position_rule
     input_ids = np.asarray(input_ids)
@@ -81,7 +97,8 @@ def packed_positions(
     grids_N3 = _grids_of(grids, spec, label)
     kinds_T = _kinds(input_ids, spec)
     _check_count(int(np.count_nonzero(kinds_T)), grids_N3, spec, "image and video", label)
-    queue = _queue(grids_N3, _seconds_of(seconds_per_grid, len(grids_N3), label))
+    seconds_N = _seconds_of(seconds_per_grid, len(grids_N3), label)
+    queue = _queue(grids_N3, seconds_N, _slice_seconds_of(slice_seconds, grids_N3, label))
     queues = {_IMAGE: queue, _VIDEO: queue}
     blocks = [np.zeros((3, 0), np.int32)]
     stop = 0
@@ -121,8 +138,8 @@ def mrope_positions(
     _check_count(int(np.count_nonzero(kinds_BT == _IMAGE)), images_N3, spec, "image", label)
     _check_count(int(np.count_nonzero(kinds_BT == _VIDEO)), videos_N3, spec, "video", label)
     queues = {
-        _IMAGE: _queue(images_N3, np.zeros(len(images_N3))),
-        _VIDEO: _queue(videos_N3, _seconds_of(seconds_per_grid, len(videos_N3), label)),
+        _IMAGE: _queue(images_N3, np.zeros(len(images_N3)), [None] * len(images_N3)),
+        _VIDEO: _queue(videos_N3, _seconds_of(seconds_per_grid, len(videos_N3), label), [None] * len(videos_N3)),
     }
     positions = np.full((3, rows, length), 1 if rule == "paper" else 0, np.int32)
     deltas = np.zeros(rows, np.int32)
@@ -147,12 +164,16 @@ def next_positions(token_counts: ArrayLike, rope_deltas: ArrayLike) -> NDArray[n
 
 # --- spans ------------------------------------------------------------------------------------------------------------
 
-_Queue = Iterator[tuple[list[int], float]]
+_Times = NDArray[np.float64] | None
+_Queue = Iterator[tuple[list[int], float, _Times]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Span:
-    """One image or video: the tokens [start, stop), its merged grid, its positions per temporal slice."""
+    """One image or video: the tokens [start, stop), its merged grid, its positions per temporal slice.
+
+    `slice_starts` [slices] are the positions, not yet cut to integers, where they are not evenly spaced.
+    """
 
     start: int
     stop: int
@@ -160,10 +181,11 @@ class _Span:
     rows: int
     columns: int
     interval: float
+    slice_starts: NDArray[np.float32] | None
 
 
-def _queue(grids_N3: NDArray[np.int64], seconds_N: NDArray[np.float64]) -> _Queue:
-    return iter(list(zip(grids_N3.tolist(), seconds_N.tolist(), strict=True)))
+def _queue(grids_N3: NDArray[np.int64], seconds_N: NDArray[np.float64], slice_seconds: Sequence[_Times]) -> _Queue:
+    return iter(list(zip(grids_N3.tolist(), seconds_N.tolist(), slice_seconds, strict=True)))
 
 
 def _names(sample_ids: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -205,11 +227,13 @@ def _positions(
 
 def _slice_times(span: _Span) -> NDArray[np.int32]:
     # float32, because the published model multiplies in float32: 64-bit products truncate differently now and then.
-    steps = np.arange(span.slices, dtype=np.float32) * np.float32(span.interval)
+    steps = span.slice_starts
+    if steps is None:
+        steps = np.arange(span.slices, dtype=np.float32) * np.float32(span.interval)
     if steps[-1] > _LAST_EXACT_POSITION:
         raise GeometryError(
-            f"a video of {span.slices} slices, {span.interval:g} positions apart, reaches position {steps[-1]:.0f}; "
-            f"float32 holds whole numbers up to {_LAST_EXACT_POSITION}"
+            f"a video of {span.slices} slices, {steps[-1] / max(span.slices - 1, 1):g} positions apart, "
+            f"reaches position {steps[-1]:.0f}; float32 holds whole numbers up to {_LAST_EXACT_POSITION}"
         )
     return steps.astype(np.int32)
 
@@ -220,12 +244,12 @@ def _spans(
     """Cut each run of equal placeholder tokens into the grids that fill it."""
     merge = spec.vision.spatial_merge_size
     borders = np.flatnonzero(np.diff(kinds_T)) + 1
-    starts = [0, *borders.tolist()] if len(kinds_T) else []
-    stops = [*starts[1:], len(kinds_T)]
-    for start, run_stop in zip(starts, stops, strict=False):
+    run_starts = [0, *borders.tolist()] if len(kinds_T) else []
+    stops = [*run_starts[1:], len(kinds_T)]
+    for start, run_stop in zip(run_starts, stops, strict=False):
         kind = int(kinds_T[start])
         while kind and start < run_stop:
-            (slices, rows, columns), seconds = next(queues[kind], ([0, 0, 0], 0.0))
+            (slices, rows, columns), seconds, starts = next(queues[kind], ([0, 0, 0], 0.0, None))
             stop = start + slices * rows * columns // merge**2
             if stop > run_stop or stop == start:
                 raise GeometryError(
@@ -239,6 +263,7 @@ def _spans(
                 rows=rows // merge,
                 columns=columns // merge,
                 interval=_interval(kind, seconds, spec, rule),
+                slice_starts=_slice_starts(kind, starts, spec),
             )
             start = stop
 
@@ -248,6 +273,13 @@ def _interval(kind: int, seconds: float, spec: ModelSpec, rule: PositionRule) ->
         return spec.vision.tokens_per_second * seconds
     # The grid of an image has one slice; only a hand-made grid with more can tell the two rules apart.
     return 0.0 if rule == "paper" else 1.0
+
+
+def _slice_starts(kind: int, seconds_t: _Times, spec: ModelSpec) -> NDArray[np.float32] | None:
+    if kind != _VIDEO or seconds_t is None:
+        return None
+    # float32, as for even spacing, so that a video that happens to be even has the positions of an even one.
+    return seconds_t.astype(np.float32) * np.float32(spec.vision.tokens_per_second)
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -269,6 +301,24 @@ def _seconds_of(seconds_per_grid: ArrayLike | None, count: int, sample_id: str) 
     if not (np.isfinite(seconds_N) & (seconds_N >= 0)).all():
         raise GeometryError(f"sample {sample_id}: seconds per grid {seconds_N.tolist()} must be finite and >= 0")
     return seconds_N
+
+
+def _slice_seconds_of(
+    slice_seconds: SliceSeconds | None, grids_N3: NDArray[np.int64], sample_id: str
+) -> Sequence[_Times]:
+    if slice_seconds is None:
+        return [None] * len(grids_N3)
+    if len(slice_seconds) != len(grids_N3):
+        raise GeometryError(f"sample {sample_id}: slice seconds of {len(slice_seconds)} grids for {len(grids_N3)}")
+    found = [None if one is None else np.asarray(one, np.float64) for one in slice_seconds]
+    for times, slices in zip(found, grids_N3[:, 0].tolist(), strict=True):
+        if times is None:
+            continue
+        if times.shape != (slices,):
+            raise GeometryError(f"sample {sample_id}: slice seconds of shape {times.shape} for {slices} slices")
+        if not np.isfinite(times).all() or times[0] != 0 or (np.diff(times) < 0).any():
+            raise GeometryError(f"sample {sample_id}: slice seconds {times.tolist()} must start at 0 and not fall")
+    return found
 
 
 def _check_count(tokens: int, grids_N3: NDArray[np.int64], spec: ModelSpec, kinds: str, sample_id: str) -> None:

@@ -17,12 +17,13 @@ from qvl_core.specs.model_spec import VisionSpec
 ASPECT_RATIO_LIMIT = 200
 
 
-def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
     """Return the (height, width) in pixels that an image is resized to, both multiples of `factor`.
 
     `factor` is patch size x merge size (28 in every released model). The aspect ratio is kept as far as the multiples
     allow. The area ends in [min_pixels, max_pixels], except where a side would fall below one `factor` or where no
-    multiple lies in between; then the published rule is followed, not the bound.
+    multiple lies in between; then the published rule is followed, not the bound. `max_pixels` may be a fraction: a
+    frame's share of a video's budget.
     Raises GeometryError for a side below 1, an aspect ratio over 200 and impossible bounds.
     """
     _check_resize_input(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
@@ -41,14 +42,14 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 
 
 def image_grid(
-    height: int, width: int, *, vision: VisionSpec, min_pixels: int, max_pixels: int
+    height: int, width: int, *, vision: VisionSpec, min_pixels: int, max_pixels: float
 ) -> tuple[int, int, int]:
     """Return the grid (1, h, w), in patches, of an image of `height` x `width` pixels. Raises GeometryError."""
     return video_grid(1, height, width, vision=vision, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def video_grid(
-    frames: int, height: int, width: int, *, vision: VisionSpec, min_pixels: int, max_pixels: int
+    frames: int, height: int, width: int, *, vision: VisionSpec, min_pixels: int, max_pixels: float
 ) -> tuple[int, int, int]:
     """Return the grid (t, h, w), in patches, of a video; the pixel bounds hold for each frame.
 
@@ -90,7 +91,7 @@ def checked_grids(grids: ArrayLike, merge_size: int) -> NDArray[np.int64]:
     return grids_N3
 
 
-def _check_resize_input(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> None:
+def _check_resize_input(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: float) -> None:
     if height < 1 or width < 1:
         raise GeometryError(f"an image of {height} x {width} pixels (height x width) has no area")
     if factor < 1 or min_pixels < 1 or max_pixels < min_pixels:

@@ -1,6 +1,4 @@
-"""Vision features in place of pixels: names for what the vision tower reads of a medium, and where features come from.
-
-The same name means the same patches to the bit.
+"""Names for what the vision tower reads of a medium: the same name, the same patches to the bit.
 
 A name is a sum over the content of the file and what the rules for pixels came to for it: its grid, the frames taken of
 a video, the normalised levels. So two recipes whose limits differ share the media that both show alike. What follows
@@ -11,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,19 +46,3 @@ class FeatureKeys:
         total.update(f"{digest} {tuple(map(int, grid))}\n".encode())
         total.update(rest)
         return total.hexdigest()
-
-
-class FeatureSource(Protocol):
-    """Where features come from. Called in data threads; raises a QvlError for a medium that it has none of."""
-
-    def read(self, key: str, rows: int) -> NDArray[np.generic]:
-        """Give the features of a medium, [merged units, text width], in window order."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownFeatures:
-    """What samples are made with in place of pixels."""
-
-    keys: FeatureKeys
-    source: FeatureSource

@@ -20,6 +20,8 @@ from PIL import Image
 from qvl_core.errors import DataError
 from qvl_core.input_file import read_regular_file
 
+from qvl_data.media.error import MediaError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Pillow's own limit, above which it warns of a decompression bomb; here it is an error.
 MAX_SOURCE_PIXELS = 89_478_485
@@ -34,11 +36,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-class ImageError(ValueError):
-    """An image that cannot be used; the text starts with what is wrong. Callers add the file and the record."""
+class ImageError(MediaError):
+    """An image that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +53,20 @@ class ImageFacts:
     digest: str
 
 
-def check_image(path: Path) -> ImageFacts:
-    """Decode a file as cheaply as truncation can still be seen, and give its facts. Raises ImageError."""
+def check_image(path: Path, *, decode: bool = True) -> ImageFacts:
+    """Decode a file as cheaply as truncation can still be seen, and give its facts. Raises ImageError.
+
+    Without `decode` only headers are read: size and orientation are as certain, damage further on is not seen.
+    """
     data = _read(path)
     image = _open(data)
     height, width = image.height, image.width
-    if image.format in ("JPEG", "MPO"):
+    if decode and image.format in ("JPEG", "MPO"):
         # Decoding to an eighth of the size reads the whole entropy-coded stream but skips most of the arithmetic.
         image.draft(None, (max(1, width // 8), max(1, height // 8)))
-    if _decode(image) >= 5:
+    if decode or _may_turn_behind_pixels(image, data):
+        _load(image)
+    if _orientation(image) >= 5:
         height, width = width, height
     return ImageFacts(height=height, width=width, digest=hashlib.sha256(data).hexdigest())
 
@@ -74,7 +82,8 @@ def load_image(path: Path, expected: ImageFacts | None = None) -> Image.Image:
 def decode_image(data: bytes) -> Image.Image:
     """Give the RGB image of the bytes of an image file. Raises ImageError."""
     image = _open(data)
-    turn = _TURNS.get(_decode(image))
+    _load(image)
+    turn = _TURNS.get(_orientation(image))
     return to_rgb(image if turn is None else image.transpose(turn))
 
 
@@ -87,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         overlay = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, overlay).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _read(path: Path) -> bytes:
@@ -120,14 +129,37 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image) -> int:
-    """Decode in place and give the EXIF orientation, 1 to 8. Raises ImageError."""
+def _load(image: Image.Image) -> None:
+    """Decode the first frame in place. Raises ImageError."""
     try:
         image.load()
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception as error:  # As above; the message is Pillow's, which is short and names the reason.
         raise ImageError(f"cannot be decoded: {_short(error)}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Give the EXIF orientation, 1 to 8. Raises ImageError."""
+    try:
+        # A PNG asks for its pixels first, in case the tag comes behind them: `_may_turn_behind_pixels` knows better.
+        exif = Image.Image.getexif(image)
+        orientation = exif.get(_ORIENTATION_TAG, 1)
+    except Exception as error:
+        raise ImageError(f"has EXIF data that cannot be read: {_short(error)}") from None
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _may_turn_behind_pixels(image: Image.Image, data: bytes) -> bool:
+    """Say whether a PNG holds EXIF or text, which may be XMP, behind its pixels, where reading the header ends."""
+    if image.format != "PNG":
+        return False
+    at, seen_pixels = len(_PNG_SIGNATURE), False
+    while at + 8 <= len(data):
+        kind = data[at + 4 : at + 8]
+        if seen_pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return True
+        seen_pixels = seen_pixels or kind == b"IDAT"
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False
 
 
 def _short(error: Exception) -> str:

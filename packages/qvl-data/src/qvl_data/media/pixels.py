@@ -7,6 +7,7 @@ up once per pixel and not once per frame of the temporal patch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,23 +47,43 @@ class ImageRules:
             image.height, image.width, factor=factor, min_pixels=self.min_pixels, max_pixels=limit
         )
         resized = image.resize((width, height), Image.Resampling.BICUBIC)
-        return self._look_up(np.asarray(resized)), self.grid(image.height, image.width, max_pixels)
+        patches = patches_of_frames([np.asarray(resized)], self.levels, self.vision)
+        return patches, self.grid(image.height, image.width, max_pixels)
 
-    def _look_up(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        patch, merge, frames = self.vision.patch_size, self.vision.spatial_merge_size, self.vision.temporal_patch_size
-        height, width, channels = pixels_HWC.shape
-        rows, columns = height // patch // merge, width // patch // merge
-        blocks = pixels_HWC.reshape(rows, merge, patch, columns, merge, patch, channels)
-        # (merged row, merged column, row inside, column inside, channel, frame, y, x)
-        out = np.empty((rows, columns, merge, merge, channels, frames, patch, patch), np.float32)
-        strip = max(1, _STRIP // (columns * merge**2))
-        for start in range(0, rows, strip):
-            part = slice(start, start + strip)
-            for channel in range(channels):
-                # Pixels change places while they are one byte each, not four.
-                levels = blocks[part, ..., channel].transpose(0, 3, 1, 4, 2, 5)
-                out[part, ..., channel, :, :, :] = np.take(self.levels[channel], levels, mode="clip")[..., None, :, :]
-        return out.reshape(rows * columns * merge**2, -1)
+
+def patches_of_frames(
+    frames: Sequence[NDArray[np.uint8]], levels: NDArray[np.float32], vision: VisionSpec
+) -> NDArray[np.float32]:
+    """Give the patches, float32 [P, patch_dim], of resized frames, uint8 [H, W, channels] each; an image is one frame.
+
+    Where the count is no multiple of the temporal patch size the last frame is repeated.
+    """
+    patch, merge, depth = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    height, width, channels = frames[0].shape
+    slices = -(-len(frames) // depth)
+    rows, columns = height // patch // merge, width // patch // merge
+    # (slice, merged row, merged column, row inside, column inside, channel, frame, y, x)
+    out = np.empty((slices, rows, columns, merge, merge, channels, depth, patch, patch), np.float32)
+    for number, frame in enumerate(frames):
+        # The last frame fills its slice up.
+        repeats = depth - number % depth if number == len(frames) - 1 else 1
+        places = [out[number // depth, ..., number % depth + repeat, :, :] for repeat in range(repeats)]
+        _fill(places, frame.reshape(rows, merge, patch, columns, merge, patch, channels), levels)
+    return out.reshape(slices * rows * columns * merge**2, -1)
+
+
+def _fill(places: Sequence[NDArray[np.float32]], blocks: NDArray[np.uint8], levels: NDArray[np.float32]) -> None:
+    """Look up the levels of one frame, cut into blocks, and write them to each of `places`."""
+    rows, merge, _, columns, *_, channels = blocks.shape
+    strip = max(1, _STRIP // (columns * merge**2))
+    for start in range(0, rows, strip):
+        part = slice(start, start + strip)
+        for channel in range(channels):
+            # Pixels change places while they are one byte each, not four.
+            pixels = blocks[part, ..., channel].transpose(0, 3, 1, 4, 2, 5)
+            values = np.take(levels[channel], pixels, mode="clip")
+            for place in places:
+                place[part, ..., channel, :, :] = values
 
 
 def normalised_levels(

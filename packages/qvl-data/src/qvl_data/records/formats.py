@@ -1,215 +1,182 @@
 """Records as users write them, to one checked form.
 
-Formats of this version: `llava` (`conversations` with `from`/`value`, `image` a string, a list or absent) and
-`sharegpt` (`messages` with `role`/`content`, `images`). `FORMATS` is the table that later formats join.
+Formats: `llava` (`conversations` with from/value, `image`, `video`), `sharegpt` (`messages` with role/content,
+`images`, `videos`) and `openai` (`messages` whose content is a text or a list of parts). `layouts.FORMATS` is the table
+of them; the recipe's tags rename columns and roles.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvl_core.errors import DataError, Problem
+from qvl_core.json_file import JsonError
 
-from qvl_data.records.json_records import Element, iterate_elements, read_data_file
-from qvl_data.records.problem_list import ProblemList
-from qvl_data.records.record import MediaKind, Medium, Record, Role, Turn
+from qvl_data.records.complaints import Complaints, excerpt, kind_of, names_of
+from qvl_data.records.element import Element, Unread
+from qvl_data.records.layouts import FORMATS, Layout, tagged
+from qvl_data.records.messages import check_contents, check_order, media_in_order, parse_turns
+from qvl_data.records.objects import parse_objects
+from qvl_data.records.problem_list import Finding, ProblemList
+from qvl_data.records.record import Medium, Record, Turn
+from qvl_data.records.record_file import open_record_files
+from qvl_data.records.strict_json import parse_record
 
-IMAGE_MARKER = "<image>"
-VIDEO_MARKER = "<video>"
-_MARKER = re.compile("(<image>|<video>)")
-_KINDS: dict[str, MediaKind] = {IMAGE_MARKER: "image", VIDEO_MARKER: "video"}
-_EXCERPT = 80
+if TYPE_CHECKING:
+    from qvl_core.recipe.sections.data_sources import TagSection
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """Where one format keeps things: the list of turns, the keys in a turn, the role names, the media."""
-
-    turns: str
-    role: str
-    text: str
-    roles: dict[str, Role]
-    media: Callable[[dict[str, Any], list[str]], tuple[tuple[str, ...], tuple[str, ...]]]
+_FILES_FIX = "write the images as files under media_root, and their paths into the column"
+_TOOLS_FIX = "write the tools into a system prompt, the way the model's chat template lists them"
+# Media columns that a format does not have, and what it is called there.
+_MISTAKEN = {"image": "images", "images": "image", "video": "videos", "videos": "video"}
 
 
 def read_records(
-    path: Path, *, format_name: str, max_samples: int | None = None, problems: ProblemList
-) -> tuple[list[Record], bytes]:
-    """Give the first `max_samples` records of a file (all if None) in file order, and the bytes that were read.
+    path: Path,
+    *,
+    format_name: str,
+    max_samples: int | None = None,
+    problems: ProblemList,
+    tags: TagSection | None = None,
+) -> tuple[list[Record], str]:
+    """Give the first `max_samples` records of a file or folder (all if None) in order, and the sha256 of the file.
 
-    Each wrong record adds a problem and is left out. Raises DataError if the file as a whole cannot be read.
+    Of a folder, the sha256 values of its files joined. Each wrong record adds a problem and is left out. Raises
+    DataError if a file as a whole cannot be read, or there is no record.
     """
-    data = read_data_file(path)
     records: list[Record] = []
     elements = 0
-    for element in iterate_elements(data, path):
-        if max_samples is not None and elements >= max_samples:
-            break
-        elements += 1
-        found = parse_element(element, path=path, format_name=format_name)
-        if isinstance(found, Record):
-            records.append(found)
-        else:
-            problems.extend(found)
+    files = open_record_files(path)
+    for file in files:
+        for element in file.elements():
+            if max_samples is not None and elements >= max_samples:
+                break
+            elements += 1
+            found = parse_element(element, path=file.path, format_name=format_name, tags=tags)
+            if isinstance(found, Record):
+                records.append(found)
+            else:
+                problems.extend(found)
     if not elements:
         raise DataError(Problem(where=str(path), message="the list is empty: 0 records"))
-    return records, data
+    return records, "".join(file.digest() for file in files)
 
 
-def parse_element(element: Element, *, path: Path, format_name: str) -> Record | tuple[Problem, ...]:
-    """Give the checked record of one element, or everything that is wrong with it."""
-    where = element.where(path)
+def layout_of(format_name: str, tags: TagSection | None = None, *, path: Path) -> Layout:
+    """Give where the records of a file keep things. Raises DataError for an unknown format."""
     layout = FORMATS.get(format_name)
     if layout is None:
         known = ", ".join(sorted(FORMATS))
-        raise DataError(
-            Problem(
-                where=str(path), key="data.sources.format", message=f"unknown format {format_name!r}; known: {known}"
-            )
-        )
-    messages: list[str] = [element.error] if element.error else []
-    record = None if element.error else _parse_record(element.value, layout, where, messages)
-    if record is not None and not messages:
-        return record
-    label = f"record {element.index}"
-    return tuple(Problem(where=where, key=label, message=message) for message in messages)
+        message = f"unknown format {format_name!r}; known: {known}"
+        raise DataError(Problem(where=str(path), key="data.sources.format", message=message))
+    return layout if tags is None else tagged(layout, tags)
 
 
-def _parse_record(value: Any, layout: _Layout, where: str, messages: list[str]) -> Record | None:
+def parse_element(
+    element: Element, *, path: Path, format_name: str, tags: TagSection | None = None
+) -> Record | tuple[Problem, ...]:
+    """Give the checked record of one element, or everything that is wrong with it."""
+    found = judge_element(element, path=path, format_name=format_name, tags=tags)
+    return found if isinstance(found, Record) else tuple(finding.problem for finding in found)
+
+
+def judge_element(
+    element: Element, *, path: Path, format_name: str, tags: TagSection | None = None
+) -> Record | tuple[Finding, ...]:
+    """Give the checked record of one element, or everything that is wrong with it and of what kind it is."""
+    layout = layout_of(format_name, tags, path=path)
+    where = element.where(path)
+    complaints = Complaints()
+    if element.error:
+        complaints.add(element.error, element.fix)
+    else:
+        record = _parse_record(element.value, layout, where, complaints)
+        if record is not None and not complaints:
+            return record
+    return complaints.findings(where, f"record {element.index}")
+
+
+def _parse_record(value: Any, layout: Layout, where: str, complaints: Complaints) -> Record | None:
     if not isinstance(value, dict):
-        messages.append(f"is {_kind(value)}, not an object")
+        complaints.add(f"is {kind_of(value)}, not an object")
         return None
-    raw_turns = value.get(layout.turns)
-    if not isinstance(raw_turns, list) or not raw_turns:
-        found = "is missing" if raw_turns is None else ("is empty" if raw_turns == [] else f"is {_kind(raw_turns)}")
-        messages.append(f"`{layout.turns}` {found}; it holds the list of messages. Keys found: {_keys(value)}")
+    raw_turns = _raw_turns(value, layout, complaints)
+    if raw_turns is None:
         return None
-    images, videos = layout.media(value, messages)
-    turns = tuple(_parse_turns(raw_turns, layout, messages))
-    if messages:
+    _refuse_unread_columns(value, layout, complaints)
+    images = _paths(value, layout.images, complaints)
+    videos = _paths(value, layout.videos, complaints)
+    turns, inside = parse_turns(raw_turns, layout, complaints)
+    if complaints:
         return None
-    _check_order(turns, messages)
-    _check_contents(turns, messages)
-    media = _in_order(turns, {"image": images, "video": videos}, messages)
-    return Record(where=where, turns=turns, media=media)
+    _add_system(value, layout, turns, complaints)
+    with complaints.about("role"):
+        check_order(turns, complaints)
+    check_contents(turns, complaints)
+    if layout.has_parts:
+        media: tuple[Medium, ...] = tuple(inside)
+    else:
+        with complaints.about("placeholder"):
+            media = media_in_order(turns, {"image": images, "video": videos}, complaints)
+    with complaints.about("region"):
+        turns, regions, frame = parse_objects(value.get(layout.objects), turns, complaints)
+    return Record(where=where, turns=tuple(turns), media=media, regions=regions, frame=frame)
 
 
-def _parse_turns(raw_turns: list[Any], layout: _Layout, messages: list[str]) -> Iterator[Turn]:
-    for number, raw in enumerate(raw_turns):
-        name = f"`{layout.turns}[{number}]`"
-        if not isinstance(raw, dict):
-            messages.append(f"{name} is {_kind(raw)}, not an object")
-            continue
-        role, text = raw.get(layout.role), raw.get(layout.text)
-        if not isinstance(role, str) or role not in layout.roles:
-            known = ", ".join(layout.roles)
-            messages.append(f"{name} has `{layout.role}` {_excerpt(role)}; known are {known}")
-            continue
-        if not isinstance(text, str):
-            messages.append(f"{name} has `{layout.text}` of kind {_kind(text)}, not a string")
-            continue
-        pieces = _MARKER.split(text)
-        kinds = tuple(_KINDS[marker] for marker in pieces[1::2])
-        yield Turn(role=layout.roles[role], texts=tuple(pieces[::2]), media=kinds)
+def _raw_turns(value: dict[str, Any], layout: Layout, complaints: Complaints) -> list[Any] | None:
+    found = value.get(layout.turns)
+    if isinstance(found, str) and found.lstrip().startswith("["):
+        # A Parquet column of JSON texts; no other string is of use here.
+        try:
+            found = parse_record(found.encode("utf-8", "surrogatepass"))
+        except JsonError as error:
+            complaints.add(f"`{layout.turns}` is a string that is no JSON list: {error}")
+            return None
+    if isinstance(found, list) and found:
+        return found
+    state = "is missing" if found is None else "is empty" if found == [] else f"is {kind_of(found)}"
+    others = [name for name, other in FORMATS.items() if other.turns != layout.turns and other.turns in value]
+    fix = f'format = "{others[0]}"' if others and found is None else ""
+    complaints.add(f"`{layout.turns}` {state}; it holds the list of messages. Keys found: {names_of(value)}", fix)
+    return None
 
 
-def _in_order(
-    turns: tuple[Turn, ...], paths: dict[MediaKind, tuple[str, ...]], messages: list[str]
-) -> tuple[Medium, ...]:
-    """Give the media in the order of their markers; add a message where markers and paths differ in number."""
-    kinds = [kind for turn in turns for kind in turn.media]
-    for kind, written in paths.items():
-        markers = kinds.count(kind)
-        if markers != len(written):
-            counted = f"{markers} <{kind}> marker(s) in the text, {len(written)} {kind}(s) in the record"
-            messages.append(f"{counted}; each {kind} needs one")
-    if messages:
-        return ()
-    left = {kind: iter(written) for kind, written in paths.items()}
-    return tuple(Medium(kind=kind, written=next(left[kind])) for kind in kinds)
+def _refuse_unread_columns(value: dict[str, Any], layout: Layout, complaints: Complaints) -> None:
+    """Refuse columns that change what the record means and that would be left out in silence."""
+    read = (layout.images, layout.videos)
+    for name, other in _MISTAKEN.items():
+        if value.get(name) and name not in read and layout.has_parts:
+            complaints.add(f"has `{name}`; the openai format has media as parts of a message's content")
+        elif value.get(name) and name not in read and other in read and not value.get(other):
+            complaints.add(f"has `{name}`; the column read here is `{other}`")
+    if value.get("audios") or value.get("audio"):
+        complaints.add("has audio, which Qwen2.5-VL cannot hear")
+    tools = value.get("tools")
+    if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]")):
+        complaints.add("has `tools`, which are not written into the prompt", _TOOLS_FIX)
+    system = value.get("system")
+    if layout.system is None and isinstance(system, str) and system.strip():
+        complaints.add("has a column `system`, which is read only where it is named", 'tags = { system = "system" }')
 
 
-def _check_order(turns: tuple[Turn, ...], messages: list[str]) -> None:
-    """Demand: system once at the start or not at all, then user and assistant in turn, an assistant at the end."""
-    start = 1 if turns[0].role == "system" else 0
-    expected: Role = "user"
-    for number, turn in enumerate(turns[start:], start):
-        if turn.role != expected:
-            messages.append(f"message {number} is of the {turn.role}; expected one of the {expected} there")
-            return
-        expected = "assistant" if expected == "user" else "user"
-    if len(turns) == start or turns[-1].role != "assistant":
-        messages.append("the last message is not of the assistant: there is no answer to learn")
+def _add_system(value: dict[str, Any], layout: Layout, turns: list[Turn], complaints: Complaints) -> None:
+    """Put the system prompt of the record's column before messages that have none."""
+    found = value.get(layout.system) if layout.system is not None else None
+    if found is not None and not isinstance(found, str):
+        complaints.add(f"`{layout.system}` is {kind_of(found)}, not a string")
+    elif found and turns[0].role != "system":
+        turns.insert(0, Turn(role="system", texts=(found,)))
 
 
-def _check_contents(turns: tuple[Turn, ...], messages: list[str]) -> None:
-    for number, turn in enumerate(turns):
-        is_blank = not "".join(turn.texts).strip()
-        if is_blank and turn.role == "assistant":
-            messages.append(f"message {number}: the answer is empty")
-        elif is_blank and turn.role == "user" and not turn.media:
-            messages.append(f"message {number}: the user's message is empty")
-        if turn.media and turn.role not in ("user", "tool"):
-            marker = f"<{turn.media[0]}>"
-            messages.append(f"message {number}: {marker} in a message of the {turn.role}; media go to the user's")
-
-
-def _llava_media(value: dict[str, Any], messages: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if "images" in value and "image" not in value:
-        messages.append("has `images`; the llava format has `image` (a string or a list)")
-    return _path_list(value.get("image"), "image", messages), _path_list(value.get("video"), "video", messages)
-
-
-def _sharegpt_media(value: dict[str, Any], messages: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if value.get("audios"):
-        messages.append("has `audios`, which Qwen2.5-VL cannot hear")
-    if "image" in value and "images" not in value:
-        messages.append("has `image`; the sharegpt format has `images` (a list)")
-    return _path_list(value.get("images"), "images", messages), _path_list(value.get("videos"), "videos", messages)
-
-
-def _path_list(raw: Any, key: str, messages: list[str]) -> tuple[str, ...]:
+def _paths(value: dict[str, Any], key: str | None, complaints: Complaints) -> tuple[str, ...]:
+    raw = value.get(key) if key is not None else None
     if raw is None or raw == "" or raw == []:
         return ()
     paths = [raw] if isinstance(raw, str) else raw
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        messages.append(f"`{key}` is {_excerpt(raw)}; expected a path or a list of paths")
-        return ()
-    return tuple(paths)
-
-
-FORMATS = {
-    "llava": _Layout(
-        turns="conversations",
-        role="from",
-        text="value",
-        roles={"human": "user", "gpt": "assistant", "system": "system"},
-        media=_llava_media,
-    ),
-    "sharegpt": _Layout(
-        turns="messages",
-        role="role",
-        text="content",
-        roles={"user": "user", "assistant": "assistant", "system": "system"},
-        media=_sharegpt_media,
-    ),
-}
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def _keys(value: dict[str, Any]) -> str:
-    return _excerpt(", ".join(sorted(value))) if value else "none"
-
-
-def _excerpt(value: Any) -> str:
-    text = repr(value) if not isinstance(value, str) else value
-    short = text if len(text) <= _EXCERPT else text[:_EXCERPT] + "..."
-    return repr(short) if isinstance(value, str) else short
+    if isinstance(paths, list) and all(isinstance(path, str) and path for path in paths):
+        return tuple(paths)
+    holds_bytes = isinstance(raw, Unread) or (isinstance(raw, dict) and "bytes" in raw)
+    shown = repr(raw)[:80] if isinstance(raw, list) else excerpt(raw)
+    complaints.add(f"`{key}` is {shown}; expected a path or a list of paths", _FILES_FIX if holds_bytes else "")
+    return ()

@@ -1,10 +1,32 @@
-"""Collect what is wrong with a data set, and raise all of it at once, in a bounded message."""
+"""Collect what is wrong with a data set, by kind, and raise all of it at once, in a bounded message."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from qvl_core.errors import DataError, Problem
 
 SHOWN = 20
+Kind = Literal[
+    "file", "record", "role", "placeholder", "empty", "path", "missing", "media", "region", "template", "too_long"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A problem and what kind of problem it is.
+
+    file: the file as a whole · record: not a record of the format · role: unknown or in the wrong order · placeholder:
+    markers and media differ in number · empty: an empty message · path: leaves media_root · missing: no such media
+    file · media: a file that is no image or video that can be used · region: a box or point that does not lie on its
+    medium · template: the checkpoint's chat template refuses it · too_long: longer than the limit, policy `error`.
+    """
+
+    kind: Kind
+    problem: Problem
 
 
 class ProblemList:
@@ -13,23 +35,37 @@ class ProblemList:
 
     def __init__(self, shown: int = SHOWN) -> None:
         self._shown = shown
-        self._kept: list[Problem] = []
-        self.count = 0
+        self._kept: list[Finding] = []
+        self.kinds: Counter[str] = Counter()
 
-    def add(self, problem: Problem) -> None:
+    @property
+    def count(self) -> int:
+        """Count all problems."""
+        return self.kinds.total()
+
+    @property
+    def kept(self) -> tuple[Finding, ...]:
+        """Give the first problems, at most `shown` of each kind."""
+        return tuple(self._kept)
+
+    def add(self, problem: Problem, kind: Kind = "record") -> None:
         """Count a problem and keep it if there is room."""
-        self.count += 1
-        if len(self._kept) < self._shown:
-            self._kept.append(problem)
+        if self.kinds[kind] < self._shown:
+            self._kept.append(Finding(kind=kind, problem=problem))
+        self.kinds[kind] += 1
 
-    def extend(self, problems: tuple[Problem, ...]) -> None:
+    def extend(self, problems: Iterable[Problem], kind: Kind = "record") -> None:
         """Add each of several problems."""
         for problem in problems:
-            self.add(problem)
+            self.add(problem, kind)
+
+    def count_more(self, kind: Kind, number: int) -> None:
+        """Count problems whose text was not kept where they were found."""
+        self.kinds[kind] += number
 
     def error(self, where: str) -> DataError:
         """Give the DataError for everything found; `where` heads the line that counts what is not shown."""
-        problems = list(self._kept)
+        problems = [finding.problem for finding in self._kept[: self._shown]]
         hidden = self.count - len(problems)
         if hidden:
             problems.append(

@@ -1,0 +1,52 @@
+"""The frame of our pages: one file, no script, nothing loaded from anywhere, light and dark, desk and phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+
+from qvl_data.inspection.markup import Child, Html, document, element, join, style_sheet
+from qvl_data.inspection.page_file import MARK
+
+# A browser that obeys it runs nothing and fetches nothing, whatever a record managed to smuggle in.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(title: str, *parts: Child | Iterable[Child], css: str = "") -> str:
+    """Give a whole page of a title and the children of its `main`; `css` is added to that of all pages."""
+    sheet = files("qvl_data.inspection").joinpath("page.css").read_text(encoding="utf-8")
+    head = join(
+        element("meta", charset="utf-8"),
+        "\n",
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        "\n",
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        "\n",
+        element("meta", name="referrer", content="no-referrer"),
+        "\n",
+        element("title", title),
+        "\n",
+        style_sheet(sheet + css),
+    )
+    return document(head, element("main", *parts), mark=MARK)
+
+
+def card(title: str, *parts: Child | Iterable[Child]) -> Html:
+    """Give a section with its heading."""
+    return element("section", "\n", element("h2", title), *parts, "\n", class_="card")
+
+
+def tile(value: str, label: str, note: str = "") -> Html:
+    """Give one large figure with what it is."""
+    return element("div", element("b", value), element("span", label), element("span", note or None), class_="tile")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Child]], *, right: Sequence[str] = ()) -> Html:
+    """Give a table that scrolls by itself where the screen is too narrow; columns in `right` are flush right."""
+    classes = ["n" if column in right else "path" for column in columns]
+    head = element("tr", [element("th", c, class_="n" if c in right else None) for c in columns])
+    body = [
+        element("tr", [element("td", cell, class_=name) for cell, name in zip(row, classes, strict=True)])
+        for row in rows
+    ]
+    return element("div", element("table", element("thead", head), element("tbody", body)), class_="scroll")

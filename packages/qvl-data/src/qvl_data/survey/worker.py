@@ -1,0 +1,39 @@
+"""A process that judges a share of the records: `python -m qvl_data.survey.worker SHARE SHARES`.
+
+It reads a job from its standard input and writes one line of JSON a chunk to its standard output. When nobody reads
+that any more, because the process that asked is gone, the next line ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TextIO
+
+from qvl_core.errors import QvlError
+
+from qvl_data.survey.chunks import judge_share
+from qvl_data.survey.job import job_from_json
+
+
+def main(arguments: list[str], source: TextIO, target: TextIO) -> int:
+    """Judge the share and give the exit code; a QvlError is written to standard error."""
+    share, shares = (int(word) for word in arguments)
+    try:
+        job = job_from_json(source.readline())
+        for chunk in judge_share(job, job.planner(job.processor()), share, shares):
+            target.write(json.dumps(chunk.to_json()) + "\n")
+            target.flush()
+    except QvlError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # Nobody is there to tell; without this the interpreter would try to flush once more and say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.stdin, sys.stdout))
