@@ -168,7 +168,8 @@ def turns_of(
     """Give the turns with their boxes and points written out, as they are with this pixel limit."""
     if not record.regions:
         return record.turns
-    return grounded_turns(record, sizes_of(files, processor, max_pixels), frame)
+    written_for = sizes_of(files, processor, None) if max_pixels is not None else None
+    return grounded_turns(record, sizes_of(files, processor, max_pixels), frame, written_for=written_for)
 
 
 def sizes_of(
