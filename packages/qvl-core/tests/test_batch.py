@@ -29,6 +29,11 @@ def test_without_labels_there_is_one_ignored_row() -> None:
     assert batch.labels[batch.loss_rows].tolist() == [IGNORE]
 
 
+def test_features_stand_in_place_of_patches_that_are_still_counted() -> None:
+    known = dataclasses.replace(BATCH, patches=BATCH.patches[:0], features=np.zeros((1, 8), np.float32))
+    assert known.grid_patches == BATCH.grid_patches == 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -37,6 +42,7 @@ def test_without_labels_there_is_one_ignored_row() -> None:
         ({"sequence_lengths": (4, 1)}, "segments"),
         ({"patches": np.zeros((3, 6), np.float32)}, "3 patches, the grids say 4"),
         ({"grids": np.ones(3, np.int32)}, "grids"),
+        ({"features": np.zeros((1, 8), np.float32)}, "4 patches beside features"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_our_own_bug(change: dict, message: str) -> None:

@@ -87,6 +87,14 @@ def test_forward_equals_the_products_of_a_forward_pass_that_ran(
     assert (found.text, found.vision) == (2 * counts["text"], 2 * counts["vision"])
 
 
+def test_no_vision_work_where_its_features_are_known() -> None:
+    batch = make_batch((merged(GRIDS) + 9, 30), GRIDS, labels=11)
+    width = TINY.vision.out_hidden_size
+    known = replace(batch, patches=batch.patches[:0], features=np.zeros((merged(GRIDS), width), np.float32))
+    found, usual = (batch_flops(one, TINY, freeze=("vision", "merger")) for one in (known, batch))
+    assert (found.vision, found.text) == (0, usual.text)
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_text_alone_is_6nt_and_attention(name: str) -> None:
     spec = load_spec(name)

@@ -49,7 +49,9 @@ dir = "{folder}-run"
 def write_full_checkpoint(folder: Path) -> Path:
     """Write a checkpoint folder with a config, which a recipe can name as its model; it has no weights."""
     tokens = write_checkpoint(folder)
-    (folder / "config.json").write_text(json.dumps(to_hf_config(make_spec(tokens))))
+    # Else transformers warns that its own default ids lie outside so small a vocabulary.
+    config = {**to_hf_config(make_spec(tokens)), "bos_token_id": None, "eos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

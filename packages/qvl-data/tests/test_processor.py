@@ -131,3 +131,24 @@ def test_the_copied_folder_is_accepted_without_noise(
         load(checkpoint[0], checkpoint[1])
     assert "PyTorch" not in caplog.text
     assert write_checkpoint(tmp_path / "again") == checkpoint[1].tokens
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"patch_size": 16}, "the model has 14"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "normalises frames otherwise"),
+        ({"image_std": [1]}, "expected 3 numbers above 0"),
+    ],
+)
+def test_refuses_a_video_config_that_says_other_things(
+    copied: tuple[Path, ModelSpec], config: dict[str, object], message: str
+) -> None:
+    folder, spec = copied
+    path = folder / "video_preprocessor_config.json"
+    path.write_text(json.dumps({"patch_size": 14, "temporal_patch_size": 2}))
+    load(folder, spec)
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=message) as caught:
+        load(folder, spec)
+    assert "video_preprocessor_config.json" in caught.value.problems[0].where

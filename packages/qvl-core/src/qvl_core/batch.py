@@ -1,6 +1,6 @@
 """One micro batch, flattened: what data code hands to the model. numpy only; no padding inside.
 
-Legend: T tokens, P patches, N images and videos.
+Legend: T tokens, P patches, N images and videos, U merged units, E text width.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ class Batch:
 
     `patches` are the flattened patches of images and videos in the order in which their tokens appear in `input_ids`
     (shape [0, patch_dim] where there are none), `grids` their time, height, width in patches.
+
+    `features` may stand in their place: the merger's output for the same media, known from before (`feature_store`),
+    the rows of each in its window order. bfloat16 ones are bit patterns in uint16: numpy has no bfloat16.
     """
 
     input_ids: NDArray[np.int32]  # [T]
@@ -29,6 +32,7 @@ class Batch:
     patches: NDArray[np.float32]  # [P, patch_dim]
     grids: NDArray[np.int32]  # [N, 3]
     sample_ids: tuple[str, ...] = field(default=())
+    features: NDArray[np.generic] | None = None  # [U, E]
 
     def __post_init__(self) -> None:
         tokens = len(self.input_ids)
@@ -36,13 +40,19 @@ class Batch:
         assert self.labels.shape == (tokens,), f"labels {self.labels.shape} for {tokens} tokens"
         assert sum(self.sequence_lengths) == tokens, f"segments {self.sequence_lengths} for {tokens} tokens"
         assert self.grids.shape == (len(self.grids), 3), f"grids of shape {self.grids.shape}"
-        patches = int(self.grids.astype(np.int64).prod(axis=1).sum())
+        assert self.features is None or not len(self.patches), f"{len(self.patches)} patches beside features"
+        patches = self.grid_patches if self.features is None else 0
         assert len(self.patches) == patches, f"{len(self.patches)} patches, the grids say {patches}"
 
     @property
     def tokens(self) -> int:
         """Count the tokens, T."""
         return len(self.input_ids)
+
+    @property
+    def grid_patches(self) -> int:
+        """Count the patches of all media, also where their features are here in place of them."""
+        return int(self.grids.astype(np.int64).prod(axis=1).sum())
 
     @property
     def loss_rows(self) -> NDArray[np.int32]:

@@ -46,7 +46,8 @@ def batch_flops(
     return training_flops(
         spec,
         sequences=batch.sequence_lengths,
-        grids=batch.grids.tolist(),
+        # Where the features are known from before, no vision layer runs.
+        grids=batch.grids.tolist() if batch.features is None else (),
         labels=int((batch.labels != IGNORE).sum()),
         freeze=freeze,
         adapted=adapted,

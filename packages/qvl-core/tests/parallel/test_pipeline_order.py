@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
@@ -205,3 +206,19 @@ def test_micro_batches_run_by_size_and_equal_ones_in_their_order() -> None:
     sizes = [(5, 1), (3, 0), (5, 0), (3, 0), (9, 0)]
     batches = [make_batch(number, *size) for number, size in enumerate(sizes)]
     assert running_order(batches) == [1, 3, 2, 0, 4]
+    # Sums of losses and gradients go by this order: it must not change where features are known.
+    assert running_order([with_features(batch) for batch in batches]) == [1, 3, 2, 0, 4]
+
+
+def with_features(batch: Batch) -> Batch:
+    units = len(batch.patches) // 4
+    features = np.zeros((units, SPEC.vision.out_hidden_size), np.float32) if units else None
+    return replace(batch, patches=batch.patches[:0], features=features)
+
+
+@pytest.mark.parametrize(("vision", "text"), LAYOUTS)
+def test_known_features_travel_nowhere(vision: tuple[int, ...], text: tuple[int, ...]) -> None:
+    layout = Layout(pp=len(vision), vision_stages=vision, text_stages=text)
+    trained = {stage: ["text"] if stage_part(layout, stage).head else [] for stage in range(layout.pp)}
+    batches = [with_features(make_batch(number, 9, number % 3)) for number in range(5)]
+    assert run(layout, trained, batches)[-1] == (5.0, 1)

@@ -25,7 +25,7 @@ from qvl_data.records.formats import parse_element
 from qvl_data.records.problem_list import SHOWN, ProblemList
 from qvl_data.records.record import Frame, Record
 from qvl_data.records.record_file import RecordFile
-from qvl_data.samples import Sample, build_sample
+from qvl_data.samples import MediumLoader, Sample, build_sample, load_medium
 from qvl_data.source_rules import SourceRules, rules_of
 from qvl_data.streaming.prepare import open_stream
 from qvl_data.streaming.stream_items import Stream
@@ -55,6 +55,8 @@ class Dataset:
     processor: Processor
     loss_on: LossOn
     frame: Frame = "resized"
+    load: MediumLoader = load_medium
+    """What makes patches of media, or brings features in their place (`vision_media.with_features`)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,7 +90,8 @@ class Dataset:
 
     def sample(self, index: int) -> Sample:
         """Make sample `index`. Raises DataError, with file and line, if record or media have changed since."""
-        return build_sample(self.planned(index), self.processor, loss_on=self.loss_on, frame=self.frame)
+        planned = self.planned(index)
+        return build_sample(planned, self.processor, loss_on=self.loss_on, frame=self.frame, load=self.load)
 
     def epoch_length(self, capacity: int | None = None) -> int:
         """Count the items of one epoch: round(weight x samples) of each source, or packs of `capacity` tokens."""

@@ -10,7 +10,7 @@ from qvl_core.batch import IGNORE, Batch
 from qvl_core.geometry import sample_positions
 from qvl_core.specs.model_spec import ModelSpec
 
-from qvl_data.samples import Sample
+from qvl_data.samples import Sample, joined_features
 
 
 def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
@@ -34,6 +34,7 @@ def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
         patches=np.concatenate([sample.patches for sample in samples]),
         grids=np.concatenate([sample.grids for sample in samples]),
         sample_ids=tuple(sample.sample_id for sample in samples),
+        features=joined_features([sample.features for sample in samples]),
     )
 
 

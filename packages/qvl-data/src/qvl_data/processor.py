@@ -6,11 +6,13 @@ Only local files are read, and no code that lies in the folder is run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable, read_regular_file
 from qvl_core.json_file import read_json_object
@@ -102,6 +104,7 @@ def load_processor(
     if not folder.is_dir():
         _refuse(folder, "there is no such folder", fix="weights.source names the checkpoint's folder")
     images = _image_rules(folder, spec.vision, min_pixels, max_pixels)
+    _check_video_config(folder, spec.vision, images)
     tokenizer = _load_tokenizer(folder)
     if len(tokenizer) > spec.text.vocab_size:
         _refuse(folder, f"the tokenizer has {len(tokenizer):,} tokens, the model {spec.text.vocab_size:,}")
@@ -145,29 +148,38 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         _refuse(
             folder, "there is no tokenizer.json", fix="copy tokenizer.json and tokenizer_config.json of the checkpoint"
         )
-    auto_tokenizer = _import_auto_tokenizer()
+    with _without_idle_advice():
+        from transformers import AutoTokenizer
     try:
-        tokenizer = auto_tokenizer.from_pretrained(
-            str(folder.resolve()), local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        with _without_idle_advice():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder.resolve()), local_files_only=True, trust_remote_code=False, use_fast=True
+            )
     except Exception as error:  # transformers raises many kinds for damaged files; the text is shown.
         _refuse(folder, f"the tokenizer cannot be loaded: {printable(str(error))}")
     return tokenizer
 
 
-def _import_auto_tokenizer() -> Any:
-    """Import transformers, which takes a second, without its advice to install PyTorch: nothing here wants it."""
-    logger = logging.getLogger("transformers")
+@contextmanager
+def _without_idle_advice() -> Iterator[None]:
+    """Keep transformers from advising to install PyTorch, which nothing here wants, and from judging the config.
+
+    The model's config says nothing about a tokenizer; what of it counts is checked against the spec.
+    """
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return "PyTorch" not in record.getMessage()
+        return not any(text in record.getMessage() for text in ("PyTorch", "Model config:"))
 
-    logger.addFilter(is_wanted)
+    logger = logging.getLogger("transformers")
+    # A logger's filters do not see what its children say; its handlers' do.
+    places: list[logging.Filterer] = [logger, *logger.handlers]
+    for place in places:
+        place.addFilter(is_wanted)
     try:
-        from transformers import AutoTokenizer
+        yield
     finally:
-        logger.removeFilter(is_wanted)
-    return AutoTokenizer
+        for place in places:
+            place.removeFilter(is_wanted)
 
 
 def _chat_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -214,6 +226,28 @@ def _image_rules(folder: Path, vision: VisionSpec, min_pixels: int, max_pixels: 
         raise WeightsError(problems)
     levels = normalised_levels(mean, deviation, rescale)
     return ImageRules(vision=vision, min_pixels=min_pixels, max_pixels=max_pixels, levels=levels)
+
+
+def _check_video_config(folder: Path, vision: VisionSpec, images: ImageRules) -> None:
+    """Raise WeightsError if frames of videos are to be prepared in another way than images, where a file says so."""
+    path = folder / "video_preprocessor_config.json"
+    if not path.exists():
+        return
+    config = read_json_object(path, error_type=WeightsError)
+    settings = {**_DEFAULTS, **{key: value for key, value in config.items() if value is not None}}
+    problems = _size_problems(path, settings, vision)
+    mean, deviation = (
+        _channel_values(path, settings[key], vision, key, problems) for key in ("image_mean", "image_std")
+    )
+    if not problems and not np.array_equal(
+        normalised_levels(mean, deviation, settings["rescale_factor"]), images.levels
+    ):
+        message = (
+            "normalises frames otherwise than preprocessor_config.json does images; the model has one vision tower"
+        )
+        problems.append(Problem(where=str(path), key="image_mean, image_std", message=message))
+    if problems:
+        raise WeightsError(problems)
 
 
 def _size_problems(path: Path, settings: Mapping[str, Any], vision: VisionSpec) -> list[Problem]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Sample:
 
     `seconds_per_grid` is 0.0 for an image; the positions do not use it there. `frame_times` are the seconds of each
     frame of a video (empty for an image); `slice_seconds` are those at which the temporal slices of a video of variable
-    frame rate start, None where the slices are evenly spaced.
+    frame rate start, None where the slices are evenly spaced. `features` stand in place of patches, as in a `Batch`.
     """
 
     sample_id: str
@@ -39,23 +40,59 @@ class Sample:
     seconds_per_grid: NDArray[np.float64]  # [N]
     slice_seconds: tuple[NDArray[np.float64] | None, ...] = ()
     frame_times: tuple[NDArray[np.float64], ...] = field(default=())
+    features: NDArray[np.generic] | None = None  # [U, E]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediumPatches:
-    """What one medium becomes. Times are in seconds from the start of the video; empty for an image."""
+    """What one medium becomes. Times are in seconds from the start of the video; empty for an image.
+
+    With `features` there are neither patches nor frame times.
+    """
 
     patches: NDArray[np.float32]  # [P, patch_dim]
     grid: tuple[int, int, int]
     seconds_per_grid: float = 0.0
     slice_seconds: NDArray[np.float64] | None = None
     frame_times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    features: NDArray[np.generic] | None = None  # [U, E]
 
 
-def build_sample(planned: PlannedSample, processor: Processor, *, loss_on: LossOn, frame: Frame = "resized") -> Sample:
+MediumLoader: TypeAlias = "Callable[[MediaFile, Processor, int | None], MediumPatches]"
+"""What makes patches, or features, of a medium; the number is `max_pixels` of its sample. Raises MediaError."""
+
+
+def load_medium(file: MediaFile, processor: Processor, max_pixels: int | None) -> MediumPatches:
+    """Read and resize a medium. Raises MediaError if it is bad or has changed since the check, GeometryError."""
+    if isinstance(file.facts, ImageFacts):
+        return image_patches(load_image(file.path, file.facts), processor, max_pixels)
+    found = load_video(
+        file.path,
+        file.facts,
+        processor.videos,
+        max_pixels=processor.video_limit(max_pixels),
+        timeout_s=processor.video_timeout_s,
+    )
+    return MediumPatches(
+        patches=found.patches,
+        grid=found.grid,
+        seconds_per_grid=found.seconds_per_grid,
+        slice_seconds=found.slice_seconds,
+        frame_times=found.times_s,
+    )
+
+
+def build_sample(
+    planned: PlannedSample,
+    processor: Processor,
+    *,
+    loss_on: LossOn,
+    frame: Frame = "resized",
+    load: MediumLoader = load_medium,
+) -> Sample:
     """Read the media and make the sample. Raises DataError, with the record's file and line, if a file has changed."""
     record = planned.record
-    media = [_load(file, planned, processor) for file in planned.media]
+    media = [_load(file, planned, processor, load) for file in planned.media]
     turns = turns_of(record, planned.media, processor, frame, planned.max_pixels)
     counts = [int(count) for count in _token_counts(media, processor)]
     try:
@@ -84,7 +121,14 @@ def assemble(
         seconds_per_grid=np.array([medium.seconds_per_grid for medium in media], np.float64),
         slice_seconds=tuple(medium.slice_seconds for medium in media),
         frame_times=tuple(medium.frame_times for medium in media),
+        features=joined_features([medium.features for medium in media]),
     )
+
+
+def joined_features(parts: Sequence[NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
+    """Put features one after another; None where there are none."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
 
 
 def image_patches(image: Image.Image, processor: Processor, max_pixels: int | None = None) -> MediumPatches:
@@ -97,24 +141,9 @@ def _token_counts(media: Sequence[MediumPatches], processor: Processor) -> NDArr
     return tokens_of([medium.grid for medium in media], processor.spec.vision.spatial_merge_size)
 
 
-def _load(file: MediaFile, planned: PlannedSample, processor: Processor) -> MediumPatches:
+def _load(file: MediaFile, planned: PlannedSample, processor: Processor, load: MediumLoader) -> MediumPatches:
     try:
-        if isinstance(file.facts, ImageFacts):
-            return image_patches(load_image(file.path, file.facts), processor, planned.max_pixels)
-        found = load_video(
-            file.path,
-            file.facts,
-            processor.videos,
-            max_pixels=processor.video_limit(planned.max_pixels),
-            timeout_s=processor.video_timeout_s,
-        )
+        return load(file, processor, planned.max_pixels)
     except (MediaError, GeometryError) as error:
         where, key = planned.record.where, printable(str(file.path))
         raise DataError(Problem(where=where, key=key, message=str(error))) from None
-    return MediumPatches(
-        patches=found.patches,
-        grid=found.grid,
-        seconds_per_grid=found.seconds_per_grid,
-        slice_seconds=found.slice_seconds,
-        frame_times=found.times_s,
-    )

@@ -90,6 +90,15 @@ def test_shows_packs(recipe: Path, tmp_path: Path) -> None:
     assert places == _order(recipe, setting)[: len(places)]
 
 
+def test_page_has_room_for_so_many_samples(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl_data.commands.preview._MOST_SAMPLES", 4)
+    out = tmp_path / "out"
+    setting = "data.packing=true"
+    assert run(recipe, "--out", out, "--samples", 3, "--set", setting, "--set", "data.sequence_length=2000") == 0
+    assert len(_places(out / "index.html")) == 4
+    assert "and 8 samples more" in PageReader((out / "index.html").read_text(encoding="utf-8")).text
+
+
 def test_shows_a_stream(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(recipe, "--out", out, "--samples", 12, "--set", "data.streaming=true") == 0

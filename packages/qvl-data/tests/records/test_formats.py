@@ -245,8 +245,8 @@ def test_refuses_answers_that_another_tool_would_not_learn() -> None:
 def test_names_the_format_that_a_record_seems_to_have() -> None:
     found = parse({"messages": [{"role": "user", "content": "a"}]})
     assert isinstance(found, tuple)
-    assert found[0].fix == 'format = "sharegpt"'
+    assert found[0].fix == 'format = "sharegpt" (qvl data convert: --format sharegpt)'
     content = [{"type": "text", "text": "x"}]
     found = parse({"messages": [{"role": "user", "content": content}]}, "sharegpt")
     assert isinstance(found, tuple)
-    assert found[0].fix == 'format = "openai"'
+    assert found[0].fix.startswith('format = "openai"')

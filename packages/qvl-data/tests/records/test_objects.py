@@ -78,6 +78,8 @@ def test_the_names_of_ms_swift_are_read() -> None:
     assert found.frame == "norm1000"
     assert found.regions == (box(100, 200, 500, 1000), point(500, 250))
     assert record("<box>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "real"}).frame == "original"
+    found = record("<box>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1000"})
+    assert (found.frame, found.regions) == ("norm1000", (box(1, 2, 3, 4),))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_the_names_of_ms_swift_are_read() -> None:
         ("<box>", {"bbox": [[1, 2, 3, 1004]], "frame": "norm1000"}, "outside 0 to 1000"),
         ("<box>", {"bbox": [[1, 2, 3, 4]], "frame": "pixels"}, "known are original, norm1000, resized"),
         ("<box>", {"bbox": [[1, 2, 3, 4]], "frame": ["original"]}, "`objects.frame` is a list"),
-        ("<box>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}, "known are real, norm1"),
+        ("<box>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "x"}, "known are real, norm1, norm1000"),
         ("<box>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "real", "frame": "resized"}, "keep one"),
         ("<box>", {"bbox": [[1, 2, 3, 4]], "medium": [1]}, "`objects.medium` holds 1; expected 0 to 0"),
         ("<box>", {"bbox": [[1, 2, 3, 4]], "medium": [0, 0]}, "holds 2 numbers; there are 1 boxes and points"),

@@ -100,6 +100,7 @@ def _prepare_job(
     from qvl_train.loop import Job
     from qvl_train.resume import choose_checkpoint, require_own
     from qvl_train.schedule import count_steps
+    from qvl_train.vision_cache import use_features
 
     assert recipe.train is not None
     folder = Path(recipe.output.dir)
@@ -118,6 +119,8 @@ def _prepare_job(
     else:
         together(world, lambda: refine_masters(recipe, world, optimizer, reshard=options.reshard))
     board.stamp("loaded")
+    if recipe.data.vision_cache:
+        data = use_features(recipe, data, model, world, lambda text: say(console, text))
     return Job(
         recipe=recipe,
         world=world,

@@ -14,6 +14,7 @@ from typing import Any, cast
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from numpy.typing import NDArray
 
 from qvl_core import kernels
 
@@ -29,6 +30,13 @@ def empty_parameter(shape: tuple[int, ...], dtype: str) -> Parameter:
     if dtype == "bfloat16":
         return Parameter(Tensor.from_numpy(np.zeros(shape, np.uint16).view(_bfloat16())))
     return Parameter(Tensor.from_numpy(np.zeros(shape, dtype)))
+
+
+def tensor_of(array: NDArray[Any], dtype: str) -> Tensor:
+    """Move an array of a model's dtype to the device; bfloat16 ones are its bit patterns in uint16."""
+    if dtype == "bfloat16":
+        return Tensor.from_numpy(array.view(_bfloat16()))
+    return Tensor(array)
 
 
 def _bfloat16() -> np.dtype[Any]:

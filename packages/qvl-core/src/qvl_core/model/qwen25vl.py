@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 from numpy.typing import ArrayLike, NDArray
 
 from qvl_core import kernels
@@ -23,7 +23,7 @@ from qvl_core.lora_table import is_factor
 from qvl_core.model.inputs import Prompt, flatten_prompt
 from qvl_core.model.layers import DTYPES, Linear
 from qvl_core.model.lora import AdapterDropout
-from qvl_core.model.plan import Plan, plan_batch
+from qvl_core.model.plan import Plan, VisionInputs, plan_batch
 from qvl_core.model.text import AttentionCache, TextDecoder
 from qvl_core.model.vision import VisionEncoder
 from qvl_core.params import Component, parameter_table
@@ -64,6 +64,8 @@ class Qwen25VL(nn.Cell):
         self.table = parameter_table(spec)
         """The rows that this model has parameters of, or its other parts have; adapters come behind the weights."""
         self.dropout: AdapterDropout | None = None
+        self.runs_media_apart = False
+        """Whether the vision encoder runs each medium by itself, so that its features are the same in every batch."""
         self.generation_defaults = GenerationOptions()
         self.name_parameters()
 
@@ -123,7 +125,7 @@ class Qwen25VL(nn.Cell):
 
     def plan(self, batch: Batch) -> Plan:
         """Compute what depends only on ids and grids and move the batch to the device."""
-        return plan_batch(batch, self.spec, self.dtype, self.part)
+        return plan_batch(batch, self.spec, self.dtype, self.part, apart=self.runs_media_apart)
 
     def padded_tokens(self, batch: Batch) -> int:
         """Count the rows that the matrix products of the text layers have for a batch: its tokens, nothing is padded.
@@ -144,12 +146,27 @@ class Qwen25VL(nn.Cell):
         return self.read(plan, self.see(plan, arrived), cache)
 
     def see(self, plan: Plan, arrived: Tensor | None) -> Tensor | None:
-        """Run the vision layers of this part, and the merger if it is here; without any, give `arrived`."""
-        if self.visual is None or plan.vision is None:
+        """Run the vision layers of this part, and the merger if it is here; without any, give `arrived`.
+
+        Where the plan has the features already, these.
+        """
+        if plan.features_UE is not None:
+            return plan.features_UE
+        if not plan.vision:
             return arrived
-        vision = plan.vision
-        patches = vision.patches_PC if arrived is None else arrived
-        return self.visual(patches, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
+        found: list[Tensor] = []
+        first = 0
+        for vision in plan.vision:
+            own = None if arrived is None else arrived[first : first + vision.rows]
+            found.append(self.see_one(vision, arrived if len(plan.vision) == 1 else own))
+            first += vision.rows
+        return found[0] if len(found) == 1 else mint.cat(found, 0)
+
+    def see_one(self, vision: VisionInputs, arrived: Tensor | None) -> Tensor:
+        """Run them once: over all media together, or over one of them."""
+        assert self.visual is not None, "this stage has no vision layers"
+        x = vision.patches_PC if arrived is None else arrived
+        return self.visual(x, vision.cos_PH, vision.sin_PH, vision.windows, vision.frames)
 
     def read(self, plan: Plan, x: Tensor | None, cache: AttentionCache | None = None) -> Tensor | None:
         """Run the text layers of this part; the first part of the text looks the tokens up and places features x."""

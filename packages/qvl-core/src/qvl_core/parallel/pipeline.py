@@ -23,10 +23,12 @@ from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
 
 from qvl_core.batch import Batch
+from qvl_core.device import current_device
 from qvl_core.model import Plan, Qwen25VL
 from qvl_core.parallel.mesh import coordinate_of
 from qvl_core.parallel.schedule import one_f_one_b
 from qvl_core.parallel.step_clock import Clock, SilentClock
+from qvl_core.parallel.vision_pass import vision_flow
 from qvl_core.parallel.world import World
 from qvl_core.params import Component
 from qvl_core.stage_part import flow_after
@@ -64,6 +66,9 @@ class Pipeline:
         self._trained_before = _trained_before(world, here)
         # Then vision runs once, outside of what is differentiated: neither kept nor run again for the backward.
         self._vision_is_constant = not (here & {"vision", "merger"}) and not self._trained_before[self._stage]
+        # Features that were computed before and kept have to be those of any batch to the bit. On a device, where sums
+        # are rounded in its own order anyway, one run for all media is worth more.
+        model.runs_media_apart = self._vision_is_constant and current_device() == "cpu"
         self.step = 0
         """The update that `gradients` computes for: what the dropout of adapters draws by."""
         self._derivatives: dict[tuple[bool, bool], Callable[..., Any]] = {}
@@ -234,20 +239,17 @@ class Pipeline:
 
     def _flow_shape(self, stage: int, batch: Batch) -> tuple[int, ...] | None:
         """Give the shape of what `stage` sends to the next for a batch; None where it sends nothing."""
-        spec, flow = self._model.spec, flow_after(self._world.layout, stage)
-        if flow == "text":
+        spec, layout = self._model.spec, self._world.layout
+        if flow_after(layout, stage) == "text":
             return batch.tokens, spec.text.hidden_size
-        patches = len(batch.patches)
-        if patches == 0:
-            return None
-        if flow == "patches":
-            return patches, spec.vision.hidden_size
-        return patches // spec.vision.merge_unit, spec.vision.out_hidden_size
+        patches = batch.grid_patches
+        # Features that are known travel nowhere: the stage that places them has them itself.
+        return vision_flow(layout, stage, patches, spec.vision) if patches and batch.features is None else None
 
     def _needs_gradient(self, stage: int, batch: Batch) -> bool:
         """Tell whether the stages before `stage` want the gradient of what `stage` received for a batch."""
         trained = self._trained_before[stage]
-        return "text" in trained or (bool(trained) and len(batch.patches) > 0)
+        return "text" in trained or (bool(trained) and batch.features is None and batch.grid_patches > 0)
 
 
 def running_order(batches: Sequence[Batch]) -> list[int]:
@@ -256,7 +258,7 @@ def running_order(batches: Sequence[Batch]) -> list[int]:
     Stages work on neighbouring micro batches at the same time, and wait for the slowest; the sum does not depend on the
     order. The same on every stage.
     """
-    return sorted(range(len(batches)), key=lambda number: (batches[number].tokens, len(batches[number].patches)))
+    return sorted(range(len(batches)), key=lambda number: (batches[number].tokens, batches[number].grid_patches))
 
 
 def accumulate(total: list[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -9,6 +9,8 @@ from qvl_core.recipe.draft import Draft
 from qvl_core.recipe.problems import error, warning
 from qvl_core.specs.model_spec import ModelSpec
 
+VISION_PARTS = ("vision", "merger")
+
 
 def check_recipe(draft: Draft) -> Iterator[Problem]:
     """Run every check that needs no model spec."""
@@ -58,14 +60,32 @@ def check_streaming(draft: Draft) -> Iterator[Problem]:
 
 
 def check_vision_cache(draft: Draft) -> Iterator[Problem]:
-    """Refuse to keep features that training would change."""
-    taken = draft.take("task", "data.vision_cache", "model.freeze")
-    if taken is None or taken[0] != "sft" or not taken[1]:
+    """Refuse to keep features that training would change, and where nobody knows which media there are."""
+    taken = draft.take("task", "data.vision_cache")
+    if taken != ("sft", True):
         return
-    trained = [name for name in ("vision", "merger") if name not in taken[2]]
-    if trained and not draft.states("train.lora"):
-        message = f"keeps features of vision and merger, but {' and '.join(trained)} is trained"
+    streaming = draft.take("data.streaming")
+    if streaming == (True,):
+        message = "keeps features of all media before the first step, but with data.streaming nobody knows them by then"
+        yield error("data.vision_cache", message, "vision_cache = false, or streaming = false")
+    if draft.states("train.lora"):
+        adapted = draft.take("train.lora.components")
+        names = [name for name in VISION_PARTS if adapted is not None and name in adapted[0]]
+        if names:
+            message = (
+                f"keeps features of vision and merger, but {' and '.join(names)} {_is(names)} adapted by train.lora"
+            )
+            yield error("data.vision_cache", message, 'components = ["text"] under [train.lora]')
+        return
+    frozen = draft.take("model.freeze")
+    trained = [name for name in VISION_PARTS if frozen is not None and name not in frozen[0]]
+    if trained:
+        message = f"keeps features of vision and merger, but {' and '.join(trained)} {_is(trained)} trained"
         yield error("data.vision_cache", message, 'freeze = ["vision", "merger"] under [model]')
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def check_pixels_make_a_token(draft: Draft, spec: ModelSpec) -> Iterator[Problem]:

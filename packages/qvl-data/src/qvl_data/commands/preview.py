@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _OUT = Path("data_preview")
 _SAMPLES = 8
+# Of packs too: what a page can hold.
+_MOST_SAMPLES = 200
 _PAGE = "index.html"
 
 
@@ -30,7 +32,8 @@ def register(data: typer.Typer) -> None:
         settings: Settings = None,
         out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write index.html into.")] = _OUT,
         samples: Annotated[
-            int, typer.Option("--samples", min=1, max=200, help="Samples shown; packs where the recipe packs.")
+            int,
+            typer.Option("--samples", min=1, max=_MOST_SAMPLES, help="Samples shown; packs where the recipe packs."),
         ] = _SAMPLES,
         position: Annotated[
             int, typer.Option("--position", min=0, help="Start at this position of the training order.")
@@ -105,11 +108,15 @@ def _by_position(data: PreparedData, recipe: Recipe, position: int, count: int) 
     source = stream_items(train, recipe) if isinstance(train, Stream) else indexed_items(train, recipe)
     previewer = Previewer(train)
     room = recipe.data.sequence_length if recipe.data.packing else None
+    shown: list[PreviewItem] = []
+    left = _MOST_SAMPLES
     with closing(source):
-        items = [taken.item for taken in source.take(position, min(count, source.order.epoch_length))]
-        return [
-            PreviewItem(
-                position=item.position, room=room, samples=tuple(previewer.preview(number) for number in item.samples)
-            )
-            for item in items
-        ]
+        for taken in source.take(position, min(count, source.order.epoch_length)):
+            numbers = taken.item.samples[:left]
+            left -= len(numbers)
+            samples = tuple(previewer.preview(number) for number in numbers)
+            hidden = len(taken.item.samples) - len(numbers)
+            shown.append(PreviewItem(position=taken.item.position, room=room, samples=samples, hidden=hidden))
+            if not left:
+                break
+    return shown

@@ -109,11 +109,15 @@ class UnusableSample:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewItem:
-    """What training takes at one position of its order: a sample, or a pack of them of at most `room` tokens."""
+    """What training takes at one position of its order: a sample, or a pack of them of at most `room` tokens.
+
+    `hidden` samples of a pack are not shown.
+    """
 
     position: int | None
     samples: tuple[PreviewSample | UnusableSample, ...]
     room: int | None = None
+    hidden: int = 0
 
 
 class Previewer:

@@ -83,6 +83,8 @@ def _item(item: PreviewItem) -> Html:
     used = sum(sample.tokens for sample in good)
     name = "Pack" if item.position is None else f"Pack at position {item.position:,}"
     head = f"{name}: {counted(len(cards), 'sample')}, {used:,} of {item.room:,} tokens, {100 * used / item.room:.1f} %"
+    if item.hidden:
+        head += f", and {counted(item.hidden, 'sample')} more that this page has no room for"
     bars = [
         element(
             "a",

@@ -52,12 +52,14 @@ def open_container(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream
             stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             is_open = True
             yield container, stream
-    except (av.error.FFmpegError, *_CONVERSION_ERRORS) as error:
+    except MediaError:
+        raise
+    except (av.error.FFmpegError, *_OTHER_ERRORS) as error:
         raise MediaError(_reading_text(error, file, is_open)) from None
 
 
-# What PyAV's own conversions of damaged headers raise.
-_CONVERSION_ERRORS = (UnicodeError, OverflowError, MemoryError, IndexError)
+# What else comes of damaged headers: our file asked to go where no file is, and PyAV's own conversions.
+_OTHER_ERRORS = (OSError, ValueError, OverflowError, MemoryError, IndexError)
 
 
 def _reading_text(error: Exception, file: BinaryIO, is_open: bool) -> str:

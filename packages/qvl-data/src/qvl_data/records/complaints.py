@@ -46,6 +46,11 @@ class Complaints:
         )
 
 
+def format_fix(name: str) -> str:
+    """Say how another format is named, in a recipe and to the command that converts."""
+    return f'format = "{name}" (qvl data convert: --format {name})'
+
+
 def kind_of(value: Any) -> str:
     """Name the JSON kind of a value, with its article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qvl_core.errors import DataError, Problem
 from qvl_core.json_file import JsonError
 
-from qvl_data.records.complaints import Complaints, excerpt, kind_of, names_of
+from qvl_data.records.complaints import Complaints, excerpt, format_fix, kind_of, names_of
 from qvl_data.records.element import Element, Unread
 from qvl_data.records.layouts import FORMATS, Layout, tagged
 from qvl_data.records.messages import check_contents, check_order, media_in_order, parse_turns
@@ -105,7 +105,7 @@ def _raw_turns(value: dict[str, Any], layout: Layout, complaints: Complaints) ->
         return found
     state = "is missing" if found is None else "is empty" if found == [] else f"is {kind_of(found)}"
     others = [name for name, other in FORMATS.items() if other.turns != layout.turns and other.turns in value]
-    fix = f'format = "{others[0]}"' if others and found is None else ""
+    fix = format_fix(others[0]) if others and found is None else ""
     complaints.add(f"`{layout.turns}` {state}; it holds the list of messages. Keys found: {names_of(value)}", fix)
     return None
 

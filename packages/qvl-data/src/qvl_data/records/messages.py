@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from qvl_data.records.complaints import Complaints, excerpt, kind_of
+from qvl_data.records.complaints import Complaints, excerpt, format_fix, kind_of
 from qvl_data.records.layouts import Layout
 from qvl_data.records.parts import parse_parts, tool_calls_text
 from qvl_data.records.record import MediaKind, Medium, Role, Turn
@@ -119,9 +119,9 @@ def _turn_of_text(raw: dict[str, Any], layout: Layout, name: str, complaints: Co
     text = raw.get(layout.content)
     if isinstance(text, str):
         if raw.get("tool_calls"):
-            complaints.add(f"`{name}` has `tool_calls`, which only the openai format has", 'format = "openai"')
+            complaints.add(f"`{name}` has `tool_calls`, which only the openai format has", format_fix("openai"))
         return turn_of(layout.roles[raw[layout.role]], text)
-    fix = 'format = "openai"' if isinstance(text, list) else ""
+    fix = format_fix("openai") if isinstance(text, list) else ""
     complaints.add(f"`{name}` has `{layout.content}` of kind {kind_of(text)}, not a string", fix)
     return None
 

@@ -3,7 +3,8 @@
 `objects = {"bbox": [[x1, y1, x2, y2], ..], "point": [[x, y], ..], "medium": [..], "frame": "original"}`. The markers
 `<box>` and `<point>` in the texts stand for them in order. `medium` numbers the record's media from 0 in the order of
 their markers, first for each box, then for each point; a record with one medium needs none. Of ms-swift's names,
-`bbox_type` ("real", "norm1"), `image_id`, `ref` with `<ref-object>`, `<bbox>` and boxes of two numbers are read too.
+`bbox_type` ("real", "norm1", "norm1000"), `image_id`, `ref` with `<ref-object>`, `<bbox>` and boxes of two numbers are
+read too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from qvl_data.records.record import Frame, MediaKind, Record, Region, Turn
 from qvl_data.records.strict_json import parse_record
 
 _FRAMES: dict[str, Frame] = {"original": "original", "norm1000": "norm1000", "resized": "resized"}
+_BOX_TYPES: dict[str, tuple[Frame, float]] = {
+    "real": ("original", 1.0),
+    "norm1": ("norm1000", 1000.0),
+    "norm1000": ("norm1000", 1.0),
+}
 _KEYS = {"bbox", "point", "medium", "image_id", "frame", "bbox_type", "ref"}
 _MARKER = re.compile("(<box>|<bbox>|<point>|<ref-object>)")
 
@@ -155,13 +161,14 @@ def _frame(table: dict[str, Any], complaints: Complaints) -> tuple[Frame, float]
     if frame is not None and box_type is not None:
         complaints.add("`objects` has `frame` and `bbox_type`, which say the same; keep one")
     elif box_type is not None:
-        if box_type not in ("real", "norm1"):
-            complaints.add(f"`objects.bbox_type` is {excerpt(box_type)}; known are real, norm1")
-        return ("norm1000", 1000.0) if box_type == "norm1" else ("original", 1.0)
+        if isinstance(box_type, str) and box_type in _BOX_TYPES:
+            return _BOX_TYPES[box_type]
+        complaints.add(f"`objects.bbox_type` is {excerpt(box_type)}; known are {', '.join(_BOX_TYPES)}")
     elif frame is not None and not (isinstance(frame, str) and frame in _FRAMES):
         complaints.add(f"`objects.frame` is {excerpt(frame)}; known are {', '.join(_FRAMES)}")
-        return "original", 1.0
-    return _FRAMES[frame] if frame is not None else "original", 1.0
+    elif frame is not None:
+        return _FRAMES[frame], 1.0
+    return "original", 1.0
 
 
 def _media(table: dict[str, Any], kinds: Sequence[MediaKind], count: int, complaints: Complaints) -> list[int]:
