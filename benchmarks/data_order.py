@@ -6,8 +6,10 @@
 of lengths; first fit on 20,000 for comparison. `seek`: seconds from nothing to the first 16 items at position 10 and at
 10,000,000 of a data set of 12,000,000 samples; packs are formed once at the start of a run, apart. `balance`: by how
 much the fullest replica exceeds the mean before and after. `workers`: images of 800 x 600 pixels a second with 0, 1 and
-2 workers, nothing else running in the process; each in turn in every round. `waiting`: the share of a step that waits
-for data in the tiny run, with 0, 1 and 2 workers, median over the steps.
+2 workers, nothing else running in the process; each in turn in every round. Other work on the machine spoils that, so
+the threads alone are looked at too: `blocked` is the share of their time in which they neither run nor wait for a core
+(on Linux), so wait for each other; `scaling_without_others` is what two make of that. `waiting`: the share of a step
+that waits for data in the tiny run, with 0, 1 and 2 workers, median over the steps.
 
 Packing, seeking and balancing are given in processor seconds of this one thread, the rest in wall time: it is waiting
 that is measured. All as median, least and most over the rounds. Nothing is a test.
@@ -220,12 +222,40 @@ def workers(rounds: int, quick: bool) -> Any:
                     for _ in islice(source, steps):
                         pass
                     rates[n].append(8 * steps / (time.perf_counter() - started))
+        alone = {n: [threads_alone(data.train, n, 16 * steps) for _ in range(rounds)] for n in (1, 2)}
+    kept = [(1 - two[1]) / (1 - one[1]) for one, two in zip(alone[1], alone[2], strict=True)]
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
     return {
         "images": "800 x 600 JPEG, resized to at most 262144 pixels",
         "samples_per_s": {f"workers {n}": spread(values) for n, values in rates.items()},
         "two_over_one": spread(ratios),
+        "processor_ms_per_sample": {f"threads {n}": spread([one[0] for one in found]) for n, found in alone.items()},
+        "blocked": {f"threads {n}": spread([one[1] for one in found]) for n, found in alone.items()},
+        "scaling_without_others": spread([2 * one for one in kept]),
     }
+
+
+def threads_alone(dataset: Any, count: int, samples: int) -> tuple[float, float]:
+    """Make samples in threads that nobody takes from: processor time of one in ms, and the share spent blocked."""
+    from qvl_data.worker_threads import WorkerThreads
+
+    with WorkerThreads(count, name="bench") as threads:
+        numbers = [thread.native_id for thread in threads._threads]
+        first = [scheduled_s(number) for number in numbers]
+        started = time.perf_counter()
+        tasks = [threads.submit(lambda _, i=i: dataset.sample(i % len(dataset))) for i in range(samples)]
+        for task in tasks:
+            task.result(600.0)
+        wall = count * (time.perf_counter() - started)
+        last = [scheduled_s(number) for number in numbers]
+    running, queued = (sum(b[i] - a[i] for a, b in zip(first, last, strict=True)) for i in range(2))
+    return 1e3 * running / samples, max(0.0, (wall - running - queued) / (wall - queued))
+
+
+def scheduled_s(thread: int | None) -> tuple[float, float]:
+    """Give how long a thread has run and how long it has waited for a core, seconds."""
+    running, queued, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+    return int(running) / 1e9, int(queued) / 1e9
 
 
 def waiting(rounds: int, quick: bool) -> Any:

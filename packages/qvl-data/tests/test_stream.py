@@ -241,3 +241,15 @@ def test_an_empty_and_a_missing_file_are_named_together(make_recipe: Callable[..
         prepare(stream(make_recipe, [empty, tmp_path / "missing.jsonl"]))
     assert "empty.jsonl" in str(error.value)
     assert "missing.jsonl" in str(error.value)
+
+
+def test_parquet_streams_like_json_lines(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    from pyarrow import parquet
+
+    records = texts(700)
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=300)
+    recipe = stream(make_recipe, [path], global_batch=100)
+    names = learned_ids(take(prepare(recipe), recipe, 7))
+    assert len(set(names)) == 700

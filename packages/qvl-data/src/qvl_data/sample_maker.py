@@ -35,6 +35,8 @@ class SampleMaker:
         met: list[Unusable] = []
         tried: set[int] = set()
         number: int | None = item.samples[place]
+        # Streamed rows are read from the disk before their line is known.
+        watch.begin(f"the sample at position {item.position:,} of the order")
         attempt = 0
         while number is not None:
             if number not in tried:

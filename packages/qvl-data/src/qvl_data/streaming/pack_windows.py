@@ -109,6 +109,7 @@ class WindowOpener:
 
     def _plan(self, positions: range, watch: Watch) -> Iterator[PlannedSample | Unusable]:
         for position in positions:
+            watch.begin(f"the record at position {position:,} of the order")
             row = self._rows.row(self._order.row(position))
             watch.begin(row.where)
             try:

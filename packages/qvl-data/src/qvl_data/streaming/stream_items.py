@@ -82,6 +82,7 @@ class StreamItems:
 
     def _with_length(self, item: Item, watch: Watch) -> Item:
         """Give the item with its length; 0 for a row that will be replaced when it is made."""
+        watch.begin(f"the record at position {item.position:,} of the order")
         row = self._stream.rows.row(item.samples[0])
         watch.begin(row.where)
         try:
