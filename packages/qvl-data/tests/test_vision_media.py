@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from qvl_core.errors import DataError
 from qvl_data import batches, prepare, samples, validation_batches
 from qvl_data.media.error import MediaError
 from qvl_data.vision_media import list_media, with_features
+from video_files import save_video
 
 
 class Numbered:
@@ -117,3 +119,61 @@ def test_an_error_of_the_source_names_the_record(recipe: Any) -> None:
     data = prepare(recipe)
     with pytest.raises(DataError, match=r"train.json.*\n  was bad"):
         with_features(data, Refuses()).train.sample(3)
+
+
+def test_data_of_text_alone_have_no_media(tmp_path: Path, make_recipe: Callable[..., Any]) -> None:
+    data = prepare(make_recipe([write_records(tmp_path / "train.json", [llava("A?", "a"), llava("B?", "b")])]))
+    media = list_media(data)
+    assert len(media) == 0
+    assert media.grids.shape == (0, 3)
+
+
+def test_a_medium_under_two_limits_is_listed_twice_and_read_under_each(
+    tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    save_image(tmp_path / "big.png", 220, 220, seed=1)
+    records = [llava("<image>\nA?", "a", "big.png"), llava(f"<image>\n{'long ' * 40}?", "b", "big.png")]
+    path = write_records(tmp_path / "train.json", records)
+    lengths = prepare(make_recipe([path])).train.lengths
+    recipe = make_recipe([path], sequence_length=int(lengths.max()) - 10, too_long="shrink")
+    data = prepare(recipe)
+    media = list_media(data)
+    assert len(media) == 2
+    for sample in range(2):
+        wanted = data.train.sample(sample)
+        known = with_features(data, Numbered(media.keys)).train.sample(sample)
+        np.testing.assert_array_equal(known.grids, wanted.grids)
+        np.testing.assert_array_equal(known.input_ids, wanted.input_ids)
+        np.testing.assert_array_equal(media.load(sample).patches, wanted.patches)
+
+
+class Timed(Numbered):
+    """Also says when slices start."""
+
+    def __init__(self, keys: tuple[str, ...], times: Any) -> None:
+        super().__init__(keys)
+        self._times = times
+
+    def slice_seconds(self, key: str) -> Any:
+        return self._times
+
+
+@pytest.mark.parametrize("is_variable", [False, True])
+def test_a_video_has_the_positions_that_it_has_when_it_is_decoded(
+    tmp_path: Path, make_recipe: Callable[..., Any], is_variable: bool
+) -> None:
+    times = [40 * number + (number**2 if is_variable else 0) for number in range(30)]
+    save_video(tmp_path / "clip.mkv", frames=30, times=times, clock=Fraction(1, 1000))
+    record = {**llava("<video>\nA?", "a"), "video": "clip.mkv"}
+    recipe = make_recipe([write_records(tmp_path / "train.json", [record])], global_batch=1)
+    data = prepare(recipe)
+    media = list_media(data)
+    loaded = media.load(0)
+    assert media.times.tolist() == [loaded.grid[0] if is_variable else 0]
+    known = with_features(data, Timed(media.keys, loaded.slice_seconds))
+    with batches(data, recipe=recipe) as plain, batches(known, recipe=recipe) as found:
+        (wanted,), (batch,) = next(plain), next(found)
+    np.testing.assert_array_equal(batch.position_ids, wanted.position_ids)
+    np.testing.assert_array_equal(batch.grids, wanted.grids)
+    assert batch.features is not None
+    assert len(batch.features) == wanted.grid_patches // 4

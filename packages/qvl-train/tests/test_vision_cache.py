@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,28 @@ FROZEN = ("model.freeze=['vision','merger']", "data.validation.fraction=0.2", "t
 CACHED = ("data.vision_cache=true", "output.dir=cached")
 
 
+VIDEO = "[data.video]\nfps = 4.0\nmax_frames = 7\nmin_pixels = 3136\nmax_pixels = 4704"
+
+
+def save_clip(path: Path, times_ms: list[int]) -> None:
+    """Write frames that differ, each shown from its time on."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time_ms in enumerate(times_ms):
+            pixels = np.random.default_rng(number // 4).integers(0, 255, (64, 96, 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 @pytest.fixture
 def mixed(project: Path) -> Path:
-    """Records with no, one and three images of several sizes; some images in several records."""
+    """Records with no, one and three images of several sizes, and videos; some images in several records."""
     from PIL import Image
 
     records = json.loads((project / "train.json").read_text())
@@ -55,11 +75,15 @@ def mixed(project: Path) -> Path:
         elif number % 4 == 2:
             record["image"] = [names[number], names[0], names[number - 1]]
             first["value"] = "<image><image><image>\nWhich digits?"
+        elif number in (3, 7):
+            # One of even rate, one whose slices have times that only decoding tells; a picture beside it.
+            save_clip(project / f"{number}.mkv", [40 * i + (i * i if number == 3 else 0) for i in range(30)])
+            record["video"] = f"{number}.mkv"
+            first["value"] = "<image><video>\nWhich digit moves?"
     (project / "train.json").write_text(json.dumps(records))
     recipe = (project / "recipe.toml").read_text()
-    recipe = recipe.replace("sequence_length = 128", "sequence_length = 512").replace(
-        "max_pixels = 3136", "max_pixels = 12544"
-    )
+    recipe = recipe.replace("sequence_length = 128", "sequence_length = 512")
+    recipe = recipe.replace("max_pixels = 3136", f"max_pixels = 12544\n{VIDEO}")
     (project / "recipe.toml").write_text(recipe)
     return project
 
@@ -84,6 +108,7 @@ def test_the_losses_are_those_without_the_cache_to_the_bit(
     assert losses("cached") == losses()
     assert validations("cached") == validations() != []
     kept = files(mixed)
+    assert len({path.stat().st_size for path in kept}) > 5
     said = capsys.readouterr().out
     assert f"{len(kept)} images and videos, 0 of them known; {len(kept)} to compute" in said
     assert "free" in said
@@ -292,6 +317,7 @@ def test_a_bad_medium_stops_the_run_or_fails_its_samples(mixed: Path, monkeypatc
     data = prepare(recipe)
     world = SingleWorld(recipe.parallel)
     model = build_stage(recipe.spec, world, initial_weights(recipe, world, reshard=False))
+    assert any(list_media(data).times), "one video has times of its own"
     known = vision_cache.use_features(recipe, data, model, world, lambda text: None)
     media = list_media(data)
     dataset, sample = media.places[2][:2]
@@ -299,5 +325,5 @@ def test_a_bad_medium_stops_the_run_or_fails_its_samples(mixed: Path, monkeypatc
         (known.train if dataset is data.train else known.validation).sample(sample)
     assert error.value.problems[0].where == media.where(2)
     assert len(files(mixed)) == len(media) - 1
-    train(*FROZEN, "train.steps=4", *CACHED, "data.on_bad_sample=skip")
-    assert "broken in the middle" in (mixed / "cached" / "bad_samples.jsonl").read_text()
+    train(*FROZEN, "train.steps=8", *CACHED, "data.on_bad_sample=skip", "output.dir=skipping")
+    assert "broken in the middle" in (mixed / "skipping" / "bad_samples.jsonl").read_text()
