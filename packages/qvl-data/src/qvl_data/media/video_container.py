@@ -86,7 +86,9 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if len(streams) > MAX_STREAMS:
         raise MediaError(f"has {len(streams):,} streams, more than {MAX_STREAMS}")
     stream = streams.best("video")
-    if not isinstance(stream, VideoStream) or (int(stream.disposition) & _ATTACHED_PICTURE):
+    # Older PyAV does not tell what a stream is for; a cover picture then passes for a video of one frame.
+    is_cover = int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE
+    if not isinstance(stream, VideoStream) or is_cover:
         kinds = ", ".join(sorted({one.type for one in streams})) or "none at all"
         raise MediaError(f"has no video stream; its streams: {kinds}. A file that was cut short looks like this too")
     # None where FFmpeg knows no decoder, against what PyAV's types say.
