@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from qvl_data.media.video import VideoRules
 
-if importlib.util.find_spec("requests") is None:
+if "requests" not in sys.modules and importlib.util.find_spec("requests") is None:
     # qwen-vl-utils imports it for addresses, of which there are none here.
     sys.modules["requests"] = types.ModuleType("requests")
 

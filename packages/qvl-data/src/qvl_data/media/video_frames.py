@@ -76,11 +76,19 @@ def decode_frames(file: BinaryIO, wanted: Sequence[int], emit: Emit) -> PacketTa
     return table
 
 
-def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
-    """Decode the first frame that comes. Raises MediaError if none does."""
-    for frame in container.decode(stream):
-        return frame
-    raise MediaError("has no frame that can be decoded")
+def table_and_first_frame(container: InputContainer, stream: VideoStream) -> tuple[PacketTable, VideoFrame]:
+    """Read all packets, and decode until the first frame comes. Raises MediaError if none does."""
+    frames: list[VideoFrame] = []
+
+    def decode(packet: Packet | None) -> None:
+        if not frames:
+            frames.extend(stream.codec_context.decode(packet))
+
+    table = packet_table(container, stream, decode)
+    decode(None)
+    if not frames:
+        raise MediaError("has no frame that can be decoded")
+    return table, frames[0]
 
 
 # --- only what is needed ----------------------------------------------------------------------------------------------
