@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qvl_data.batch_iterator import BatchIterator, batches, count_validation_batches, validation_batches
-    from qvl_data.dataset import DataReport, Dataset, PreparedData, prepare
+    from qvl_data.data_report import DataReport
+    from qvl_data.dataset import Dataset
     from qvl_data.micro_batch import collate
+    from qvl_data.preparation import PreparedData, prepare
     from qvl_data.processor import Processor, load_processor
     from qvl_data.prompt import build_prompt
     from qvl_data.samples import Sample
@@ -31,10 +33,10 @@ _HOMES = {
     "count_validation_batches": "batch_iterator",
     "validation_batches": "batch_iterator",
     "collate": "micro_batch",
-    "DataReport": "dataset",
+    "DataReport": "data_report",
     "Dataset": "dataset",
-    "PreparedData": "dataset",
-    "prepare": "dataset",
+    "PreparedData": "preparation",
+    "prepare": "preparation",
     "Processor": "processor",
     "load_processor": "processor",
     "build_prompt": "prompt",

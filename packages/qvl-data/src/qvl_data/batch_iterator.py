@@ -19,10 +19,10 @@ from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError, Problem
 
 from qvl_data.bad_samples import BadSamples
-from qvl_data.dataset import PreparedData
 from qvl_data.item_source import ItemSource, TakenItem, ValidationItems, indexed_items
 from qvl_data.micro_batch import collate
 from qvl_data.order.balance import deal_step
+from qvl_data.preparation import PreparedData
 from qvl_data.sample_maker import Made, SampleMaker
 from qvl_data.samples import Sample
 from qvl_data.streaming.prepare import stream_items

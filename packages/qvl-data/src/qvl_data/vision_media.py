@@ -23,7 +23,8 @@ from qvl_data.samples import MediumPatches, load_medium
 from qvl_data.streaming.stream_items import Stream
 
 if TYPE_CHECKING:
-    from qvl_data.dataset import Dataset, PreparedData
+    from qvl_data.dataset import Dataset
+    from qvl_data.preparation import PreparedData
 
 
 class FeatureSource(Protocol):

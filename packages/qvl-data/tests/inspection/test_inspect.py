@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from data_files import llava, save_image, write_records
 from qvl_core.recipe import load_recipe
-from qvl_data.dataset import Dataset, prepare
+from qvl_data.dataset import Dataset
 from qvl_data.inspection.inspect import inspect_recipe
 from qvl_data.inspection.kinds import ProblemGroup
 from qvl_data.inspection.report import CheckReport
+from qvl_data.preparation import prepare
 from recipe_files import write_full_checkpoint, write_recipe
 
 

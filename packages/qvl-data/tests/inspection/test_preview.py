@@ -10,12 +10,13 @@ import pytest
 from data_files import llava, save_image, write_records
 from page_reader import PageReader
 from qvl_core.batch import IGNORE
-from qvl_data.dataset import Dataset, prepare
+from qvl_data.dataset import Dataset
 from qvl_data.inspection import preview_page as page_module
 from qvl_data.inspection.markup import visible
 from qvl_data.inspection.preview import IMAGE_SIDE, MAX_MEDIA, Previewer, PreviewItem, PreviewSample
 from qvl_data.inspection.preview_page import preview_page
 from qvl_data.micro_batch import collate
+from qvl_data.preparation import prepare
 from video_files import save_video
 
 HOSTILE = "</div><script>alert(1)</script>\x1b \u202e\"'&lt;"

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 from data_files import save_image
 from qvl_core.errors import DataError
-from qvl_data import dataset
-from qvl_data.dataset import PreparedData, prepare
+from qvl_data import preparation
+from qvl_data.preparation import PreparedData, prepare
 
 
 @pytest.fixture
 def surveys(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """List the surveys that are really made: whether each decodes."""
     made: list[bool] = []
-    real = dataset.survey
+    real = preparation.survey
 
     def counting(*arguments: Any, decode: bool, **options: Any) -> Any:
         made.append(decode)
         return real(*arguments, decode=decode, **options)
 
-    monkeypatch.setattr(dataset, "survey", counting)
+    monkeypatch.setattr(preparation, "survey", counting)
     return made
 
 

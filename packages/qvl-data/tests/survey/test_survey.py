@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from data_files import llava, save_image, write_records
 from qvl_core.errors import RunError
-from qvl_data.dataset import prepare
 from qvl_data.index import MediaTable, SampleTable
+from qvl_data.preparation import prepare
 from qvl_data.processor import processor_of
 from qvl_data.source_rules import rules_of
 from qvl_data.survey import processes

@@ -53,6 +53,10 @@ def check_streaming(draft: Draft) -> Iterator[Problem]:
     if validation is not None and validation[0] is not None:
         message = f"is {validation[0]}, but with data.streaming nobody knows how many samples there are"
         yield error("data.validation.fraction", message, 'validation = { path = "data/val.jsonl" }')
+    counted = draft.take("train.epochs", "data.packing")
+    if counted is not None and counted[0] is not None and counted[1]:
+        message = f"is {counted[0]}, but how many packs streamed data make is known only when all of it was tokenised"
+        yield error("train.epochs", message, "steps = 10000 instead of epochs, under [train]")
     policy = draft.take("data.too_long")
     if policy is not None and policy[0] == "error":
         message = 'is "error", and data.streaming checks nothing before the run: it stops at the first such sample'

@@ -13,8 +13,8 @@ from qvl_data.commands.check import not_installed
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
-    from qvl_data.dataset import PreparedData
     from qvl_data.inspection.preview import PreviewItem
+    from qvl_data.preparation import PreparedData
 
 _OUT = Path("data_preview")
 _SAMPLES = 8
@@ -68,8 +68,8 @@ def make_page(
     from qvl_core.recipe import load_recipe
 
     from qvl_data.commands.progress import stderr_progress
-    from qvl_data.dataset import prepare
     from qvl_data.inspection.preview_page import preview_page
+    from qvl_data.preparation import prepare
 
     recipe = load_recipe(path, settings)
     if recipe.data.sources:

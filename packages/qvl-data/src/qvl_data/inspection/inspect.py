@@ -11,7 +11,7 @@ from qvl_core.cli.inputs import missing_inputs
 from qvl_core.errors import DataError, InputError, Problem
 from qvl_core.input_file import printable
 
-from qvl_data.dataset import Dataset, split
+from qvl_data.dataset import Dataset
 from qvl_data.inspection.examples import example_samples
 from qvl_data.inspection.figures import epoch_totals, length_totals, longest_samples, media_totals, token_totals
 from qvl_data.inspection.histogram import length_histogram
@@ -19,6 +19,7 @@ from qvl_data.inspection.kinds import ProblemGroup, in_order
 from qvl_data.inspection.measured import Measured, measure, too_long_group
 from qvl_data.inspection.repeats import duplicate_group, leak_group
 from qvl_data.inspection.report import CheckReport, SourceCount
+from qvl_data.preparation import split
 from qvl_data.processor import processor_of
 from qvl_data.source_rules import rules_of
 from qvl_data.streaming.prepare import open_stream

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from data_files import llava, save_image, write_records
 from qvl_core.errors import DataError, WeightsError
-from qvl_data.dataset import Dataset, prepare
+from qvl_data.dataset import Dataset
+from qvl_data.preparation import prepare
 
 
 def wheres(data: Dataset) -> list[str]:
@@ -275,3 +276,18 @@ def test_bad_records_that_were_mended_are_used_and_ranks_take_what_the_first_pro
     save_image(tmp_path / "no.png")
     assert len(prepare(recipe, is_checked=True).train) == 2
     assert len(prepare(recipe).train) == 3
+
+
+def test_a_validation_file_larger_than_the_data_is_refused_one_as_large_is_not(
+    make_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = write_records(tmp_path / "train.json", [llava(f"q{i}", "a") for i in range(3)])
+    for count in (3, 4):
+        held = write_records(tmp_path / f"val{count}.json", [llava(f"r{i}", "a") for i in range(count)])
+        recipe = make_recipe([data], validation={"path": str(held)})
+        if count == 3:
+            assert prepare(recipe).report.validation_samples == 3
+            continue
+        with pytest.raises(DataError, match=r"val4\.json has 4 samples, more than the 3 to train on") as caught:
+            prepare(recipe)
+        assert caught.value.problems[0].key == "data.validation.path"
