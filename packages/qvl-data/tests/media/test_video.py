@@ -108,6 +108,19 @@ def test_one_dropped_frame_makes_a_rate_variable(tmp_path: Path) -> None:
     assert probe_video(path, timeout_s=TIMEOUT_S).is_variable
 
 
+def test_a_rate_that_the_frames_do_not_have_makes_a_video_variable(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "x.mkv")
+    # Matroska's DefaultDuration, 40 ms in nanoseconds, made 10 ms: the container says 100 frames per second.
+    content = path.read_bytes()
+    assert content.count(b"\x23\xe3\x83\x84" + (40_000_000).to_bytes(4, "big")) == 1
+    path.write_bytes(content.replace((40_000_000).to_bytes(4, "big"), (10_000_000).to_bytes(4, "big"), 1))
+    found = probe_video(path, timeout_s=TIMEOUT_S)
+    assert found.fps == pytest.approx(100)
+    assert found.is_variable
+    patches = load_video(path, found, rules(), timeout_s=TIMEOUT_S)
+    np.testing.assert_allclose(patches.times_s, rules().plan(found).indices / 25, atol=1e-9)
+
+
 def test_times_count_from_the_first_frame_whatever_the_file_starts_with(tmp_path: Path) -> None:
     path = save_video(tmp_path / "x.ts", frames=50)
     found = probe_video(path, timeout_s=TIMEOUT_S)

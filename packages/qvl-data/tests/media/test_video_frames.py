@@ -86,7 +86,7 @@ def test_stretches_start_at_the_key_frame_before_and_skip_groups_without_wanted_
     path = save_video(tmp_path / "x.mp4", frames=60, group=10, b_frames=0)
     with path.open("rb") as file, open_container(file) as (container, stream):
         table = packet_table(container, stream)
-    assert np.flatnonzero(table.is_key).tolist() == [0, 10, 20, 30, 40, 50]
+    assert table.keys.tolist() == [0, 10, 20, 30, 40, 50]
     stretches = [
         (one.first, one.last, list(one.wanted.values())) for one in video_frames._stretches(table, [3, 7, 12, 45])
     ]
@@ -113,7 +113,7 @@ def test_a_leading_picture_of_an_open_group_is_reached_from_the_group_before() -
     # Order of the file: key 0, then a key shown as 6 whose leading pictures 4 and 5 lean on the group before.
     table = PacketTable(
         pts=np.array([0, 2, 1, 6, 4, 5, 8]),
-        is_key=np.array([True, False, False, True, False, False, False]),
+        keys=np.array([0, 3]),
         frames=np.array([0, 2, 1, 4, 5, 3, 6]),
         tick_s=1.0,
         is_exact=True,
@@ -128,7 +128,7 @@ def test_frames_without_times_are_found_by_counting(tmp_path: Path, monkeypatch:
 
     def without_times(container, stream):  # type: ignore[no-untyped-def]
         found = real(container, stream)
-        return PacketTable(pts=found.pts, is_key=found.is_key, frames=found.frames, tick_s=found.tick_s, is_exact=False)
+        return PacketTable(pts=found.pts, keys=found.keys, frames=found.frames, tick_s=found.tick_s, is_exact=False)
 
     monkeypatch.setattr(video_frames, "packet_table", without_times)
     found, table = found_frames(path, [0, 7, 19])

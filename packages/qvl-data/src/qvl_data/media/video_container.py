@@ -154,13 +154,13 @@ _CONTAINER_TICK = 1e-6
 class PacketTable:
     """The packets of a video stream in the order of the file, which is that of decoding. K packets, F frames.
 
-    `pts` [K] is when a packet's frame is shown, in ticks of `tick_s` seconds; `is_key` [K]; `frames` [F] are the
-    packets that become frames, in the order of showing. With `is_exact` False times are missing or doubled: frames are
-    then found by counting what a whole decoding gives.
+    `pts` [K] is when a packet's frame is shown, in ticks of `tick_s` seconds; `keys` are the packets of key frames,
+    rising; `frames` [F] are the packets that become frames, in the order of showing. With `is_exact` False times are
+    missing or doubled: frames are then found by counting what a whole decoding gives.
     """
 
     pts: NDArray[np.int64]
-    is_key: NDArray[np.bool_]
+    keys: NDArray[np.int64]
     frames: NDArray[np.int64]
     tick_s: float
     is_exact: bool
@@ -177,8 +177,10 @@ class PacketTable:
 
         A frame shown before the key frame that precedes it in the file leans on the group before.
         """
-        usable = self.is_key[: packet + 1] & (self.pts[: packet + 1] <= self.pts[packet])
-        return int(np.flatnonzero(usable)[-1])
+        place = int(np.searchsorted(self.keys, packet, side="right")) - 1
+        while place > 0 and self.pts[self.keys[place]] > self.pts[packet]:
+            place -= 1
+        return int(self.keys[place])
 
 
 def packet_table(
@@ -227,7 +229,7 @@ def _table(pts: NDArray[np.int64], is_key: NDArray[np.bool_], shown: NDArray[np.
     frames = np.flatnonzero(shown)
     if is_exact:
         frames = frames[np.argsort(pts[frames], kind="stable")]
-    return PacketTable(pts=pts, is_key=is_key, frames=frames, tick_s=tick_s, is_exact=is_exact)
+    return PacketTable(pts=pts, keys=np.flatnonzero(is_key), frames=frames, tick_s=tick_s, is_exact=is_exact)
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ class VideoFacts:
     """What probing found. Height and width are pixels as shown, after rotation; `digest` is sha256 of the file's bytes.
 
     `frames` counts what a whole decoding gives. `fps` is the container's average rate, 0.0 where nothing tells it (one
-    frame, or all at one time). `is_variable`: the frames are not evenly spaced. `duration_s` is the container's, or
-    reaches from the first frame to the end of the last; 0.0 where nothing tells it. `is_counted`: the container does
-    not state how many frames it holds.
+    frame, or all at one time). `is_variable`: the frames are not evenly spaced, or not at that rate. `duration_s` is
+    the container's, or reaches from the first frame to the end of the last; 0.0 where nothing tells it. `is_counted`:
+    the container does not state how many frames it holds.
     """
 
     height: int

@@ -128,23 +128,26 @@ def _facts(
         width=width,
         frames=count,
         fps=rate,
-        is_variable=_is_variable(table, span),
+        is_variable=_is_variable(table, span, rate),
         duration_s=duration_s,
         digest=digest,
         is_counted=is_counted,
     )
 
 
-def _is_variable(table: PacketTable, span: float) -> bool:
-    """Say whether frames stray from even spacing by more than the container's clock explains.
+def _is_variable(table: PacketTable, span: float, rate: float) -> bool:
+    """Say whether frames stray from even spacing at this rate by more than the container's clock explains.
 
     A clock tick of rounding at each end of the file makes two; where ticks are about as long as frames, half a frame.
+    A rate is wrong if it is off by more than a frame and a hundredth of the file.
     """
     import numpy as np
 
     count = len(table.frames)
     if not table.is_exact or count < 3:
         return False
+    if abs(span * rate - (count - 1)) > 1 + count / 100:
+        return True
     even = np.linspace(0.0, span, count)
     allowed = min(2 * table.tick_s, span / (count - 1) / 2)
     return bool(np.abs(table.times_s() - even).max() > allowed * (1 + 1e-9))
