@@ -80,9 +80,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def snapshot(project: Path) -> Callable[[], dict[str, bytes]]:
-    """Give a function that lists every file of the project with its content."""
+    """Give a function that lists every file of the project with its content, but for what a check of data keeps."""
 
     def take() -> dict[str, bytes]:
-        return {str(path.relative_to(project)): path.read_bytes() for path in project.rglob("*") if path.is_file()}
+        files = [path for path in project.rglob("*") if path.is_file() and ".qvl-cache" not in path.parts]
+        return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
     return take
