@@ -30,6 +30,8 @@ from qvl_data.media.video_worker import HEADER
 COMMAND = (sys.executable, "-m", "qvl_data.media.video_worker")
 # Starting Python and loading FFmpeg takes a fifth of a second; a machine under load, a network disk, much longer.
 _START_S = 120.0
+# One that closed its pipe is about to be gone.
+_END_S = 10.0
 _PIECE_BYTES = 1 << 20
 
 
@@ -72,7 +74,7 @@ class VideoProcess:
         try:
             self._reply(time.monotonic() + _START_S)
         except (_DeadlineError, _DeadError):
-            self.end()
+            self.end(grace_s=_END_S)
             raise RunError(
                 f"the process that decodes videos does not start: exit code {self._process.returncode}\n"
                 f"  fix: see what `{' '.join(command)} < /dev/null` says"
@@ -102,11 +104,18 @@ class VideoProcess:
             raise _DeadError from None
         return self._reply(time.monotonic() + timeout_s)
 
-    def end(self) -> int:
-        """Kill the process, reap it, and give its exit code (minus the signal's number, if one ended it)."""
-        if self.is_alive:
+    def end(self, *, grace_s: float = 0.0) -> int | None:
+        """Kill the process if it runs `grace_s` seconds on, and reap it.
+
+        Gives None if it was killed, else its exit code, or minus the number of the signal that ended it.
+        """
+        code: int | None
+        try:
+            code = self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            code = None
             self._process.kill()
-        code = self._process.wait()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -162,13 +171,9 @@ class VideoProcesses:
                 raise
             except _DeadlineError:
                 process.end()
-                raise MediaError(
-                    f"was not opened and decoded within {timeout_s:g} s (data.video.timeout_s); "
-                    f"the process that worked on {_name(path)} was killed"
-                ) from None
+                raise MediaError(_ending(None, path, timeout_s)) from None
             except _DeadError:
-                ended = _ending(process.end())
-                raise MediaError(f"the process that decoded {_name(path)} {ended}; the file is damaged") from None
+                raise MediaError(_ending(process.end(grace_s=_END_S), path, timeout_s)) from None
             except BaseException:
                 process.end()
                 raise
@@ -214,14 +219,15 @@ def _processes_of(pid: int) -> VideoProcesses:
     return processes
 
 
-def _name(path: Path) -> str:
-    return printable(path.name)
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+def _ending(code: int | None, path: Path, timeout_s: float) -> str:
+    name = printable(path.name)
+    if code in (None, -signal.SIGALRM):
+        return (
+            f"was not opened and decoded within {timeout_s:g} s (data.video.timeout_s); "
+            f"the process that worked on {name} was killed"
+        )
+    if code == -signal.SIGKILL:
+        return f"the process that decoded {name} was killed from outside; a machine out of memory does that"
+    if code is not None and -code in set(signal.Signals):
+        return f"the process that decoded {name} was ended by {signal.Signals(-code).name}: the file breaks the decoder"
+    return f"the process that decoded {name} ended with exit code {code}: the file breaks the decoder"
