@@ -83,7 +83,9 @@ def snapshot(project: Path) -> Callable[[], dict[str, bytes]]:
     """Give a function that lists every file of the project with its content, but for what a check of data keeps."""
 
     def take() -> dict[str, bytes]:
-        files = [path for path in project.rglob("*") if path.is_file() and ".qvl-cache" not in path.parts]
+        files = [
+            path for path in project.rglob("*") if path.is_file() and path.relative_to(project).parts[0] != "cache"
+        ]
         return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
     return take
