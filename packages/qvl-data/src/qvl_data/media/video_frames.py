@@ -76,19 +76,26 @@ def decode_frames(file: BinaryIO, wanted: Sequence[int], emit: Emit) -> PacketTa
     return table
 
 
-def table_and_first_frame(container: InputContainer, stream: VideoStream) -> tuple[PacketTable, VideoFrame]:
-    """Read all packets, and decode until the first frame comes. Raises MediaError if none does."""
+def table_and_key_frame(container: InputContainer, stream: VideoStream) -> tuple[PacketTable, VideoFrame | None]:
+    """Read all packets, and decode one frame: that of the first key frame's packet which gives one by itself."""
     frames: list[VideoFrame] = []
+    context = stream.codec_context
 
-    def decode(packet: Packet | None) -> None:
-        if not frames:
-            frames.extend(stream.codec_context.decode(packet))
+    def decode_key(packet: Packet) -> None:
+        if not frames and packet.is_keyframe:
+            frames.extend(context.decode(packet))
+            frames.extend(context.decode(None))
+            context.flush_buffers()
 
-    table = packet_table(container, stream, decode)
-    decode(None)
-    if not frames:
-        raise MediaError("has no frame that can be decoded")
-    return table, frames[0]
+    table = packet_table(container, stream, decode_key)
+    return table, frames[0] if frames else None
+
+
+def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
+    """Decode from the start until a frame comes. Raises MediaError if none does."""
+    for frame in container.decode(stream):
+        return frame
+    raise MediaError("has no frame that can be decoded")
 
 
 # --- only what is needed ----------------------------------------------------------------------------------------------

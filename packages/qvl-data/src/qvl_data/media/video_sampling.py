@@ -79,7 +79,7 @@ def _mindspeed(facts: VideoFacts, wanted: Sampling) -> SampledFrames:
     if facts.is_counted:
         indices = np.arange(min(total, wanted.max_frames), dtype=np.int64)
     else:
-        count = min(max(math.floor(duration * wanted.fps), 1), total, wanted.max_frames)
+        count = max(math.floor(min(duration * wanted.fps, total, wanted.max_frames)), 1)
         indices = np.linspace(0, total - 1, count).astype(np.int64)
     rate = len(indices) / duration if duration > 0 else _MINDSPEED_FPS
     return SampledFrames(indices=indices, sample_fps=rate)

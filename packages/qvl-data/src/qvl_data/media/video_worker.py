@@ -58,18 +58,22 @@ _ALARM_AFTER_S = 5.0
 def probe(request: Mapping[str, Any], answer: Answer) -> Mapping[str, Any]:
     """Give the facts of a video, as VideoFacts' fields. Decodes one frame, as only a frame tells its rotation."""
     from qvl_data.media.video_container import open_container, orientation
-    from qvl_data.media.video_frames import table_and_first_frame
+    from qvl_data.media.video_frames import first_frame, table_and_key_frame
 
     with _opened(request) as file:
         digest = _digest(file)
         with open_container(file) as (container, stream):
-            table, frame = table_and_first_frame(container, stream)
+            table, frame = table_and_key_frame(container, stream)
             rate, stated = float(stream.average_rate or 0), stream.frames
             ticks = stream.duration if stream.duration is not None and stream.duration > 0 else None
             duration_s = ticks * table.tick_s if ticks else (container.duration or 0) / 1e6
-            height, width = frame.height, frame.width
-            if orientation(frame)[0] % 2:
-                height, width = width, height
+        if frame is None:
+            with open_container(file) as (container, stream):
+                frame = first_frame(container, stream)
+        # Only a decoded frame tells its rotation; PyAV does not give the stream's.
+        height, width = frame.height, frame.width
+        if orientation(frame)[0] % 2:
+            height, width = width, height
     return vars(_facts(table, height, width, digest, rate=rate, duration_s=duration_s, is_counted=not stated))
 
 
