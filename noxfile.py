@@ -14,10 +14,12 @@ ROOT = Path(__file__).parent
 PACKAGES = ("core", "convert", "data", "train", "eval")
 TORCH = "torch==2.13.0"
 PEFT = "peft==0.21.2"
+# What others do with images and videos; without what they require, torch would come a second time.
+MEDIA_PEERS = ("qwen-vl-utils==0.0.14", "torchvision==0.28.0", "decord==0.6.0")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
 SUPPORTED = ("3.11", "3.12", "3.10")
 # Benchmarks that compare with torch: in a session of their own.
-NEED_TORCH = ("training_speed.py",)
+NEED_TORCH = ("training_speed.py", "media.py")
 
 nox.options.sessions = ["lint", "types", "imports", "recipes", "tests"]
 nox.options.reuse_existing_virtualenvs = False
@@ -123,6 +125,7 @@ def parity(session: nox.Session) -> None:
     session.install(TORCH)
     _install(session, *PACKAGES, mindspore=True)
     session.install(*TEST_TOOLS, PEFT)
+    session.install("--no-deps", *MEDIA_PEERS)
     session.run("pytest", "tests/parity", *session.posargs)
 
 
@@ -209,9 +212,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, name="bench-torch")
 def bench_torch(session: nox.Session) -> None:
-    """Measure a training step against HF transformers on torch, gradients compared first; JSON; asserts no time."""
+    """Measure training steps and media against HF and torch, results compared first; JSON; asserts no time."""
     session.install(TORCH)
     _install(session, *PACKAGES, mindspore=True)
+    session.install("--no-deps", *MEDIA_PEERS)
     for name in NEED_TORCH:
         session.run("python", str(ROOT / "benchmarks" / name), *session.posargs)
 

@@ -67,8 +67,8 @@ class VideoSection(Section):
         default=None,
         ge=1,
         le=1_000 * MAX_PIXELS,
-        description="Largest area of all frames of a video together, pixels; long videos get smaller frames, down to "
-        "min_pixels. Default: no bound but max_pixels a frame.",
+        description="Largest area of all pairs of frames of a video together, pixels; long videos get smaller frames, "
+        "down to min_pixels. Default: no bound but max_pixels a frame.",
         examples=[20_000_000],
     )
     timeout_s: float = Field(
