@@ -15,7 +15,7 @@ from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.world import Json, World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
-from qvl_data import PreparedData, batches
+from qvl_data import BatchIterator, PreparedData, batches
 from qvl_data.bad_samples import BadSamples
 
 from qvl_train.bad_sample_file import totals_of
@@ -73,9 +73,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     """Train from `first_step` to the end, or until a signal asks to stop; either way what was reached is saved."""
     train = job.recipe.train
     assert train is not None, "a recipe for training has [train]"
-    place, replicas = job.world.place, job.world.layout.dp
     step, saved, signal_name = job.first_step, None, None
-    consumed = job.consumed_samples
     reports = GuardedReports(reports, go_on=train.save.on_error == "continue")
     stragglers = Stragglers(job.world.layout, cast("list[str]", job.world.exchange(socket.gethostname())))
     meter, table = _meter(job, train), TimeTable()
@@ -87,14 +85,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
 
     with (
         Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
-        batches(
-            job.data,
-            recipe=job.recipe,
-            consumed_samples=consumed,
-            dp_rank=place.dp,
-            dp_size=replicas,
-            bad_samples=job.bad_samples,
-        ) as source,
+        _batches(job) as source,
         RunSaves(job, train, reports, contents) as saves,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
@@ -134,6 +125,18 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     for line in [*table.lines(), *totals_of(job.bad_samples, job.world)]:
         reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
+
+
+def _batches(job: Job) -> BatchIterator:
+    """Give the micro batches of this rank's replica, from where the run goes on."""
+    return batches(
+        job.data,
+        recipe=job.recipe,
+        consumed_samples=job.consumed_samples,
+        dp_rank=job.world.place.dp,
+        dp_size=job.world.layout.dp,
+        bad_samples=job.bad_samples,
+    )
 
 
 def _tell(job: Job, row: Mapping[str, float], result: StepResult, reports: Reports, stragglers: Stragglers) -> None:
