@@ -24,7 +24,7 @@ LOGS = "logs"
 RECORD_FORMAT = 1
 RECORDED_PACKAGES = (
     *("qvl-core", "qvl-convert", "qvl-data", "qvl-train", "qvl-eval"),
-    *("mindspore", "numpy", "transformers", "tokenizers", "pillow", "safetensors"),
+    *("mindspore", "numpy", "transformers", "tokenizers", "pillow", "av", "pyarrow", "safetensors"),
 )
 
 # Settings that may differ between a run and its continuation: they change no number that the run computes, the layout
