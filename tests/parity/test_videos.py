@@ -13,12 +13,12 @@ from pathlib import Path
 import geometry_oracles
 import numpy as np
 import pytest
-from qvl_core.geometry import sample_positions
+from qvl_core.geometry import patchify, sample_positions
 from qvl_data.media.pixels import normalised_levels
 from qvl_data.media.video import VideoFacts, VideoRules, load_video, probe_video
 from qvl_data.media.video_frames import decode_frames
 from qvl_data.media.video_sampling import Sampling, sample_frames
-from video_files import all_frames, save_video
+from video_files import all_frames, save_video, turn_mp4
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: HF's video processor needs it")
 
@@ -125,6 +125,21 @@ def test_frames_before_resizing_equal_pyav_and_decord(
     difference = np.abs(np.stack(found).astype(int) - oracles.decord_frames(folder / name)[indices]).max()
     record_testsuite_property(f"videos.decord_levels.{name}", int(difference))
     assert difference == 0
+
+
+def test_rotation_is_applied_as_decord_does(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "x.mp4", frames=20, height=84, width=140)
+    for matrix in ((0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)):
+        turn_mp4(path, matrix)
+        facts = probe_video(path, timeout_s=TIMEOUT_S)
+        theirs = oracles.decord_frames(path)
+        assert (facts.height, facts.width) == theirs.shape[1:3]
+        # At a size that resizing does not change, patches are the pixels.
+        rule = rules(levels=np.tile(np.arange(256, dtype=np.float32), (3, 1)))
+        found = load_video(path, facts, rule, timeout_s=TIMEOUT_S)
+        expected = patchify(theirs[rule.plan(facts).indices].astype(np.float32), rule.vision)
+        np.testing.assert_array_equal(found.patches, expected)
+        assert list(found.grid) == oracles.by_qwen_vl_utils(path, rule).grid
 
 
 def test_resized_patches_differ_from_hf_by_the_resizer_only(folder: Path, record_testsuite_property: Record) -> None:
