@@ -118,6 +118,7 @@ def recipe_maker(checkpoint: tuple[Path, ModelSpec], cache: Path) -> Callable[..
             data=DataSection(sources=tables, **{**settings, **data}),
             spec=spec,
             weights=SimpleNamespace(source=str(folder)),
+            parallel=SimpleNamespace(world_size=1),
             train=SimpleNamespace(seed=seed, micro_batch=micro_batch, global_batch=global_batch, epochs=None),
         )
 

@@ -256,7 +256,7 @@ def test_bad_records_are_left_out_and_named_where_the_recipe_says_so(
 
 
 def test_more_bad_records_than_the_limit_stop_the_run(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 problems of records; on_bad_sample skips at most 1") as caught:
+    with pytest.raises(DataError, match=r"2 bad records; on_bad_sample skips at most 1") as caught:
         prepare(make_recipe([bad_file(tmp_path)], on_bad_sample="skip", max_bad_samples=1))
     assert len(caught.value.problems) == 3
 
@@ -291,3 +291,15 @@ def test_a_validation_file_larger_than_the_data_is_refused_one_as_large_is_not(
         with pytest.raises(DataError, match=r"val4\.json has 4 samples, more than the 3 to train on") as caught:
             prepare(recipe)
         assert caught.value.problems[0].key == "data.validation.path"
+
+
+def test_says_that_all_are_bad_where_none_was_too_long(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    path = write_records(tmp_path / "a.json", [llava("q", "")])
+    with pytest.raises(DataError, match="no record can be used: 1 are bad and left out"):
+        prepare(make_recipe([path], on_bad_sample="skip"))
+
+
+def test_one_record_with_many_problems_is_one_bad_record(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    rows = [llava("<image><image><image>", "a", ["x.png", "y.png", "z.png"]), llava("q", "a")]
+    path = write_records(tmp_path / "a.json", rows)
+    assert prepare(make_recipe([path], on_bad_sample="skip", max_bad_samples=1)).report.bad == 1

@@ -22,6 +22,10 @@ class TooLongError(DataError):
     """A sample longer than data.sequence_length that is left out, which is no fault of the data."""
 
 
+class UncertainError(DataError):
+    """A sample that could not be made here and now. Another rank may have made it, so ranks cannot agree to skip it."""
+
+
 class StopError(DataError):
     """A sample that stops the run whatever is done with bad ones: too long where that is said to be an error."""
 

@@ -59,11 +59,12 @@ class BatchIterator(Iterator[list[Batch]]):
         workers: int,
         timeout_s: float,
         bad_samples: BadSamples,
+        is_alone: bool = True,
     ) -> None:
         self._source = source
         self._steps = steps
         self._bad = bad_samples
-        self._maker = SampleMaker(source, skips=bad_samples.skips)
+        self._maker = SampleMaker(source, skips=bad_samples.skips, is_alone=is_alone)
         self._timeout_s = timeout_s
         # Without workers one thread makes each sample while the caller waits: only so can one that hangs be noticed.
         self._threads = WorkerThreads(max(1, workers), name="qvl-data")
@@ -190,6 +191,7 @@ def batches(
         workers=recipe.data.workers,
         timeout_s=recipe.data.sample_timeout_s,
         bad_samples=bad_samples or _bad_samples(recipe),
+        is_alone=recipe.parallel.world_size == 1,
     )
 
 
@@ -222,6 +224,7 @@ def validation_batches(
         workers=recipe.data.workers,
         timeout_s=recipe.data.sample_timeout_s,
         bad_samples=bad_samples or _bad_samples(recipe),
+        is_alone=recipe.parallel.world_size == 1,
     )
     # The iterator is closed also when the caller stops half-way and this generator is thrown away.
     with contextlib.closing(iterator) as steps:

@@ -21,7 +21,10 @@ from qvl_data.media.video_facts import VideoFacts
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MediaTable:
-    """The media of an index, each file once for each way in which records write its path."""
+    """The media of an index, each file once for each way in which records write its path.
+
+    Those of records that were dropped are in it too: another picture under the same name might fit.
+    """
 
     source: NDArray[np.int32]  # [M]
     written: NDArray[np.object_]  # [M] str
@@ -127,6 +130,11 @@ class TableBuilder:
         self._media_end += int(counts.sum())
         for name, column in added.items():
             self._samples.setdefault(name, []).append(column)
+
+    def add_media(self, media: list[list[Any]]) -> None:
+        """Add media that no sample uses: they were looked at, and what became of a record depends on them."""
+        for row in media:
+            self._number(row)
 
     def _number(self, row: list[Any]) -> int:
         key = (row[0], row[1], row[2])

@@ -14,7 +14,7 @@ from qvl_core.input_file import printable
 
 from qvl_data.chat import ChatError
 from qvl_data.media.checker import MediaChecker, MissingMediaError
-from qvl_data.media.error import MediaError
+from qvl_data.media.error import MediaError, UncertainMediaError
 from qvl_data.media.facts import MediaFile
 from qvl_data.media.paths import MediaPathError, MediaRoot
 from qvl_data.processor import Processor
@@ -57,6 +57,8 @@ class Verdict:
     sample: PlannedSample | None = None
     findings: tuple[Finding, ...] = ()
     note: str = ""
+    media: tuple[MediaFile, ...] = ()
+    """What was looked at, where that decided."""
 
 
 class Planner:
@@ -105,7 +107,8 @@ class Planner:
             except MissingMediaError as error:
                 findings.append(_finding("missing", record.where, str(error), key=printable(str(path))))
             except MediaError as error:
-                findings.append(_finding("media", record.where, str(error), key=printable(str(path))))
+                kind: Kind = "uncertain" if isinstance(error, UncertainMediaError) else "media"
+                findings.append(_finding(kind, record.where, str(error), key=printable(str(path))))
         return tuple(files), findings
 
     def _fit(self, record: Record, files: tuple[MediaFile, ...]) -> Verdict:
@@ -126,7 +129,8 @@ class Planner:
         shrunk = self._shrunk(sample) if self._rule.policy == "shrink" else None
         if shrunk is None:
             tried = ", also with the smallest media" if self._rule.policy == "shrink" else ""
-            return Verdict(where=record.where, outcome="dropped", note=f"{message}{tried}: dropped")
+            note = f"{message}{tried}: dropped"
+            return Verdict(where=record.where, outcome="dropped", note=note, media=files)
         note = f"{message}: media shrunk to {shrunk.max_pixels:,} pixels, {shrunk.tokens:,} tokens"
         return Verdict(where=record.where, outcome="shrunk", sample=shrunk, note=note)
 

@@ -17,13 +17,14 @@ from qvl_data.dataset import Dataset
 from qvl_data.media.memory import memory_file, remember
 from qvl_data.order.sample_order import held_out
 from qvl_data.processor import Processor, processor_of
+from qvl_data.records.parquet import GroupCache
 from qvl_data.records.problem_list import SHOWN, ProblemList
-from qvl_data.records.record_file import RecordFile
+from qvl_data.records.record_file import open_record_file
 from qvl_data.source_rules import SourceRules, rules_of
 from qvl_data.streaming.prepare import open_stream
 from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
-from qvl_data.survey.result import Progress, Survey, total_of
+from qvl_data.survey.result import Counts, Progress, Survey, total_of
 from qvl_data.survey.saved import read_survey, save_survey, survey_file
 from qvl_data.survey.survey import open_sources, survey
 
@@ -77,8 +78,9 @@ def _prepare_stream(
     if rules[sources:]:
         found = survey_once(recipe, rules[sources:], processor, progress=progress, is_checked=is_checked)
         rows = np.arange(len(found.samples))
-        _refuse_all_dropped([rows], 0, recipe, key="data.validation.path")
+        _refuse_nothing_left([rows], found.counts[-1], recipe, key="data.validation.path")
         held = _dataset(found, [rows], (1.0,), recipe, processor)
+        _refuse_large_validation(recipe, stream.records, len(held))
         data_hash = hashlib.sha256(f"{data_hash} {found.data_hash}".encode()).hexdigest()
     report = DataReport(
         records=stream.records,
@@ -117,21 +119,22 @@ def survey_once(
     found = read_survey(kept, rules, decode=decode) if opened else None
     if found is None or (found.problems.count and not is_checked):
         found = survey(recipe, rules, processor, decode=decode, progress=progress)
-        _refuse_problems(recipe, found.problems)
+        _refuse_problems(recipe, found)
         remember(memory_file(cache_dir, [rule.media_root for rule in rules]), found.media.files(), decoded=decode)
         save_survey(kept, found)
     return found
 
 
-def _refuse_problems(recipe: Recipe, problems: ProblemList) -> None:
+def _refuse_problems(recipe: Recipe, found: Survey) -> None:
     """Raise DataError for what is wrong, except for bad samples that the recipe says to skip."""
+    problems = found.problems
     whole = problems.kinds["file"] + problems.kinds["too_long"]
-    bad, limit = problems.count - whole, recipe.data.max_bad_samples
+    bad, limit = total_of(found.counts).wrong, recipe.data.max_bad_samples
     if recipe.data.on_bad_sample == "stop" or whole:
         problems.raise_if_any(recipe.path)
     if bad > limit:
         error = problems.error(recipe.path)
-        message = f"{bad:,} problems of records; on_bad_sample skips at most {limit:,}"
+        message = f"{bad:,} bad records; on_bad_sample skips at most {limit:,}"
         raise DataError([*error.problems, Problem(where=recipe.path, key="data.max_bad_samples", message=message)])
 
 
@@ -140,13 +143,13 @@ def split(recipe: Recipe, found: Survey, processor: Processor) -> PreparedData:
     sources = len(recipe.data.sources)
     own_file = len(found.rules) > sources
     rows = [np.flatnonzero(found.samples.source == number) for number in range(len(found.rules))]
-    _refuse_all_dropped(rows[:sources], total_of(found.counts).dropped, recipe)
+    _refuse_nothing_left(rows[:sources], total_of(found.counts[:sources]), recipe)
     weights = tuple(source.weight for source in recipe.data.sources)
     kept, held = _held_out(rows[:sources], recipe)
     train = _dataset(found, kept, weights, recipe, processor)
     validation = _dataset(found, held, weights, recipe, processor) if held is not None else None
     if own_file:
-        _refuse_all_dropped([rows[-1]], 0, recipe, key="data.validation.path")
+        _refuse_nothing_left([rows[-1]], found.counts[-1], recipe, key="data.validation.path")
         validation = _dataset(found, [rows[-1]], (1.0,), recipe, processor)
         _refuse_large_validation(recipe, len(train), len(validation))
     return PreparedData(
@@ -158,21 +161,21 @@ def split(recipe: Recipe, found: Survey, processor: Processor) -> PreparedData:
     )
 
 
-def _refuse_all_dropped(rows: Sequence[NDArray[np.int64]], dropped: int, recipe: Recipe, *, key: str = "") -> None:
+def _refuse_nothing_left(rows: Sequence[NDArray[np.int64]], counts: Counts, recipe: Recipe, *, key: str = "") -> None:
     """Raise DataError if no sample is left; `key` names a file among others."""
     if any(len(part) for part in rows):
         return
-    limit = recipe.data.sequence_length
-    raise DataError(
-        Problem(
-            where=recipe.path,
-            key="data.sequence_length",
-            message=f"all {dropped:,} samples are longer than {limit:,} tokens and were dropped"
-            if not key
-            else f"all samples of {key} are longer than {limit:,} tokens and were dropped",
-            fix='raise data.sequence_length, or set data.too_long = "shrink"',
-        )
-    )
+    of_file = f" of {key}" if key else ""
+    if not counts.dropped:
+        message = f"no record{of_file} can be used: {counts.wrong:,} are bad and left out"
+        fix = "qvl data check RECIPE lists what is wrong"
+        raise DataError(Problem(where=recipe.path, key=key or "data.sources", message=message, fix=fix))
+    limit = f"longer than {recipe.data.sequence_length:,} tokens"
+    some = f"all samples{of_file}" if key else f"all {counts.dropped:,} samples"
+    bad = f"; {counts.wrong:,} others are bad and left out" if counts.wrong else ""
+    message = f"{some} are {limit} and were dropped{bad}"
+    fix = 'raise data.sequence_length, or set data.too_long = "shrink"'
+    raise DataError(Problem(where=recipe.path, key="data.sequence_length", message=message, fix=fix))
 
 
 def _refuse_large_validation(recipe: Recipe, trained: int, held: int) -> None:
@@ -206,10 +209,11 @@ def _held_out(
 def _dataset(
     found: Survey, rows: Sequence[NDArray[np.int64]], weights: tuple[float, ...], recipe: Recipe, processor: Processor
 ) -> Dataset:
+    cache = GroupCache()
     return Dataset(
         samples=found.samples,
         media=found.media,
-        files=tuple(_open_again(path) for path in found.files),
+        files=tuple(open_record_file(path, cache) for path in found.files),
         rules=found.rules,
         rows=np.concatenate(list(rows)),
         counts=tuple(len(part) for part in rows),
@@ -218,13 +222,6 @@ def _dataset(
         loss_on=recipe.data.loss_on,
         frame=recipe.data.grounding,
     )
-
-
-def _open_again(path: Path) -> RecordFile:
-    from qvl_data.records.record_file import open_record_files
-
-    (file,) = open_record_files(path)
-    return file
 
 
 def _report(recipe: Recipe, found: Survey, train: Dataset, held: Dataset | None) -> DataReport:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qvl_core.errors import DataError, QvlError, RunError
+from qvl_core.errors import DataError, Problem, QvlError, RunError
 
-from qvl_data.bad_samples import StopError, TooLongError, Unusable, reason_of
+from qvl_data.bad_samples import StopError, TooLongError, UncertainError, Unusable, reason_of
 from qvl_data.item_source import ItemSource
 from qvl_data.media.error import MediaError
 from qvl_data.order.items import Item
@@ -25,10 +25,14 @@ class Made:
 class SampleMaker:
     """Makes samples in threads. What is made depends on the item and the place only."""
 
-    def __init__(self, source: ItemSource, *, skips: bool) -> None:
-        """`skips`: a bad sample is replaced, else its error is raised; a too long one is replaced either way."""
+    def __init__(self, source: ItemSource, *, skips: bool, is_alone: bool = True) -> None:
+        """`skips`: a bad sample is replaced, else its error is raised; a too long one is replaced either way.
+
+        Where other processes have to see the same samples (not `is_alone`), what failed by chance is not skipped.
+        """
         self._source = source
         self._skips = skips
+        self._is_alone = is_alone
 
     def make(self, item: Item, place: int, watch: Watch) -> Made:
         """Make the sample at a place of an item, or one that stands in for it."""
@@ -58,6 +62,9 @@ class SampleMaker:
         if isinstance(error, DataError | MediaError):
             if not self._skips or isinstance(error, StopError):
                 raise error
+            if isinstance(error, UncertainError) and not self._is_alone:
+                message = "it is not skipped: other processes may have read it, and all have to see the same samples"
+                raise DataError([*error.problems, Problem(where=where, message=message)])
             return Unusable(where=where, reason=reason_of(error), kind="bad")
         if isinstance(error, QvlError):
             raise error

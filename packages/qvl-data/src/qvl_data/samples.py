@@ -13,8 +13,9 @@ from qvl_core.errors import DataError, Problem
 from qvl_core.geometry import GeometryError, tokens_of
 from qvl_core.input_file import printable
 
+from qvl_data.bad_samples import UncertainError
 from qvl_data.chat import ChatError, LossOn
-from qvl_data.media.error import MediaError
+from qvl_data.media.error import MediaError, UncertainMediaError
 from qvl_data.media.facts import MediaFile
 from qvl_data.media.images import ImageFacts, load_image
 from qvl_data.media.video import load_video
@@ -145,5 +146,5 @@ def _load(file: MediaFile, planned: PlannedSample, processor: Processor, load: M
     try:
         return load(file, processor, planned.max_pixels)
     except (MediaError, GeometryError) as error:
-        where, key = planned.record.where, printable(str(file.path))
-        raise DataError(Problem(where=where, key=key, message=str(error))) from None
+        problem = Problem(where=planned.record.where, key=printable(str(file.path)), message=str(error))
+        raise (UncertainError if isinstance(error, UncertainMediaError) else DataError)(problem) from None

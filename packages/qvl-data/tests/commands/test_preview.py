@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from data_files import llava, save_image, write_records
 from page_reader import PageReader
 from qvl_core.cli.boundary import guarded
 from qvl_core.recipe import load_recipe
+from qvl_data import batches
 from qvl_data.commands import register
 from qvl_data.dataset import Dataset
 from qvl_data.item_source import indexed_items
@@ -132,3 +134,16 @@ def test_leaves_a_foreign_page_alone(recipe: Path, tmp_path: Path, capsys: pytes
     assert "not a page of `qvl data`" in capsys.readouterr().err
     assert (tmp_path / "index.html").read_text() == "<p>mine"
     assert run(recipe, "--out", tmp_path, "--overwrite") == 0
+
+
+def test_packs_of_a_stream_show_the_rows_that_training_takes(recipe: Path, tmp_path: Path) -> None:
+    settings = ("data.streaming=true", "data.packing=true", "data.too_long=drop", "data.shuffle_buffer=4")
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert run(recipe, "--out", tmp_path / "page", "--samples", 2, *words) == 0
+    loaded = load_recipe(recipe, settings)
+    data = prepare(loaded)
+    with closing(batches(data, recipe=loaded)) as steps:
+        taken = [name for batch in next(steps) for name in batch.sample_ids]
+    shown = _places(tmp_path / "page/index.html")
+    assert shown[: len(taken)] == taken[: len(shown)]
+    assert len(shown) > 2

@@ -166,7 +166,7 @@ def test_the_cache_holds_the_last_groups_only(tmp_path: Path, monkeypatch: pytes
     for place in places:
         file.read(place)
     assert isinstance(file, parquet.ParquetRecordFile)
-    assert len(file._cache._tables) == 1
+    assert len(file.cache._tables) == 1
 
 
 def test_says_what_to_install_where_pyarrow_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,3 +108,13 @@ def test_several_threads_and_processes_can_read_one_file(tmp_path: Path, data: b
     elements = list(file.elements())
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda element: file.read(element.place), elements)) == elements
+
+
+def test_a_packed_file_is_named_with_what_unpacks_it(tmp_path: Path) -> None:
+    import gzip
+
+    path = tmp_path / "r.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n'))
+    with pytest.raises(DataError, match="packed file") as caught:
+        open_record_file(path)
+    assert caught.value.problems[0].fix == "gunzip FILE"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_files import save_image
+from data_files import llava, save_image, write_records
 from qvl_core.errors import DataError
 from qvl_data import preparation
 from qvl_data.preparation import PreparedData, prepare
@@ -121,3 +121,34 @@ def test_a_record_that_changed_after_the_check_is_named(make_recipe: Callable[..
     with pytest.raises(Exception, match="changed") as caught:
         data.train.sample(2)
     assert "train.json" in str(caught.value)
+
+
+def test_a_smaller_image_in_place_of_one_that_was_too_large_is_used(
+    make_recipe: Callable[..., Any], tmp_path: Path, surveys: list[bool]
+) -> None:
+    save_image(tmp_path / "large.png", 224, 224)
+    path = write_records(tmp_path / "a.json", [llava("<image>?", "a", "large.png"), llava("q", "a")])
+    recipe = make_recipe([path], sequence_length=60)
+    assert prepare(recipe).report.dropped == 1
+    assert prepare(recipe).report.dropped == 1
+    save_image(tmp_path / "large.png", 56, 56)
+    assert prepare(recipe).report.dropped == 0
+    assert len(surveys) == 2
+
+
+def test_a_link_that_leads_elsewhere_now_is_followed(
+    make_recipe: Callable[..., Any], tmp_path: Path, surveys: list[bool]
+) -> None:
+    for name, height in (("one", 60), ("two", 200)):
+        save_image(tmp_path / name / "a.png", height, 60)
+    link = tmp_path / "media"
+    link.symlink_to("one")
+    path = write_records(tmp_path / "a.json", [llava("<image>?", "a", "a.png")])
+    recipe = make_recipe([{"path": str(path), "media_root": str(link)}])
+    first = prepare(recipe)
+    link.unlink()
+    link.symlink_to("two")
+    second = prepare(recipe)
+    assert len(surveys) == 2
+    assert second.report.longest > first.report.longest
+    assert second.data_hash != first.data_hash

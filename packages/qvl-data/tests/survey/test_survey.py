@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import fields
@@ -182,3 +183,40 @@ def test_problems_are_told_apart_by_kind(make_recipe: Callable[..., Any], tmp_pa
     path = write_records(tmp_path / "a.json", [row for group in rows.values() for row in group])
     found = surveyed(make_recipe([path], sequence_length=200, too_long="error"))
     assert dict(found.problems.kinds) == {kind: len(group) for kind, group in rows.items()}
+
+
+def test_as_many_examples_of_a_kind_are_kept_as_were_asked_for(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    path = write_records(tmp_path / "a.json", [llava("q", "") for _ in range(100)])
+    for shown, processes_ in ((60, 1), (60, 2), (5, 1)):
+        found = surveyed(make_recipe([path]), shown=shown, processes=processes_)
+        assert len(found.problems.kept) == shown
+        assert found.problems.count == 100
+
+
+def test_a_module_in_the_working_directory_is_not_run(
+    make_recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe([mixed_file(tmp_path, ROWS)])
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for name in ("tokenizers.py", "numpy.py", "qvl_data.py", "json.py"):
+        (trap / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(trap)
+    # An empty part of it would name the working directory on purpose.
+    kept = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(kept))
+    assert surveyed(recipe, processes=2).counts[0].read == ROWS
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_a_file_that_cannot_be_read_to_its_end_hides_no_other_problem(
+    make_recipe: Callable[..., Any], tmp_path: Path, shares: int
+) -> None:
+    pretty = tmp_path / "pretty.jsonl"
+    pretty.write_text('{\n "conversations": []\n}\n')
+    other = write_records(tmp_path / "other.json", [llava("q", ""), llava("q", "a")])
+    found = surveyed(make_recipe([pretty, other]), processes=shares)
+    assert found.problems.kinds == {"file": 1, "empty": 1}
+    assert [counts.used for counts in found.counts] == [0, 1]
+    assert "the top level is one object" in found.problems.kept[0].problem.message

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -71,7 +73,7 @@ def use_features(
         dtype=str(recipe.model.dtype),
     )
     media = list_media(data)
-    keepers = _find_keepers(world)
+    keepers = _find_keepers(world, Path(recipe.data.cache_dir))
     missing = _survey(world, store, media, keepers, say)
     _make_ready(world, store, media, keepers, missing, about, say)
     own = missing[keepers.machines[world.place.dp]]
@@ -119,11 +121,41 @@ def describe(recipe: Recipe, world: World, weights: str) -> dict[str, Any]:
     }
 
 
-def _find_keepers(world: World) -> Keepers:
+def _find_keepers(world: World, cache_dir: Path) -> Keepers:
+    """Find them. Raises OutputError where ranks that read the same features do not see the same folder."""
     stage = next(stage for stage, count in enumerate(world.layout.text_stages) if count)
-    ranks = [rank_of(Coordinate(pp=stage, dp=dp, tp=0), world.layout) for dp in range(world.layout.dp)]
-    hosts = cast("list[str]", world.exchange(socket.gethostname()))
-    return Keepers(ranks=tuple(ranks), machines=tuple(hosts[rank] for rank in ranks))
+    places = cast("list[str]", world.exchange(cache_place(cache_dir)))
+    ranks = []
+    for dp in range(world.layout.dp):
+        readers = [rank_of(Coordinate(pp=stage, dp=dp, tp=tp), world.layout) for tp in range(world.layout.tp)]
+        if len({places[rank] for rank in readers}) > 1:
+            message = f"tensor ranks {readers} read the same features and see different folders"
+            fix = "keep the tensor ranks of a stage on one machine, or set data.vision_cache = false"
+            raise OutputError(Problem(where=str(cache_dir), key="data.cache_dir", message=message, fix=fix))
+        ranks.append(readers[0])
+    return Keepers(ranks=tuple(ranks), machines=tuple(places[rank] for rank in ranks))
+
+
+def cache_place(cache_dir: Path) -> str:
+    """Name the disk folder that a cache_dir is, the same for all processes that see it: host name and a mark in it.
+
+    Containers may share a host name, machines a disk. A folder that cannot be written has no mark; that is told later.
+    """
+    mark = cache_dir / FOLDER_NAME / "place"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        own = mark.with_name(f".place-{uuid.uuid4().hex}")
+        own.write_text(uuid.uuid4().hex, encoding="ascii")
+        try:
+            # A link appears with its content, and only one can.
+            os.link(own, mark)
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+        return f"{socket.gethostname()}:{mark.read_text(encoding='ascii')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _survey(
@@ -187,7 +219,7 @@ def _make_ready(
     }
     free = cast("list[int]", together(world, lambda: _free_bytes(store.folder)))
     for machine, numbers in missing.items():
-        where = f" on {machine}" if len(missing) > 1 else ""
+        where = f" on {machine.partition(':')[0]}" if len(missing) > 1 else ""
         say(
             f"vision cache{where}: {len(media):,} images and videos, {len(media) - len(numbers):,} of them known; "
             f"{len(numbers):,} to compute, {bytes_text(needed[machine])} in {store.folder}, "

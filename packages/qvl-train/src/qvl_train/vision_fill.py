@@ -147,7 +147,10 @@ def _times(media: VisionMedia, number: int, medium: MediumPatches | None) -> NDA
     """Give when the slices of a video of variable frame rate start; where it was decoded on another stage, again."""
     if not media.times[number]:
         return None
-    return (medium or media.load(number)).slice_seconds
+    try:
+        return (medium or media.load(number)).slice_seconds
+    except MediaError as error:
+        raise DataError(Problem(where=media.where(number), key=media.path(number), message=str(error))) from None
 
 
 def _is_finite(features: NDArray[Any], dtype: str) -> bool:

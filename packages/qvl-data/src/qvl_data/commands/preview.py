@@ -13,8 +13,10 @@ from qvl_data.commands.check import not_installed
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
+    from qvl_data.dataset import Dataset
     from qvl_data.inspection.preview import PreviewItem
     from qvl_data.preparation import PreparedData
+    from qvl_data.streaming.stream_items import Stream
 
 _OUT = Path("data_preview")
 _SAMPLES = 8
@@ -36,7 +38,7 @@ def register(data: typer.Typer) -> None:
             typer.Option("--samples", min=1, max=_MOST_SAMPLES, help="Samples shown; packs where the recipe packs."),
         ] = _SAMPLES,
         position: Annotated[
-            int, typer.Option("--position", min=0, help="Start at this position of the training order.")
+            int, typer.Option("--position", min=0, max=10**15, help="Start at this position of the training order.")
         ] = 0,
         index: Annotated[
             list[int] | None,
@@ -110,13 +112,24 @@ def _by_position(data: PreparedData, recipe: Recipe, position: int, count: int) 
     room = recipe.data.sequence_length if recipe.data.packing else None
     shown: list[PreviewItem] = []
     left = _MOST_SAMPLES
+    is_packed_stream = isinstance(train, Stream) and recipe.data.packing
     with closing(source):
-        for taken in source.take(position, min(count, source.order.epoch_length)):
+        for taken in source.take(position, count if is_packed_stream else min(count, source.order.epoch_length)):
             numbers = taken.item.samples[:left]
             left -= len(numbers)
-            samples = tuple(previewer.preview(number) for number in numbers)
+            samples = tuple(previewer.preview(_row(train, recipe, number)) for number in numbers)
             hidden = len(taken.item.samples) - len(numbers)
             shown.append(PreviewItem(position=taken.item.position, room=room, samples=samples, hidden=hidden))
             if not left:
                 break
     return shown
+
+
+def _row(train: Dataset | Stream, recipe: Recipe, number: int) -> int:
+    """Give what a previewer calls a sample: packs of a stream number samples by their position in the order of rows."""
+    from qvl_data.streaming.stream_items import Stream
+
+    if not (isinstance(train, Stream) and recipe.data.packing):
+        return number
+    assert recipe.train is not None, "a recipe of task sft has [train]"
+    return train.order(recipe.train.seed).row(number)

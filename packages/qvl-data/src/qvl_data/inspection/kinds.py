@@ -18,6 +18,7 @@ TITLES = {
     "path": "Refused paths",
     "missing": "Missing media",
     "media": "Media that cannot be used",
+    "uncertain": "Media that were not read in time",
     "region": "Boxes and points outside their medium",
     "template": "Refused by the chat template",
     "too_long": "Longer than sequence_length",

@@ -10,9 +10,9 @@ import atexit
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,11 @@ from typing import Any
 from qvl_core.errors import RunError
 from qvl_core.input_file import printable
 
-from qvl_data.media.error import MediaError
+from qvl_data.child_program import child_command
+from qvl_data.media.error import MediaError, UncertainMediaError
 from qvl_data.media.video_worker import HEADER
 
-COMMAND = (sys.executable, "-m", "qvl_data.media.video_worker")
+COMMAND = child_command("qvl_data.media.video_worker")
 # Starting Python and loading FFmpeg takes a fifth of a second; a machine under load, a network disk, much longer.
 _START_S = 120.0
 # One that closed its pipe is about to be gone.
@@ -62,8 +63,6 @@ class VideoProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            # A file of the working directory must not pass for a module (heeded from Python 3.11 on).
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -77,7 +76,7 @@ class VideoProcess:
             self.end(grace_s=_END_S)
             raise RunError(
                 f"the process that decodes videos does not start: exit code {self._process.returncode}\n"
-                f"  fix: see what `{' '.join(command)} < /dev/null` says"
+                f"  fix: see what `{shlex.join(command)} < /dev/null` says"
             ) from None
         except BaseException:
             self.end()
@@ -171,9 +170,9 @@ class VideoProcesses:
                 raise
             except _DeadlineError:
                 process.end()
-                raise MediaError(_ending(None, path, timeout_s)) from None
+                raise UncertainMediaError(_ending(None, path, timeout_s)) from None
             except _DeadError:
-                raise MediaError(_ending(process.end(grace_s=_END_S), path, timeout_s)) from None
+                raise UncertainMediaError(_ending(process.end(grace_s=_END_S), path, timeout_s)) from None
             except BaseException:
                 process.end()
                 raise

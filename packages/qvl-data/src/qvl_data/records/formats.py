@@ -103,7 +103,8 @@ def _raw_turns(value: dict[str, Any], layout: Layout, complaints: Complaints) ->
             return None
     if isinstance(found, list) and found:
         return found
-    state = "is missing" if found is None else "is empty" if found == [] else f"is {kind_of(found)}"
+    absent = "is null" if layout.turns in value else "is missing"
+    state = absent if found is None else "is empty" if found == [] else f"is {kind_of(found)}"
     others = [name for name, other in FORMATS.items() if other.turns != layout.turns and other.turns in value]
     fix = format_fix(others[0]) if others and found is None else ""
     complaints.add(f"`{layout.turns}` {state}; it holds the list of messages. Keys found: {names_of(value)}", fix)

@@ -37,26 +37,29 @@ _CACHED_BYTES = 256 * 1024**2
 _GROUP_FIX = 'pyarrow.parquet.write_table(table, "NEW.parquet", row_group_size=1000)'
 
 
-class _GroupCache:
-    """The row groups that were decoded last, up to `_CACHED_BYTES` of them and at least one. Pickles as empty."""
+class GroupCache:
+    """The row groups that were decoded last, of all files that share it: up to `_CACHED_BYTES`, at least one group.
+
+    Pickles as empty.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._tables: dict[int, pa.Table] = {}
+        self._tables: dict[tuple[Path, int], pa.Table] = {}
 
-    def __reduce__(self) -> tuple[type[_GroupCache], tuple[()]]:
-        return (_GroupCache, ())
+    def __reduce__(self) -> tuple[type[GroupCache], tuple[()]]:
+        return (GroupCache, ())
 
-    def get(self, group: int) -> pa.Table | None:
+    def get(self, path: Path, group: int) -> pa.Table | None:
         """Give a group, which becomes the last one to go."""
-        table = self._tables.pop(group, None)
+        table = self._tables.pop((path, group), None)
         if table is not None:
-            self._tables[group] = table
+            self._tables[path, group] = table
         return table
 
-    def put(self, group: int, table: pa.Table) -> None:
+    def put(self, path: Path, group: int, table: pa.Table) -> None:
         """Keep a group and let go of those used longest ago."""
-        self._tables[group] = table
+        self._tables[path, group] = table
         while len(self._tables) > 1 and sum(each.nbytes for each in self._tables.values()) > _CACHED_BYTES:
             del self._tables[next(iter(self._tables))]
 
@@ -74,7 +77,7 @@ class ParquetRecordFile:
     unread: tuple[tuple[str, Unread], ...]
     starts: tuple[int, ...]
     batches: tuple[int, ...]
-    _cache: _GroupCache = field(default_factory=_GroupCache, repr=False, compare=False)
+    cache: GroupCache = field(default_factory=GroupCache, repr=False, compare=False)
 
     def elements(self) -> Iterator[Element]:
         """Give every row in order. Raises DataError where the file is damaged."""
@@ -118,11 +121,11 @@ class ParquetRecordFile:
         return found
 
     def _group(self, group: int) -> pa.Table:
-        with self._cache.lock:
-            table = self._cache.get(group)
+        with self.cache.lock:
+            table = self.cache.get(self.path, group)
             if table is None:
                 table = self._decoded(group)
-                self._cache.put(group, table)
+                self.cache.put(self.path, group, table)
             return table
 
     def _decoded(self, group: int) -> pa.Table:
@@ -176,8 +179,11 @@ class ParquetRecordFile:
             raise DataError(Problem(where=printable(str(self.path)), message=message))
 
 
-def open_parquet(path: Path, identity: FileIdentity) -> ParquetRecordFile:
-    """Give the file after reading its footer. Raises DataError if it is damaged, empty, or decodes to too much."""
+def open_parquet(path: Path, identity: FileIdentity, cache: GroupCache | None = None) -> ParquetRecordFile:
+    """Give the file after reading its footer; files may share a cache of decoded groups.
+
+    Raises DataError if it is damaged, empty, or decodes to too much.
+    """
     where = printable(str(path))
     with open_regular_file(path, error_type=DataError) as file, _explained(path):
         groups = read_footer(file)
@@ -205,6 +211,7 @@ def open_parquet(path: Path, identity: FileIdentity) -> ParquetRecordFile:
         unread=tuple(unread.items()),
         starts=starts,
         batches=tuple(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, size))) for size in longest),
+        cache=cache or GroupCache(),
     )
 
 

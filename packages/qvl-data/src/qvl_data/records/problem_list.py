@@ -11,7 +11,18 @@ from qvl_core.errors import DataError, Problem
 
 SHOWN = 20
 Kind = Literal[
-    "file", "record", "role", "placeholder", "empty", "path", "missing", "media", "region", "template", "too_long"
+    "file",
+    "record",
+    "role",
+    "placeholder",
+    "empty",
+    "path",
+    "missing",
+    "media",
+    "uncertain",
+    "region",
+    "template",
+    "too_long",
 ]
 
 
@@ -21,7 +32,8 @@ class Finding:
 
     file: the file as a whole · record: not a record of the format · role: unknown or in the wrong order · placeholder:
     markers and media differ in number · empty: an empty message · path: leaves media_root · missing: no such media
-    file · media: a file that is no image or video that can be used · region: a box or point that does not lie on its
+    file · media: a file that is no image or video that can be used · uncertain: one that could not be read in time, or
+    whose decoder died · region: a box or point that does not lie on its
     medium · template: the checkpoint's chat template refuses it · too_long: longer than the limit, policy `error`.
     """
 

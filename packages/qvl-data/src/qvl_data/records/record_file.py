@@ -12,10 +12,17 @@ from qvl_core.input_file import open_regular_file, printable, readable
 from qvl_data.records.element import Block, Element, Place
 from qvl_data.records.json_array import JsonArrayFile
 from qvl_data.records.json_lines import LIST_FIX, JsonLinesFile, Progress
-from qvl_data.records.parquet import open_parquet
+from qvl_data.records.parquet import GroupCache, open_parquet
 from qvl_data.records.parquet_footer import PARQUET_MAGIC
 from qvl_data.records.text_file import CHUNK_BYTES, UTF8_MARK, identity_of, is_folder
 
+_PACKED = (
+    (b"\x1f\x8b", "gunzip"),
+    (b"PK\x03\x04", "unzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd -d"),
+    (b"BZh", "bunzip2"),
+    (b"\xfd7zXZ", "unxz"),
+)
 SUFFIXES = (".json", ".jsonl", ".parquet")
 # A byte-order mark of UTF-32 starts as one of UTF-16 does: the longer ones come first.
 _OTHER_MARKS = (
@@ -59,24 +66,27 @@ class RecordFile(Protocol):
         """Give the records of a block."""
 
 
-def open_record_files(path: Path) -> list[RecordFile]:
+def open_record_files(path: Path, cache: GroupCache | None = None) -> list[RecordFile]:
     """Give the record files of a path: the file itself, or a folder's *.json, *.jsonl and *.parquet by name.
+
+    Parquet files share a cache of what was decoded last: `cache`, or one of these files alone.
 
     Raises DataError for what is missing, no regular file, empty, not UTF-8, or neither a list of records, JSON Lines
     nor Parquet; for a folder with everything that is wrong with its files.
     """
     if not is_folder(path):
-        return [open_record_file(path)]
+        return [open_record_file(path, cache)]
     with readable(path, error_type=DataError):
         names = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
     if not names:
         message = f"the folder holds no file of records: nothing named {', '.join('*' + each for each in SUFFIXES)}"
         raise DataError(Problem(where=printable(str(path)), message=message))
+    cache = cache or GroupCache()
     files: list[RecordFile] = []
     problems: list[Problem] = []
     for name in names:
         try:
-            files.append(open_record_file(path / name))
+            files.append(open_record_file(path / name, cache))
         except DataError as error:
             problems.extend(error.problems)
     if problems:
@@ -84,19 +94,20 @@ def open_record_files(path: Path) -> list[RecordFile]:
     return files
 
 
-def open_record_file(path: Path) -> RecordFile:
+def open_record_file(path: Path, cache: GroupCache | None = None) -> RecordFile:
     """Give one record file, its kind told by its content. Raises DataError."""
     where = printable(str(path))
     with open_regular_file(path, error_type=DataError) as file:
         identity = identity_of(file)
         head = file.read(len(PARQUET_MAGIC))
         if head == PARQUET_MAGIC:
-            return open_parquet(path, identity)
+            return open_parquet(path, identity, cache)
         start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
         file.seek(start)
         while (chunk := file.read(CHUNK_BYTES)) and not chunk.strip():
             pass
     text = chunk.lstrip()
+    _refuse_packed(head, where)
     _refuse_encoding(head, text, where)
     if not text:
         message = "the file is empty: 0 records" if not identity.size else "the file holds only white space: 0 records"
@@ -108,6 +119,13 @@ def open_record_file(path: Path) -> RecordFile:
         return JsonLinesFile(path=path, identity=identity, start=start)
     message = f"holds neither a JSON array, nor JSON Lines, nor Parquet: it starts with {text[:12]!r}"
     raise DataError(Problem(where=f"{where}:1", message=message, fix=LIST_FIX))
+
+
+def _refuse_packed(head: bytes, where: str) -> None:
+    program = next((program for magic, program in _PACKED if head.startswith(magic)), "")
+    if program:
+        message = f"is a packed file: it starts as those of {program.split()[0]} do; records are read unpacked"
+        raise DataError(Problem(where=where, message=message, fix=f"{program} FILE"))
 
 
 def _refuse_encoding(head: bytes, text: bytes, where: str) -> None:

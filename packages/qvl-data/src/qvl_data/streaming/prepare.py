@@ -54,6 +54,7 @@ def open_stream(
             except DataError as error:
                 problems.extend(error.problems, "file")
         sources.append((files, rule.max_samples))
+    _refuse_empty(rules, sources, problems)
     problems.raise_if_any(recipe.path)
     # A window of each source and the one after it; windows end where blocks do.
     rows = Rows(sources, kept=2 * (data.shuffle_buffer + ROWS * len(sources)))
@@ -99,6 +100,12 @@ def stream_items(stream: Stream, recipe: Recipe) -> ItemSource:
     )
     memory = PackMemory(Path(data.cache_dir) / f"packs-{stream.fingerprint}-{train.seed}.txt")
     return PackedStreamItems(stream, opener, memory, seed=train.seed, timeout_s=data.sample_timeout_s)
+
+
+def _refuse_empty(rules: Sequence[SourceRules], sources: Sequence[Source], problems: ProblemList) -> None:
+    for rule, (files, _) in zip(rules, sources, strict=True):
+        if files and not any(block.rows for file in files for block in file.blocks):
+            problems.add(Problem(where=str(rule.path), message="holds no record: 0 rows"), "file")
 
 
 def _refuse_what_needs_all_records(recipe: Recipe) -> None:

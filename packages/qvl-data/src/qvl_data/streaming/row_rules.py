@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.bad_samples import StopError, TooLongError
+from qvl_data.bad_samples import StopError, TooLongError, UncertainError
 from qvl_data.chat import LossOn
 from qvl_data.planning import PlannedSample, Planner
 from qvl_data.processor import Processor
@@ -35,7 +35,10 @@ class RowRules:
         if verdict.outcome == "dropped":
             raise TooLongError(Problem(where=verdict.where, message=verdict.note))
         problems = [finding.problem for finding in verdict.findings]
-        raise (StopError if any(finding.kind == "too_long" for finding in verdict.findings) else DataError)(problems)
+        kinds = {finding.kind for finding in verdict.findings}
+        if "too_long" in kinds:
+            raise StopError(problems)
+        raise (UncertainError if "uncertain" in kinds else DataError)(problems)
 
     def make(self, planned: PlannedSample) -> Sample:
         """Make the sample. Raises DataError."""

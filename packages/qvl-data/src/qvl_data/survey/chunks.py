@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvl_core.errors import Problem
+from qvl_core.errors import DataError, Problem
 
 from qvl_data.media.facts import MediaFile, facts_to_row
 from qvl_data.planning import PlannedSample, Planner, Verdict, digest_of
@@ -30,6 +30,7 @@ class Chunk:
     """What became of consecutive records. Lists of JSON values; see COLUMNS for a row of `rows`."""
 
     number: int
+    shown: int = SHOWN
     file: int = 0
     offset: int = 0
     rows: list[list[Any]] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Chunk:
     more: Counter[str] = field(default_factory=Counter)
     notes: list[list[str]] = field(default_factory=list)
     outcomes: dict[int, Counter[str]] = field(default_factory=dict)
-    """By file: how many records were read, used, shrunk, dropped, wrong."""
+    """By file: how many records were read, used, shrunk, dropped, wrong; `broken` if it cannot be read to its end."""
     _places: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, verdict: Verdict, element: Element, source: int, file: int) -> None:
@@ -55,6 +56,16 @@ class Chunk:
             self.notes.append([verdict.where, verdict.note])
         if verdict.sample is not None:
             self._keep(verdict.sample, element, source, file)
+        for medium in verdict.media:
+            # Not used, but were it another one, the record might be.
+            self._medium(medium, source)
+
+    def add_broken(self, error: DataError, file: int) -> None:
+        """Add that a file cannot be read any further."""
+        self.file = file
+        self.outcomes.setdefault(file, Counter())["broken"] += 1
+        for problem in error.problems:
+            self._find(Finding(kind="file", problem=problem))
 
     def to_json(self) -> dict[str, Any]:
         """Give the values that travel."""
@@ -63,7 +74,7 @@ class Chunk:
         return {**{name: getattr(self, name) for name in names}, "outcomes": outcomes}
 
     def _find(self, finding: Finding) -> None:
-        if sum(kind == finding.kind for kind, *_ in self.findings) < SHOWN:
+        if sum(kind == finding.kind for kind, *_ in self.findings) < self.shown:
             problem = finding.problem
             self.findings.append([finding.kind, problem.where, problem.key, problem.message, problem.fix])
         else:
@@ -106,26 +117,35 @@ def judge_share(job: SurveyJob, planner: Planner, share: int, shares: int) -> It
         if chunk is None or chunk.number != number:
             if chunk is not None:
                 yield chunk
-            chunk = Chunk(number=number)
-        chunk.add(planner.judge(element, rules[source], path), element, source, file)
+            chunk = Chunk(number=number, shown=job.shown)
+        if isinstance(element, DataError):
+            chunk.add_broken(element, file)
+        else:
+            chunk.add(planner.judge(element, rules[source], path), element, source, file)
     if chunk is not None:
         yield chunk
 
 
-def _elements(job: SurveyJob) -> Iterator[tuple[int, int, Path, Element]]:
-    """Give all elements of all files: number of the source, of the file, the file's path, the element."""
+def _elements(job: SurveyJob) -> Iterator[tuple[int, int, Path, Element | DataError]]:
+    """Give all elements of all files: number of the source, of the file, the file's path, the element.
+
+    In place of what cannot be read of a file, the reason: its other records, and other files, are judged all the same.
+    """
     left = {number: rules["max_samples"] for number, rules in enumerate(job.sources)}
     for number, file in enumerate(job.files):
         path = Path(file.path)
         if left[file.source] == 0:
             continue
         (record_file,) = open_record_files(path)
-        for element in record_file.elements():
-            yield file.source, number, path, element
-            if left[file.source] is not None:
-                left[file.source] -= 1
-                if left[file.source] == 0:
-                    break
+        try:
+            for element in record_file.elements():
+                yield file.source, number, path, element
+                if left[file.source] is not None:
+                    left[file.source] -= 1
+                    if left[file.source] == 0:
+                        break
+        except DataError as error:
+            yield file.source, number, path, error
 
 
 def _place(element: Element) -> Place:

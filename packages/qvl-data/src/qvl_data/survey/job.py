@@ -14,6 +14,7 @@ from qvl_data.media.checker import MediaChecker
 from qvl_data.media.memory import memory_file, read_memory
 from qvl_data.planning import LengthRule, Planner
 from qvl_data.processor import Processor, load_processor
+from qvl_data.records.problem_list import SHOWN
 from qvl_data.source_rules import SourceRules
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class SurveyJob:
     frame: str
     decode: bool
     memory: str
+    shown: int = SHOWN
+    """Problems of a kind that are kept of each chunk, beside their number."""
 
     def to_json(self) -> str:
         """Give one line of JSON."""
@@ -94,7 +97,13 @@ def job_from_json(text: str) -> SurveyJob:
 
 
 def make_job(
-    recipe: Recipe, rules: list[SourceRules], files: list[tuple[int, Path]], processor: Processor, *, decode: bool
+    recipe: Recipe,
+    rules: list[SourceRules],
+    files: list[tuple[int, Path]],
+    processor: Processor,
+    *,
+    decode: bool,
+    shown: int = SHOWN,
 ) -> SurveyJob:
     """Give the job for the files of a recipe's sources; `files` holds (number of the source, path)."""
     data = recipe.data
@@ -111,6 +120,7 @@ def make_job(
         frame=data.grounding,
         decode=decode,
         memory=str(memory),
+        shown=shown,
     )
 
 

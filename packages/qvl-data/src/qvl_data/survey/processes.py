@@ -9,13 +9,13 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
 from qvl_core.errors import EXIT_WRONG_INPUT, RunError
 
+from qvl_data.child_program import child_command
 from qvl_data.survey.job import SurveyJob
 
 MOST_PROCESSES = 16
@@ -56,7 +56,7 @@ class _Share:
         self._name = f"process {share + 1} of {shares} that checks records"
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "qvl_data.survey.worker", str(share), str(shares)],
+            child_command("qvl_data.survey.worker", str(share), str(shares)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """A survey, kept in `data.cache_dir`: the ranks of a run, and the next run, need not repeat it.
 
 Keyed by everything that it depends on: the bytes of the records and of the checkpoint's tokenizer and processor, and
-all settings that a verdict looks at. Media may have changed since; their sizes and times are compared. It saves time
-and is never needed: one that cannot be read or written is left alone.
+all settings that a verdict looks at. Media may have changed since: where their paths lead, sizes and times are
+compared. It saves time and is never needed: one that cannot be read or written is left alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qvl_core.durable import atomic_write
 from qvl_core.errors import QvlError
 
 from qvl_data.index import MediaTable, SampleTable
+from qvl_data.media.paths import MediaPathError, MediaRoot
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.source_rules import SourceRules
 from qvl_data.survey.job import SurveyJob
@@ -30,7 +31,7 @@ from qvl_data.survey.result import Counts, Survey, note_from_text
 
 _log = logging.getLogger(__name__)
 # Raise when a verdict, a count of tokens or a column changes its meaning.
-_VERSION = 2
+_VERSION = 3
 _CHECKPOINT_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "config.json", "special_tokens_map.json"),
@@ -43,7 +44,7 @@ def survey_file(job: SurveyJob, file_digests: Sequence[str], cache_dir: Path) ->
     """Name the file that a survey of this job is kept in."""
     settings = asdict(job)
     # Neither says anything about the result.
-    del settings["memory"], settings["decode"]
+    del settings["memory"], settings["decode"], settings["shown"]
     total = hashlib.sha256(json.dumps([_VERSION, settings, list(file_digests)], sort_keys=True).encode())
     for name in _CHECKPOINT_FILES:
         path = Path(job.checkpoint) / name
@@ -62,7 +63,7 @@ def read_survey(file: Path, rules: Sequence[SourceRules], *, decode: bool) -> Su
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s cannot be used (%s); all records are checked again", file, error)
         return None
-    if (decode and not found.decoded) or not _media_are_as_they_were(found.media):
+    if (decode and not found.decoded) or not _media_are_as_they_were(found.media, rules):
         return None
     return found
 
@@ -78,13 +79,17 @@ def save_survey(file: Path, survey: Survey) -> None:
         _log.warning("%s cannot be written (%s); the next run checks all records again", file, error)
 
 
-def _media_are_as_they_were(media: MediaTable) -> bool:
-    for path, size, mtime_ns in zip(media.path, media.size.tolist(), media.mtime_ns.tolist(), strict=True):
+def _media_are_as_they_were(media: MediaTable, rules: Sequence[SourceRules]) -> bool:
+    """Tell whether each path still leads to the same file, and each file still has its size and time."""
+    roots = [MediaRoot(rule.media_root, allow_outside=rule.allow_outside) for rule in rules]
+    states = zip(media.size.tolist(), media.mtime_ns.tolist(), strict=True)
+    for source, written, path, state in zip(media.source.tolist(), media.written, media.path, states, strict=True):
         try:
-            status = Path(path).stat()
-        except OSError:
+            found = roots[source].resolve(written)
+            status = found.stat()
+        except (OSError, MediaPathError):
             return False
-        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+        if (str(found), (status.st_size, status.st_mtime_ns)) != (path, state):
             return False
     return True
 

@@ -13,7 +13,8 @@ from qvl_core.errors import DataError, Problem
 
 from qvl_data.index import TableBuilder, content_hash
 from qvl_data.processor import Processor
-from qvl_data.records.problem_list import SHOWN, Finding, Kind, ProblemList
+from qvl_data.records.parquet import GroupCache
+from qvl_data.records.problem_list import SHOWN, Kind, ProblemList
 from qvl_data.records.record_file import RecordFile, open_record_files
 from qvl_data.source_rules import SourceRules
 from qvl_data.survey.chunks import COLUMNS, finding_of, judge_share
@@ -44,7 +45,8 @@ def survey(
     """
     problems = ProblemList(shown)
     opened = open_sources(rules, problems)
-    job = make_job(recipe, list(rules), [(source, file.path) for source, file in opened], processor, decode=decode)
+    files = [(source, file.path) for source, file in opened]
+    job = make_job(recipe, list(rules), files, processor, decode=decode, shown=max(SHOWN, shown))
     builder = TableBuilder()
     outcomes: list[Counter[str]] = [Counter() for _ in opened]
     notes: list[Problem] = []
@@ -62,7 +64,7 @@ def survey(
         for (source, _), digest in zip(opened, digests.result(), strict=True):
             by_source[source].append(digest)
     for (_, file), counts in zip(opened, outcomes, strict=True):
-        if not counts["read"] and not _is_cut_off(rules, opened, file):
+        if not counts["read"] and not counts["broken"] and not _is_cut_off(rules, opened, file):
             problems.add(Problem(where=str(file.path), message="the list is empty: 0 records"), "file")
     samples, media = builder.samples(), builder.media()
     return Survey(
@@ -81,10 +83,10 @@ def survey(
 
 def open_sources(rules: Sequence[SourceRules], problems: ProblemList) -> list[tuple[int, RecordFile]]:
     """Open the files of all sources: (number of the source, file). What cannot be opened is a problem."""
-    opened = []
+    opened, cache = [], GroupCache()
     for number, rule in enumerate(rules):
         try:
-            files = open_record_files(rule.path)
+            files = open_record_files(rule.path, cache)
         except DataError as error:
             problems.extend(error.problems, "file")
             continue
@@ -125,6 +127,8 @@ def _gather(
         digests = "".join(columns["digest"].tolist())
         columns["digest"] = np.frombuffer(bytes.fromhex(digests), np.uint8).reshape(len(chunk["rows"]), -1)
         builder.add(columns, chunk["media"], np.array(chunk["media_numbers"], np.int64))
+    else:
+        builder.add_media(chunk["media"])
     for row in chunk["findings"]:
         kind, problem = finding_of(row)
         problems.add(problem, cast("Kind", kind))
@@ -149,11 +153,3 @@ def _extent(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def findings_by_kind(problems: ProblemList) -> dict[str, tuple[int, list[Finding]]]:
-    """Give, for each kind of problem that was found, how many there are and the first of them."""
-    return {
-        kind: (number, [finding for finding in problems.kept if finding.kind == kind])
-        for kind, number in problems.kinds.items()
-    }

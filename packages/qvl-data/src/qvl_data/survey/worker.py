@@ -1,4 +1,4 @@
-"""A process that judges a share of the records: `python -m qvl_data.survey.worker SHARE SHARES`.
+"""A process that judges a share of the records: the program `qvl_data.survey.worker SHARE SHARES`.
 
 It reads a job from its standard input and writes one line of JSON a chunk to its standard output. When nobody reads
 that any more, because the process that asked is gone, the next line ends it.
@@ -17,8 +17,13 @@ from qvl_data.survey.chunks import judge_share
 from qvl_data.survey.job import job_from_json
 
 
-def main(arguments: list[str], source: TextIO, target: TextIO) -> int:
-    """Judge the share and give the exit code; a QvlError is written to standard error."""
+def main() -> int:
+    """Judge the share that the command line names."""
+    return judge(sys.argv[1:], sys.stdin, sys.stdout)
+
+
+def judge(arguments: list[str], source: TextIO, target: TextIO) -> int:
+    """Judge a share and give the exit code; a QvlError is written to standard error."""
     share, shares = (int(word) for word in arguments)
     try:
         job = job_from_json(source.readline())
@@ -33,7 +38,3 @@ def main(arguments: list[str], source: TextIO, target: TextIO) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdin, sys.stdout))

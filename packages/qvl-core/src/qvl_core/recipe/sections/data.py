@@ -135,7 +135,7 @@ class DataSection(Section):
     )
     cache_dir: PathText = Field(
         default=".qvl-cache",
-        description="Folder that remembers which media files were checked, on a local disk of each node. "
-        "Default .qvl-cache.",
+        description="Folder that keeps what saves time: checked media, the index of samples, blocks and packs of "
+        "streams, vision features (large); on a local disk of each node. Default .qvl-cache.",
         examples=[".qvl-cache"],
     )
