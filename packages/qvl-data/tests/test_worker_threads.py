@@ -21,7 +21,7 @@ from qvl_data.dataset import Dataset
 def test_a_sample_that_hangs_is_named_with_what_it_does_and_holds_up_nobody(
     make_recipe: Callable[..., Any], data_file: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe([data_file], workers=workers, sample_timeout_s=0.2)
+    recipe = make_recipe([data_file], workers=workers, sample_timeout_s=1.5)
     data = prepare(recipe)
     gate = threading.Event()
 
@@ -35,7 +35,7 @@ def test_a_sample_that_hangs_is_named_with_what_it_does_and_holds_up_nobody(
             list(islice(steps, 3))
     finally:
         gate.set()
-    assert re.match(rf"{data_file}:\d+: not done after 0.2 s, the limit is 0.2 s; it hangs in ", str(error.value))
+    assert re.match(rf"{data_file}:\d+: not done after \d+\.\d s, the limit is 1.5 s; it hangs in ", str(error.value))
     assert "(samples.py:" in str(error.value)
 
 

@@ -57,6 +57,13 @@ def test_accepts(settings: tuple[str, ...]) -> None:
     assert load(*settings).warnings == ()
 
 
+def test_warns_of_a_video_that_may_take_longer_than_its_sample() -> None:
+    (warning,) = load("data.video.timeout_s=60.0", "data.sample_timeout_s=60.0").warnings
+    assert warning.key == "data.sample_timeout_s"
+    assert warning.fix == "sample_timeout_s = 600"
+    assert load("data.video.timeout_s=60.0", "data.sample_timeout_s=61.0").warnings == ()
+
+
 def test_says_that_a_stream_is_not_checked_before_the_run() -> None:
     (warning,) = load("data.streaming=true", "data.too_long=error").warnings
     assert warning.key == "data.too_long"

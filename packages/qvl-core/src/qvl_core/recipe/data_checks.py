@@ -16,6 +16,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     """Run every check that needs no model spec."""
     yield from check_pixel_bounds(draft)
     yield from check_frame_bounds(draft)
+    yield from check_deadlines(draft)
     yield from check_streaming(draft)
     yield from check_vision_cache(draft)
 
@@ -42,6 +43,14 @@ def check_frame_bounds(draft: Draft) -> Iterator[Problem]:
     if taken and taken[0] > taken[1]:
         message = f"is {taken[0]}, more than max_frames = {taken[1]}"
         yield error("data.video.min_frames", message, f"min_frames = {taken[1]}")
+
+
+def check_deadlines(draft: Draft) -> Iterator[Problem]:
+    """Warn where a sample has to be made before its video may have been decoded: the run would stop, not the decoder."""
+    taken = draft.take("data.video.timeout_s", "data.sample_timeout_s")
+    if taken and taken[0] >= taken[1]:
+        message = f"is {taken[1]:g}, not more than data.video.timeout_s = {taken[0]:g}: a slow video stops the run"
+        yield warning("data.sample_timeout_s", message, f"sample_timeout_s = {10 * taken[0]:g}")
 
 
 def check_streaming(draft: Draft) -> Iterator[Problem]:
