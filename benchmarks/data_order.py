@@ -237,7 +237,7 @@ def workers(rounds: int, quick: bool) -> Any:
 
 def threads_alone(dataset: Any, count: int, samples: int) -> tuple[float, float]:
     """Make samples in threads that nobody takes from: processor time of one in ms, and the share spent blocked."""
-    from qvl_data.worker_threads import WorkerThreads
+    from qvl_data.batching.worker_threads import WorkerThreads
 
     with WorkerThreads(count, name="bench") as threads:
         numbers = [thread.native_id for thread in threads._threads]

@@ -12,7 +12,7 @@ import pytest
 from data_files import llava, save_image, write_lines
 from qvl_core.errors import DataError, RunError
 from qvl_data import batches, prepare, validation_batches
-from qvl_data.bad_samples import BadSamples
+from qvl_data.batching.bad_samples import BadSamples
 from qvl_data.streaming.rows import Rows
 from taken_steps import ids, learned_ids, take
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from qvl_core.layout import Layout
 from qvl_core.recipe import load_recipe
-from qvl_data.bad_samples import Unusable
+from qvl_data.batching.bad_samples import Unusable
 from qvl_train.bad_sample_file import bad_samples_of, totals_of
 from sharded_folders import divisible_spec
 from thread_worlds import run_ranks

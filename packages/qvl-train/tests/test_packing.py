@@ -16,7 +16,7 @@ from qvl_core.parallel.single import SingleWorld
 from qvl_core.parallel.stage import build_stage, random_local_weights
 from qvl_core.recipe import load_recipe
 from qvl_data import PreparedData, batches, prepare
-from qvl_data.micro_batch import collate
+from qvl_data.batching.micro_batch import collate
 from qvl_train.checkpoint import checkpoint_path
 from qvl_train.reduction import Reduction, count_units, loss_weights
 from whole_runs import rows, train

@@ -4,10 +4,17 @@ For a run:       prepare(recipe, *, progress=None) -> PreparedData(train, valida
                  batches(data, *, recipe, consumed_samples=0, dp_rank=0, dp_size=1) -> endless steps of micro batches
                  validation_batches(data, *, recipe, dp_rank=0, dp_size=1) -> micro batches, once
                  count_validation_batches(data, *, recipe, dp_size=1) -> how many of them a rank has
-For a question:  load_processor(folder, spec, *, min_pixels, max_pixels) -> Processor
+For a question:  load_processor(folder, spec, *, min_pixels, max_pixels, video=None) -> Processor
                  build_prompt(processor, images, text, system=None, *, sample_id="prompt") -> Sample
                  collate(samples, spec) -> qvl_core.batch.Batch
 Pieces:          Dataset, DataReport, Sample, Processor, BatchIterator
+
+Inside, from records to steps:
+records/         files and formats to Record         media/       images and videos: paths, facts, patches
+planning         a Record to a planned sample        survey/      all of them, judged before a run, kept as an index
+samples, chat    planned samples to token ids        order/       which sample is used when; packs
+batching/        samples to micro batches            streaming/   the same without an index
+inspection/, commands/    `qvl data check`, `preview`, `convert`
 
 Names are imported on first use, so that `import qvl_data` costs nothing.
 """
@@ -18,21 +25,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qvl_data.batch_iterator import BatchIterator, batches, count_validation_batches, validation_batches
+    from qvl_data.batching.batch_iterator import BatchIterator, batches, count_validation_batches, validation_batches
+    from qvl_data.batching.micro_batch import collate
     from qvl_data.data_report import DataReport
     from qvl_data.dataset import Dataset
-    from qvl_data.micro_batch import collate
     from qvl_data.preparation import PreparedData, prepare
     from qvl_data.processor import Processor, load_processor
     from qvl_data.prompt import build_prompt
     from qvl_data.samples import Sample
 
 _HOMES = {
-    "BatchIterator": "batch_iterator",
-    "batches": "batch_iterator",
-    "count_validation_batches": "batch_iterator",
-    "validation_batches": "batch_iterator",
-    "collate": "micro_batch",
+    "BatchIterator": "batching.batch_iterator",
+    "batches": "batching.batch_iterator",
+    "count_validation_batches": "batching.batch_iterator",
+    "validation_batches": "batching.batch_iterator",
+    "collate": "batching.micro_batch",
     "DataReport": "data_report",
     "Dataset": "dataset",
     "PreparedData": "preparation",

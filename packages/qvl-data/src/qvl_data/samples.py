@@ -13,7 +13,7 @@ from qvl_core.errors import DataError, Problem
 from qvl_core.geometry import GeometryError, tokens_of
 from qvl_core.input_file import printable
 
-from qvl_data.bad_samples import UncertainError
+from qvl_data.batching.bad_samples import UncertainError
 from qvl_data.chat import ChatError, LossOn
 from qvl_data.media.error import MediaError, UncertainMediaError
 from qvl_data.media.facts import MediaFile

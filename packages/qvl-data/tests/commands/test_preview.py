@@ -12,9 +12,9 @@ from page_reader import PageReader
 from qvl_core.cli.boundary import guarded
 from qvl_core.recipe import load_recipe
 from qvl_data import batches
+from qvl_data.batching.item_source import indexed_items
 from qvl_data.commands import register
 from qvl_data.dataset import Dataset
-from qvl_data.item_source import indexed_items
 from qvl_data.preparation import prepare
 from recipe_files import write_full_checkpoint, write_recipe
 

@@ -10,12 +10,12 @@ import pytest
 from data_files import llava, save_image, write_records
 from page_reader import PageReader
 from qvl_core.batch import IGNORE
+from qvl_data.batching.micro_batch import collate
 from qvl_data.dataset import Dataset
 from qvl_data.inspection import preview_page as page_module
 from qvl_data.inspection.markup import visible
 from qvl_data.inspection.preview import IMAGE_SIDE, MAX_MEDIA, Previewer, PreviewItem, PreviewSample
 from qvl_data.inspection.preview_page import preview_page
-from qvl_data.micro_batch import collate
 from qvl_data.preparation import prepare
 from video_files import save_video
 

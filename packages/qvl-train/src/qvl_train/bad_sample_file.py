@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from qvl_data.bad_samples import BadSamples, Unusable
+from qvl_data.batching.bad_samples import BadSamples, Unusable
 
 from qvl_train.append_file import AppendFile
 

@@ -16,7 +16,7 @@ from qvl_core.parallel.world import Json, World
 from qvl_core.recipe.schema import Recipe
 from qvl_core.recipe.sections import TrainSection
 from qvl_data import BatchIterator, PreparedData, batches
-from qvl_data.bad_samples import BadSamples
+from qvl_data.batching.bad_samples import BadSamples
 
 from qvl_train.bad_sample_file import totals_of
 from qvl_train.guarded_reports import GuardedReports

@@ -46,7 +46,7 @@ def check_frame_bounds(draft: Draft) -> Iterator[Problem]:
 
 
 def check_deadlines(draft: Draft) -> Iterator[Problem]:
-    """Warn where a sample has to be made before its video may have been decoded: the run would stop, not the decoder."""
+    """Warn where a sample has to be made before its video may have been decoded: the run stops, not the decoder."""
     taken = draft.take("data.video.timeout_s", "data.sample_timeout_s")
     if taken and taken[0] >= taken[1]:
         message = f"is {taken[1]:g}, not more than data.video.timeout_s = {taken[0]:g}: a slow video stops the run"

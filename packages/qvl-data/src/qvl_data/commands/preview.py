@@ -101,8 +101,8 @@ def _by_number(data: PreparedData, recipe: Recipe, numbers: list[int]) -> list[P
 def _by_position(data: PreparedData, recipe: Recipe, position: int, count: int) -> list[PreviewItem]:
     from contextlib import closing
 
+    from qvl_data.batching.item_source import indexed_items
     from qvl_data.inspection.preview import Previewer, PreviewItem
-    from qvl_data.item_source import indexed_items
     from qvl_data.streaming.prepare import stream_items
     from qvl_data.streaming.stream_items import Stream
 

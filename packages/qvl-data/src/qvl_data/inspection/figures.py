@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.geometry import tokens_of
 
+from qvl_data.batching.item_source import indexed_items
 from qvl_data.dataset import Dataset
 from qvl_data.index import MediaTable
 from qvl_data.inspection.report import EpochTotals, LengthTotals, LongSample, MediaTotals, Packs, TokenTotals
-from qvl_data.item_source import indexed_items
 from qvl_data.order.sample_order import SampleOrder
 
 if TYPE_CHECKING:

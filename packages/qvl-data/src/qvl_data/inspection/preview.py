@@ -13,11 +13,11 @@ from qvl_core.errors import DataError
 from qvl_core.geometry import tokens_of
 from qvl_core.input_file import printable
 
+from qvl_data.batching.micro_batch import collate
 from qvl_data.dataset import Dataset
 from qvl_data.inspection.pictures import frames_of_patches
 from qvl_data.inspection.pieces import Piece, PieceReader
 from qvl_data.inspection.thumbnails import data_uri
-from qvl_data.micro_batch import collate
 from qvl_data.planning import PlannedSample, sizes_of
 from qvl_data.records.grounding import Size, frame_size, rescaled
 from qvl_data.records.record import Record

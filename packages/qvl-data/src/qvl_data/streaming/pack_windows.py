@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.bad_samples import StopError, TooLongError, Unusable, reason_of
+from qvl_data.batching.bad_samples import StopError, TooLongError, Unusable, reason_of
+from qvl_data.batching.worker_threads import Task, Watch, WorkerThreads
 from qvl_data.order.packing import PackGroup
 from qvl_data.order.randomness import Purpose, shuffled
 from qvl_data.order.stream_order import StreamOrder
 from qvl_data.planning import PlannedSample
 from qvl_data.streaming.row_rules import RowRules
 from qvl_data.streaming.rows import Rows
-from qvl_data.worker_threads import Task, Watch, WorkerThreads
 
 MOST_ROWS = 4096
 """Positions of a window at most: enough to fill packs well, few enough to be tokenised during the window before."""

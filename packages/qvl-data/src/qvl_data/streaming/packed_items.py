@@ -12,7 +12,7 @@ from threading import Lock
 from qvl_core.errors import RunError
 from qvl_core.specs.model_spec import ModelSpec
 
-from qvl_data.item_source import TakenItem
+from qvl_data.batching.item_source import TakenItem
 from qvl_data.order.items import MAX_SUBSTITUTES, Item
 from qvl_data.order.randomness import Purpose, drawn
 from qvl_data.planning import PlannedSample

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.item_source import ItemSource
+from qvl_data.batching.item_source import ItemSource
 from qvl_data.media.checker import MediaChecker
 from qvl_data.planning import LengthRule, Planner
 from qvl_data.processor import Processor

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.bad_samples import StopError, TooLongError, UncertainError
+from qvl_data.batching.bad_samples import StopError, TooLongError, UncertainError
 from qvl_data.chat import LossOn
 from qvl_data.planning import PlannedSample, Planner
 from qvl_data.processor import Processor

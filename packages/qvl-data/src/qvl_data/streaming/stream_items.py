@@ -8,13 +8,13 @@ from functools import partial
 from qvl_core.errors import DataError
 from qvl_core.specs.model_spec import ModelSpec
 
-from qvl_data.item_source import TakenItem
+from qvl_data.batching.item_source import TakenItem
+from qvl_data.batching.worker_threads import Watch, WorkerThreads
 from qvl_data.order.items import Item
 from qvl_data.order.stream_order import StreamOrder
 from qvl_data.samples import Sample
 from qvl_data.streaming.row_rules import RowRules
 from qvl_data.streaming.rows import Rows
-from qvl_data.worker_threads import Watch, WorkerThreads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from data_files import save_image
 from qvl_core.batch import IGNORE
 from qvl_core.geometry import sample_positions
-from qvl_data.micro_batch import collate, next_token_labels
+from qvl_data.batching.micro_batch import collate, next_token_labels
 from qvl_data.processor import Processor
 from qvl_data.prompt import build_prompt
 

@@ -29,7 +29,7 @@ def test_a_sample_that_hangs_is_named_with_what_it_does_and_holds_up_nobody(
         gate.wait()
 
     monkeypatch.setattr("qvl_data.samples.load_image", hang)
-    monkeypatch.setattr("qvl_data.worker_threads._PATIENCE_S", 0.01)
+    monkeypatch.setattr("qvl_data.batching.worker_threads._PATIENCE_S", 0.01)
     try:
         with pytest.raises(RunError) as error, batches(data, recipe=recipe) as steps:
             list(islice(steps, 3))
@@ -66,7 +66,7 @@ def test_an_interrupt_while_waiting_for_a_slow_sample_ends_at_once(
         gate.wait()
 
     monkeypatch.setattr(Dataset, "sample", slow)
-    monkeypatch.setattr("qvl_data.worker_threads._PATIENCE_S", 0.01)
+    monkeypatch.setattr("qvl_data.batching.worker_threads._PATIENCE_S", 0.01)
     sender = threading.Thread(target=lambda: begun.wait() and os.kill(os.getpid(), signal.SIGINT))
     sender.start()
     try:

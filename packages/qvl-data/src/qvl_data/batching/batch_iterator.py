@@ -18,16 +18,16 @@ import numpy as np
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError, Problem
 
-from qvl_data.bad_samples import BadSamples
-from qvl_data.item_source import ItemSource, TakenItem, ValidationItems, indexed_items
-from qvl_data.micro_batch import collate
+from qvl_data.batching.bad_samples import BadSamples
+from qvl_data.batching.item_source import ItemSource, TakenItem, ValidationItems, indexed_items
+from qvl_data.batching.micro_batch import collate
+from qvl_data.batching.sample_maker import Made, SampleMaker
+from qvl_data.batching.worker_threads import Task, WorkerThreads
 from qvl_data.order.balance import deal_step
 from qvl_data.preparation import PreparedData
-from qvl_data.sample_maker import Made, SampleMaker
 from qvl_data.samples import Sample
 from qvl_data.streaming.prepare import stream_items
 from qvl_data.streaming.stream_items import Stream
-from qvl_data.worker_threads import Task, WorkerThreads
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe

@@ -9,7 +9,7 @@ import numpy as np
 from qvl_core.batch import IGNORE
 from qvl_core.specs.model_spec import ModelSpec
 
-from qvl_data.bad_samples import Unusable
+from qvl_data.batching.bad_samples import Unusable
 from qvl_data.order.items import Item, ItemOrder, PackItems, SampleItems
 from qvl_data.samples import Sample
 

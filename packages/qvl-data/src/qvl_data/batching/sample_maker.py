@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from qvl_core.errors import DataError, Problem, QvlError, RunError
 
-from qvl_data.bad_samples import StopError, TooLongError, UncertainError, Unusable, reason_of
-from qvl_data.item_source import ItemSource
+from qvl_data.batching.bad_samples import StopError, TooLongError, UncertainError, Unusable, reason_of
+from qvl_data.batching.item_source import ItemSource
+from qvl_data.batching.worker_threads import Watch
 from qvl_data.media.error import MediaError
 from qvl_data.order.items import Item
 from qvl_data.samples import Sample
-from qvl_data.worker_threads import Watch
 
 
 @dataclass(frozen=True, kw_only=True)

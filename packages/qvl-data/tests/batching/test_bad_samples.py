@@ -12,7 +12,7 @@ from data_files import llava, save_image, write_records
 from qvl_core.batch import IGNORE
 from qvl_core.errors import DataError
 from qvl_data import batches, count_validation_batches, prepare, validation_batches
-from qvl_data.bad_samples import BadSamples, Unusable
+from qvl_data.batching.bad_samples import BadSamples, Unusable
 from taken_steps import ids, take
 
 

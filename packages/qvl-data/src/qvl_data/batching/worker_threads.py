@@ -20,7 +20,7 @@ from qvl_core.errors import RunError
 T = TypeVar("T")
 _LOOK_S = 1.0  # Between two looks at whether a thread is still alive.
 _PATIENCE_S = 1.0  # How long a thread may take to end what it is in the middle of.
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Watch:
