@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvl_core.errors import Problem
 
 from qvl_data.index import MediaTable, SampleTable
+from qvl_data.records.json_lines import Progress
 from qvl_data.records.problem_list import ProblemList
 from qvl_data.source_rules import SourceRules
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+__all__ = ["Counts", "Progress", "Survey", "note_from_text", "total_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
