@@ -46,7 +46,17 @@ def test_regions_come_in_the_order_of_their_markers() -> None:
     assert found.turns[1].texts == ("a <box> b <point> c <box>",)
 
 
-@pytest.mark.parametrize("nothing", [None, {}, {"bbox": []}, {"bbox": None, "point": [], "frame": "original"}])
+@pytest.mark.parametrize("empty", [{"bbox": []}, {"bbox": None, "point": []}])
+def test_an_empty_list_is_a_list_of_none_and_a_marker_wants_one(empty: Any) -> None:
+    problems = parse("a <box> and a <point>", empty)
+    assert isinstance(problems, tuple)
+    (problem,) = problems
+    assert "1 <" in problem.message
+    assert "0 in `objects." in problem.message
+    assert record("no marker", empty).regions == ()
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"bbox": None, "frame": "original"}])
 def test_without_boxes_a_marker_is_text(nothing: Any) -> None:
     found = record("a literal <box>, <bbox> and <point>", nothing)
     assert found.regions == ()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,8 +114,10 @@ def _open(data: bytes) -> Image.Image:
     """Read the header only. Raises ImageError for a format outside the list and for too many pixels."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"has more than {MAX_SOURCE_PIXELS:,} pixels by its header; it is not decoded") from None
+    except Image.DecompressionBombError as error:
+        stated = next((f"{int(found):,}" for found in re.findall(r"\((\d+) pixels\)", str(error))), "far too many")
+        message = f"has {stated} pixels by its header, more than {MAX_SOURCE_PIXELS:,}; it is not decoded"
+        raise ImageError(message) from None
     except Image.UnidentifiedImageError:
         start = data[:12]
         raise ImageError(f"is not a {', '.join(FORMATS)} image: it starts with {start!r}") from None

@@ -47,7 +47,8 @@ class MediaRoot:
         try:
             real = self._real_path(os.path.join(self._real, written))  # noqa: PTH118 - Path costs five times as much
         except (OSError, ValueError) as error:
-            raise MediaPathError(f"the path {_shown(written)} cannot be resolved: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise MediaPathError(f"the path {_shown(written)} cannot be resolved: {reason}") from None
         if not (self._allow_outside or real == self._real or real.startswith(self._real.rstrip("/") + "/")):
             reason = "is an absolute path" if written.startswith("/") else "leads through a symbolic link"
             shown = f"{_shown(written)} {reason} out of media_root {printable(str(self._written))}"

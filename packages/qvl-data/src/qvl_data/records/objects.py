@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qvl_core.json_file import JsonError
@@ -29,6 +29,7 @@ _BOX_TYPES: dict[str, tuple[Frame, float]] = {
 }
 _KEYS = {"bbox", "point", "medium", "image_id", "frame", "bbox_type", "ref"}
 _MARKER = re.compile("(<box>|<bbox>|<point>|<ref-object>)")
+_MARKERS = {"bbox": ("<box>", "<bbox>"), "point": ("<point>",), "ref": ("<ref-object>",)}
 
 
 def parse_objects(raw: Any, turns: list[Turn], complaints: Complaints) -> tuple[list[Turn], tuple[Region, ...], Frame]:
@@ -43,11 +44,15 @@ def parse_objects(raw: Any, turns: list[Turn], complaints: Complaints) -> tuple[
     points = _numbers(table.get("point"), "point", (2,), complaints)
     refs = _texts(table.get("ref"), complaints)
     frame, scale = _frame(table, complaints)
-    if len(complaints) > before or not (boxes or points or refs):
+    if len(complaints) > before:
+        return unchanged
+    if not (boxes or points or refs):
+        _check_counts(turns, {key: 0 for key in ("bbox", "point") if table.get(key) is not None}, complaints)
         return unchanged
     kinds = [kind for turn in turns for kind in turn.media]
     media = _media(table, kinds, len(boxes) + len(points), complaints)
-    _check_counts(turns, len(boxes), len(points), len(refs), complaints)
+    counts = {"bbox": len(boxes), "point": len(points), **({"ref": len(refs)} if refs else {})}
+    _check_counts(turns, counts, complaints)
     if len(complaints) > before:
         return unchanged
     regions = [
@@ -200,16 +205,15 @@ def _media(table: dict[str, Any], kinds: Sequence[MediaKind], count: int, compla
     return [choices[number] for number in numbers]
 
 
-def _check_counts(turns: list[Turn], boxes: int, points: int, refs: int, complaints: Complaints) -> None:
+def _check_counts(turns: list[Turn], counts: Mapping[str, int], complaints: Complaints) -> None:
+    """Complain where markers and entries differ in number, of the keys that the record has."""
     markers = [marker for turn in turns for text in turn.texts for marker in _MARKER.findall(text)]
-    found = (
-        ("<box>", markers.count("<box>") + markers.count("<bbox>"), boxes, "objects.bbox"),
-        ("<point>", markers.count("<point>"), points, "objects.point"),
-        ("<ref-object>", markers.count("<ref-object>") if refs else 0, refs, "objects.ref"),
-    )
-    for marker, in_text, in_record, key in found:
+    for key, in_record in counts.items():
+        names = _MARKERS[key]
+        in_text = sum(markers.count(name) for name in names)
         if in_text != in_record:
-            complaints.add(f"{in_text} {marker} marker(s) in the text, {in_record} in `{key}`; each needs one")
+            message = f"{in_text} {names[0]} marker(s) in the text, {in_record} in `objects.{key}`; each needs one"
+            complaints.add(message, kind="placeholder")
 
 
 def _name(number: int, boxes: int) -> str:

@@ -47,8 +47,10 @@ def parse_record(data: bytes, *, offset: int = 0, line: int | None = None, is_fi
     except JsonError:
         raise
     except ValueError as error:
-        # Python refuses integers of more than 4,300 digits with a plain ValueError.
-        raise JsonError(f"not JSON that can be read: {printable(str(error))}") from None
+        # Python refuses integers of more than 4,300 digits with a plain ValueError, and names its own switch.
+        is_long = "digits" in str(error)
+        reason = "it holds a whole number of thousands of digits" if is_long else printable(str(error))
+        raise JsonError(f"not JSON that can be read: {reason}") from None
     # Only an escape can spell a surrogate: UTF-8 that holds one was refused above.
     return without_surrogates(value) if "\\u" in text else value
 
