@@ -141,9 +141,9 @@ def cache_place(cache_dir: Path) -> str:
 
     Containers may share a host name, machines a disk. A folder that cannot be written has no mark; that is told later.
     """
-    mark = cache_dir / FOLDER_NAME / "place"
+    mark = cache_dir / "place"
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
+        cache_dir.mkdir(parents=True, exist_ok=True)
         own = mark.with_name(f".place-{uuid.uuid4().hex}")
         own.write_text(uuid.uuid4().hex, encoding="ascii")
         try:
