@@ -18,7 +18,7 @@ from qvl_data.media.pixels import normalised_levels
 from qvl_data.media.video import VideoFacts, VideoRules, load_video, probe_video
 from qvl_data.media.video_frames import decode_frames
 from qvl_data.media.video_sampling import Sampling, sample_frames
-from video_files import all_frames, save_video, turn_mp4
+from video_files import all_frames, save_video, turn_mp4, video_rules
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: HF's video processor needs it")
 
@@ -45,18 +45,7 @@ FILES = (
 
 
 def rules(**changes: object) -> VideoRules:
-    settings = {
-        "sampling": "qwen",
-        "fps": 2.0,
-        "min_frames": 4,
-        "max_frames": 64,
-        "min_pixels": 3136,
-        "max_pixels": 50176,
-        "total_pixels": None,
-        "vision": geometry_oracles.vision_spec(),
-        "levels": normalised_levels(MEAN, DEVIATION, 1 / 255),
-    }
-    return VideoRules(**{**settings, **changes})
+    return video_rules(geometry_oracles.vision_spec(), normalised_levels(MEAN, DEVIATION, 1 / 255), **changes)
 
 
 RULES = (

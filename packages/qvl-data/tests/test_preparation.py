@@ -12,6 +12,7 @@ from data_files import llava, save_image, write_records
 from qvl_core.errors import DataError, WeightsError
 from qvl_data.dataset import Dataset
 from qvl_data.preparation import prepare
+from qvl_data.records.json_array import JsonArrayFile
 
 
 def wheres(data: Dataset) -> list[str]:
@@ -303,3 +304,18 @@ def test_one_record_with_many_problems_is_one_bad_record(make_recipe: Callable[.
     rows = [llava("<image><image><image>", "a", ["x.png", "y.png", "z.png"]), llava("q", "a")]
     path = write_records(tmp_path / "a.json", rows)
     assert prepare(make_recipe([path], on_bad_sample="skip", max_bad_samples=1)).report.bad == 1
+
+
+def test_the_bytes_of_a_file_of_records_are_hashed_once(
+    make_recipe: Callable[..., Any], data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    real = JsonArrayFile.digest
+
+    def counting(file: JsonArrayFile) -> str:
+        hashed.append(file.path)
+        return real(file)
+
+    monkeypatch.setattr(JsonArrayFile, "digest", counting)
+    prepare(make_recipe([data_file]))
+    assert hashed == [data_file]

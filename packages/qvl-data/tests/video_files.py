@@ -8,6 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
+from qvl_core.specs.model_spec import VisionSpec
+from qvl_data.media.video import VideoRules
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
@@ -77,3 +80,17 @@ def turn_mp4(path: Path, matrix: tuple[int, int, int, int]) -> Path:
         data[start + place : start + place + 4] = (value * 65536).to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     return path
+
+
+def video_rules(vision: VisionSpec, levels: NDArray[np.float32], **changes: object) -> VideoRules:
+    """Give small limits with some of them changed."""
+    settings: dict[str, object] = {
+        "sampling": "qwen",
+        "fps": 2.0,
+        "min_frames": 4,
+        "max_frames": 64,
+        "min_pixels": 3136,
+        "max_pixels": 50176,
+        "total_pixels": None,
+    }
+    return VideoRules(vision=vision, levels=levels, **{**settings, **changes})

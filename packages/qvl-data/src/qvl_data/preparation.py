@@ -18,7 +18,7 @@ from qvl_data.media.memory import memory_file, remember
 from qvl_data.order.sample_order import held_out
 from qvl_data.processor import Processor, processor_of
 from qvl_data.records.parquet import GroupCache
-from qvl_data.records.problem_list import SHOWN, ProblemList
+from qvl_data.records.problem_list import SHOWN
 from qvl_data.records.record_file import open_record_file
 from qvl_data.source_rules import SourceRules, rules_of
 from qvl_data.streaming.prepare import open_stream
@@ -26,7 +26,7 @@ from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
 from qvl_data.survey.result import Counts, Progress, Survey, total_of
 from qvl_data.survey.saved import read_survey, save_survey, survey_file
-from qvl_data.survey.survey import open_sources, survey
+from qvl_data.survey.survey import OpenedSources, survey
 
 if TYPE_CHECKING:
     from qvl_core.recipe.schema import Recipe
@@ -113,12 +113,12 @@ def survey_once(
     A survey that found something wrong is good for the processes of one run: before the next, it may have been mended.
     """
     cache_dir, decode = Path(recipe.data.cache_dir), recipe.data.media_check == "decode"
-    opened = open_sources(rules, ProblemList())
-    job = make_job(recipe, list(rules), [(source, file.path) for source, file in opened], processor, decode=decode)
-    kept = survey_file(job, [file.digest() for _, file in opened], cache_dir)
-    found = read_survey(kept, rules, decode=decode) if opened else None
+    sources = OpenedSources(rules)
+    files = [(source, file.path) for source, file in sources.files]
+    kept = survey_file(make_job(recipe, list(rules), files, processor, decode=decode), sources.digests, cache_dir)
+    found = read_survey(kept, rules, decode=decode) if files else None
     if found is None or (found.problems.count and not is_checked):
-        found = survey(recipe, rules, processor, decode=decode, progress=progress)
+        found = survey(recipe, rules, processor, decode=decode, progress=progress, sources=sources)
         _refuse_problems(recipe, found)
         remember(memory_file(cache_dir, [rule.media_root for rule in rules]), found.media.files(), decoded=decode)
         save_survey(kept, found)

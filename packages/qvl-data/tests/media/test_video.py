@@ -15,7 +15,7 @@ from qvl_core.specs.model_spec import VisionSpec
 from qvl_data.media.error import MediaError
 from qvl_data.media.pixels import ImageRules, normalised_levels
 from qvl_data.media.video import VideoFacts, VideoRules, load_video, probe_video
-from video_files import all_frames, save_video, turn_mp4
+from video_files import all_frames, save_video, turn_mp4, video_rules
 
 VISION = VisionSpec(depth=1, hidden_size=16, num_heads=1, intermediate_size=16, out_hidden_size=16)
 LEVELS = normalised_levels((0.5, 0.25, 0.0), (0.5, 0.25, 1.0), 1 / 255)
@@ -23,18 +23,7 @@ TIMEOUT_S = 60.0
 
 
 def rules(**changes: object) -> VideoRules:
-    settings = {
-        "sampling": "qwen",
-        "fps": 2.0,
-        "min_frames": 4,
-        "max_frames": 64,
-        "min_pixels": 3136,
-        "max_pixels": 50176,
-        "total_pixels": None,
-        "vision": VISION,
-        "levels": LEVELS,
-    }
-    return VideoRules(**{**settings, **changes})
+    return video_rules(VISION, LEVELS, **changes)
 
 
 def facts(**changes: object) -> VideoFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -220,3 +221,12 @@ def test_a_file_that_cannot_be_read_to_its_end_hides_no_other_problem(
     assert found.problems.kinds == {"file": 1, "empty": 1}
     assert [counts.used for counts in found.counts] == [0, 1]
     assert "the top level is one object" in found.problems.kept[0].problem.message
+
+
+def test_a_process_that_ends_too_early_without_a_word_has_lost_records(
+    make_recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe([mixed_file(tmp_path, 2 * ROWS)])
+    monkeypatch.setattr(processes, "child_command", lambda *words: (sys.executable, "-c", "raise SystemExit(0)"))
+    with pytest.raises(RunError, match=r"process 1 of 2 .* ended with exit code 0 and its work not done"):
+        surveyed(recipe, processes=2)

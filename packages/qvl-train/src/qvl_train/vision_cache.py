@@ -13,6 +13,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -146,13 +147,10 @@ def cache_place(cache_dir: Path) -> str:
         cache_dir.mkdir(parents=True, exist_ok=True)
         own = mark.with_name(f".place-{uuid.uuid4().hex}")
         own.write_text(uuid.uuid4().hex, encoding="ascii")
-        try:
-            # A link appears with its content, and only one can.
+        # A link appears with its content, and only the first one can: whose mark it is does not matter.
+        with suppress(FileExistsError):
             os.link(own, mark)
-        except FileExistsError:
-            pass
-        finally:
-            own.unlink()
+        own.unlink()
         return f"{socket.gethostname()}:{mark.read_text(encoding='ascii')}"
     except OSError:
         return socket.gethostname()

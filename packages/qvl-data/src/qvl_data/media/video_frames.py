@@ -206,9 +206,12 @@ def _decode_from_start(
                 if not numbers:
                     return
     except _LostTrackError:
-        pass
-    missing = min(numbers)
-    raise MediaError(f"frame {missing:,} of {len(table.frames):,} does not come out of the decoder: damaged")
+        raise _not_decoded(table, numbers) from None
+    raise _not_decoded(table, numbers)
+
+
+def _not_decoded(table: PacketTable, numbers: set[int]) -> MediaError:
+    return MediaError(f"frame {min(numbers):,} of {len(table.frames):,} does not come out of the decoder: damaged")
 
 
 def _number(number_of: Mapping[int, int], frame: VideoFrame) -> int:

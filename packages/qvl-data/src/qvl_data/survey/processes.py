@@ -11,6 +11,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from qvl_core.errors import EXIT_WRONG_INPUT, RunError
@@ -68,25 +69,26 @@ class _Share:
         assert self._process.stdin is not None
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=4)
         self._errors: list[str] = []
+        self._is_done = False
         self._is_stopped = threading.Event()
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
         threading.Thread(target=self._read_errors, args=(self._process.stderr,), daemon=True).start()
-        try:
+        # One that has died already is told of by `next`, with what it said.
+        with suppress(BrokenPipeError):
             self._process.stdin.write(job.to_json() + "\n")
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # It has died; what it said is read by `next`.
 
     def next(self) -> dict[str, Any] | None:
-        """Give the next chunk, None after the last."""
+        """Give the next chunk, None after the last. Raises RunError where the process ends before it says so."""
         line = self._lines.get()
         if line is not None:
-            found: dict[str, Any] = json.loads(line)
+            found: dict[str, Any] | None = json.loads(line)
+            self._is_done = found is None
             return found
         code = self._process.wait()
-        if code:
+        if code or not self._is_done:
             said = "".join(self._errors).strip()
-            how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code} and its work not done"
             raise RunError(said if code == EXIT_WRONG_INPUT and said else f"{self._name} {how}\n{said}".strip())
         return None
 

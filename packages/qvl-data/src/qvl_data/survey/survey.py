@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +30,19 @@ if TYPE_CHECKING:
 _WORTH_PROCESSES = 256 * 1024
 
 
+class OpenedSources:
+    """The files of all sources, opened once: (number of the source, file), and what could not be opened."""
+
+    def __init__(self, rules: Sequence[SourceRules], shown: int = SHOWN) -> None:
+        self.problems = ProblemList(shown)
+        self.files = open_sources(rules, self.problems)
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Give the sha256 of each file; all of them are read, once."""
+        return [file.digest() for _, file in self.files]
+
+
 def survey(
     recipe: Recipe,
     rules: Sequence[SourceRules],
@@ -38,13 +52,15 @@ def survey(
     progress: Progress | None = None,
     shown: int = SHOWN,
     processes: int | None = None,
+    sources: OpenedSources | None = None,
 ) -> Survey:
     """Judge every record of every source. Wrong ones are problems of the result; nothing is raised for them.
 
-    `processes` is how many work at it: by default one for little data, else one a core.
+    `processes` is how many work at it: by default one for little data, else one a core. `sources` are those of the
+    rules, where the caller has opened them.
     """
-    problems = ProblemList(shown)
-    opened = open_sources(rules, problems)
+    sources = sources or OpenedSources(rules, shown)
+    problems, opened = sources.problems, sources.files
     files = [(source, file.path) for source, file in opened]
     job = make_job(recipe, list(rules), files, processor, decode=decode, shown=max(SHOWN, shown))
     builder = TableBuilder()
@@ -52,7 +68,7 @@ def survey(
     notes: list[Problem] = []
     extents = [_extent(file.path) for _, file in opened]
     with ThreadPoolExecutor(1) as pool:
-        digests = pool.submit(lambda: [file.digest() for _, file in opened])
+        digests = pool.submit(lambda: sources.digests)
         for chunk in _chunks(job, processor, sum(extents), processes):
             _gather(chunk, builder, outcomes, notes, problems)
             if progress is not None:

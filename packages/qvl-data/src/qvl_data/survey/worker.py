@@ -1,7 +1,7 @@
 """A process that judges a share of the records: the program `qvl_data.survey.worker SHARE SHARES`.
 
-It reads a job from its standard input and writes one line of JSON a chunk to its standard output. When nobody reads
-that any more, because the process that asked is gone, the next line ends it.
+It reads a job from its standard input and writes one line of JSON a chunk, and null after the last, to its standard
+output. When nobody reads that any more, because the process that asked is gone, the next line ends it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def judge(arguments: list[str], source: TextIO, target: TextIO) -> int:
         for chunk in judge_share(job, job.planner(job.processor()), share, shares):
             target.write(json.dumps(chunk.to_json()) + "\n")
             target.flush()
+        # The word that all is done: a process that ends without it has lost something.
+        target.write("null\n")
+        target.flush()
     except QvlError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
