@@ -319,3 +319,9 @@ def test_the_bytes_of_a_file_of_records_are_hashed_once(
     monkeypatch.setattr(JsonArrayFile, "digest", counting)
     prepare(make_recipe([data_file]))
     assert hashed == [data_file]
+
+
+def test_one_of_a_kind_is_one(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png")
+    path = write_records(tmp_path / "a.json", [llava("<image>", "a", "a.png")])
+    assert prepare(make_recipe([path])).report.lines()[0] == "1 record with 1 image checked"

@@ -38,9 +38,9 @@ class DataReport:
             held = f"{self.validation_samples:,} validation samples, {self.validation_from}"
             return [*lines, held] if self.validation_samples else lines
         mean = self.tokens / max(1, self.train_samples)
-        videos = f" and {self.videos:,} videos" if self.videos else ""
+        videos = f" and {_count(self.videos, 'video')}" if self.videos else ""
         lines = [
-            f"{self.records:,} records with {self.images:,} images{videos} checked",
+            f"{_count(self.records, 'record')} with {_count(self.images, 'image')}{videos} checked",
             f"{self.train_samples:,} training samples of {mean:,.0f} tokens on average, at most {self.longest:,}",
         ]
         if self.pack_tokens:
@@ -55,3 +55,7 @@ class DataReport:
             lines.append(f"bad: {self.bad:,} records left out{shown}:")
             lines += [f"  {one.where}: {one.message}" for one in self.bad_examples]
         return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
