@@ -106,3 +106,11 @@ def test_names_that_are_none_or_too_long_are_refused(job, tmp_path):
     refused(tmp_path / ("x" * 250), job, r"has a name of 250 bytes, \d+ are possible")
     refused(tmp_path / ("ä" * 125), job, r"has a name of 250 bytes, \d+ are possible")
     require_target(tmp_path / ("x" * 200), job, overwrite=False)
+
+
+def test_a_working_folder_that_another_process_renames_meanwhile_is_no_obstacle(job, tmp_path, monkeypatch):
+    """Whatever is looked at first, it may be gone at the next call."""
+    gone = working_path(tmp_path / "out")
+    real = type(tmp_path).exists
+    monkeypatch.setattr(type(tmp_path), "exists", lambda path: path == gone or real(path))
+    require_target(tmp_path / "out", job, overwrite=False)

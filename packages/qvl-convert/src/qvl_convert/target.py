@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,15 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 def _same_folder(one: Path, other: Path) -> bool:
     """Tell whether two paths are one folder: a bind mount or a case-insensitive disk shows it under two names."""
-    return one == other or (one.exists() and other.exists() and one.samefile(other))
+    if one == other:
+        return True
+    try:
+        # Asked for without looking first: another process may be about to give its working folder its name.
+        return one.samefile(other)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
 
 
 def _require_replaceable(out: Path) -> None:
