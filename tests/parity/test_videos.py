@@ -124,7 +124,7 @@ def test_rotation_is_applied_as_decord_does(tmp_path: Path) -> None:
         theirs = oracles.decord_frames(path)
         assert (facts.height, facts.width) == theirs.shape[1:3]
         # At a size that resizing does not change, patches are the pixels.
-        rule = rules(levels=np.tile(np.arange(256, dtype=np.float32), (3, 1)))
+        rule = video_rules(geometry_oracles.vision_spec(), np.tile(np.arange(256, dtype=np.float32), (3, 1)))
         found = load_video(path, facts, rule, timeout_s=TIMEOUT_S)
         expected = patchify(theirs[rule.plan(facts).indices].astype(np.float32), rule.vision)
         np.testing.assert_array_equal(found.patches, expected)
