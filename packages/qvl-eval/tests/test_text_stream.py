@@ -13,7 +13,7 @@ from qvl_data.processor import load_processor
 from qvl_eval.answers.text_stream import TextStream
 
 CHECKPOINT = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "checkpoint"
-TEXTS = (
+TEXTS = ("plain text", "naïve café", "你好，世界", "👩‍👧 and 🇨🇳", "\ufffd\ufffd real ones", " leading\n\n\tand  more ")
     "plain text",
     "naïve café",
     "你好，世界",
