@@ -195,7 +195,7 @@ def _decode(random: np.random.Generator) -> Iterator[Case]:
         ("GQA 3", [2, 5], 7, 6, 2),
     ):  # fmt: skip
         batch = len(lengths)
-        caches = (_normal(random, batch, slots, kv_heads, 16), _normal(random, batch, slots, kv_heads, 16))
+        caches = (_normal(random, batch, kv_heads, slots, 16), _normal(random, batch, kv_heads, slots, 16))
         yield Case(
             kernel="decode_attention", label=label,
             inputs=(_normal(random, batch, heads, 16), *caches, np.asarray(lengths, np.int32)),

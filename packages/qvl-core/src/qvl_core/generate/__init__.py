@@ -2,7 +2,7 @@
 
 Options:   GenerationOptions, changed_options, read_generation_config
 Choosing:  sampling (pure numpy)
-Running:   Engine, KVCache, stream_tokens, complete, Step   (import from their modules: they need mindspore)
+Running:   Scheduler, Request, Event; Engine, KVCache, stream_tokens, complete, Step   (import from their modules)
 """
 
 from qvl_core.generate.options import GenerationOptions, changed_options, read_generation_config
