@@ -14,13 +14,6 @@ from qvl_eval.answers.text_stream import TextStream
 
 CHECKPOINT = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "checkpoint"
 TEXTS = ("plain text", "naïve café", "你好，世界", "👩‍👧 and 🇨🇳", "\ufffd\ufffd real ones", " leading\n\n\tand  more ")
-    "plain text",
-    "naïve café",
-    "你好，世界",
-    "👩‍👩‍👧 family 🇨🇳",
-    "\ufffd\ufffd real ones",
-    " leading\n\n\tand  more ",
-)
 
 
 @pytest.fixture(scope="module")

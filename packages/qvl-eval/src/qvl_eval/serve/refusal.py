@@ -12,7 +12,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - what is raised is a response, not a failure
     """A request that is not answered, and why. `param` is the field of the request that is wrong."""
 
     status: int
