@@ -86,6 +86,7 @@ choices = st.builds(
     slots=st.integers(1, 4),
     room=st.integers(4, 12),
     pass_tokens=st.sampled_from([1, 30, 4096]),
+    patience=st.sampled_from([0, 3, 1000]),
     arrivals=st.lists(
         st.tuples(st.integers(0, 6), st.integers(0, 6), choices, st.none() | st.integers(1, 8)), max_size=9
     ),
@@ -95,18 +96,19 @@ def test_random_mixes_give_every_request_the_tokens_that_it_gets_alone(
     slots: int,
     room: int,
     pass_tokens: int,
+    patience: int,
     arrivals: list[tuple[int, int, GenerationOptions, int | None]],
 ) -> None:
-    engine = Engine(lively_model(spec), slots, room * BLOCK)
+    engine = Engine(lively_model(spec), slots, room * BLOCK, patience=patience)
     scheduler = Scheduler(
-        lively_model(spec), slots=slots, max_tokens=room * BLOCK, prefill_tokens=pass_tokens, runner=engine
+        lively_model(spec), slots=slots, max_tokens=room * BLOCK, prefill_tokens=pass_tokens, engine=engine
     )
     found: dict[str, list[Event]] = {str(number): [] for number in range(len(arrivals))}
     for step in range(1000):
-        for number, (arrival, prompt, options, patience) in enumerate(arrivals):
+        for number, (arrival, prompt, options, stays) in enumerate(arrivals):
             if arrival == step:
                 scheduler.submit(request(spec, prompt, options, str(number)))
-            if patience is not None and arrival + patience == step:
+            if stays is not None and arrival + stays == step:
                 scheduler.cancel(str(number))
         for event in scheduler.step():
             found[event.request_id].append(event)
@@ -115,10 +117,10 @@ def test_random_mixes_give_every_request_the_tokens_that_it_gets_alone(
         assert int(engine.cache.lengths.sum()) == scheduler.tokens_held
         if step > 15 and scheduler.is_idle:
             break
-    for number, (_, prompt, options, patience) in enumerate(arrivals):
+    for number, (_, prompt, options, stays) in enumerate(arrivals):
         got, expected = tokens(found[str(number)]), alone(spec, prompt, options)
         if got[-1] == NO_TOKEN:
-            assert patience is not None
+            assert stays is not None
             assert found[str(number)][-1].finished == "cancelled"
             assert got[:-1] == expected[: len(got) - 1]
         else:
@@ -200,7 +202,7 @@ def test_refuses_a_prompt_that_fills_the_window_and_ends_an_answer_at_it() -> No
 
 def test_cache_memory_is_that_of_the_formula() -> None:
     engine = Engine(lively_model(UNTIED), 4, 4 * BLOCK)
-    scheduler = Scheduler(lively_model(UNTIED), slots=4, max_tokens=4 * BLOCK, runner=engine)
+    scheduler = Scheduler(lively_model(UNTIED), slots=4, max_tokens=4 * BLOCK, engine=engine)
     for name in "abc":
         scheduler.submit(request(UNTIED, 1, GenerationOptions(max_new_tokens=4), name))
     scheduler.step()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qvl_core.errors import InputError, Problem
 from qvl_core.generate.cache import blocks
-from qvl_core.generate.engine import Engine, Runner
+from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import next_positions
 from qvl_core.generate.request import NO_TOKEN, Event, Finished, Request
 from qvl_core.generate.sampling import choose_token, row_generator
@@ -38,17 +38,17 @@ class Scheduler:
         slots: int,
         max_tokens: int,
         prefill_tokens: int = PREFILL_TOKENS,
-        runner: Runner | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Hold at most `slots` requests at a time, in a cache of at most `max_tokens` tokens (rounded to blocks).
 
         Prompts that are run in one pass have at most `prefill_tokens` tokens together; a longer one is run alone.
-        `runner` stands in for the whole model in this process where the model is one rank's part: then every rank has
-        a scheduler, and all are called alike.
+        A model that is one rank's part comes with an `engine` that knows the others, of the same bounds: then every
+        rank of its replica has a scheduler, and all make the same calls.
         """
         assert slots >= 1, f"{slots} slots"
         self._spec = model.spec
-        self._runner: Runner = runner or Engine(model, slots, blocks(max_tokens))
+        self._engine = engine or Engine(model, slots, blocks(max_tokens))
         self._slots = slots
         self._prefill_tokens = prefill_tokens
         self._max_tokens = blocks(max_tokens)
@@ -109,11 +109,11 @@ class Scheduler:
         if self._active:
             tokens_B = np.array([answer.last for answer in self._active], np.int32)
             positions_3B = np.stack([answer.position for answer in self._active], axis=1)
-            events += self._take(self._active, self._runner.decode(tokens_B, positions_3B))
+            events += self._take(self._active, self._engine.decode(tokens_B, positions_3B))
         started = self._admitted()
         if started:
             slots = range(len(self._active), len(self._active) + len(started))
-            scores = self._runner.prefill([answer.request.prompt for answer in started], slots)
+            scores = self._engine.prefill([answer.request.prompt for answer in started], slots)
             for _ in started:
                 self._waiting.popleft()
             self._active += started
@@ -143,7 +143,7 @@ class Scheduler:
         tokens_B = np.zeros(len(answers), np.int32)
         if scores_BV is not None:
             tokens_B[:] = [answer.choose(scores_V) for answer, scores_V in zip(answers, scores_BV, strict=True)]
-        tokens_B = self._runner.agree(tokens_B)
+        tokens_B = self._engine.agree(tokens_B)
         events = [answer.add(int(token)) for answer, token in zip(answers, tokens_B, strict=True)]
         for answer, event in zip(tuple(answers), events, strict=True):
             if event.finished:
@@ -153,7 +153,7 @@ class Scheduler:
     def _release(self, answer: _Answer) -> None:
         """Free a slot: the last one in use takes its place."""
         slot, last = self._active.index(answer), len(self._active) - 1
-        self._runner.release(slot, last)
+        self._engine.release(slot, last)
         self._active[slot] = self._active[last]
         self._active.pop()
 
