@@ -128,6 +128,40 @@ def test_repetition_penalty_equals_hf(report: ParityReport) -> None:
     report.record("tokens compared", "repetition penalty", NEW_TOKENS)
 
 
+def test_the_least_number_of_new_tokens_equals_hf(report: ParityReport) -> None:
+    both = pair("tied, two full blocks")
+    inputs = make_inputs(both.spec, CASES["mixed, padded left"], seed=3)
+    free = _hf_generate(both, inputs)[:, inputs.mask.shape[1] :]
+    stops = [int(free[0, 4]), int(free[2, 9])]
+    theirs = _hf_generate(both, inputs, eos_token_id=stops, min_new_tokens=20)
+    assert (theirs != _hf_generate(both, inputs, eos_token_id=stops)[:, : theirs.shape[1]]).any()
+    ours = both.ours.generate(
+        **inputs.arrays, max_new_tokens=NEW_TOKENS, eos_token_id=stops, min_new_tokens=20, pad_token_id=PAD
+    ).asnumpy()
+    np.testing.assert_array_equal(ours, theirs)
+    report.record("tokens compared", "least number of new tokens", theirs.size - inputs.mask.size)
+
+
+def test_scores_of_seen_tokens_are_those_of_the_processors_of_hf() -> None:
+    from qvl_core.generate import sampling
+    from transformers.generation.logits_process import (
+        MinNewTokensLengthLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+    )
+
+    rng = np.random.default_rng(12)
+    for penalty in (0.7, 1.05, 2.0):
+        for _ in range(20):
+            scores = (3 * rng.standard_normal(300)).astype(np.float32)
+            seen = rng.integers(0, 300, 40)
+            ids, theirs = torch.from_numpy(seen)[None], torch.from_numpy(scores)[None]
+            expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, theirs.clone())
+            ours = sampling.penalise_repetition(scores, seen, penalty)
+            np.testing.assert_array_equal(ours, expected.numpy()[0])
+            expected = MinNewTokensLengthLogitsProcessor(40, 1, [3, 7], "cpu")(ids, expected)
+            np.testing.assert_array_equal(sampling.hide(ours, (3, 7)), expected.numpy()[0])
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": 0.7}, {"temperature": 2.0, "top_k": 7}, {"top_p": 0.8}, {"top_k": 40, "top_p": 0.5}],

@@ -14,7 +14,7 @@ pytest.importorskip("mindspore", reason="the model needs mindspore")
 
 from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions
-from qvl_core.generate.cache import BLOCK, blocks
+from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import join_prompts, split_prompts
 from qvl_core.generate.request import NO_TOKEN, Event, Request
@@ -220,8 +220,3 @@ def test_prompts_are_split_from_a_padded_batch_and_joined_again() -> None:
     for name in ("input_ids", "position_ids", "labels", "patches", "grids"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(batch, name))
     assert joined.sequence_lengths == batch.sequence_lengths
-
-
-@pytest.mark.parametrize(("length", "expected"), [(0, 0), (1, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
-def test_lengths_are_rounded_up_to_blocks(length: int, expected: int) -> None:
-    assert blocks(length) == expected

@@ -194,7 +194,7 @@ class _Answer:
     def choose(self, scores_V: NDArray[np.float32]) -> int:
         """Give the next token."""
         seen = self._ids[: self.request.prompt.tokens + self._new]
-        return choose_token(scores_V, seen, self.request.options, self._generator)
+        return choose_token(scores_V, seen, self.request.options, self._generator, new_tokens=self._new)
 
     def add(self, token: int) -> Event:
         """Take the next token over."""
