@@ -16,12 +16,11 @@ from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
-from qvl_core.generate.prompts import join_prompts, split_prompts
 from qvl_core.generate.request import NO_TOKEN, Event, Request
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.model import flatten_prompt
 from qvl_core.specs.model_spec import ModelSpec
-from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, pad_together, text_prompt
+from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, text_prompt
 
 PENALTY = GenerationOptions(max_new_tokens=14, repetition_penalty=1.3)
 SAMPLED = GenerationOptions(max_new_tokens=5, do_sample=True, temperature=1.5, top_k=30, top_p=0.9)
@@ -209,14 +208,3 @@ def test_cache_memory_is_that_of_the_formula() -> None:
     text = UNTIED.text
     token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * 4
     assert engine.cache.held_bytes == token * engine.cache.rows * engine.cache.capacity == token * 4 * BLOCK
-
-
-def test_prompts_are_split_from_a_padded_batch_and_joined_again() -> None:
-    arrays = pad_together([image_prompt(TIED), text_prompt(6), image_prompt(TIED, 2, 5, text=1, seed=3)])
-    batch = flatten_prompt(TIED, **arrays).batch
-    parts = split_prompts(batch, TIED)
-    assert [len(part.grids) for part in parts] == [1, 0, 1]
-    joined = join_prompts(parts)
-    for name in ("input_ids", "position_ids", "labels", "patches", "grids"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(batch, name))
-    assert joined.sequence_lengths == batch.sequence_lengths

@@ -35,8 +35,8 @@ from qvl_core.stage_part import flow_after
 
 # Steps after which compiling for a size, or copying the head, is worth it: each takes about what so many steps save.
 PATIENCE = 32
-# Sizes that are compiled at most.
-MOST_COMPILED = 24
+# Sizes that are compiled at most: a layer of one takes some 2.6 MB.
+MOST_COMPILED = 16
 
 
 class Engine:
@@ -146,7 +146,7 @@ class Engine:
     def _scores(self, hidden_BD: Tensor) -> NDArray[np.float32]:
         """Give the scores over the whole vocabulary, on every rank of the last stage."""
         if self._head_DV is None and self._steps > self._patience and current_device() == "cpu":
-            self._head_DV = Tensor(np.ascontiguousarray(self._model.head_weight.asnumpy().T))
+            self._head_DV = Tensor.from_numpy(np.ascontiguousarray(self._model.head_weight.asnumpy().T))
         logits_BW = self._model.logits(hidden_BD, self._head_DV).float()
         tensor = self._world.tensor
         if tensor.size > 1:
