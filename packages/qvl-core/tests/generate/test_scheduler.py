@@ -14,14 +14,13 @@ pytest.importorskip("mindspore", reason="the model needs mindspore")
 
 from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions
-from qvl_core.generate.cache import BLOCK, blocks
+from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
-from qvl_core.generate.prompts import join_prompts, split_prompts
 from qvl_core.generate.request import NO_TOKEN, Event, Request
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.model import flatten_prompt
 from qvl_core.specs.model_spec import ModelSpec
-from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, pad_together, text_prompt
+from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, text_prompt
 
 PENALTY = GenerationOptions(max_new_tokens=14, repetition_penalty=1.3)
 SAMPLED = GenerationOptions(max_new_tokens=5, do_sample=True, temperature=1.5, top_k=30, top_p=0.9)
@@ -86,6 +85,7 @@ choices = st.builds(
     slots=st.integers(1, 4),
     room=st.integers(4, 12),
     pass_tokens=st.sampled_from([1, 30, 4096]),
+    patience=st.sampled_from([0, 3, 1000]),
     arrivals=st.lists(
         st.tuples(st.integers(0, 6), st.integers(0, 6), choices, st.none() | st.integers(1, 8)), max_size=9
     ),
@@ -95,18 +95,19 @@ def test_random_mixes_give_every_request_the_tokens_that_it_gets_alone(
     slots: int,
     room: int,
     pass_tokens: int,
+    patience: int,
     arrivals: list[tuple[int, int, GenerationOptions, int | None]],
 ) -> None:
-    engine = Engine(lively_model(spec), slots, room * BLOCK)
+    engine = Engine(lively_model(spec), slots, room * BLOCK, patience=patience)
     scheduler = Scheduler(
-        lively_model(spec), slots=slots, max_tokens=room * BLOCK, prefill_tokens=pass_tokens, runner=engine
+        lively_model(spec), slots=slots, max_tokens=room * BLOCK, prefill_tokens=pass_tokens, engine=engine
     )
     found: dict[str, list[Event]] = {str(number): [] for number in range(len(arrivals))}
     for step in range(1000):
-        for number, (arrival, prompt, options, patience) in enumerate(arrivals):
+        for number, (arrival, prompt, options, stays) in enumerate(arrivals):
             if arrival == step:
                 scheduler.submit(request(spec, prompt, options, str(number)))
-            if patience is not None and arrival + patience == step:
+            if stays is not None and arrival + stays == step:
                 scheduler.cancel(str(number))
         for event in scheduler.step():
             found[event.request_id].append(event)
@@ -115,10 +116,10 @@ def test_random_mixes_give_every_request_the_tokens_that_it_gets_alone(
         assert int(engine.cache.lengths.sum()) == scheduler.tokens_held
         if step > 15 and scheduler.is_idle:
             break
-    for number, (_, prompt, options, patience) in enumerate(arrivals):
+    for number, (_, prompt, options, stays) in enumerate(arrivals):
         got, expected = tokens(found[str(number)]), alone(spec, prompt, options)
         if got[-1] == NO_TOKEN:
-            assert patience is not None
+            assert stays is not None
             assert found[str(number)][-1].finished == "cancelled"
             assert got[:-1] == expected[: len(got) - 1]
         else:
@@ -200,26 +201,10 @@ def test_refuses_a_prompt_that_fills_the_window_and_ends_an_answer_at_it() -> No
 
 def test_cache_memory_is_that_of_the_formula() -> None:
     engine = Engine(lively_model(UNTIED), 4, 4 * BLOCK)
-    scheduler = Scheduler(lively_model(UNTIED), slots=4, max_tokens=4 * BLOCK, runner=engine)
+    scheduler = Scheduler(lively_model(UNTIED), slots=4, max_tokens=4 * BLOCK, engine=engine)
     for name in "abc":
         scheduler.submit(request(UNTIED, 1, GenerationOptions(max_new_tokens=4), name))
     scheduler.step()
     text = UNTIED.text
     token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * 4
     assert engine.cache.held_bytes == token * engine.cache.rows * engine.cache.capacity == token * 4 * BLOCK
-
-
-def test_prompts_are_split_from_a_padded_batch_and_joined_again() -> None:
-    arrays = pad_together([image_prompt(TIED), text_prompt(6), image_prompt(TIED, 2, 5, text=1, seed=3)])
-    batch = flatten_prompt(TIED, **arrays).batch
-    parts = split_prompts(batch, TIED)
-    assert [len(part.grids) for part in parts] == [1, 0, 1]
-    joined = join_prompts(parts)
-    for name in ("input_ids", "position_ids", "labels", "patches", "grids"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(batch, name))
-    assert joined.sequence_lengths == batch.sequence_lengths
-
-
-@pytest.mark.parametrize(("length", "expected"), [(0, 0), (1, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
-def test_lengths_are_rounded_up_to_blocks(length: int, expected: int) -> None:
-    assert blocks(length) == expected

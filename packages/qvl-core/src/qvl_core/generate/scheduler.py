@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_core.errors import InputError, Problem
 from qvl_core.generate.cache import blocks
-from qvl_core.generate.engine import Engine, Runner
+from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import next_positions
 from qvl_core.generate.request import NO_TOKEN, Event, Finished, Request
 from qvl_core.generate.sampling import choose_token, row_generator
@@ -38,17 +39,18 @@ class Scheduler:
         slots: int,
         max_tokens: int,
         prefill_tokens: int = PREFILL_TOKENS,
-        runner: Runner | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Hold at most `slots` requests at a time, in a cache of at most `max_tokens` tokens (rounded to blocks).
 
         Prompts that are run in one pass have at most `prefill_tokens` tokens together; a longer one is run alone.
-        `runner` stands in for the whole model in this process where the model is one rank's part: then every rank has
-        a scheduler, and all are called alike.
+        A model that is one rank's part comes with an `engine` that knows the others, of the same bounds: then every
+        rank of its replica has a scheduler, and all make the same calls.
         """
         assert slots >= 1, f"{slots} slots"
         self._spec = model.spec
-        self._runner: Runner = runner or Engine(model, slots, blocks(max_tokens))
+        self._window = model.spec.text.max_position_embeddings
+        self._engine = engine or Engine(model, slots, blocks(max_tokens))
         self._slots = slots
         self._prefill_tokens = prefill_tokens
         self._max_tokens = blocks(max_tokens)
@@ -76,22 +78,23 @@ class Scheduler:
         """Count the tokens of prompts and answers that are in the cache."""
         return sum(answer.cached for answer in self._active)
 
-    def submit(self, request: Request) -> None:
-        """Put a request at the end of the queue.
+    def check(self, request: Request) -> Problem | None:
+        """Say why a request can never run: its prompt fills the window, or it needs more than the cache has."""
+        tokens, new = request.prompt.tokens, request.options.max_new_tokens
+        if tokens >= self._window:
+            return _too_long(request, f"the model's window has {self._window} and the answer needs some of it")
+        if blocks(min(tokens + new, self._window)) > self._max_tokens:
+            reason = f"with up to {new} new ones they do not fit in a cache of {self._max_tokens}"
+            return _too_long(request, reason, "allow fewer new tokens, or give the cache more room")
+        return None
 
-        Raises InputError if it can never run: its prompt fills the model's window or, with `max_new_tokens`, needs
-        more than the cache has.
-        """
-        prompt, options = request.prompt, request.options
-        assert len(prompt.sequence_lengths) == 1, f"{len(prompt.sequence_lengths)} samples in a request"
-        window = self._spec.text.max_position_embeddings
-        answer = _Answer(request, next_positions(prompt, self._spec.position_rule), window)
-        if prompt.tokens >= window:
-            raise InputError(_too_long(request, f"the model's window has {window} and the answer needs some of it"))
-        if blocks(answer.most_cached) > self._max_tokens:
-            reason = f"with up to {options.max_new_tokens} new ones they do not fit in a cache of {self._max_tokens}"
-            raise InputError(_too_long(request, reason, "allow fewer new tokens, or give the cache more room"))
-        self._waiting.append(answer)
+    def submit(self, request: Request) -> None:
+        """Put a request at the end of the queue. Raises InputError if it can never run."""
+        assert len(request.prompt.sequence_lengths) == 1, f"{len(request.prompt.sequence_lengths)} samples in a request"
+        problem = self.check(request)
+        if problem is not None:
+            raise InputError(problem)
+        self._waiting.append(_Answer(request, next_positions(request.prompt, self._spec.position_rule), self._window))
 
     def cancel(self, request_id: str) -> None:
         """Take a request out, waiting or active; the next step says so. An unknown or ended one is ignored."""
@@ -109,13 +112,13 @@ class Scheduler:
         if self._active:
             tokens_B = np.array([answer.last for answer in self._active], np.int32)
             positions_3B = np.stack([answer.position for answer in self._active], axis=1)
-            events += self._take(self._active, self._runner.decode(tokens_B, positions_3B))
+            events += self._take(self._active, self._engine.decode(tokens_B, positions_3B))
         started = self._admitted()
         if started:
             slots = range(len(self._active), len(self._active) + len(started))
-            scores = self._runner.prefill([answer.request.prompt for answer in started], slots)
+            scores = self._engine.prefill([answer.request.prompt for answer in started], slots)
             for _ in started:
-                self._waiting.popleft()
+                self._waiting.popleft().forget_media()
             self._active += started
             events += self._take(started, scores)
         return events
@@ -128,7 +131,7 @@ class Scheduler:
         for answer in self._waiting:
             count = len(self._active) + len(found) + 1
             longest = max(longest, answer.most_cached)
-            tokens += answer.request.prompt.tokens
+            tokens += answer.tokens
             if (
                 count > self._slots
                 or count * blocks(longest) > self._max_tokens
@@ -143,7 +146,7 @@ class Scheduler:
         tokens_B = np.zeros(len(answers), np.int32)
         if scores_BV is not None:
             tokens_B[:] = [answer.choose(scores_V) for answer, scores_V in zip(answers, scores_BV, strict=True)]
-        tokens_B = self._runner.agree(tokens_B)
+        tokens_B = self._engine.agree(tokens_B)
         events = [answer.add(int(token)) for answer, token in zip(answers, tokens_B, strict=True)]
         for answer, event in zip(tuple(answers), events, strict=True):
             if event.finished:
@@ -153,7 +156,7 @@ class Scheduler:
     def _release(self, answer: _Answer) -> None:
         """Free a slot: the last one in use takes its place."""
         slot, last = self._active.index(answer), len(self._active) - 1
-        self._runner.release(slot, last)
+        self._engine.release(slot, last)
         self._active[slot] = self._active[last]
         self._active.pop()
 
@@ -163,18 +166,23 @@ class _Answer:
 
     def __init__(self, request: Request, position_3: NDArray[np.int32], window: int) -> None:
         self.request = request
-        prompt = request.prompt
-        self._most_new = min(request.options.max_new_tokens, window - prompt.tokens)
-        self._ids = np.empty(prompt.tokens + max(self._most_new, 0), np.int32)
-        self._ids[: prompt.tokens] = prompt.input_ids
+        self.tokens = request.prompt.tokens
+        self._most_new = min(request.options.max_new_tokens, window - self.tokens)
+        self._ids = np.empty(self.tokens + self._most_new, np.int32)
+        self._ids[: self.tokens] = request.prompt.input_ids
         self._new = 0
         self._first_position_3 = position_3
         self._generator = row_generator(request.options.seed, request.row)
 
+    def forget_media(self) -> None:
+        """Let go of the patches, which have been read: those of a large picture are tens of MB."""
+        patches, grids = self.request.prompt.patches[:0], self.request.prompt.grids[:0]
+        self.request = replace(self.request, prompt=replace(self.request.prompt, patches=patches, grids=grids))
+
     @property
     def last(self) -> int:
         """Give the newest token, which is not in the cache yet."""
-        return int(self._ids[self.request.prompt.tokens + self._new - 1])
+        return int(self._ids[self.tokens + self._new - 1])
 
     @property
     def position(self) -> NDArray[np.int32]:
@@ -184,7 +192,7 @@ class _Answer:
     @property
     def cached(self) -> int:
         """Count its tokens in the cache."""
-        return self.request.prompt.tokens + max(self._new - 1, 0)
+        return self.tokens + max(self._new - 1, 0)
 
     @property
     def most_cached(self) -> int:
@@ -193,12 +201,12 @@ class _Answer:
 
     def choose(self, scores_V: NDArray[np.float32]) -> int:
         """Give the next token."""
-        seen = self._ids[: self.request.prompt.tokens + self._new]
-        return choose_token(scores_V, seen, self.request.options, self._generator)
+        seen = self._ids[: self.tokens + self._new]
+        return choose_token(scores_V, seen, self.request.options, self._generator, new_tokens=self._new)
 
     def add(self, token: int) -> Event:
         """Take the next token over."""
-        self._ids[self.request.prompt.tokens + self._new] = token
+        self._ids[self.tokens + self._new] = token
         self._new += 1
         finished: Finished | None = None
         if token in self.request.options.stop_ids:
