@@ -64,7 +64,7 @@ def answer_questions(
     failed: deque[tuple[Question, dict[str, Any]]] = deque()
 
     def jobs() -> Iterator[Job]:
-        for question, made in _prepared(loaded, questions, ahead=capacity.slots):
+        for question, made in _prepared(loaded, questions, capacity):
             if isinstance(made, str):
                 failed.append((question, {"error": made}))
                 continue
@@ -178,22 +178,22 @@ def _conclude(file: AnswerFile, count: int, bad: Sequence[str], console: Console
 
 
 def _prepared(
-    loaded: LoadedModel, questions: Iterable[Question], *, ahead: int
+    loaded: LoadedModel, questions: Iterable[Question], capacity: Capacity
 ) -> Iterator[tuple[Question, Job | str]]:
-    """Give questions as jobs, or with what is wrong with them; `ahead` are made in a thread before they are wanted."""
+    """Give questions as jobs, or with what is wrong with them; a thread makes as many ahead as there are slots."""
     left = iter(questions)
     with ThreadPoolExecutor(1, thread_name_prefix="questions") as pool:
         made: deque[tuple[Question, Future[Job | str]]] = deque()
         while True:
-            for question in itertools.islice(left, ahead - len(made)):
-                made.append((question, pool.submit(_make, loaded, question)))
+            for question in itertools.islice(left, capacity.slots - len(made)):
+                made.append((question, pool.submit(_make, loaded, question, capacity)))
             if not made:
                 return
             question, future = made.popleft()
             yield question, future.result()
 
 
-def _make(loaded: LoadedModel, question: Question) -> Job | str:
+def _make(loaded: LoadedModel, question: Question, capacity: Capacity) -> Job | str:
     from qvl_data.prompt import one_question
 
     if question.problem:
@@ -205,7 +205,7 @@ def _make(loaded: LoadedModel, question: Question) -> Job | str:
             messages,
             loaded.options,
             job_id=str(question.index),
-            window=window_of(loaded),
+            window=min(window_of(loaded), capacity.held_tokens),
             where=question.where,
         )
     except InputError as error:

@@ -55,7 +55,7 @@ class EngineThread:
                 self._inbox.append((job, listener))
                 self._condition.notify()
                 return
-        listener(_failed(job.job_id, 0, "the engine has stopped"))
+        listener(_failed(job.job_id, "the engine has stopped"))
 
     def cancel(self, job_id: str) -> None:
         """Take a job out before the next step; its listener is not called again. Unknown and ended ones are ignored."""
@@ -72,6 +72,14 @@ class EngineThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:
+            logger.exception("the engine's thread failed")
+        finally:
+            self._die()
+
+    def _loop(self) -> None:
         failures = 0
         driver = self._make_driver()
         while (commands := self._commands(is_idle=not driver.jobs)) is not None:
@@ -83,14 +91,14 @@ class EngineThread:
             except Exception as error:
                 logger.exception("the engine failed")
                 failures += 1
-                self._fail_all(driver, f"the engine failed: {type(error).__name__}")
+                self._fail_all(f"the engine failed: {type(error).__name__}")
                 pieces, driver = [], self._make_driver()
             for piece in pieces:
-                self._deliver(driver, piece)
+                if not self._deliver(piece):
+                    driver.cancel(piece.job_id)
             self._note(driver)
             if failures >= MAX_FAILURES:
-                break
-        self._die(driver)
+                return
 
     def _commands(self, *, is_idle: bool) -> list[tuple[Job, Listener] | str] | None:
         """Wait for something to do, and give it; None when the thread is to end."""
@@ -111,31 +119,33 @@ class EngineThread:
             try:
                 driver.submit(job)
             except Exception as error:
-                self._deliver(driver, _failed(job.job_id, 0, str(error)))
+                self._deliver(_failed(job.job_id, str(error)))
 
-    def _deliver(self, driver: Driver, piece: Piece) -> None:
+    def _deliver(self, piece: Piece) -> bool:
+        """Hand a piece to its listener, and give whether more are wanted."""
         listener = self._listeners.get(piece.job_id)
         if piece.finish is not None:
             self._listeners.pop(piece.job_id, None)
         if listener is None:
-            return
+            return False
         try:
             listener(piece)
         except Exception:  # Whoever waited is gone, event loop and all: its work has no reader.
             logger.debug("nobody takes the answer to %s", piece.job_id)
             self._listeners.pop(piece.job_id, None)
-            driver.cancel(piece.job_id)
+            return False
+        return True
 
-    def _fail_all(self, driver: Driver, reason: str) -> None:
+    def _fail_all(self, reason: str) -> None:
         for job_id in tuple(self._listeners):
-            self._deliver(driver, _failed(job_id, 0, reason))
+            self._deliver(_failed(job_id, reason))
 
-    def _die(self, driver: Driver) -> None:
+    def _die(self) -> None:
         with self._condition:
             self.state = EngineState(is_dead=True)
             commands, self._inbox = self._inbox, []
         self._listeners.update({job.job_id: listener for job, listener in _jobs(commands)})
-        self._fail_all(driver, "the engine has stopped")
+        self._fail_all("the engine has stopped")
 
     def _note(self, driver: Driver, started: float = 0.0) -> None:
         scheduler = driver.scheduler
@@ -151,5 +161,5 @@ def _jobs(commands: list[tuple[Job, Listener] | str]) -> list[tuple[Job, Listene
     return [command for command in commands if not isinstance(command, str)]
 
 
-def _failed(job_id: str, new_tokens: int, failure: str) -> Piece:
-    return Piece(job_id=job_id, text="", new_tokens=new_tokens, finish="failed", failure=failure)
+def _failed(job_id: str, failure: str) -> Piece:
+    return Piece(job_id=job_id, text="", new_tokens=0, finish="failed", failure=failure)

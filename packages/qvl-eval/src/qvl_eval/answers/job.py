@@ -76,7 +76,7 @@ def make_job(
     Without `shorten` an answer that may not fit is refused. Raises DataError naming `where`.
     """
     from qvl_core.errors import DataError, Problem
-    from qvl_data.micro_batch import collate
+    from qvl_data import collate
     from qvl_data.prompt import build_conversation
 
     sample = build_conversation(processor, messages, sample_id=where)

@@ -9,6 +9,8 @@ body         the request body, bounded in size and time
 answering    from a request to pieces of text, with a place in the queue and the engine
 completions  /v1/chat/completions
 app          all routes
+metrics      counters in Prometheus' text format
+access_rules what the command line says of token, names, root and address
 connection   HTTP connections whose requests have to arrive in time
 server       uvicorn, signals, `qvl serve`
 """

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -68,6 +68,9 @@ class Answering:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
         self._turns = asyncio.Semaphore(served.slots + _READY)
         self.places = 0
+        """Requests that are answered or wait."""
+        self.cut = 0
+        """Requests that the end of the server cut short."""
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
@@ -88,7 +91,7 @@ class Answering:
         """Parse and check what needs no media. Raises Refusal."""
         return await self._in_thread(functools.partial(self._parsed, data))
 
-    async def pieces(self, request: ChatRequest, place: Place) -> AsyncIterator[tuple[Job, Piece]]:
+    async def pieces(self, request: ChatRequest, place: Place) -> AsyncGenerator[tuple[Job, Piece], None]:
         """Give the pieces of the answer as they come; leaving early stops its work. Raises Refusal."""
         async with self._turns:
             job = await self._in_thread(functools.partial(self._job, request))

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-@dataclass(frozen=True, kw_only=True)
+# Not frozen: `contextlib` writes to exceptions that pass through it.
+@dataclass(kw_only=True, eq=False)
 class Refusal(Exception):  # noqa: N818 - what is raised is a response, not a failure
     """A request that is not answered, and why. `param` is the field of the request that is wrong."""
 
