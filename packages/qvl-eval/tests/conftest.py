@@ -21,6 +21,8 @@ from qvl_core.weights.tensor_io import tensor_from_array
 
 # `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qvl-core" / "tests" / "weights"))
+# Test modules are imported by path, so their neighbour `running_server` has to be made findable.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = Path(__file__).resolve().parents[3] / "recipes" / "tiny"
 CHECKPOINT = TINY / "checkpoint"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions, changed_options
@@ -165,7 +166,8 @@ class Answering:
                 shorten=wanted is None,
             )
         except InputError as error:
-            raise bad_request("; ".join(one.message for one in error.problems)[:1000], "messages") from None
+            text = self._media.public("; ".join(one.message for one in error.problems))
+            raise bad_request(text[:1000], "messages") from None
 
     def _options(self, request: ChatRequest, wanted: int | None) -> GenerationOptions:
         given = {
@@ -176,11 +178,16 @@ class Answering:
             "repetition_penalty": request.repetition_penalty,
             "seed": request.seed,
         }
-        changes = {key: value for key, value in given.items() if value is not None}
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if wanted is None and self.limits.new_tokens is not None:
             changes["max_new_tokens"] = min(self.served.options.max_new_tokens, self.limits.new_tokens)
+        ours = self.served.options
         if request.temperature is not None:
             changes["do_sample"] = request.temperature > 0
-            # The recipe's top_k of 1 belongs to greedy answers; a client that asks for chance means it.
-            changes.setdefault("top_k", 0 if not self.served.options.samples else self.served.options.top_k)
-        return changed_options(self.served.options, changes)
+            # Those of a greedy recipe belong to greedy answers; a client that asks for chance means all tokens.
+            changes.setdefault("top_k", ours.top_k if ours.samples else 0)
+            changes.setdefault("top_p", ours.top_p if ours.samples else 1.0)
+        options = changed_options(ours, changes)
+        if options.samples and request.seed is None:
+            options = changed_options(options, {"seed": secrets.randbelow(2**63)})
+        return options

@@ -80,8 +80,12 @@ class MediaRules:
             # A new one for each path: what an old one remembers of links may have changed.
             return MediaRoot(self.root).resolve(path)
         except MediaPathError as error:
-            text = str(error).replace(str(self.root), "--allow-root").replace("media_root", "the allowed root")
+            text = self.public(str(error).replace("media_root", "the allowed root"))
             raise bad_request(text, where) from None
+
+    def public(self, text: str) -> str:
+        """Give a text without the place of the root, which is no client's business."""
+        return text if self.root is None else text.replace(f"{self.root}/", "").replace(str(self.root), "")
 
 
 def _decoded(url: str, where: str) -> bytes:

@@ -74,6 +74,7 @@ def run_server(recipe: Recipe, options: ServerOptions) -> int:
             root=root,
             listener=listener,
             drain_s=options.drain_s,
+            on_start=lambda _: typer.echo(_greeting(listener)),
         )
 
 
@@ -86,8 +87,13 @@ def serve(
     root: Path | None,
     listener: socket.socket,
     drain_s: float,
+    on_start: Callable[[Callable[[], None]], None],
 ) -> int:
-    """Run engine and HTTP server on a bound socket until a signal, and give the exit code."""
+    """Run engine and HTTP server on a bound socket until a signal, and give the exit code.
+
+    `on_start` is called once the socket listens, with a function that does what SIGTERM does; signals reach the main
+    thread only.
+    """
     from qvl_eval.serve.answering import Answering
     from qvl_eval.serve.app import build_app
     from qvl_eval.serve.media import MediaRules
@@ -97,7 +103,7 @@ def serve(
     answering = Answering(engine, served, limits, MediaRules(limits=limits, root=root), metrics)
     engine.start()
     try:
-        _listen(build_app(answering, metrics, access), listener, limits, served.name, drain_s)
+        _listen(build_app(answering, metrics, access), listener, limits, drain_s, on_start)
     finally:
         answering.close()
         has_ended = engine.stop(_STOP_S)
@@ -106,7 +112,18 @@ def serve(
     return EXIT_FAILED if answering.cut or not has_ended else 0
 
 
-def _listen(app: ASGIApp, listener: socket.socket, limits: Limits, name: str, drain_s: float) -> None:
+def _greeting(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+
+
+def _listen(
+    app: ASGIApp,
+    listener: socket.socket,
+    limits: Limits,
+    drain_s: float,
+    on_start: Callable[[Callable[[], None]], None],
+) -> None:
     import uvicorn
 
     from qvl_eval.serve.connection import timed_connection
@@ -127,23 +144,25 @@ def _listen(app: ASGIApp, listener: socket.socket, limits: Limits, name: str, dr
         timeout_keep_alive=30,
         backlog=256,
     )
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    text = f"serving {name} at http://{shown}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
     server = _server_class()(config)
 
+    def stop() -> None:
+        server.should_exit = True
+
     async def run() -> None:
-        asyncio.get_running_loop().call_soon(_when_started, server, functools.partial(typer.echo, text))
-        await server.serve(sockets=[listener])
+        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, stop)))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watching.cancel()
 
     asyncio.run(run())
 
 
-def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> None:
-    if server.started:
-        tell()
-    elif not server.should_exit:
-        asyncio.get_running_loop().call_later(0.02, _when_started, server, tell)
+async def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.02)
+    tell()
 
 
 def _server_class() -> type[uvicorn.Server]:

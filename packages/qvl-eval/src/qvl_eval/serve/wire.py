@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from qvl_core.input_file import printable
 
 from qvl_eval.questions import is_text
-from qvl_eval.serve.refusal import Refusal, bad_request
+from qvl_eval.serve.refusal import bad_request
 
 # Of a message of a validation error that echoes what the client sent.
 _SHOWN = 300
@@ -127,15 +128,16 @@ def parse_request(data: bytes) -> ChatRequest:
     try:
         content = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise bad_request(f"the body is not JSON in UTF-8: {str(error)[:_SHOWN]}") from None
+        raise bad_request(f"the body is not JSON in UTF-8: {printable(str(error), _SHOWN)}") from None
     if not isinstance(content, dict):
         raise bad_request(f"the body is {type(content).__name__}; a JSON object is wanted")
     try:
         request = ChatRequest.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])[:_SHOWN]
-        raise bad_request(f"{param}: {first['msg']}"[:_SHOWN], param or None) from None
+        # Names of fields are the client's own words.
+        param = printable(".".join(str(part) for part in first["loc"]), _SHOWN)
+        raise bad_request(printable(f"{param}: {first['msg']}", _SHOWN), param or None) from None
     return request
 
 
@@ -199,5 +201,5 @@ def _head(answer_id: str, model: str, kind: str) -> dict[str, Any]:
     return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _no_constant(name: str) -> Refusal:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
