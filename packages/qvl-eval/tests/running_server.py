@@ -60,6 +60,7 @@ class FakeScheduler:
         self._ids: list[int] = tiny_processor().chat._encoder.encode(text, add_special_tokens=False).ids
         self._slots = slots
         self._endless = endless
+        self._pace = threading.Event()
         self._left: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
         self.gate = threading.Event()
@@ -100,6 +101,9 @@ class FakeScheduler:
     def step(self) -> list[FakeEvent]:
         self.stepping.put(self.active)
         assert self.gate.wait(WAIT_S), "the test never opened the gate"
+        if self._endless:
+            # About as fast as a small model, and no faster: nobody is to drown in tokens.
+            self._pace.wait(0.001)
         if self.failures:
             self.failures -= 1
             self._left.clear()
@@ -132,10 +136,14 @@ class RunningServer:
     slots: int = 2
     drain_s: float = 10.0
     window: int = 4096
+    send_buffer: int | None = None
     exit_code: int | None = None
 
     def __enter__(self) -> RunningServer:
         self._listener = bind("127.0.0.1", 0, has_token=False)
+        if self.send_buffer is not None:
+            # Connections inherit it: a client that does not read is noticed after little.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
         self.port = self._listener.getsockname()[1]
         self._stop: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
