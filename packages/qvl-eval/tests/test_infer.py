@@ -170,3 +170,20 @@ def test_an_infer_recipe_run_as_a_task_points_to_the_command(
     code, _, errors = qvl(capsys, "run", write_recipe("infer"))
     assert code == 2
     assert "fix: qvl infer" in errors
+
+
+@needs_mindspore
+def test_an_infer_recipe_with_questions_runs_as_a_task(
+    write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe("infer")
+    code, expected, _ = qvl(capsys, "infer", recipe, "--prompt", "Which?", "--image", PICTURES[0])
+    words = ("run", recipe, "--set", 'infer.prompt="Which?"', "--set", f'infer.images=["{PICTURES[0]}"]')
+    assert qvl(capsys, *words)[:2] == (code, expected)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Which?"}\n{"prompt": "And?"}\n')
+    code, _, errors = qvl(capsys, "run", recipe, "--set", f"infer.input={tmp_path}/prompts.jsonl")
+    assert code == 0, errors
+    assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 2
+    code, _, errors = qvl(capsys, *words, "--set", f"infer.input={tmp_path}/prompts.jsonl")
+    assert code == 2
+    assert "both a prompt and a file" in errors
