@@ -105,8 +105,10 @@ class EngineThread:
         with self._condition:
             while is_idle and not self._inbox and not self._is_stopping:
                 self._condition.wait()
+            if self._is_stopping:
+                return None
             commands, self._inbox = self._inbox, []
-            return None if self._is_stopping else commands
+            return commands
 
     def _take(self, driver: Driver, commands: list[tuple[Job, Listener] | str]) -> None:
         for command in commands:

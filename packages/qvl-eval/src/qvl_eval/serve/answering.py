@@ -92,13 +92,19 @@ class Answering:
         """Parse and check what needs no media. Raises Refusal."""
         return await self._in_thread(functools.partial(self._parsed, data))
 
-    async def pieces(self, request: ChatRequest, place: Place) -> AsyncGenerator[tuple[Job, Piece], None]:
-        """Give the pieces of the answer as they come; leaving early stops its work. Raises Refusal."""
+    async def pieces(self, request: ChatRequest, place: Place) -> AsyncGenerator[tuple[int, Piece], None]:
+        """Give the pieces of the answer as they come, each with the number of the question's tokens.
+
+        Leaving early stops the answer's work. Raises Refusal.
+        """
         async with self._turns:
             job = await self._in_thread(functools.partial(self._job, request))
             queue: asyncio.Queue[Piece] = asyncio.Queue()
             put = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
             self.engine.submit(job, put)
+            job_id, prompt_tokens = job.job_id, job.prompt_tokens
+            # Its patches are the engine's from here on, for as long as that needs them.
+            del job
             new_tokens, finish = 0, "cancelled"
             try:
                 while True:
@@ -107,16 +113,16 @@ class Answering:
                         self._metrics.first_token(time.monotonic() - place.started)
                     new_tokens = piece.new_tokens
                     finish = piece.finish or finish
-                    yield job, piece
+                    yield prompt_tokens, piece
                     if piece.finish is not None:
                         return
             finally:
                 if finish == "cancelled":
-                    self.engine.cancel(job.job_id)
+                    self.engine.cancel(job_id)
                 self._metrics.answer(
                     finish,
                     seconds=time.monotonic() - place.started,
-                    prompt_tokens=job.prompt_tokens,
+                    prompt_tokens=prompt_tokens,
                     new_tokens=new_tokens,
                 )
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from qvl_eval.answers.job import Job, Piece
+from qvl_eval.answers.job import Piece
 from qvl_eval.serve import wire
 from qvl_eval.serve.answering import Answering, Place
 from qvl_eval.serve.body import Body, BodyBudget, ClientGoneError
@@ -69,10 +69,9 @@ class Completions:
         """Wait for the whole answer. Raises Refusal."""
         texts = []
         async with contextlib.aclosing(self._answering.pieces(asked, place)) as pieces:
-            async for job, piece in pieces:
+            async for prompt_tokens, piece in pieces:
                 texts.append(piece.text)
-                if piece.finish is not None:
-                    last_job, last = job, piece
+                last, counted = piece, prompt_tokens
         if last.finish == "failed":
             raise Refusal(status=500, message=last.failure, code="engine_failed")
         assert last.finish is not None, "the last piece says why the answer ended"
@@ -81,7 +80,7 @@ class Completions:
             model=self._answering.served.name,
             text="".join(texts),
             finish=last.finish,
-            prompt_tokens=last_job.prompt_tokens,
+            prompt_tokens=counted,
             new_tokens=last.new_tokens,
         )
 
@@ -108,16 +107,16 @@ class Completions:
                 if found is None:
                     await events.send(_COMMENT)
                     continue
-                job, piece = found
+                prompt_tokens, piece = found
                 if not events.is_begun:
                     delta = {"role": "assistant", "content": "", "refusal": None}
                     await events.send_json(wire.chunk(answer_id=answer_id, model=model, delta=delta))
                 if piece.text:
                     await events.send_json(wire.chunk(answer_id=answer_id, model=model, delta={"content": piece.text}))
                 if piece.finish is not None:
-                    await self._end(events, asked, job, piece, answer_id)
+                    await self._end(events, asked, prompt_tokens, piece, answer_id)
 
-    async def _end(self, events: _Events, asked: ChatRequest, job: Job, piece: Piece, answer_id: str) -> None:
+    async def _end(self, events: _Events, asked: ChatRequest, prompt_tokens: int, piece: Piece, answer_id: str) -> None:
         if piece.finish == "failed":
             failure = Refusal(status=500, message=piece.failure, code="engine_failed")
             await events.send_json(failure.content())
@@ -125,7 +124,7 @@ class Completions:
         model = self._answering.served.name
         await events.send_json(wire.chunk(answer_id=answer_id, model=model, delta={}, finish=piece.finish))
         if asked.wants_usage:
-            counts = {"prompt_tokens": job.prompt_tokens, "new_tokens": piece.new_tokens}
+            counts = {"prompt_tokens": prompt_tokens, "new_tokens": piece.new_tokens}
             await events.send_json(wire.usage_chunk(answer_id=answer_id, model=model, **counts))
         await events.send(_DONE)
 
