@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from qvl_core.generate import GenerationOptions
+from qvl_core.generate.answer_all import answer_all
 from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.request import Request
@@ -89,6 +90,10 @@ def main() -> None:
         found = answers(Scheduler(model, slots=3, max_tokens=3 * BLOCK, engine=engine), asked)
         for name, tokens in found.items():
             assert tokens == expected[name], (spec.name, layout, name, tokens, expected[name])
+        whole = requests(spec)[:5]
+        alone = answer_all(lively_model(spec), whole, slots=2, max_tokens=2 * BLOCK)
+        together = answer_all(model, whole, slots=2, max_tokens=2 * BLOCK, world=world)
+        assert together == alone, (spec.name, layout, together, alone)
         world.close()
     print(f"rank {world.rank} held")
 

@@ -13,6 +13,7 @@ Legend: B slots of a step, N prompts, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -39,6 +40,9 @@ PATIENCE = 32
 MOST_COMPILED = 16
 
 
+logger = logging.getLogger(__name__)
+
+
 class Engine:
     """A model, or one rank's part of it, and the slots of its cache."""
 
@@ -56,6 +60,9 @@ class Engine:
         # Sums over ranks cannot be compiled, and an adapter's dropout is Python.
         compiles = current_device() == "cpu" and self._world.tensor.size == 1 and model.dropout is None
         self._compiled = CompiledLayers(model.model) if compiles and model.model is not None else None
+        if current_device() == "cpu" and not compiles:
+            reason = "the model is cut over a tensor group" if model.dropout is None else "it has unmerged adapters"
+            logger.info("decoding steps are not compiled and take about twice the time: %s", reason)
         self._steps_of: Counter[tuple[int, int, int]] = Counter()
         self._sizes: set[tuple[int, int, int]] = set()
         self._steps = 0
