@@ -31,7 +31,7 @@ START_S = 120
 @contextmanager
 def running(recipe: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Give the process and its port once it listens; ends it for good."""
-    command = [sys.executable, "-c", "from qvl_core.cli.app import main; raise SystemExit(main())"]
+    command = [sys.executable, "-m", "qvl_core.cli"]
     process = subprocess.Popen(
         [*command, "serve", str(recipe), "--port", "0", "--name", "tiny", *words],
         stdout=subprocess.PIPE,
