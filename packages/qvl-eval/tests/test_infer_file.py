@@ -79,7 +79,7 @@ def test_bad_rows_hold_their_error_and_the_others_are_answered(
         "`..` part": {"prompt": "x", "images": ["../0.png"]},
         "is a URL": {"prompt": "x", "images": ["http://127.0.0.1/0.png"]},
         "absolute path out of": {"prompt": "x", "images": ["/etc/passwd"]},
-        "unknown keys: 'promt'": {"promt": "x"},
+        "unknown keys: 'question'": {"question": "x"},
         "not a text": {"prompt": 3},
         "has no prompt": {"prompt": " "},
         "surrogate": '{"prompt": "\\ud800"}',

@@ -57,7 +57,7 @@ def test_a_cut_character_comes_at_the_end(chat: ChatTokenizer) -> None:
         ("one STOP two", ("STOP",), "one ", True),
         ("one STO", ("STOP",), "one STO", False),
         ("aab", ("ab",), "a", True),
-        ("xabcabd", ("abd",), "xabc", True),
+        ("xabcabe", ("abe",), "xabc", True),
         ("a\nb", ("\n", "b"), "a", True),
         ("abc", ("bc", "abc"), "", True),
         ("abc", ("d",), "abc", False),
