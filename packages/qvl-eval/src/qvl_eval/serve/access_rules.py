@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 from qvl_core.errors import DataError, Problem, RecipeError
 from qvl_core.input_file import printable, read_regular_file
@@ -56,20 +57,29 @@ def bind(host: str, port: int, *, has_token: bool) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         message = f"{host!a} is no address of this machine: {error}"
         raise RecipeError(Problem(where="qvl serve", key="--host", message=message, fix="--host 127.0.0.1")) from None
-    family, kind, protocol, _, address = found[0]
-    if not has_token and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        message = f"{host or address[0]} can be reached from other machines, and nothing says who may ask"
+    addresses = [str(address[0]).partition("%")[0] for *_, address in found]
+    if not has_token and not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        message = f"{host or addresses[0]} can be reached from other machines, and nothing says who may ask"
         fix = "--token-file FILE, or --host 127.0.0.1"
         raise RecipeError(Problem(where="qvl serve", key="--host", message=message, fix=fix))
-    listener = socket.socket(family, kind, protocol)
+    reason = ""
+    for family, kind, protocol, _, address in found:
+        try:
+            return _bound(socket.socket(family, kind, protocol), address)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    message = f"{host}:{port} cannot be listened on: {reason}"
+    raise RecipeError(Problem(where="qvl serve", key="--port", message=message, fix="--port 0"))
+
+
+def _bound(listener: socket.socket, address: Any) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except OSError:
         listener.close()
-        message = f"{host}:{port} cannot be listened on: {error.strerror}"
-        raise RecipeError(Problem(where="qvl serve", key="--port", message=message, fix="--port 0")) from None
+        raise
     return listener
