@@ -81,7 +81,8 @@ def one_question(
     images: Iterable[Path | bytes | Image.Image], videos: Iterable[Path], text: str, system: str | None = None
 ) -> tuple[Message, ...]:
     """Give the conversation of one question: images first, then videos, then the text."""
-    media = (*(PromptImage(source=image) for image in images), *(PromptVideo(path=path) for path in videos))
+    media: list[Part] = [PromptImage(source=image) for image in images]
+    media += [PromptVideo(path=path) for path in videos]
     question = Message(role="user", parts=(*media, text))
     return (question,) if system is None else (Message(role="system", parts=(system,)), question)
 

@@ -100,7 +100,11 @@ class Answering:
         async with self._turns:
             job = await self._in_thread(functools.partial(self._job, request))
             queue: asyncio.Queue[Piece] = asyncio.Queue()
-            put = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
+            loop = asyncio.get_running_loop()
+
+            def put(piece: Piece) -> None:
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+
             self.engine.submit(job, put)
             job_id, prompt_tokens = job.job_id, job.prompt_tokens
             # Its patches are the engine's from here on, for as long as that needs them.

@@ -22,7 +22,7 @@ def timed_connection(limits: Limits) -> type[H11Protocol]:
         _arriving: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self._await_request()
 

@@ -78,4 +78,4 @@ class Metrics:
 
 def _counter(name: str, text: str, label: str, counts: Mapping[int, int] | Mapping[str, int]) -> list[str]:
     lines = [f"# HELP {name} {text}", f"# TYPE {name} counter"]
-    return lines + [f'{name}{{{label}="{key}"}} {count}' for key, count in sorted(counts.items())]  # type: ignore[type-var]
+    return lines + [f'{name}{{{label}="{key}"}} {count}' for key, count in sorted(counts.items())]
