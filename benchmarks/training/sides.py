@@ -24,12 +24,12 @@ class FailedError(Exception):
 class Side:
     """A process that does one thing at a time when asked. To be used in a `with` statement."""
 
-    def __init__(self, program: str, folder: Path, core: int, case: Case) -> None:
+    def __init__(self, program: str, folder: Path, core: int, case: Case, home: Path = HERE) -> None:
         self.name = program.removesuffix("_program.py")
         self._log = folder / f"{self.name}.log"
         order = {"folder": str(folder), "core": core, "frozen": case.frozen, "labels": case.labels}
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / program), json.dumps(order)],
+            [sys.executable, str(home / program), json.dumps(order)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w", encoding="utf-8"),

@@ -15,7 +15,12 @@ import torch
 from hf_models import PAD, SPECS, Inputs, Pair, Part, make_inputs, pair
 from numpy.typing import NDArray
 from parity_report import ParityReport
-from qvl_core.model import Qwen25VL
+from qvl_core.generate import GenerationOptions
+from qvl_core.generate.cache import BLOCK
+from qvl_core.generate.engine import Engine
+from qvl_core.generate.request import Request
+from qvl_core.generate.scheduler import Scheduler
+from qvl_core.model import Qwen25VL, flatten_prompt
 
 NEW_TOKENS = 64
 
@@ -54,6 +59,31 @@ def test_greedy_tokens_equal_hf(name: str, case: str, report: ParityReport) -> N
     report.record("tokens that differ", f"{name} | {case}", int((ours[:, -NEW_TOKENS:] != new).sum()))
     report.record("tokens compared", f"{name} | {case}", new.size)
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["tied, two full blocks", "one kv head, untied, odd vision heads"])
+@pytest.mark.parametrize("patience", [0, 1000], ids=["compiled", "not compiled"])
+def test_requests_that_join_a_running_batch_get_the_tokens_of_hf_for_each_alone(
+    name: str, patience: int, report: ParityReport
+) -> None:
+    both = pair(name)
+    rows = [[9], [3, (4, 6), 5], [3, (3, 4, 5, 0.5), 5], [17], [2, (3, 4), 5, (2, 4, 4, 0.6), 3], [5]]
+    asked = [make_inputs(both.spec, [row], seed=number) for number, row in enumerate(rows)]
+    engine = Engine(both.ours, 4, 4 * 4 * BLOCK, patience=patience)
+    scheduler = Scheduler(both.ours, slots=4, max_tokens=4 * 4 * BLOCK, engine=engine)
+    answers: list[list[int]] = [[] for _ in asked]
+    for step in range(3 * NEW_TOKENS):
+        # One more request every seventh step: the last two wait for slots.
+        if step % 7 == 0 and step // 7 < len(asked):
+            prompt = flatten_prompt(both.spec, **asked[step // 7].arrays).batch
+            options = GenerationOptions(max_new_tokens=NEW_TOKENS)
+            scheduler.submit(Request(prompt=prompt, options=options, request_id=str(step // 7)))
+        for event in scheduler.step():
+            answers[int(event.request_id)].append(event.token)
+    for number, inputs in enumerate(asked):
+        expected = _hf_generate(both, inputs)[0, inputs.mask.shape[1] :]
+        assert answers[number] == expected.tolist()
+        report.record("tokens compared", f"{name} | joining, patience {patience} | {number}", len(expected))
 
 
 @pytest.mark.parametrize("name", ["one kv head, untied, odd vision heads", "merge of three, tied"])
@@ -98,13 +128,47 @@ def test_repetition_penalty_equals_hf(report: ParityReport) -> None:
     report.record("tokens compared", "repetition penalty", NEW_TOKENS)
 
 
+def test_the_least_number_of_new_tokens_equals_hf(report: ParityReport) -> None:
+    both = pair("tied, two full blocks")
+    inputs = make_inputs(both.spec, CASES["mixed, padded left"], seed=3)
+    free = _hf_generate(both, inputs)[:, inputs.mask.shape[1] :]
+    stops = [int(free[0, 4]), int(free[2, 9])]
+    theirs = _hf_generate(both, inputs, eos_token_id=stops, min_new_tokens=20)
+    assert (theirs != _hf_generate(both, inputs, eos_token_id=stops)[:, : theirs.shape[1]]).any()
+    ours = both.ours.generate(
+        **inputs.arrays, max_new_tokens=NEW_TOKENS, eos_token_id=stops, min_new_tokens=20, pad_token_id=PAD
+    ).asnumpy()
+    np.testing.assert_array_equal(ours, theirs)
+    report.record("tokens compared", "least number of new tokens", theirs.size - inputs.mask.size)
+
+
+def test_scores_of_seen_tokens_are_those_of_the_processors_of_hf() -> None:
+    from qvl_core.generate import sampling
+    from transformers.generation.logits_process import (
+        MinNewTokensLengthLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+    )
+
+    rng = np.random.default_rng(12)
+    for penalty in (0.7, 1.05, 2.0):
+        for _ in range(20):
+            scores = (3 * rng.standard_normal(300)).astype(np.float32)
+            seen = rng.integers(0, 300, 40)
+            ids, theirs = torch.from_numpy(seen)[None], torch.from_numpy(scores)[None]
+            expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, theirs.clone())
+            ours = sampling.penalise_repetition(scores, seen, penalty)
+            np.testing.assert_array_equal(ours, expected.numpy()[0])
+            expected = MinNewTokensLengthLogitsProcessor(40, 1, [3, 7], "cpu")(ids, expected)
+            np.testing.assert_array_equal(sampling.hide(ours, (3, 7)), expected.numpy()[0])
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": 0.7}, {"temperature": 2.0, "top_k": 7}, {"top_p": 0.8}, {"top_k": 40, "top_p": 0.5}],
     ids=str,
 )
 def test_sampling_keeps_the_probabilities_of_hf(options: dict[str, float], report: ParityReport) -> None:
-    from qvl_core.generate import GenerationOptions, sampling
+    from qvl_core.generate import sampling
     from transformers import GenerationConfig
     from transformers.generation.logits_process import (
         LogitsProcessorList,

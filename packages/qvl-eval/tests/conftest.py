@@ -19,8 +19,11 @@ from qvl_core.specs import load_spec
 from qvl_core.weights.hf_writer import write_hf_folder
 from qvl_core.weights.tensor_io import tensor_from_array
 
-# `sharded_folders` writes folders of any layout; the tests of qvl-core have it.
+# `sharded_folders` writes folders of any layout, `video_files` videos; tests of other packages have them.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qvl-core" / "tests" / "weights"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qvl-data" / "tests"))
+# Test modules are imported by path, so their neighbour `running_server` has to be made findable.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = Path(__file__).resolve().parents[3] / "recipes" / "tiny"
 CHECKPOINT = TINY / "checkpoint"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from qvl_core.recipe.sections import GenerationSection
 from qvl_data.samples import Sample
-from qvl_eval.answering import Answer, Answerer, generation_options, pad_left
+from qvl_eval.answering import Answer, Answerer, pad_left
+from qvl_eval.answers.model import generation_options
 
 STOP, PAD = 9, 8
 

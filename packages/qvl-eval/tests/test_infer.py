@@ -16,6 +16,7 @@ from qvl_core.weights.hf_folder import open_hf_folder
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.tensor_io import read_tensor
 from sharded_folders import write_sharded
+from video_files import save_video
 
 WriteRecipe = Callable[..., Path]
 DIGITS = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "digits"
@@ -170,3 +171,38 @@ def test_an_infer_recipe_run_as_a_task_points_to_the_command(
     code, _, errors = qvl(capsys, "run", write_recipe("infer"))
     assert code == 2
     assert "fix: qvl infer" in errors
+
+
+@needs_mindspore
+def test_an_infer_recipe_with_questions_runs_as_a_task(
+    write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe("infer")
+    code, expected, _ = qvl(capsys, "infer", recipe, "--prompt", "Which?", "--image", PICTURES[0])
+    words = ("run", recipe, "--set", 'infer.prompt="Which?"', "--set", f'infer.images=["{PICTURES[0]}"]')
+    assert qvl(capsys, *words)[:2] == (code, expected)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Which?"}\n{"prompt": "And?"}\n')
+    code, _, errors = qvl(capsys, "run", recipe, "--set", f"infer.input={tmp_path}/prompts.jsonl")
+    assert code == 0, errors
+    assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 2
+    code, _, errors = qvl(capsys, *words, "--set", f"infer.input={tmp_path}/prompts.jsonl")
+    assert code == 2
+    assert "both a prompt and a file" in errors
+
+
+@needs_mindspore
+def test_a_video_is_watched_and_one_that_is_none_is_named(
+    write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, good, bad = write_recipe("infer"), save_video(tmp_path / "a.mp4"), tmp_path / "b.mp4"
+    words = ("infer", recipe, "--prompt", "What?", "--image", PICTURES[0], "--json")
+    code, text, errors = qvl(capsys, *words, "--video", good)
+    assert code == 0, errors
+    without = json.loads(qvl(capsys, *words)[1])
+    answer = json.loads(text)
+    assert answer["videos"] == [str(good)]
+    assert answer["prompt_tokens"] > without["prompt_tokens"]
+    bad.write_text("no video")
+    code, _, errors = qvl(capsys, *words, "--video", bad)
+    assert code == 2
+    assert "b.mp4" in errors

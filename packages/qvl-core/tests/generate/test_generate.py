@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,19 @@ pytest.importorskip("mindspore", reason="the model needs mindspore")
 from qvl_core.errors import InputError
 from qvl_core.generate.cache import BLOCK
 from qvl_core.model import Qwen25VL
+from qvl_core.model.load import fill
 from qvl_core.specs.model_spec import ModelSpec
-from small_models import SPECS, TIED, UNTIED, Arrays, image_prompt, lively_model, pad_together, text_prompt
+from small_models import (
+    SPECS,
+    TIED,
+    UNTIED,
+    Arrays,
+    image_prompt,
+    lively_model,
+    lively_weights,
+    pad_together,
+    text_prompt,
+)
 
 by_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
@@ -96,6 +108,37 @@ def test_the_stream_yields_the_same_tokens_one_by_one() -> None:
     steps = lively_model(TIED).generate_stream(arrays["input_ids"], inputs=inputs, max_new_tokens=5)
     tokens = np.stack([step.tokens for step in steps], axis=1)
     np.testing.assert_array_equal(tokens, generate(TIED, arrays, max_new_tokens=5)[:, -5:])
+
+
+def test_a_change_of_the_weights_reaches_what_was_compiled() -> None:
+    # 60 tokens: compiled in each call, and the second call finds it compiled.
+    arrays, count = text_prompt(4), 60
+    changed = Qwen25VL.from_spec(TIED, lively_weights(TIED, seed=1))
+    before = changed.generate(**arrays, max_new_tokens=count).asnumpy()
+    np.testing.assert_array_equal(changed.generate(**arrays, max_new_tokens=count).asnumpy(), before)
+    fill(changed, lively_weights(TIED, seed=2))
+    after = changed.generate(**arrays, max_new_tokens=count).asnumpy()
+    assert (after != before).any()
+    fresh = Qwen25VL.from_spec(TIED, lively_weights(TIED, seed=2))
+    np.testing.assert_array_equal(after, generate_without_cache(fresh, text_prompt(4), count))
+
+
+def test_two_streams_of_one_model_do_not_disturb_each_other() -> None:
+    prompts = [text_prompt(4), text_prompt(7, seed=2)]
+    streams = [lively_model(TIED).generate_stream(one["input_ids"], max_new_tokens=6) for one in prompts]
+    both = list(zip(*streams, strict=True))
+    for number, one in enumerate(prompts):
+        found = [int(steps[number].tokens[0]) for steps in both]
+        assert found == generate(TIED, one, max_new_tokens=6)[0, -6:].tolist()
+
+
+def test_generates_in_a_thread_of_its_own_what_it_generates_in_the_main_one() -> None:
+    model = Qwen25VL.from_spec(TIED, lively_weights(TIED))
+    found: list[np.ndarray] = []
+    thread = Thread(target=lambda: found.append(model.generate(**text_prompt(4), max_new_tokens=60).asnumpy()))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(found[0], generate(TIED, text_prompt(4), max_new_tokens=60))
 
 
 def test_refuses_an_unknown_option() -> None:

@@ -17,6 +17,7 @@ from qvl_core.generate import GenerationOptions, changed_options, read_generatio
     ("key", "wrong", "right"),
     [
         ("max_new_tokens", 0, 1),
+        ("min_new_tokens", -1, 0),
         ("temperature", -0.1, 0.0),
         ("temperature", float("nan"), 5.0),
         ("top_k", -1, 0),
@@ -41,8 +42,8 @@ def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(GenerationOptions)])
 def test_none_switches_an_option_off(key: str) -> None:
     defaults = GenerationOptions(
-        max_new_tokens=3, do_sample=True, temperature=0.5, top_k=5, top_p=0.5, repetition_penalty=2.0, eos_token_id=4,
-        pad_token_id=1, seed=8,
+        max_new_tokens=3, min_new_tokens=2, do_sample=True, temperature=0.5, top_k=5, top_p=0.5, repetition_penalty=2.0,
+        eos_token_id=4, pad_token_id=1, seed=8,
     )  # fmt: skip
     changed = changed_options(defaults, {key: None})
     assert changed == dataclasses.replace(defaults, **{key: getattr(GenerationOptions(), key)})

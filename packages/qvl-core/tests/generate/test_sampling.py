@@ -76,6 +76,14 @@ def test_rows_and_seeds_have_streams_of_their_own() -> None:
     assert draws[0] == sampling.row_generator(0, 0).random()
 
 
+def test_no_stop_token_comes_before_the_least_number_of_new_tokens() -> None:
+    scores, rng = np.array([2.0, 1.5, 1.0], np.float32), sampling.row_generator(0, 0)
+    options = GenerationOptions(min_new_tokens=3, eos_token_id=(0, 2))
+    chosen = [sampling.choose_token(scores, NOTHING_SEEN, options, rng, new_tokens=count) for count in range(5)]
+    assert chosen == [1, 1, 1, 0, 0]
+    assert scores.tolist() == [2.0, 1.5, 1.0], "the given scores were changed"
+
+
 def test_a_hidden_token_is_never_drawn() -> None:
     scores = np.array([-np.inf, 0.0, -np.inf], np.float32)
     rng = sampling.row_generator(0, 0)

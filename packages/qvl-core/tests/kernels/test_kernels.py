@@ -167,10 +167,11 @@ class TestDecodeAttention:
         q, k, v = _tensor(random, 6, 4, 8), _tensor(random, 6, 2, 8), _tensor(random, 6, 2, 8)
         full = kernels.attention(q, k, v, build_segments([6]), causal=True, scale=0.35).asnumpy()[-1]
         caches = [
-            Tensor(np.pad(x.asnumpy()[None], ((0, 0), (0, 3), (0, 0), (0, 0)), constant_values=7.0)) for x in (k, v)
+            Tensor(np.pad(x.asnumpy().swapaxes(0, 1)[None], ((0, 0), (0, 0), (0, 3), (0, 0)), constant_values=7.0))
+            for x in (k, v)
         ]
-        lengths = Tensor(np.array([6], np.int32))
-        one = kernels.decode_attention(q[5:6], caches[0], caches[1], lengths, scale=0.35).asnumpy()[0]
+        bias = Tensor(np.array([[0.0] * 6 + [HIDDEN] * 3], np.float32))
+        one = kernels.decode_attention(q[5:6], caches[0], caches[1], bias, scale=0.35).asnumpy()[0]
         np.testing.assert_allclose(one, full, atol=TOLERANCE)
 
 

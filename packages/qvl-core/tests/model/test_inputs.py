@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -57,28 +55,6 @@ def test_padding_is_dropped_and_found_again(side: str) -> None:
     back[prompt.kept_F] = prompt.batch.input_ids
     np.testing.assert_array_equal(back.reshape(prompt.shape), pad_together(rows, side)["input_ids"])
     assert (prompt.batch.labels == IGNORE).all()
-    np.testing.assert_array_equal(prompt.last_rows, np.cumsum(lengths) - 1)
-
-
-def test_generation_continues_after_the_largest_position_of_each_row() -> None:
-    rows = [text_prompt(3), image_prompt(TIED, 4, 3, text=5)]
-    # Text: 0, 1, 2. Image row: 3 tokens of text, the image spans max(4, 3) positions, then vision end and 5 of text.
-    np.testing.assert_array_equal(flatten(pad_together(rows)).next_positions, [[3, 3 + 4 + 6]] * 3)
-
-
-def test_generation_continues_where_the_rule_of_the_checkpoint_puts_the_next_token() -> None:
-    # One token of text, 2 slices of 1 x 1 units 2 * 5.0 = 10 positions apart (the last one at 11), two of text.
-    arrays = {
-        "input_ids": np.array([[5, TOKENS.video, TOKENS.video, 6, 7]]),
-        "pixel_values_videos": np.zeros((2 * UNIT, WIDTH)),
-        "video_grid_thw": np.array([[2, 2, 2]]),
-        "second_per_grid_ts": np.array([5.0]),
-    }
-    for rule, text, following in (("paper", [12, 13], 14), ("transformers5", [2, 3], 4)):
-        spec = dataclasses.replace(TIED, position_rule=rule)
-        prompt = flatten_prompt(spec, **arrays)
-        assert prompt.batch.position_ids[:, 3:].tolist() == [text] * 3
-        assert prompt.next_positions.tolist() == [[following]] * 3
 
 
 def test_token_kinds_of_newer_processors_are_taken_and_have_to_agree() -> None:

@@ -5,7 +5,8 @@ For a run:       prepare(recipe, *, progress=None) -> PreparedData(train, valida
                  validation_batches(data, *, recipe, dp_rank=0, dp_size=1) -> micro batches, once
                  count_validation_batches(data, *, recipe, dp_size=1) -> how many of them a rank has
 For a question:  load_processor(folder, spec, *, min_pixels, max_pixels, video=None) -> Processor
-                 build_prompt(processor, images, text, system=None, *, sample_id="prompt") -> Sample
+                 build_prompt(processor, images, text, system=None, *, videos=(), sample_id="prompt") -> Sample
+                 build_conversation(processor, messages, *, sample_id="prompt") -> Sample
                  collate(samples, spec) -> qvl_core.batch.Batch
 Pieces:          Dataset, DataReport, Sample, Processor, BatchIterator
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from qvl_data.dataset import Dataset
     from qvl_data.preparation import PreparedData, prepare
     from qvl_data.processor import Processor, load_processor
-    from qvl_data.prompt import build_prompt
+    from qvl_data.prompt import build_conversation, build_prompt
     from qvl_data.samples import Sample
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "prepare": "preparation",
     "Processor": "processor",
     "load_processor": "processor",
+    "build_conversation": "prompt",
     "build_prompt": "prompt",
     "Sample": "samples",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "Processor",
     "Sample",
     "batches",
+    "build_conversation",
     "build_prompt",
     "collate",
     "count_validation_batches",

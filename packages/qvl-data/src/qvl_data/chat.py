@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LossOn = Literal["answers", "last_answer", "all"]
 # Private-use characters; no template holds them, and users' texts are not in the text that is searched for them.
 _SLOT = re.compile("\ue000(\\d+)\\.(\\d+)\ue001")
+# Shapes of conversations that are remembered. A data set has few; a server's clients could make up any number.
+_REMEMBERED = 1000
 
 
 class ChatError(ValueError):
@@ -183,6 +185,8 @@ class ChatTokenizer:
         found = self._skeletons.get((shape, opens_answer))
         if found is None:
             found = self._build_skeleton(turns, opens_answer)
+            if len(self._skeletons) >= _REMEMBERED:
+                self._skeletons.clear()
             self._skeletons[shape, opens_answer] = found
         return found
 

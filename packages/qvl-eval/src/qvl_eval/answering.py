@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_core.params import parameter_count
-from qvl_core.weights_fit import open_weights
+
+from qvl_eval.answers.model import generation_options, load_model
 
 if TYPE_CHECKING:
-    from qvl_core.model import Qwen25VL
     from qvl_core.recipe import Recipe
-    from qvl_core.recipe.sections import GenerationSection
-    from qvl_core.weights.hf_folder import HFFolder
-    from qvl_core.weights.sharded_folder import ShardedFolder
     from qvl_data.processor import Processor
     from qvl_data.samples import Sample
 
@@ -69,38 +65,14 @@ def load_answerer(recipe: Recipe, *, reshard: bool = False) -> Answerer:
 
     With `reshard` a sharded folder may have another layout.
     """
-    from qvl_core import device
-    from qvl_data.processor import load_processor
-
-    image = recipe.data.image
-    weights = open_weights(recipe, reshard=reshard)
-    # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
-    processor = load_processor(weights.path, recipe.spec, min_pixels=image.min_pixels, max_pixels=image.max_pixels)
-    device.prepare(recipe.launch.device)
-    device.confine_small_model(parameter_count(recipe.spec))
-    device.require_mindspore()
-    model = _load_model(recipe, weights)
-    model.set_train(False)
+    loaded = load_model(recipe, reshard=reshard)
     return Answerer(
-        model=model,
-        processor=processor,
+        model=loaded.model,
+        processor=loaded.processor,
         options=generation_options(recipe.generation),
-        stop_ids=model.generation_defaults.stop_ids,
-        pad_id=model.generation_defaults.pad_id,
+        stop_ids=loaded.model.generation_defaults.stop_ids,
+        pad_id=loaded.model.generation_defaults.pad_id,
     )
-
-
-def _load_model(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Qwen25VL:
-    from qvl_core.generate import read_generation_config
-    from qvl_core.model import Qwen25VL
-    from qvl_core.weights.local_tensors import local_values
-    from qvl_core.weights.whole_tensors import whole_tensors_of
-
-    # One process, which is the first and only rank of its layout.
-    arrays = local_values(whole_tensors_of(weights), recipe.parallel, 0, 0)
-    model = Qwen25VL.from_spec(recipe.spec, arrays, dtype=recipe.model.dtype or "float32")
-    model.generation_defaults = read_generation_config(weights.path)
-    return model
 
 
 def pad_left(prompts: Sequence[Sample], *, pad_id: int) -> dict[str, NDArray[Any]]:
@@ -118,23 +90,6 @@ def pad_left(prompts: Sequence[Sample], *, pad_id: int) -> dict[str, NDArray[Any
         inputs["pixel_values"] = np.concatenate([prompt.patches for prompt in prompts])
         inputs["image_grid_thw"] = grids
     return inputs
-
-
-def generation_options(generation: GenerationSection) -> dict[str, Any]:
-    """Give the recipe's settings in HF's names; temperature 0 is greedy, and greedy leaves out what only samples."""
-    options: dict[str, Any] = {
-        "max_new_tokens": generation.max_new_tokens,
-        "repetition_penalty": generation.repetition_penalty,
-        "do_sample": generation.temperature > 0,
-    }
-    if generation.temperature > 0:
-        options |= {
-            "temperature": generation.temperature,
-            "top_k": generation.top_k,
-            "top_p": generation.top_p,
-            "seed": generation.seed,
-        }
-    return options
 
 
 def as_array(output: Any) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
 
 from qvl_core.conformance import truth
-from qvl_core.kernels.segments import Segments, build_segments
+from qvl_core.kernels.segments import HIDDEN, Segments, build_segments
 from qvl_core.kernels.select import KernelTable
 
 # Weights of a definition are floats of any precision or integers (ids, labels, lengths).
@@ -195,10 +195,11 @@ def _decode(random: np.random.Generator) -> Iterator[Case]:
         ("GQA 3", [2, 5], 7, 6, 2),
     ):  # fmt: skip
         batch = len(lengths)
-        caches = (_normal(random, batch, slots, kv_heads, 16), _normal(random, batch, slots, kv_heads, 16))
+        caches = (_normal(random, batch, kv_heads, slots, 16), _normal(random, batch, kv_heads, slots, 16))
+        is_empty = np.arange(slots) >= np.asarray(lengths)[:, None]
         yield Case(
             kernel="decode_attention", label=label,
-            inputs=(_normal(random, batch, heads, 16), *caches, np.asarray(lengths, np.int32)),
+            inputs=(_normal(random, batch, heads, 16), *caches, np.where(is_empty, HIDDEN, 0.0).astype(np.float32)),
             call=_call_decode, definition=partial(truth.decode_attention, scale=0.25), gradients=False,
         )  # fmt: skip
 
@@ -286,8 +287,8 @@ def _attention_call(segments: Segments, causal: bool) -> Callable[..., Tensor]:
     return call
 
 
-def _call_decode(table: KernelTable, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-    return table.decode_attention(q, keys, values, lengths, scale=0.25)
+def _call_decode(table: KernelTable, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    return table.decode_attention(q, keys, values, bias, scale=0.25)
 
 
 def _call_cross_entropy(table: KernelTable, logits: Tensor, labels: Tensor) -> Tensor:

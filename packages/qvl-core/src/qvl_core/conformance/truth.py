@@ -67,13 +67,13 @@ def attention(q_TNH: Array, k_TKH: Array, v_TKH: Array, lengths: Sequence[int], 
     return y
 
 
-def decode_attention(q_BNH: Array, keys_BSKH: Array, values_BSKH: Array, lengths_B: Integers, scale: float) -> Array:
-    """Return each sequence's attention over the filled slots of its cache."""
-    shared = q_BNH.shape[1] // keys_BSKH.shape[2]
+def decode_attention(q_BNH: Array, keys_BKSH: Array, values_BKSH: Array, bias_BS: Array, scale: float) -> Array:
+    """Return each sequence's attention over the filled slots of its cache, those whose bias is 0."""
+    shared = q_BNH.shape[1] // keys_BKSH.shape[1]
     y = np.empty_like(q_BNH)
-    for b, length in enumerate(lengths_B):
-        keys, values = (np.repeat(x[b, :length], shared, 1) for x in (keys_BSKH, values_BSKH))
-        y[b] = np.einsum("nk,knh->nh", _softmax(np.einsum("nh,knh->nk", q_BNH[b], keys) * scale), values)
+    for b, bias_S in enumerate(bias_BS):
+        keys, values = (np.repeat(x[b][:, bias_S == 0.0], shared, 0) for x in (keys_BKSH, values_BKSH))
+        y[b] = np.einsum("nk,nkh->nh", _softmax(np.einsum("nh,nkh->nk", q_BNH[b], keys) * scale), values)
     return y
 
 

@@ -1,45 +1,163 @@
-"""Run the model for generation: prompts in at once, then one token for each sequence and step.
+"""Run the model for generation: prompts into slots, then one token for each slot in use and step.
 
-The engine knows slots, positions and the cache; it does not know how tokens are chosen. A server's scheduler would fill
-and empty slots here.
+The engine knows slots, positions and the cache; it does not know requests, nor how tokens are chosen. Of a model that
+is cut over processes each rank has an engine, which runs its part: all ranks of a replica make the same calls, the last
+stage gets the scores. Replicas (dp) know nothing of each other.
 
-Legend: B sequences, V vocabulary.
+On CPU a step is fast in two ways that cost something first, so both wait until a number of steps has shown that there
+are many: the layers are compiled for the step's size, and the output head's weight is copied in the transposed layout,
+which one row is multiplied by in less than half of the time. Neither changes a token.
+
+Legend: B slots of a step, N prompts, D model width, V vocabulary.
 """
 
 from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
-from qvl_core.generate.cache import KVCache
-from qvl_core.model.inputs import Prompt
-from qvl_core.model.plan import plan_tokens
+from qvl_core.batch import Batch
+from qvl_core.device import current_device
+from qvl_core.generate.cache import DecodeStep, KVCache, PrefillStep
+from qvl_core.generate.compiled_step import CompiledLayers
+from qvl_core.generate.prompts import join_prompts
+from qvl_core.layout import Layout
+from qvl_core.model.plan import Plan, plan_tokens
 from qvl_core.model.qwen25vl import Qwen25VL
+from qvl_core.parallel.single import SingleWorld
+from qvl_core.parallel.vision_pass import vision_flow
+from qvl_core.parallel.world import World
+from qvl_core.stage_part import flow_after
+
+# Steps after which compiling for a size, or copying the head, is worth it: each takes about what so many steps save.
+PATIENCE = 32
+# Sizes that are compiled at most: a layer of one takes some 2.6 MB.
+MOST_COMPILED = 16
+
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """One batch of sequences being extended."""
+    """A model, or one rank's part of it, and the slots of its cache."""
 
-    def __init__(self, model: Qwen25VL, prompt: Prompt) -> None:
+    def __init__(
+        self, model: Qwen25VL, slots: int, max_tokens: int, *, world: World | None = None, patience: int = PATIENCE
+    ) -> None:
+        """Hold at most `slots` sequences and `max_tokens` tokens, a multiple of the cache's blocks.
+
+        The weights must not change while sequences are held.
+        """
         self._model = model
-        self._prompt = prompt
-        self._cache = KVCache(len(prompt.batch.sequence_lengths))
-        self._positions = prompt.next_positions
+        self._world = world or SingleWorld(Layout.single(model.spec))
+        self._patience = patience
+        self.cache = KVCache(slots, max_tokens)
+        # Sums over ranks cannot be compiled, and an adapter's dropout is Python.
+        compiles = current_device() == "cpu" and self._world.tensor.size == 1 and model.dropout is None
+        self._compiled = CompiledLayers(model.model) if compiles and model.model is not None else None
+        if current_device() == "cpu" and not compiles:
+            reason = "the model is cut over a tensor group" if model.dropout is None else "it has unmerged adapters"
+            logger.info("decoding steps are not compiled and take about twice the time: %s", reason)
+        self._steps_of: Counter[tuple[int, int, int]] = Counter()
+        self._sizes: set[tuple[int, int, int]] = set()
+        self._steps = 0
+        self._head_DV: Tensor | None = None
 
-    def prefill(self) -> NDArray[np.float32]:
-        """Run the prompts, give the scores [B, V] of each one's next token."""
-        batch = self._prompt.batch
-        hidden_TD = self._model.hidden(self._model.plan(batch), self._cache.prefill(batch.sequence_lengths))
-        return self._scores(ops.gather(hidden_TD, Tensor(self._prompt.last_rows), 0))
+    def clear(self, slots: int, max_tokens: int) -> None:
+        """Forget all sequences and what was copied of the weights, and take other bounds."""
+        self.cache.clear(slots, max_tokens)
+        self._steps, self._head_DV = 0, None
 
-    def step(self, tokens_B: NDArray[np.int32], active_B: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Add a token to each active sequence, give the scores [B, V] of the next one; rows not active mean nothing."""
-        plan = plan_tokens(tokens_B, self._positions, self._model.spec)
-        hidden_BD = self._model.hidden(plan, self._cache.decode(active_B))
-        self._positions = (self._positions + active_B).astype(np.int32)
-        return self._scores(hidden_BD)
+    def prefill(self, prompts: Sequence[Batch], slots: Sequence[int]) -> NDArray[np.float32] | None:
+        """Run one-sample prompts into slots; give the scores [N, V] of each one's next token, None on other stages."""
+        batch = join_prompts(prompts)
+        step = self.cache.prefill(slots, batch.sequence_lengths)
+        hidden_TD = self._advance(self._model.plan(batch), self._arrived(batch.tokens, batch.grid_patches), step)
+        if hidden_TD is None:
+            return None
+        last_N = (np.cumsum(batch.sequence_lengths) - 1).astype(np.int32)
+        return self._scores(ops.gather(hidden_TD, Tensor(last_N), 0))
+
+    def decode(self, tokens_B: NDArray[np.int32], positions_3B: NDArray[np.int32]) -> NDArray[np.float32] | None:
+        """Add a token to each of the first slots; give the scores [B, V] of the next ones, None on other stages."""
+        count = len(tokens_B)
+        step = self.cache.decode(count)
+        empty = step.size - count
+        plan = plan_tokens(np.pad(tokens_B, (0, empty)), np.pad(positions_3B, ((0, 0), (0, empty))), self._model.spec)
+        self._steps += 1
+        hidden_BD = self._advance(plan, self._arrived(step.size, 0), step)
+        if hidden_BD is None:
+            return None
+        return self._scores(hidden_BD[:count] if empty else hidden_BD)
+
+    def release(self, slot: int, last: int) -> None:
+        """Empty a slot: the last one in use takes its place."""
+        self.cache.release(slot, last)
+
+    def agree(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Give every rank the tokens that were chosen where the scores are."""
+        pipeline = self._world.pipeline
+        if pipeline.size == 1:
+            return tokens
+        is_last = pipeline.index == pipeline.size - 1
+        summed: NDArray[np.int32] = pipeline.sum(Tensor(tokens if is_last else np.zeros_like(tokens))).asnumpy()
+        return summed
+
+    def _arrived(self, tokens: int, patches: int) -> Tensor | None:
+        """Receive what the stage before made; None on the first stage, and before the text without media."""
+        stage, layout, spec = self._world.place.pp, self._world.layout, self._model.spec
+        if stage == 0:
+            return None
+        if flow_after(layout, stage - 1) == "text":
+            shape = (tokens, spec.text.hidden_size)
+        elif patches:
+            shape = vision_flow(layout, stage - 1, patches, spec.vision)
+        else:
+            return None
+        return self._world.receive(shape, self._model.dtype, stage - 1)
+
+    def _advance(self, plan: Plan, arrived: Tensor | None, step: PrefillStep | DecodeStep) -> Tensor | None:
+        """Run this part; give the last layer's output [., D] on the last stage, send on and give None before."""
+        if isinstance(step, DecodeStep) and self._compiled is not None and self._is_worth(step):
+            x = self._run_compiled(self._compiled, plan, arrived, step)
+        else:
+            x = self._model.advance(plan, arrived, step)
+        stage = self._world.place.pp
+        if stage == self._world.layout.pp - 1:
+            return x
+        if x is not None:
+            self._world.send(x, stage + 1)
+            self._world.finish_sends()
+        return None
+
+    def _is_worth(self, step: DecodeStep) -> bool:
+        """Tell whether the layers are compiled for a step's size, or have been asked for often enough."""
+        size = (step.size, self.cache.rows, self.cache.capacity)
+        self._steps_of[size] += 1
+        if size not in self._sizes and self._steps_of[size] > self._patience and len(self._sizes) < MOST_COMPILED:
+            self._sizes.add(size)
+        return size in self._sizes
+
+    def _run_compiled(self, layers: CompiledLayers, plan: Plan, arrived: Tensor | None, step: DecodeStep) -> Tensor:
+        decoder = self._model.model
+        assert decoder is not None
+        x_BD = arrived if decoder.embed_tokens is None or arrived is not None else decoder.embed_tokens(plan.ids_T)
+        cache = [held for layer in self.cache.layers.values() for held in (layer.keys, layer.values)]
+        return layers(x_BD, plan.cos_TH, plan.sin_TH, step.index, step.bias_BS, *cache)
 
     def _scores(self, hidden_BD: Tensor) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._model.logits(hidden_BD).float().asnumpy()
+        """Give the scores over the whole vocabulary, on every rank of the last stage."""
+        if self._head_DV is None and self._steps > self._patience and current_device() == "cpu":
+            self._head_DV = Tensor.from_numpy(np.ascontiguousarray(self._model.head_weight.asnumpy().T))
+        logits_BW = self._model.logits(hidden_BD, self._head_DV).float()
+        tensor = self._world.tensor
+        if tensor.size > 1:
+            parts_tBW = tensor.gather(logits_BW.reshape(-1)).reshape(tensor.size, *logits_BW.shape)
+            logits_BW = parts_tBW.swapaxes(0, 1).reshape(logits_BW.shape[0], -1)
+        scores: NDArray[np.float32] = logits_BW.asnumpy()
         return scores

@@ -29,6 +29,8 @@ class GenerationOptions:
 
     max_new_tokens: int = 256
     """Most tokens to add to a row, from 1."""
+    min_new_tokens: int = 0
+    """No stop token before so many tokens are there, from 0."""
     do_sample: bool = False
     temperature: float = 1.0
     """Divides the scores, from 0; 0 is greedy."""
@@ -115,6 +117,7 @@ def _read_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def _problems(options: GenerationOptions) -> Iterator[Problem]:
     checks = (
         ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
+        ("min_new_tokens", options.min_new_tokens, options.min_new_tokens >= 0, "0 or more"),
         ("temperature", options.temperature, 0.0 <= options.temperature < math.inf, "0 or more"),
         ("top_k", options.top_k, options.top_k >= 0, "0 or more"),
         ("top_p", options.top_p, 0.0 < options.top_p <= 1.0, "above 0 and at most 1"),

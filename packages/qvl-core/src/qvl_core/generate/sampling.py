@@ -1,6 +1,7 @@
 """Choose the next token of one row from its scores. Pure numpy on the host.
 
-Order and meaning are those of HF `generate`: repetition penalty, then, only when sampling, temperature, top-k, top-p.
+Order and meaning are those of HF `generate`: repetition penalty, the least number of new tokens, then, only when
+sampling, temperature, top-k, top-p.
 
 Legend: V vocabulary.
 """
@@ -16,10 +17,20 @@ Scores = NDArray[np.float32]
 
 
 def choose_token(
-    scores_V: Scores, seen_ids: NDArray[np.integer], options: GenerationOptions, generator: np.random.Generator
+    scores_V: Scores,
+    seen_ids: NDArray[np.integer],
+    options: GenerationOptions,
+    generator: np.random.Generator,
+    *,
+    new_tokens: int = 0,
 ) -> int:
-    """Give the id of the next token. `seen_ids` are the row's prompt and new tokens, without padding."""
+    """Give the id of the next token.
+
+    `seen_ids` are the row's prompt and new tokens, without padding; `new_tokens` counts the latter.
+    """
     scores_V = penalise_repetition(scores_V, seen_ids, options.repetition_penalty)
+    if new_tokens < options.min_new_tokens:
+        scores_V = hide(scores_V, options.stop_ids)
     if not options.samples:
         return int(scores_V.argmax())
     scores_V = scores_V / np.float32(options.temperature)
@@ -43,6 +54,13 @@ def penalise_repetition(scores_V: Scores, seen_ids: NDArray[np.integer], penalty
     seen = np.unique(seen_ids)
     values, factor = scores_V[seen], np.float32(penalty)
     scores_V[seen] = np.where(values < 0, values * factor, values / factor)
+    return scores_V
+
+
+def hide(scores_V: Scores, ids: tuple[int, ...]) -> Scores:
+    """Set the scores of these tokens to -inf."""
+    scores_V = scores_V.copy()
+    scores_V[list(ids)] = -np.inf
     return scores_V
 
 

@@ -1,4 +1,4 @@
-"""Generate token by token: the loop around engine and sampling.
+"""Generate for one batch of prompts: all its rows as requests of one scheduler.
 
 Legend: B sequences, T padded prompt length.
 """
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qvl_core.generate.cache import blocks
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.options import GenerationOptions
-from qvl_core.generate.sampling import choose_token, row_generator
+from qvl_core.generate.prompts import split_prompts
+from qvl_core.generate.request import Request
+from qvl_core.generate.scheduler import Scheduler
 from qvl_core.model.inputs import Prompt
 from qvl_core.model.qwen25vl import Qwen25VL
 
@@ -27,23 +30,26 @@ class Step:
 
 
 def stream_tokens(model: Qwen25VL, prompt: Prompt, options: GenerationOptions) -> Iterator[Step]:
-    """Yield steps until every sequence has met a stop token or `max_new_tokens` are there."""
-    engine = Engine(model, prompt)
-    starts = np.cumsum(prompt.batch.sequence_lengths)[:-1]
-    seen = [list(ids) for ids in np.split(prompt.batch.input_ids, starts)]
-    generators = [row_generator(options.seed, row) for row in range(len(seen))]
-    active = np.ones(len(seen), np.bool_)
-    scores_BV = engine.prefill()
-    for count in range(1, options.max_new_tokens + 1):
-        tokens = np.full(len(seen), options.pad_id, np.int32)
-        for row in np.flatnonzero(active):
-            tokens[row] = choose_token(scores_BV[row], np.asarray(seen[row]), options, generators[row])
-            seen[row].append(int(tokens[row]))
-        yield Step(tokens=tokens, active=active.copy())
-        active &= ~np.isin(tokens, options.stop_ids)
-        if not active.any() or count == options.max_new_tokens:
-            return
-        scores_BV = engine.step(tokens, active)
+    """Yield steps until every sequence has met a stop token or `max_new_tokens` are there.
+
+    Raises InputError if a prompt is as long as the model's window.
+    """
+    prompts = split_prompts(prompt.batch, model.spec)
+    room = len(prompts) * blocks(max(prompt.batch.sequence_lengths) + options.max_new_tokens)
+    # Two answers may be under way at a time: each takes an engine of its own.
+    engine, model.idle_engine = model.idle_engine or Engine(model, len(prompts), room), None
+    engine.clear(len(prompts), room)
+    scheduler = Scheduler(model, slots=len(prompts), max_tokens=room, prefill_tokens=prompt.batch.tokens, engine=engine)
+    for row, one in enumerate(prompts):
+        scheduler.submit(Request(prompt=one, options=options, request_id=str(row), row=row))
+    while not scheduler.is_idle:
+        tokens = np.full(len(prompts), options.pad_id, np.int32)
+        active = np.zeros(len(prompts), np.bool_)
+        for event in scheduler.step():
+            tokens[int(event.request_id)], active[int(event.request_id)] = event.token, True
+        yield Step(tokens=tokens, active=active)
+    engine.clear(0, 0)
+    model.idle_engine = engine
 
 
 def complete(model: Qwen25VL, prompt: Prompt, padded_ids: ArrayLike, options: GenerationOptions) -> NDArray[np.int64]:

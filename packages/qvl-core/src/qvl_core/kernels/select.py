@@ -66,7 +66,7 @@ class DecodeAttentionKernel(Protocol):
     """Attention of one new token per sequence over a cache."""
 
     def __call__(
-        self, q_BNH: Tensor, keys_BSKH: Tensor, values_BSKH: Tensor, lengths_B: Tensor, *, scale: float
+        self, q_BNH: Tensor, keys_BKSH: Tensor, values_BKSH: Tensor, bias_BS: Tensor, *, scale: float
     ) -> Tensor: ...
 
 

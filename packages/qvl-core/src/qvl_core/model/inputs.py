@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvl_core import geometry
 from qvl_core.batch import IGNORE, Batch
 from qvl_core.errors import DataError, Problem
-from qvl_core.specs.model_spec import ModelSpec, PositionRule
+from qvl_core.specs.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +24,6 @@ class Prompt:
     batch: Batch
     shape: tuple[int, int]  # B, T
     kept_F: NDArray[np.int64]
-    rule: PositionRule = "paper"
-
-    @property
-    def last_rows(self) -> NDArray[np.int32]:
-        """Give the flat place of the last token of each row [B]."""
-        return (np.cumsum(self.batch.sequence_lengths) - 1).astype(np.int32)
-
-    @property
-    def next_positions(self) -> NDArray[np.int32]:
-        """Give the positions that the first new token of each row gets [3, B].
-
-        One after the row's largest, or ("transformers5") one after its last token's: text behind a video may stand
-        before the video's last slice there, and `generate` of that library goes on from it.
-        """
-        positions_3F = self.batch.position_ids
-        if self.rule == "transformers5":
-            return (positions_3F[:, self.last_rows] + 1).astype(np.int32)
-        starts = np.cumsum((0, *self.batch.sequence_lengths[:-1]))
-        largest_B = np.maximum.reduceat(positions_3F.max(axis=0), starts)
-        return np.tile(largest_B + 1, (3, 1)).astype(np.int32)
 
 
 def flatten_prompt(
@@ -93,7 +73,7 @@ def flatten_prompt(
         grids=np.concatenate((images, videos))[order].astype(np.int32),
     )
     shape = (ids_BT.shape[0], ids_BT.shape[1])
-    return Prompt(batch=batch, shape=shape, kept_F=kept_F, rule=spec.position_rule)
+    return Prompt(batch=batch, shape=shape, kept_F=kept_F)
 
 
 def _check_ids(

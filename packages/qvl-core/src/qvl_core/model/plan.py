@@ -116,13 +116,13 @@ def plan_vision(
 
 
 def plan_tokens(tokens_B: NDArray[np.int32], positions_3B: NDArray[np.int32], spec: ModelSpec) -> Plan:
-    """Give the plan of one new text token for each of B sequences that are being generated."""
+    """Give the plan of one new text token for each of B sequences in a cache, in place of segments."""
     cos_BH, sin_BH = text_rotary(positions_3B, spec.text)
     return Plan(
         ids_T=Tensor(tokens_B),
         cos_TH=Tensor(cos_BH),
         sin_TH=Tensor(sin_BH),
-        segments=build_segments((1,) * len(tokens_B)),
+        segments=None,
         vision=(),
         features_UE=None,
         merge_index_T=None,

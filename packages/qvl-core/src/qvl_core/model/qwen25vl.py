@@ -31,6 +31,7 @@ from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_part import StagePart
 
 if TYPE_CHECKING:
+    from qvl_core.generate.engine import Engine
     from qvl_core.generate.stream import Step
 
 
@@ -67,6 +68,8 @@ class Qwen25VL(nn.Cell):
         self.runs_media_apart = False
         """Whether the vision encoder runs each medium by itself, so that its features are the same in every batch."""
         self.generation_defaults = GenerationOptions()
+        self.idle_engine: Engine | None = None
+        """What `generate` ran on last, kept for what it has compiled."""
         self.name_parameters()
 
     @classmethod
@@ -178,14 +181,23 @@ class Qwen25VL(nn.Cell):
             x = embedded_TD if x is None else kernels.merge_tokens(embedded_TD, x, plan.merge_index_T)
         return self.model(x, plan.cos_TH, plan.sin_TH, plan.segments, cache)
 
-    def logits(self, hidden_TD: Tensor) -> Tensor:
-        """Give logits [T, V] of the rows of `hidden` (or of any choice of its rows)."""
+    def logits(self, hidden_TD: Tensor, head_DV: Tensor | None = None) -> Tensor:
+        """Give logits [T, V] of the rows of `hidden` (or of any choice of its rows).
+
+        `head_DV` is `head_weight` in the other layout, for whoever has made a copy.
+        """
         assert self.model is not None, "this stage has no text layers"
         assert self.model.norm is not None, "this stage has no output head"
         normed_TD = self.model.norm(hidden_TD)
+        return kernels.linear(normed_TD, self.head_weight) if head_DV is None else mint.matmul(normed_TD, head_DV)
+
+    @property
+    def head_weight(self) -> Parameter:
+        """Give the output head's weight [V, D], which with tied weights is the embedding's."""
+        assert self.model is not None, "this stage has no text layers"
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        assert head is not None
-        return kernels.linear(normed_TD, head.weight)
+        assert head is not None, "this stage has no output head"
+        return head.weight
 
     def token_losses(self, batch: Batch | Plan) -> Tensor:
         """Give the cross-entropy of each labelled token, fp32 [L], in the order of `batch.loss_rows`.
@@ -229,6 +241,7 @@ class Qwen25VL(nn.Cell):
 
     def name_parameters(self) -> None:
         """Give every parameter its name in the parameter table; again after cells were replaced."""
+        self.idle_engine = None
         for name, parameter in self.parameters_and_names():
             parameter.name = name
 

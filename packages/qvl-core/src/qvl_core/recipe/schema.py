@@ -19,6 +19,7 @@ from qvl_core.recipe.sections import (
     EvalSection,
     ExpectedSection,
     GenerationSection,
+    InferSection,
     LaunchSection,
     LayoutSection,
     ModelSection,
@@ -93,6 +94,11 @@ class Recipe(Section):
     )
     eval: EvalSection | None = Field(
         default=None, description="The benchmark. Needed for task = 'eval'.", examples=[{"benchmark": "ai2d_test"}]
+    )
+    infer: InferSection | None = Field(
+        default=None,
+        description="What `qvl run` asks with task = 'infer'. Default: nothing; `qvl infer` asks.",
+        examples=[{"prompt": "Describe the image."}],
     )
     env: EnvSection = Field(
         default_factory=section_defaults,

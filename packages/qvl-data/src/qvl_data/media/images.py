@@ -72,17 +72,19 @@ def check_image(path: Path, *, decode: bool = True) -> ImageFacts:
     return ImageFacts(height=height, width=width, digest=hashlib.sha256(data).hexdigest())
 
 
-def load_image(path: Path, expected: ImageFacts | None = None) -> Image.Image:
+def load_image(
+    path: Path, expected: ImageFacts | None = None, *, max_source_pixels: int = MAX_SOURCE_PIXELS
+) -> Image.Image:
     """Give the RGB image of a file. With `expected`, a file whose bytes have changed since is an ImageError."""
     data = _read(path)
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.digest:
         raise ImageError("the file was changed after it had been checked; start the run again")
-    return decode_image(data)
+    return decode_image(data, max_source_pixels=max_source_pixels)
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, *, max_source_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:
     """Give the RGB image of the bytes of an image file. Raises ImageError."""
-    image = _open(data)
+    image = _open(data, max_source_pixels)
     _load(image)
     turn = _TURNS.get(_orientation(image))
     return to_rgb(image if turn is None else image.transpose(turn))
@@ -110,7 +112,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_source_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:
     """Read the header only. Raises ImageError for a format outside the list and for too many pixels."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -124,9 +126,9 @@ def _open(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow's readers raise nearly any exception on damaged files.
         raise ImageError(f"cannot be opened as an image: {_short(error)}") from None
     pixels = image.width * image.height
-    if pixels > MAX_SOURCE_PIXELS:
+    if pixels > max_source_pixels:
         size = f"{image.width} x {image.height} = {pixels:,} pixels"
-        raise ImageError(f"has {size} by its header, more than {MAX_SOURCE_PIXELS:,}; it is not decoded")
+        raise ImageError(f"has {size} by its header, more than {max_source_pixels:,}; it is not decoded")
     if not pixels:
         raise ImageError(f"has {image.width} x {image.height} pixels")
     return image

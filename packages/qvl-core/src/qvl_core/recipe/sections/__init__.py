@@ -5,6 +5,7 @@ from qvl_core.recipe.sections.data_sources import SourceSection, TagSection, Val
 from qvl_core.recipe.sections.env import EnvSection
 from qvl_core.recipe.sections.evaluation import EvalSection
 from qvl_core.recipe.sections.generation import GenerationSection
+from qvl_core.recipe.sections.inference import InferSection
 from qvl_core.recipe.sections.launch import LaunchSection
 from qvl_core.recipe.sections.layout import LayoutSection
 from qvl_core.recipe.sections.media import ImageSection, VideoSection
@@ -32,6 +33,7 @@ __all__ = [
     "ExpectedSection",
     "GenerationSection",
     "ImageSection",
+    "InferSection",
     "LaunchSection",
     "LayoutSection",
     "LearningRateScale",

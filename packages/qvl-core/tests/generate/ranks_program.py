@@ -1,0 +1,102 @@
+"""Run by `test_ranks.py` in four processes: every layout gives every request the tokens of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from qvl_core.generate import GenerationOptions
+from qvl_core.generate.answer_all import answer_all
+from qvl_core.generate.cache import BLOCK
+from qvl_core.generate.engine import Engine
+from qvl_core.generate.request import Request
+from qvl_core.generate.scheduler import Scheduler
+from qvl_core.layout import Layout
+from qvl_core.model import Qwen25VL, flatten_prompt
+from qvl_core.parallel.stage import build_stage
+from qvl_core.parallel.world import World, connect
+from qvl_core.params import parameter_table
+from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.sharding import cut
+from small_models import TIED, UNTIED, image_prompt, lively_model, lively_weights, text_prompt
+
+LAYOUTS: list[tuple[ModelSpec, Layout]] = [
+    (TIED, Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 1))),
+    (TIED, Layout(tp=2, dp=2, vision_stages=(2,), text_stages=(2,))),
+    (TIED, Layout(pp=4, vision_stages=(1, 1, 0, 0), text_stages=(0, 0, 1, 1))),
+    (UNTIED, Layout(pp=2, dp=2, vision_stages=(3, 0), text_stages=(1, 2))),
+    (UNTIED, Layout(pp=4, vision_stages=(3, 0, 0, 0), text_stages=(0, 1, 1, 1))),
+    (UNTIED, Layout(tp=2, pp=2, vision_stages=(3, 0), text_stages=(0, 3))),
+]
+OPTIONS = (
+    GenerationOptions(max_new_tokens=12),
+    GenerationOptions(max_new_tokens=7, repetition_penalty=1.4),
+    GenerationOptions(max_new_tokens=9, do_sample=True, temperature=1.5, seed=4, eos_token_id=(3, 40)),
+)
+
+
+def requests(spec: ModelSpec) -> list[Request]:
+    """Give requests of every kind, with media and without, in an order in which prompts run together and alone."""
+    prompts = [text_prompt(5), text_prompt(9, seed=1), image_prompt(spec), image_prompt(spec, 2, 5, text=1, seed=3)]
+    return [
+        Request(
+            prompt=flatten_prompt(spec, **prompts[number % 4]).batch,
+            options=replace(OPTIONS[number % 3], seed=number),
+            request_id=str(number),
+        )
+        for number in range(10)
+    ]
+
+
+def answers(scheduler: Scheduler, asked: list[Request]) -> dict[str, list[int]]:
+    """Ask one after another while answers are under way; take the sixth back after it has begun."""
+    found: dict[str, list[int]] = {request.request_id: [] for request in asked}
+    left = list(asked)
+    steps = 0
+    while left or not scheduler.is_idle:
+        for _ in range(1 + steps % 2):
+            if left:
+                scheduler.submit(left.pop(0))
+        for event in scheduler.step():
+            if event.finished != "cancelled":
+                found[event.request_id].append(event.token)
+        if len(found.get("5", ())) == 2:
+            scheduler.cancel("5")
+        steps += 1
+    return found
+
+
+def part_of(spec: ModelSpec, world: World) -> Qwen25VL:
+    """Build the rank's part of the lively model."""
+
+    def local() -> Iterator[tuple[str, np.ndarray]]:
+        held = {row.name: row for row in parameter_table(spec, world.layout) if world.place.pp in row.stages}
+        for name, array in lively_weights(spec):
+            if name in held:
+                yield name, cut(array, held[name].shard, tp=world.layout.tp, rank=world.place.tp)
+
+    return build_stage(spec, world, local())
+
+
+def main() -> None:
+    """Go through the layouts."""
+    for spec, layout in LAYOUTS:
+        world = connect(layout, spec)
+        expected = answers(Scheduler(lively_model(spec), slots=10, max_tokens=10 * BLOCK), requests(spec))
+        model = part_of(spec, world)
+        engine = Engine(model, 3, 3 * BLOCK, world=world, patience=4)
+        asked = [one for one in requests(spec) if int(one.request_id) % layout.dp == world.place.dp]
+        found = answers(Scheduler(model, slots=3, max_tokens=3 * BLOCK, engine=engine), asked)
+        for name, tokens in found.items():
+            assert tokens == expected[name], (spec.name, layout, name, tokens, expected[name])
+        whole = requests(spec)[:5]
+        alone = answer_all(lively_model(spec), whole, slots=2, max_tokens=2 * BLOCK)
+        together = answer_all(model, whole, slots=2, max_tokens=2 * BLOCK, world=world)
+        assert together == alone, (spec.name, layout, together, alone)
+        world.close()
+    print(f"rank {world.rank} held")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`qvl serve`: the model, the engine's thread, uvicorn, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from qvl_core.errors import EXIT_FAILED, NotInstalledError
+
+from qvl_eval.serve.limits import Limits
+
+if TYPE_CHECKING:
+    import uvicorn
+    from qvl_core.recipe import Recipe
+    from starlette.types import ASGIApp
+
+    from qvl_eval.answers.engine_thread import EngineThread
+    from qvl_eval.answers.model import LoadedModel
+    from qvl_eval.serve.answering import Served
+    from qvl_eval.serve.guard import Access
+
+# For the step that the engine is in when everything else has ended.
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The command line of `qvl serve`."""
+
+    host: str
+    port: int
+    token_file: Path | None
+    allowed_hosts: tuple[str, ...]
+    allow_root: Path | None
+    name: str | None
+    slots: int
+    held_tokens: int
+    drain_s: float
+    limits: Limits
+
+
+def run_server(recipe: Recipe, options: ServerOptions) -> int:
+    """Serve until SIGTERM or Ctrl-C and give the exit code: 1 if requests were cut short, else 0.
+
+    Raises InputError before anything is loaded, NotInstalledError.
+    """
+    _require_installed()
+    from qvl_eval.answers.driver import make_driver
+    from qvl_eval.answers.engine_thread import EngineThread
+    from qvl_eval.answers.model import load_model, require_one_process
+    from qvl_eval.serve.access_rules import bind, checked_root, host_names, read_token
+    from qvl_eval.serve.guard import Access
+
+    require_one_process(recipe, "qvl serve")
+    access = Access(token=read_token(options.token_file), names=host_names(options.allowed_hosts))
+    root = checked_root(options.allow_root)
+    with bind(options.host, options.port, has_token=access.token is not None) as listener:
+        loaded = load_model(recipe)
+        engine = EngineThread(
+            functools.partial(make_driver, loaded, slots=options.slots, max_tokens=options.held_tokens)
+        )
+        return serve(
+            engine,
+            _served(recipe, loaded, options),
+            limits=options.limits,
+            access=access,
+            root=root,
+            listener=listener,
+            drain_s=options.drain_s,
+            on_start=lambda _: typer.echo(_greeting(listener)),
+        )
+
+
+def serve(
+    engine: EngineThread,
+    served: Served,
+    *,
+    limits: Limits,
+    access: Access,
+    root: Path | None,
+    listener: socket.socket,
+    drain_s: float,
+    on_start: Callable[[Callable[[], None]], None],
+) -> int:
+    """Run engine and HTTP server on a bound socket until a signal, and give the exit code.
+
+    `on_start` is called once the socket listens, with a function that does what SIGTERM does; signals reach the main
+    thread only.
+    """
+    from qvl_eval.serve.answering import Answering
+    from qvl_eval.serve.app import build_app
+    from qvl_eval.serve.media import MediaRules
+    from qvl_eval.serve.metrics import Metrics
+
+    metrics = Metrics()
+    answering = Answering(engine, served, limits, MediaRules(limits=limits, root=root), metrics)
+    engine.start()
+    try:
+        _listen(build_app(answering, metrics, access), listener, limits, drain_s, on_start)
+    finally:
+        answering.close()
+        has_ended = engine.stop(_STOP_S)
+    if answering.cut:
+        typer.echo(f"qvl: {answering.cut} requests were cut short", err=True)
+    return EXIT_FAILED if answering.cut or not has_ended else 0
+
+
+def _greeting(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+
+
+def _listen(
+    app: ASGIApp,
+    listener: socket.socket,
+    limits: Limits,
+    drain_s: float,
+    on_start: Callable[[Callable[[], None]], None],
+) -> None:
+    import uvicorn
+
+    from qvl_eval.serve.connection import timed_connection
+
+    config = uvicorn.Config(
+        app,
+        http=timed_connection(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # A proxy's word for who the client is decides nothing here.
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_keep_alive=30,
+        backlog=256,
+    )
+    server = _server_class()(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    async def run() -> None:
+        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, stop)))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watching.cancel()
+
+    asyncio.run(run())
+
+
+async def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.02)
+    tell()
+
+
+def _server_class() -> type[uvicorn.Server]:
+    import signal
+    import threading
+
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Ends a drained server with exit code 0; uvicorn's own would end by the signal again."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for one, handler in before.items():
+                    signal.signal(one, handler)
+
+    return Server
+
+
+def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Served:
+    from qvl_eval.answers.driver import window_of
+    from qvl_eval.answers.job import make_job
+    from qvl_eval.serve.answering import Served
+
+    window = min(window_of(loaded), options.held_tokens)
+    return Served(
+        name=options.name or recipe.model.name or Path(recipe.weights.source).name,
+        window=window,
+        options=loaded.options,
+        make_job=functools.partial(make_job, loaded.processor, window=window),
+        slots=options.slots,
+    )
+
+
+def _require_installed() -> None:
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        text = f"qvl serve needs starlette and uvicorn: {error}\n  fix: pip install 'qvl-eval[serve]'"
+        raise NotInstalledError(text) from None
+    del starlette, uvicorn

@@ -1,0 +1,226 @@
+"""What OpenAI clients see of `qvl serve`; the model's part is played by a scheduler that knows its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai", reason="the official client is not installed")
+pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
+
+import openai
+from running_server import WAIT_S, FakeScheduler, RunningServer, asked, asked_about, data_url, png, tiny_processor
+
+ANSWER = "Hello, 你好 👋!"
+MESSAGES: Any = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def scheduler() -> FakeScheduler:
+    return FakeScheduler(ANSWER)
+
+
+@pytest.fixture
+def server(scheduler: FakeScheduler) -> Iterator[RunningServer]:
+    with RunningServer(scheduler=scheduler) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Any]:
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=WAIT_S) as client:
+        yield client
+
+
+def test_a_whole_answer(client: Any) -> None:
+    found = client.chat.completions.create(model="tiny", messages=MESSAGES)
+    choice = found.choices[0]
+    assert choice.message.content == ANSWER
+    assert choice.message.role == "assistant"
+    assert choice.finish_reason == "stop"
+    ids = tiny_processor().chat._encoder.encode(ANSWER, add_special_tokens=False).ids
+    assert found.usage.completion_tokens == len(ids) + 1
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+
+
+def test_a_streamed_answer_is_the_whole_one_in_pieces_of_whole_characters(client: Any) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == ANSWER
+    assert len([piece for piece in pieces if piece]) > 3
+    assert "\ufffd" not in "".join(pieces)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens > 0
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_max_tokens_ends_an_answer(client: Any) -> None:
+    found = client.chat.completions.create(model="tiny", messages=MESSAGES, max_completion_tokens=2)
+    assert found.choices[0].finish_reason == "length"
+    assert found.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_ends_an_answer_before_it_and_its_work(
+    client: Any, scheduler: FakeScheduler, stream: bool
+) -> None:
+    found = client.chat.completions.create(model="tiny", messages=MESSAGES, stop=["好", "x"], stream=stream)
+    if stream:
+        chunks = list(found)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        finish = chunks[-1].choices[0].finish_reason
+    else:
+        text, finish = found.choices[0].message.content, found.choices[0].finish_reason
+    assert (text, finish) == ("Hello, 你", "stop")
+    scheduler.cancels.get(timeout=WAIT_S)
+
+
+def test_a_conversation_goes_on_with_the_client_s_own_objects(client: Any, scheduler: FakeScheduler) -> None:
+    first = client.chat.completions.create(model="tiny", messages=MESSAGES)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        *MESSAGES,
+        first.choices[0].message,
+        {"role": "user", "content": "Again"},
+    ]
+    client.chat.completions.create(model="tiny", messages=messages)
+    text = tiny_processor().chat.decode(scheduler.prompts[-1].input_ids)
+    assert "Be brief." in text
+    assert ANSWER in text
+    assert text.index(ANSWER) < text.index("Again")
+
+
+def test_an_image_is_seen_in_its_place(client: Any, scheduler: FakeScheduler) -> None:
+    client.chat.completions.create(**asked_about(data_url(png(60, 30))))
+    prompt = scheduler.prompts[-1]
+    assert len(prompt.grids) == 1
+    assert (prompt.input_ids == tiny_processor().spec.tokens.image).sum() == prompt.grids.prod() // 4
+
+
+def test_files_under_the_allowed_root_are_read_by_path_and_by_url(tmp_path: Path, scheduler: FakeScheduler) -> None:
+    (tmp_path / "a b.png").write_bytes(png())
+    with RunningServer(scheduler=scheduler, root=tmp_path.resolve()) as server:
+        for url in ("a b.png", str(tmp_path / "a b.png"), f"file://{tmp_path}/a%20b.png"):
+            status, content = server.post(asked_about(url))
+            assert status == 200, content
+
+
+def test_options_reach_the_engine(client: Any, scheduler: FakeScheduler) -> None:
+    client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        extra_body={"top_k": 5, "repetition_penalty": 1.1},
+    )
+    options = scheduler.options[-1]
+    assert options.samples
+    assert (options.temperature, options.top_p, options.top_k, options.seed) == (0.5, 0.9, 5, 7)
+    assert options.repetition_penalty == 1.1
+
+
+def test_chance_without_a_seed_has_another_one_each_time_and_greed_is_the_default(
+    client: Any, scheduler: FakeScheduler
+) -> None:
+    for temperature in (1.0, 1.0, 0.0):
+        client.chat.completions.create(model="tiny", messages=MESSAGES, temperature=temperature)
+    client.chat.completions.create(model="tiny", messages=MESSAGES)
+    first, second, greedy, default = scheduler.options
+    assert first.seed != second.seed
+    assert first.top_k == 0
+    assert not greedy.samples
+    assert not default.samples
+
+
+def test_models(client: Any) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_another_model_is_not_found(client: Any) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="other", messages=MESSAGES)
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 4000, "messages": [{"role": "user", "content": "word " * 500}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 6000}]}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"temperature": -1}, "temperature"),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 1.0}, "presence_penalty"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"unknown\x1b": 1}, "unknown\\x1b"),
+    ],
+)
+def test_what_cannot_be_done_is_a_400_that_names_the_field(
+    server: RunningServer, change: dict[str, Any], param: str
+) -> None:
+    status, content = server.post({**asked(), **change})
+    assert status == 400, content
+    assert str(content["error"]["param"]).startswith(param), content
+    assert content["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"\xff\xfe",
+        b'{"model": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"model": ' + b"1" * 10_000 + b"}",
+    ],
+)
+def test_what_is_no_json_object_is_a_400(server: RunningServer, body: bytes) -> None:
+    status, content = server.post(body)
+    assert status == 400
+    assert content["error"]["message"]
+
+
+def test_other_paths_and_methods_are_answered_in_the_same_form(server: RunningServer) -> None:
+    assert server.get("/v1/chat/completions")[0] == 405
+    for path in ("/", "/v1", "/v1/models/", "/docs", "/%2e%2e/etc/passwd"):
+        status, content = server.get(path)
+        assert status == 404, path
+        assert b'"error"' in content
+
+
+def test_health_and_metrics(server: RunningServer) -> None:
+    assert server.get("/health") == (200, b'{"status":"ok"}')
+    server.post(asked())
+    server.post({**asked(), "n": 3})
+    text = server.get("/metrics")[1].decode()
+    assert 'qvl_http_responses_total{status="400"} 1' in text
+    assert 'qvl_answers_total{finish="stop"} 1' in text
+    assert "qvl_first_token_seconds_count 1" in text
+    assert server.gauge("qvl_requests_in_house") == 0
+    assert server.gauge("qvl_body_bytes_held") == 0
+    assert server.gauge("qvl_engine_up") == 1
