@@ -1,6 +1,6 @@
 """Measure generation against HF `generate` on torch, on one core of this machine; print JSON. Needs torch.
 
-    python benchmarks/generation.py [--rounds 3] [--core N]      or: nox -s bench-torch
+    python benchmarks/generation.py [--rounds 3] [--core N] [--batch N]      or: nox -s bench-torch
 
 The model is the shape `small` (see training_speed.py) with random weights, the same in both; prompts of 294 tokens, 256
 of them a picture of 448 x 448, each of another picture and text; 64 new tokens, greedy, batches of 1, 4 and 8. Each
@@ -43,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--batch", type=int, choices=BATCHES, help="only this batch size, and no mixed lengths")
     given = parser.parse_args()
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         print(f"{' and '.join(missing)}: not installed\nfix: nox -s bench-torch, which installs them", file=sys.stderr)
         sys.exit(3)
+    batches = BATCHES if given.batch is None else (given.batch,)
     report: dict[str, Any] = {
         "machine": {"core": given.core, "python": platform.python_version(), "load_at_start": os.getloadavg()[0]},
         "rounds": given.rounds,
@@ -61,8 +63,9 @@ def main() -> None:
                 Side("torch_program.py", folder, given.core, CASES[0], PROGRAMS) as theirs,
             ):
                 report["machine"] |= {**ours.start["versions"], **theirs.start["versions"]}
-                report["batches"] = {batch: _measure(batch, given.rounds, ours, theirs) for batch in BATCHES}
-                report["mixed"] = _mixed(given.rounds, ours)
+                report["batches"] = {batch: _measure(batch, given.rounds, ours, theirs) for batch in batches}
+                if given.batch is None:
+                    report["mixed"] = _mixed(given.rounds, ours)
     except FailedError as error:
         sys.exit(str(error))
     report["machine"]["load_at_end"] = os.getloadavg()[0]
