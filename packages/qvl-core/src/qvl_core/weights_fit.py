@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qvl_core.errors import InputError, Problem, WeightsError
 from qvl_core.input_file import readable
@@ -22,22 +22,31 @@ if TYPE_CHECKING:
 KEY = "weights.source"
 
 
-def check_weights(recipe: Recipe, *, reshard: bool = False) -> tuple[Problem, ...]:
+Use = Literal["training", "answers"]
+
+
+def use_of(recipe: Recipe) -> Use:
+    """Say what the recipe's own task needs its weights for."""
+    return "training" if recipe.task == "sft" else "answers"
+
+
+def check_weights(recipe: Recipe, *, reshard: bool = False, use: Use | None = None) -> tuple[Problem, ...]:
     """List what keeps the folder of `weights.source` from being loaded; nothing if it is not there.
 
-    With `reshard` a sharded folder may have another layout: it is cut anew while it is loaded.
+    With `reshard`, and always where they are used for answers, a sharded folder may have another layout: it is cut anew
+    while it is loaded. `use` is by default that of the recipe's task.
     """
     source = Path(recipe.weights.source)
     try:
         with readable(source):
             if not source.exists():
                 return ()
-        return tuple(_problems(recipe, source, reshard))
+        return tuple(_problems(recipe, source, reshard, use or use_of(recipe)))
     except InputError as error:
         return error.problems
 
 
-def open_weights(recipe: Recipe, *, reshard: bool = False) -> HFFolder | ShardedFolder:
+def open_weights(recipe: Recipe, *, reshard: bool = False, use: Use | None = None) -> HFFolder | ShardedFolder:
     """Open the folder of `weights.source` and compare it with the recipe's model; no tensor is read.
 
     Raises WeightsError if it is missing, damaged, or of another model or, without `reshard`, of another layout.
@@ -48,7 +57,7 @@ def open_weights(recipe: Recipe, *, reshard: bool = False) -> HFFolder | Sharded
     if not folder.exists():
         fix = "train first (for the tiny recipes: qvl run recipes/tiny_sft.toml), or --set weights.source=DIR"
         raise WeightsError(Problem(where=where_of(recipe, KEY), key=KEY, message=f"{folder} does not exist", fix=fix))
-    problems = check_weights(recipe, reshard=reshard)
+    problems = check_weights(recipe, reshard=reshard, use=use)
     if problems:
         raise WeightsError(problems)
     return open_source(folder)
@@ -86,8 +95,8 @@ def where_of(recipe: Recipe, key: str) -> str:
     return recipe.path
 
 
-def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
-    if recipe.weights.init == "random":
+def _problems(recipe: Recipe, source: Path, reshard: bool, use: Use) -> Iterator[Problem]:
+    if recipe.weights.init == "random" and use == "training":
         # Tensors are drawn, not read; the folder gives config, tokenizer and processor.
         yield from _spec_problems(recipe, load_spec(source))
         return
@@ -111,7 +120,7 @@ def _problems(recipe: Recipe, source: Path, reshard: bool) -> Iterator[Problem]:
         message = f"{source} has no {CONFIG_NAME}: a sharded folder carries the config, tokenizer and processor files"
         fix = f"copy the files of the HF checkpoint, all but its weights, into {source}"
         yield Problem(where=where_of(recipe, KEY), key=KEY, message=message, fix=fix)
-    if not different and not reshard:
+    if not different and not reshard and use == "training":
         for problem in check_manifest_layout(folder.manifest, recipe.parallel, folder=folder.path):
             then = f'then set {KEY} = "{resharded_folder(source, recipe.parallel)}"'
             yield replace(problem, fix=f"{problem.fix}\n{then}\nor {_reshard_run(recipe)}: cuts them while loading")
