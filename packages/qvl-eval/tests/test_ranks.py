@@ -209,7 +209,7 @@ def test_a_worker_killed_at_work_fails_the_requests_under_way(write_recipe: Writ
     with serving(write_recipe("infer"), *words) as (process, port), ThreadPoolExecutor(2) as pool:
         asking = pool.submit(post, port, asked("Hi", stream=False, max_tokens=3000))
         workers = workers_of(process.pid)
-        _wait_until(lambda: _metric(port, "qvl_active") > 0)
+        _wait_until(lambda: _metric(port, "qvl_slots_active") > 0)
         os.kill(workers[1], signal.SIGKILL)
         status, data = asking.result()
         assert status == 500
