@@ -20,7 +20,7 @@ from qvl_core.weights.safetensors_header import DTYPE_BYTES, SafetensorsHeader, 
 from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import Input
 
-from qvl_convert.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT, AdapterConfig, read_adapter_config
+from qvl_core.weights.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT, AdapterConfig, read_adapter_config
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SHOWN = 10
