@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import typer
 from qvl_core.params import parameter_count
-from qvl_core.weights_fit import open_weights
+from qvl_core.weights_fit import answering_notes, open_adapter_of, open_weights
 
 from qvl_eval.answers.job import Scheduler
 
@@ -47,7 +49,10 @@ class LoadedModel:
 
 
 def open_for_answers(recipe: Recipe) -> HFFolder | ShardedFolder:
-    """Open the recipe's weights to answer with them, in whatever layout they are. Raises WeightsError."""
+    """Open the recipe's weights to answer with them, in whatever layout they are.
+
+    Raises WeightsError, for what is wrong with the adapter on top as well.
+    """
     return open_weights(recipe, use="answers")
 
 
@@ -55,7 +60,14 @@ def weights_digest(recipe: Recipe) -> str:
     """Give one hash for the model that answers: the folder of its weights, and the adapter on top. Raises WeightsError."""
     from qvl_eval.protocol import model_digest
 
-    return model_digest(open_for_answers(recipe))
+    digest, adapter = model_digest(open_for_answers(recipe)), open_adapter_of(recipe)
+    return digest if adapter is None else hashlib.sha256(f"{digest} {adapter.identity}".encode()).hexdigest()
+
+
+def note_weights(recipe: Recipe) -> None:
+    """Say on stderr what is done with the weights while they are loaded; nothing where they are taken as they are."""
+    for note in answering_notes(recipe):
+        typer.echo(f"qvl: {note}", err=True)
 
 
 def load_model(recipe: Recipe, *, reshard: bool = False) -> LoadedModel:
@@ -68,6 +80,7 @@ def load_model(recipe: Recipe, *, reshard: bool = False) -> LoadedModel:
     weights = open_for_answers(recipe)
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = processor_of(recipe, weights)
+    note_weights(recipe)
     device.prepare(recipe.launch.device)
     device.confine_small_model(parameter_count(recipe.spec))
     device.require_mindspore()
@@ -89,11 +102,16 @@ def answering_options(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Gene
 
 
 def local_weights(recipe: Recipe, pp: int, tp: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield name and values of what a rank of the recipe's layout holds of its weights."""
+    """Yield name and values of what a rank of the recipe's layout holds of its weights, with the adapter merged in."""
     from qvl_core.weights.local_tensors import local_values
+    from qvl_core.weights.lora import merged_values
     from qvl_core.weights.whole_tensors import whole_tensors_of
 
-    yield from local_values(whole_tensors_of(open_for_answers(recipe)), recipe.parallel, pp, tp)
+    source, adapter = whole_tensors_of(open_for_answers(recipe)), open_adapter_of(recipe)
+    if adapter is None:
+        yield from local_values(source, recipe.parallel, pp, tp)
+    else:
+        yield from merged_values(source, adapter, recipe.parallel, pp, tp)
 
 
 def processor_of(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Processor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qvl_eval.answers.job import Scheduler
-from qvl_eval.answers.model import answering_options, load_model, open_for_answers, processor_of
+from qvl_eval.answers.model import answering_options, load_model, note_weights, open_for_answers, processor_of
 
 if TYPE_CHECKING:
     from qvl_core.generate import GenerationOptions
@@ -78,5 +78,6 @@ def open_model(recipe: Recipe, start_workers: StartWorkers | None = None) -> Ite
     # Before the workers: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = processor_of(recipe, weights)
     options = answering_options(recipe, weights)
+    note_weights(recipe)
     with Workers(start_workers) as workers:
         yield RankModel(workers=workers, processor=processor, options=options, replicas=recipe.parallel.dp)
