@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from qvl_core.cli.app import main
 from qvl_core.launch.proc import all_statuses, status_of
-from test_serve_process import post
 from running_server import asked, asked_about, data_url
+from test_serve_process import post
+from test_weights import TRAINING
 
 WriteRecipe = Callable[..., Path]
 DIGITS = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "digits" / "images"
@@ -81,7 +82,7 @@ def test_every_layout_gives_the_answers_of_one_process_to_the_byte(
 
 def test_the_process_that_asks_imports_no_mindspore(write_recipe: WriteRecipe, questions: Path, tmp_path: Path) -> None:
     words = infer_words(write_recipe("infer"), questions, tmp_path / "out.jsonl", *settings("tp2"))
-    program = f"import sys; from qvl_core.cli.app import main; code = main({words!r}); print(code, 'mindspore' in sys.modules)"
+    program = f"import sys; from qvl_core.cli.app import main; print(main({words!r}), 'mindspore' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.stdout.splitlines()[-1] == "2 False", done.stderr
 
@@ -98,8 +99,24 @@ def test_qvl_run_of_an_infer_recipe_uses_the_layout(
     assert not _left_over()
 
 
+def test_weights_of_a_training_recipe_answer_in_several_processes(
+    write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe("infer")
+    words = ("--prompt", "What?", "--image", str(PICTURES[0]))
+    assert main(["infer", str(recipe), *words]) == 0
+    alone = capsys.readouterr().out
+    sft = tmp_path / "sft.toml"
+    text = recipe.read_text().replace('"infer"', '"sft"').replace("[data.image]", f"{TRAINING}[data.image]")
+    sft.write_text(text)
+    assert main(["infer", str(sft), *words, *settings("dp2")]) == 0
+    assert capsys.readouterr().out == alone
+    # Beside the logs of the training, which are in `logs` itself.
+    assert (tmp_path / "run" / "logs" / "infer" / "rank_001.log").is_file()
+
+
 @contextmanager
-def started(*words: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
     """Give a `qvl` process; nothing of it is left after the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qvl_core.cli", *words],
@@ -149,7 +166,8 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
 @contextmanager
 def serving(recipe: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     with started("serve", str(recipe), "--port", "0", "--name", "tiny", *words) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         for line in process.stdout:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
                 yield process, int(found[1])
@@ -188,7 +206,8 @@ def test_idle_workers_sleep(write_recipe: WriteRecipe) -> None:
         passed_s = time.monotonic() - started_at
         for one, status in before.items():
             now = status_of(one)
-            assert now is not None and status is not None
+            assert now is not None
+            assert status is not None
             assert now.cpu_s - status.cpu_s < 0.4 * passed_s
         assert post(port, asked("Hi"))[0] == 200
 

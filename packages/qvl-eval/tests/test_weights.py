@@ -43,7 +43,9 @@ lr = 1e-5
 """
 PICTURE = next(iter(sorted((CHECKPOINT.parent / "digits" / "images").glob("*.png"))))
 needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed")
-needs_mpi = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="several processes need qvl-core[mpi]")
+needs_mpi = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None, reason="several processes need qvl-core[mpi]"
+)
 
 
 def side_files(source: Path, target: Path) -> Path:

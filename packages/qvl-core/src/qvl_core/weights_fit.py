@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,21 +38,24 @@ def check_weights(recipe: Recipe, *, reshard: bool = False, use: Use | None = No
     With `reshard`, and always where they are used for answers, a sharded folder may have another layout: it is cut anew
     while it is loaded. `use` is by default that of the recipe's task.
     """
-    used, found = use or use_of(recipe), []
-    for path, problems in (
-        (recipe.weights.source, lambda source: _problems(recipe, source, reshard, used)),
-        (recipe.weights.adapter, lambda adapter: _adapter_problems(recipe, adapter, used)),
-    ):
-        try:
-            if path is None:
-                continue
-            with readable(Path(path)):
-                is_there = Path(path).exists()
-            if is_there:
-                found += problems(Path(path))
-        except InputError as error:
-            found += error.problems
-    return tuple(found)
+    used = use or use_of(recipe)
+    source, adapter = recipe.weights.source, recipe.weights.adapter
+    found = _where_there(source, lambda folder: _problems(recipe, folder, reshard, used))
+    if adapter is not None:
+        found += _where_there(adapter, lambda folder: _adapter_problems(recipe, folder, used))
+    return found
+
+
+def _where_there(path: str, look: Callable[[Path], Iterator[Problem]]) -> tuple[Problem, ...]:
+    """Give what a look at a folder finds, or what it raises; nothing where the folder is not there."""
+    folder = Path(path)
+    try:
+        with readable(folder):
+            if not folder.exists():
+                return ()
+        return tuple(look(folder))
+    except InputError as error:
+        return error.problems
 
 
 def open_weights(recipe: Recipe, *, reshard: bool = False, use: Use | None = None) -> HFFolder | ShardedFolder:

@@ -19,11 +19,16 @@ System = Annotated[
     str | None,
     typer.Option("--system", metavar="TEXT", help="The system prompt; the checkpoint's own without it."),
 ]
-Slots = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Answers that are under way at a time, on each replica.")]
+Slots = Annotated[
+    int, typer.Option("--batch", min=1, max=1024, help="Answers that are under way at a time, on each replica.")
+]
 HeldTokens = Annotated[
     int,
     typer.Option(
-        "--held-tokens", min=64, max=100_000_000, help="Tokens of prompts and answers that the cache has room for, on each replica."
+        "--held-tokens",
+        min=64,
+        max=100_000_000,
+        help="Tokens of prompts and answers that the cache has room for, on each replica.",
     ),
 ]
 

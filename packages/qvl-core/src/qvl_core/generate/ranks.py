@@ -4,8 +4,9 @@ The first rank hears the commands from a `Front` and tells the others; every ran
 scheduler of its own. One exchange of small values a step carries commands out and new tokens back. A request goes to
 the replica with the least to do.
 
-While nothing is to be done no rank waits in a call of the engine (MPI turns the processor there, HCCL has a limit):
-all sleep, a little longer each time, and look together. A request that finds them asleep waits `LONGEST_SLEEP_S` at most.
+While nothing is to be done no rank waits in a call of the engine (MPI keeps the processor busy there, HCCL has a
+limit): all sleep, a little longer each time, and look together. A request that finds them asleep waits for at most
+`LONGEST_SLEEP_S`.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Link:
             self._socket.sendall(_SIZES.pack(len(head), 0) + head)
             for array in arrays:
                 if array.size:
-                    self._socket.sendall(memoryview(array).cast("B"))
+                    self._socket.sendall(array.reshape(-1).view(np.uint8).data)
 
     def receive(self) -> Message | None:
         """Wait for the next message; None once the other side has closed or is gone."""

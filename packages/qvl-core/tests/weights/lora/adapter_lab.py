@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from qvl_core.weights.lora import merge_transforms, open_adapter
 from qvl_core.params import parameter_table
 from qvl_core.specs import to_hf_config
 from qvl_core.weights.hf_writer import write_hf_folder
+from qvl_core.weights.lora import merge_transforms, open_adapter
 from qvl_core.weights.names import spell
 from qvl_core.weights.safetensors_writer import write_safetensors
 from qvl_core.weights.tensor_io import raw_to_float32, tensor_from_array

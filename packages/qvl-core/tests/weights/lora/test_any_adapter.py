@@ -41,7 +41,7 @@ def merged_whole(lab, base, folder):
     """Give what `qvl convert merge` makes of every tensor, whole, as float32."""
     tensors = open_whole_tensors(base).tensors
     transforms = merge_transforms(open_adapter(folder), lab.spec, {name: one.dtype for name, one in tensors.items()})
-    bits = {name: raw for name, raw in raw_whole(base).items()}
+    bits = dict(raw_whole(base).items())
     return {
         name: raw_to_float32(lab.apply(transforms[name], raw, 3) if name in transforms else raw, tensors[name].dtype)
         for name, raw in bits.items()
@@ -99,7 +99,7 @@ def test_a_checkpoint_of_adapters_gives_the_bits_of_its_peft_folder(lab, of, lay
 
 
 def test_the_base_may_have_a_layout_of_its_own(lab):
-    whole = {name: array for name, array in local_values(open_whole_tensors(lab.base_folder("F32")), SINGLE, 0, 0)}
+    whole = dict(local_values(open_whole_tensors(lab.base_folder("F32")), SINGLE, 0, 0))
     cut_base = lab.root / "cut"
     cut_base.mkdir()
     shutil.copy(lab.root / "base" / "config.json", cut_base)

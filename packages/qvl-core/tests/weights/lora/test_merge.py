@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from qvl_core.errors import InputChangedError, WeightsError
 from qvl_core.weights.lora import merge_report, open_adapter
 from qvl_core.weights.lora.product import RightFactor, TileProduct
-from qvl_core.errors import InputChangedError, WeightsError
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 

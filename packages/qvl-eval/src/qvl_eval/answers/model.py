@@ -57,7 +57,10 @@ def open_for_answers(recipe: Recipe) -> HFFolder | ShardedFolder:
 
 
 def weights_digest(recipe: Recipe) -> str:
-    """Give one hash for the model that answers: the folder of its weights, and the adapter on top. Raises WeightsError."""
+    """Give one hash for the model that answers: the folder of its weights and the adapter on top.
+
+    Raises WeightsError.
+    """
     from qvl_eval.protocol import model_digest
 
     digest, adapter = model_digest(open_for_answers(recipe)), open_adapter_of(recipe)

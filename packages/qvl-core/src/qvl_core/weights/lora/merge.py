@@ -15,17 +15,17 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
-from qvl_core.weights.safetensors_header import TensorEntry
-from qvl_core.weights.tensor_io import float32_to_bfloat16, raw_to_float32
-
 from qvl_core.weights.lora.adapter import Adapter
 from qvl_core.weights.lora.fit import require_fit
 from qvl_core.weights.lora.product import RightFactor, TileProduct
 from qvl_core.weights.lora.targets import LowRank
+from qvl_core.weights.safetensors_header import TensorEntry
+from qvl_core.weights.tensor_io import float32_to_bfloat16, raw_to_float32
 
 # Elements computed at a time, and columns of them: what is computed on the way then stays in a core's cache.
 TILE_ELEMENTS = 16 * 1024
@@ -327,9 +327,7 @@ class GivenValues:
         """Do nothing: they were given."""
 
 
-def _updated(
-    update_RC: NDArray[np.float32], scale: np.float32, base_RC: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _updated(update_RC: NDArray[np.float32], scale: np.float32, base_RC: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give base + scale * update, in float32; too large becomes infinite, which the caller counts."""
     with np.errstate(over="ignore", invalid="ignore"):
         update_RC *= scale
