@@ -61,7 +61,8 @@ def prepare_answering(recipe: Recipe, overrides: Sequence[str], command: str) ->
     """Make this process ready to answer with the recipe's weights, whatever its task is.
 
     Gives what starts the workers that hold the model, None where this process does. They are named "infer" among the
-    workers and log to `logs/COMMAND` of the output folder. Raises RecipeError, NotInstalledError.
+    workers and log to `logs/COMMAND` of the output folder; of several machines to `logs`, where `qvl run` on the others
+    looks. Raises RecipeError, NotInstalledError.
     """
     plan = launch_plan(recipe, overrides)
     gc.enable()
@@ -72,7 +73,7 @@ def prepare_answering(recipe: Recipe, overrides: Sequence[str], command: str) ->
     place = this_machine(recipe, None)
     plan = launch_plan(recipe, overrides, ("--task", ANSWERING_TASK), master=place.master)
     _say(export(_beside_workers(plan), os.environ))
-    return _starter(recipe, plan, place, f"{LOGS}/{command}")
+    return _starter(recipe, plan, place, f"{LOGS}/{command}" if place.nodes == 1 else LOGS)
 
 
 def _beside_workers(plan: LaunchPlan) -> tuple[Variable, ...]:

@@ -99,9 +99,12 @@ class LinkedFront:
     def _listen(self) -> None:
         from qvl_core.generate.ranks import Stop
 
-        while (message := self._link.receive()) is not None:
-            self._came.put(_command(message))
-        self._came.put(Stop())
+        try:
+            while (message := self._link.receive()) is not None:
+                self._came.put(_command(message))
+        finally:
+            # Whatever ended it, nobody asks any more.
+            self._came.put(Stop())
 
 
 def _command(message: Message) -> Command:
