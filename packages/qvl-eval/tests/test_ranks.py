@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import json
 import os
@@ -20,13 +21,22 @@ import pytest
 from qvl_core.cli.app import main
 from qvl_core.launch.proc import all_statuses, status_of
 from running_server import asked, asked_about, data_url
-from test_serve_process import post
-from test_weights import TRAINING
 
 WriteRecipe = Callable[..., Path]
 DIGITS = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "digits" / "images"
 PICTURES = sorted(DIGITS.glob("*.png"))[:4]
 LIMIT_S = 180
+TRAINING = """
+[data]
+sources = [{ path = "x.json", format = "llava", media_root = "." }]
+sequence_length = 64
+[train]
+steps = 1
+micro_batch = 1
+global_batch = 1
+[train.optimizer]
+lr = 1e-5
+"""
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed"),
@@ -109,7 +119,7 @@ def test_weights_of_a_training_recipe_answer_in_several_processes(
     sft = tmp_path / "sft.toml"
     text = recipe.read_text().replace('"infer"', '"sft"').replace("[data.image]", f"{TRAINING}[data.image]")
     sft.write_text(text)
-    assert main(["infer", str(sft), *words, *settings("dp2")]) == 0
+    assert main(["infer", str(sft), *words, *settings("tp2")]) == 0
     assert capsys.readouterr().out == alone
     # Beside the logs of the training, which are in `logs` itself.
     assert (tmp_path / "run" / "logs" / "infer" / "rank_001.log").is_file()
@@ -252,6 +262,20 @@ def test_a_killed_worker_ends_qvl_infer_with_the_rank_and_the_next_run_goes_on(
     assert output.read_bytes() == expected
 
 
+def test_ctrl_c_ends_qvl_infer_and_its_workers(
+    write_recipe: WriteRecipe, questions: Path, tmp_path: Path
+) -> None:
+    recipe, output = write_recipe("infer"), tmp_path / "ranks.jsonl"
+    long = ("--set", "generation.max_new_tokens=40", "--batch", "1")
+    with started(*infer_words(recipe, questions, output, *long, *settings("tp2"))) as process:
+        _wait_until(lambda: output.exists() and output.stat().st_size > 0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
+        assert not workers_of(process.pid)
+
+
 def test_ctrl_c_ends_everything(write_recipe: WriteRecipe) -> None:
     with serving(write_recipe("infer"), *settings("dp2")) as (process, _):
         process.send_signal(signal.SIGINT)
@@ -284,9 +308,15 @@ def test_a_chat_over_stages(write_recipe: WriteRecipe) -> None:
     assert shown[0].count("> ") == 4
 
 
-def _metric(port: int, name: str) -> float:
-    import http.client
+def post(port: int, body: object) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    return response.status, response.read()
 
+
+def _metric(port: int, name: str) -> float:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()

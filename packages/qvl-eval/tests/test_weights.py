@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKPOINT, write_weights
 from qvl_core.cli.app import main
 from qvl_core.layout import Layout
 from qvl_core.lora_table import Lora, adapter_table
@@ -26,6 +25,7 @@ from qvl_eval.answers.model import weights_digest
 from sharded_folders import write_sharded
 
 WriteRecipe = Callable[..., Path]
+CHECKPOINT = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "checkpoint"
 SPEC = load_spec(CHECKPOINT)
 SINGLE = Layout.single(SPEC)
 CUT = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
@@ -159,7 +159,8 @@ def test_a_base_that_the_adapter_was_not_trained_on_is_told(
 
     own = adapter_checkpoint(tmp_path / "own", SINGLE, weights, revision=fingerprint(open_hf_folder(weights)))
     assert "another base" not in answer(capsys, write_recipe("infer"), f"weights.adapter={own}")[1]
-    write_weights(tmp_path / "others", seed=2)
+    others = [tensor_from_array(name, read_tensor(one) + 1) for name, one in open_hf_folder(weights).tensors.items()]
+    write_hf_folder(others, weights, tmp_path / "others")
     settings = (f"weights.source={tmp_path}/others", f"weights.adapter={own}")
     assert "another base, or the same in another format" in answer(capsys, write_recipe("infer"), *settings)[1]
 
