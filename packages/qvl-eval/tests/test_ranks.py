@@ -262,9 +262,7 @@ def test_a_killed_worker_ends_qvl_infer_with_the_rank_and_the_next_run_goes_on(
     assert output.read_bytes() == expected
 
 
-def test_ctrl_c_ends_qvl_infer_and_its_workers(
-    write_recipe: WriteRecipe, questions: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_qvl_infer_and_its_workers(write_recipe: WriteRecipe, questions: Path, tmp_path: Path) -> None:
     recipe, output = write_recipe("infer"), tmp_path / "ranks.jsonl"
     long = ("--set", "generation.max_new_tokens=40", "--batch", "1")
     with started(*infer_words(recipe, questions, output, *long, *settings("tp2"))) as process:
