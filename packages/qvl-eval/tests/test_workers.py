@@ -86,8 +86,12 @@ def test_workers_are_told_to_leave_and_nothing_of_them_is_shown() -> None:
 
 
 def test_the_launchers_error_before_the_first_word_is_raised() -> None:
-    with pytest.raises(RankError, match="rank 1"), Workers(FakeWorkers(None)):
-        raise AssertionError("never entered")
+    def use() -> None:
+        with Workers(FakeWorkers(None)):
+            raise AssertionError("never entered")
+
+    with pytest.raises(RankError, match="rank 1"):
+        use()
 
 
 def fails(link: Link, stop: threading.Event) -> None:
@@ -97,26 +101,39 @@ def fails(link: Link, stop: threading.Event) -> None:
 
 
 def test_the_launchers_error_is_raised_where_an_answer_is_waited_for_and_afterwards() -> None:
-    with pytest.raises(RankError, match="out of memory"), Workers(FakeWorkers(fails)) as workers:
-        scheduler = RemoteScheduler(workers, slots=1, max_tokens=64, window=64)
-        for _ in range(2):
-            with pytest.raises(RankError, match="rank 1"):
-                workers.receive()
-        assert scheduler.is_idle
+    def use() -> None:
+        with Workers(FakeWorkers(fails)) as workers:
+            scheduler = RemoteScheduler(workers, slots=1, max_tokens=64, window=64)
+            for _ in range(2):
+                with pytest.raises(RankError, match="rank 1"):
+                    workers.receive()
+            assert scheduler.is_idle
+
+    with pytest.raises(RankError, match="out of memory"):
+        use()
 
 
 def test_leaving_raises_the_error_of_workers_that_failed_while_nobody_waited() -> None:
     ended = threading.Event()
-    with pytest.raises(RankError, match="rank 1"), Workers(FakeWorkers(fails)) as workers:
-        workers.when_ended(ended.set)
-        workers.send(Message(kind="open"))
-        assert ended.wait(WAIT_S)
+
+    def use() -> None:
+        with Workers(FakeWorkers(fails)) as workers:
+            workers.when_ended(ended.set)
+            workers.send(Message(kind="open"))
+            assert ended.wait(WAIT_S)
+
+    with pytest.raises(RankError, match="rank 1"):
+        use()
 
 
 def test_an_error_of_the_caller_is_not_hidden_by_the_workers() -> None:
-    with pytest.raises(KeyError, match="mine"), Workers(FakeWorkers(fails)) as workers:
-        workers.send(Message(kind="open"))
-        raise KeyError("mine")
+    def use() -> None:
+        with Workers(FakeWorkers(fails)) as workers:
+            workers.send(Message(kind="open"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        use()
 
 
 def test_workers_that_end_without_an_error_are_told_all_the_same() -> None:
@@ -124,9 +141,10 @@ def test_workers_that_end_without_an_error_are_told_all_the_same() -> None:
         ready(link)
         link.receive()
 
-    with Workers(FakeWorkers(leaves)) as workers, pytest.raises(RunError, match="have ended"):
+    with Workers(FakeWorkers(leaves)) as workers:
         workers.send(Message(kind="open"))
-        workers.receive()
+        with pytest.raises(RunError, match="have ended"):
+            workers.receive()
 
 
 def test_workers_that_do_not_leave_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +170,13 @@ def test_ctrl_c_while_the_weights_are_read_ends_them_at_once(monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Workers, "receive", interrupted)
-    with pytest.raises(KeyboardInterrupt), Workers(fake):
-        raise AssertionError("never entered")
+
+    def use() -> None:
+        with Workers(fake):
+            raise AssertionError("never entered")
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
     assert fake.was_stopped
 
 
@@ -204,17 +227,22 @@ def test_the_engine_ends_with_its_workers_and_tells_those_who_wait() -> None:
         raise ERROR
 
     pieces: queue.Queue[Piece] = queue.Queue()
-    with pytest.raises(RankError, match="rank 1"), Workers(FakeWorkers(fails_at_work)) as workers:
-        engine = EngineThread(
-            lambda: Driver(RemoteScheduler(workers, slots=1, max_tokens=64, window=64), lambda ids: "x" * len(ids))
-        )
-        engine.start()
-        job = Job(job_id="a", prompt=batch(5), options=GenerationOptions(max_new_tokens=3))
-        engine.submit(job, pieces.put)
-        piece = pieces.get(timeout=WAIT_S)
-        assert (piece.finish, piece.failure) == ("failed", ENDED)
-        assert engine.stop(WAIT_S)
-        assert engine.state.is_dead
-        assert isinstance(engine.error, RankError)
-        engine.submit(Job(job_id="b", prompt=batch(5), options=GenerationOptions()), pieces.put)
-        assert pieces.get(timeout=WAIT_S).finish == "failed"
+
+    def use() -> None:
+        with Workers(FakeWorkers(fails_at_work)) as workers:
+            engine = EngineThread(
+                lambda: Driver(RemoteScheduler(workers, slots=1, max_tokens=64, window=64), lambda ids: "x" * len(ids))
+            )
+            engine.start()
+            job = Job(job_id="a", prompt=batch(5), options=GenerationOptions(max_new_tokens=3))
+            engine.submit(job, pieces.put)
+            piece = pieces.get(timeout=WAIT_S)
+            assert (piece.finish, piece.failure) == ("failed", ENDED)
+            assert engine.stop(WAIT_S)
+            assert engine.state.is_dead
+            assert isinstance(engine.error, RankError)
+            engine.submit(Job(job_id="b", prompt=batch(5), options=GenerationOptions()), pieces.put)
+            assert pieces.get(timeout=WAIT_S).finish == "failed"
+
+    with pytest.raises(RankError, match="rank 1"):
+        use()

@@ -67,9 +67,8 @@ def test_the_end_of_the_other_side_is_none_even_within_a_message() -> None:
         far._socket.sendall(b"\x09\x00\x00\x00")
         far.close()
         assert near.receive() is None
-        with pytest.raises(OSError, match="pipe|reset"):
-            for _ in range(3):
-                near.send(Message(kind="stop", arrays={"x": np.zeros(100_000)}))
+        with pytest.raises(OSError, match=r"pipe|reset"):
+            near.send(Message(kind="stop", arrays={"x": np.zeros(1_000_000)}))
 
 
 def test_closing_wakes_who_waits() -> None:
