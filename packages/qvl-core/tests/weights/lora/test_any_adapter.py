@@ -111,6 +111,14 @@ def test_the_base_may_have_a_layout_of_its_own(lab):
             assert array.tobytes() == expected[place][name].tobytes()
 
 
+def test_the_bits_do_not_depend_on_the_blocks_that_threads_take(lab, monkeypatch):
+    base, adapter = lab.base_folder("BF16"), open_any_adapter(trained(lab, SINGLE), lab.spec)
+    whole = values_of_all_ranks(base, adapter, SINGLE)[0, 0]
+    monkeypatch.setattr("qvl_core.weights.lora.any_adapter._BLOCK_BYTES", 100)
+    for name, array in values_of_all_ranks(base, adapter, SINGLE)[0, 0].items():
+        assert array.tobytes() == whole[name].tobytes()
+
+
 def test_what_is_not_adapted_is_untouched(lab):
     base, adapter = lab.base_folder("BF16"), open_any_adapter(trained(lab, SINGLE), lab.spec)
     plain = dict(local_values(open_whole_tensors(base), SINGLE, 0, 0))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +34,13 @@ from qvl_core.weights.lora.fit import require_fit
 from qvl_core.weights.lora.merge import GivenUpdate, GivenValues, MergeTransform
 from qvl_core.weights.lora.targets import Targets
 from qvl_core.weights.manifest import MANIFEST_NAME
-from qvl_core.weights.sharded_folder import ShardedFolder, open_sharded_folder
+from qvl_core.weights.sharded_folder import open_sharded_folder
 from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import WholeTensors, whole_tensors_of
+
+_MOST_THREADS = 8
+# Of a tensor, merged by a thread at a time.
+_BLOCK_BYTES = 2 * 1024**2
 
 
 class AnyAdapter(Protocol):
@@ -83,17 +89,26 @@ def merged_values(
     Raises what `local_values` raises, and WeightsError where a sum is too large for the dtype.
     """
     table = {row.name: row for row in parameter_table(source.spec, layout)}
-    where = printable(str(adapter.path))
-    for tensor in local_tensors(source, layout, pp, tp):
-        array = tensor.array
-        if tensor.name in adapter.names:
-            row = table[tensor.name]
-            change = adapter.change(tensor.name, cut_of(row.shape, row.shard, tp=layout.tp, rank=tp))
-            rows = array.shape[0]
-            merge = MergeTransform(tensor.name, rows, tensor.dtype, change, where)
-            block = np.ascontiguousarray(array).view(np.uint8).reshape(rows, -1)
-            array = merge(0, block).reshape(-1).view(array.dtype).reshape(array.shape)
-        yield tensor.name, raw_to_float32(array, tensor.dtype)
+    names, where = adapter.names, printable(str(adapter.path))
+    with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        for tensor in local_tensors(source, layout, pp, tp):
+            array = tensor.array
+            if tensor.name in names:
+                row = table[tensor.name]
+                change = adapter.change(tensor.name, cut_of(row.shape, row.shard, tp=layout.tp, rank=tp))
+                merge = MergeTransform(tensor.name, array.shape[0], tensor.dtype, change, where)
+                array = _merged(array, merge, pool)
+            yield tensor.name, raw_to_float32(array, tensor.dtype)
+
+
+def _merged(array: NDArray[Any], merge: MergeTransform, pool: ThreadPoolExecutor) -> NDArray[Any]:
+    """Give the raw bits of a merged part; blocks of rows are merged beside each other."""
+    rows = array.shape[0]
+    data = np.ascontiguousarray(array).view(np.uint8).reshape(rows, -1)
+    step = max(1, _BLOCK_BYTES // data.shape[1])
+    blocks = list(pool.map(lambda first: merge(first, data[first : first + step]), range(0, rows, step)))
+    merged: NDArray[Any] = np.concatenate(blocks).reshape(-1).view(array.dtype).reshape(array.shape)
+    return merged
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,7 +189,7 @@ def _open_sharded(path: Path, spec: ModelSpec) -> _TrainedAdapter:
         raise WeightsError(Problem(where=where, message=message, fix=fix))
     return _TrainedAdapter(
         path=path,
-        identity=f"lora {_settings_digest(lora)} {_content_digest(folder)}",
+        identity=f"lora {_settings_digest(lora)} {fingerprint(folder)}",
         base_revision=folder.manifest.source_revision,
         lora=lora,
         factors=factors,
@@ -183,10 +198,6 @@ def _open_sharded(path: Path, spec: ModelSpec) -> _TrainedAdapter:
 
 def _settings_digest(lora: Lora) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(asdict(lora), sort_keys=True).encode()).hexdigest()}"
-
-
-def _content_digest(folder: ShardedFolder) -> str:
-    return fingerprint(folder)
 
 
 def _refuse_run_folder(path: Path, names: set[str]) -> None:
