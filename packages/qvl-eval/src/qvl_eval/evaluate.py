@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from qvl_core.durable import FolderLock, atomic_write
 from qvl_core.errors import DataError, OutputError, Problem, RecipeError
 from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
-from qvl_core.weights_fit import open_weights
 from rich.console import Console
 
 from qvl_eval.answering import Answer, Answerer, load_answerer
+from qvl_eval.answers.model import weights_digest
 from qvl_eval.benchmarks import Benchmark, find_benchmark
 from qvl_eval.prediction_log import LOG_NAME, Prediction, PredictionLog, read_predictions
-from qvl_eval.protocol import Protocol, model_digest, protocol_of
+from qvl_eval.protocol import Protocol, protocol_of
 from qvl_eval.score import Scored, Scores, score_row, summarise
 from qvl_eval.show import AnsweringProgress, show_scores
 from qvl_eval.tsv import SHOWN_PROBLEMS, Row, read_benchmark
@@ -82,8 +82,7 @@ def prepare(recipe: Recipe, *, reshard: bool = False) -> Evaluation:
         raise RecipeError(Problem(where=recipe.path, key="layout", message=message, fix=fix))
     benchmark = find_benchmark(section.benchmark, section.rules, where=recipe.path)
     file = read_benchmark(Path(section.data), columns=benchmark.columns)
-    weights = open_weights(recipe, reshard=reshard)
-    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=model_digest(weights))
+    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=weights_digest(recipe))
     return Evaluation(
         recipe=recipe,
         benchmark=benchmark,
