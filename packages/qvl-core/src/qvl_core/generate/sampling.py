@@ -33,8 +33,8 @@ def choose_token(
         scores_V = hide(scores_V, options.stop_ids)
     if not options.samples:
         return int(scores_V.argmax())
-    scores_V = scores_V / np.float32(options.temperature)
-    scores_V = keep_top_p(keep_top_k(scores_V, options.top_k), options.top_p)
+    scores_V = keep_top_k(cool(scores_V, options.temperature), options.top_k)
+    scores_V = keep_top_p(scores_V, options.top_p)
     return draw(scores_V, generator)
 
 
@@ -58,10 +58,23 @@ def penalise_repetition(scores_V: Scores, seen_ids: NDArray[np.integer], penalty
 
 
 def hide(scores_V: Scores, ids: tuple[int, ...]) -> Scores:
-    """Set the scores of these tokens to -inf."""
+    """Set the scores of these tokens to -inf; an id outside of the vocabulary, which is never chosen, has none."""
     scores_V = scores_V.copy()
-    scores_V[list(ids)] = -np.inf
+    scores_V[[one for one in ids if 0 <= one < len(scores_V)]] = -np.inf
     return scores_V
+
+
+def cool(scores_V: Scores, temperature: float) -> Scores:
+    """Divide by the temperature.
+
+    Where float32 has no room for it, the best score is put at 0 first, which changes no probability.
+    """
+    limits = np.finfo(np.float32)
+    largest = float(np.abs(scores_V[np.isfinite(scores_V)]).max(initial=0.0))
+    if limits.tiny <= temperature <= limits.max and largest < temperature * float(limits.max):
+        return scores_V / np.float32(temperature)
+    with np.errstate(over="ignore"):
+        return ((scores_V.astype(np.float64) - scores_V.max()) / temperature).astype(np.float32)
 
 
 def keep_top_k(scores_V: Scores, count: int) -> Scores:
