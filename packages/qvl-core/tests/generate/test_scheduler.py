@@ -223,7 +223,9 @@ def test_refuses_an_id_that_is_in_use_and_takes_it_again_afterwards() -> None:
         assert run(scheduler)["one"][-1].finished is not None
 
 
-@pytest.mark.parametrize("options", [GenerationOptions(), GenerationOptions(do_sample=True)])
+@pytest.mark.parametrize(
+    "options", [GenerationOptions(max_new_tokens=9), GenerationOptions(max_new_tokens=9, do_sample=True)]
+)
 def test_scores_that_are_not_finite_end_the_scheduler_and_not_the_next_one(options: GenerationOptions) -> None:
     model = Qwen25VL.from_spec(UNTIED, lively_weights(UNTIED))
     scheduler = Scheduler(model, slots=2, max_tokens=2 * BLOCK)

@@ -28,14 +28,21 @@ def choose_token(
 
     `seen_ids` are the row's prompt and new tokens, without padding; `new_tokens` counts the latter.
     """
+    scores_V = processed(scores_V, seen_ids, options, new_tokens=new_tokens)
+    return draw(scores_V, generator) if options.samples else int(scores_V.argmax())
+
+
+def processed(
+    scores_V: Scores, seen_ids: NDArray[np.integer], options: GenerationOptions, *, new_tokens: int
+) -> Scores:
+    """Give the scores that the token is chosen by, as HF's logits processors make them; -inf for what is left out."""
     scores_V = penalise_repetition(scores_V, seen_ids, options.repetition_penalty)
     if new_tokens < options.min_new_tokens:
         scores_V = hide(scores_V, options.stop_ids)
     if not options.samples:
-        return int(scores_V.argmax())
+        return scores_V
     scores_V = keep_top_k(cool(scores_V, options.temperature), options.top_k)
-    scores_V = keep_top_p(scores_V, options.top_p)
-    return draw(scores_V, generator)
+    return keep_top_p(scores_V, options.top_p)
 
 
 def row_generator(seed: int, row: int) -> np.random.Generator:
