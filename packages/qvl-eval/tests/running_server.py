@@ -205,6 +205,7 @@ class RunningServer:
             options=GenerationOptions(max_new_tokens=64, eos_token_id=(STOP, 490)),
             make_job=functools.partial(make_job, processor, window=self.window),
             slots=self.slots,
+            held_tokens=self.window,
         )
         self.exit_code = serve(
             EngineThread(lambda: Driver(self.scheduler, processor.chat.decode)),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,8 @@ from qvl_core.errors import EXIT_FAILED, NotInstalledError
 from qvl_eval.serve.limits import Limits
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import uvicorn
     from qvl_core.recipe import Recipe
     from starlette.types import ASGIApp
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 # For the step that the engine is in when everything else has ended.
 _STOP_S = 30.0
+# A launcher and the process group may both pass a signal on: two that come together are one.
+_SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +73,16 @@ def run_server(recipe: Recipe, options: ServerOptions) -> int:
         engine = EngineThread(
             functools.partial(make_driver, loaded, slots=options.slots, max_tokens=options.held_tokens)
         )
+        served = _served(recipe, loaded, options)
         return serve(
             engine,
-            _served(recipe, loaded, options),
+            served,
             limits=options.limits,
             access=access,
             root=root,
             listener=listener,
             drain_s=options.drain_s,
-            on_start=lambda _: typer.echo(_greeting(listener)),
+            on_start=lambda _: typer.echo(_greeting(listener, served, options)),
         )
 
 
@@ -94,16 +102,20 @@ def serve(
     `on_start` is called once the socket listens, with a function that does what SIGTERM does; signals reach the main
     thread only.
     """
+    from qvl_eval.serve.access_rules import listen
     from qvl_eval.serve.answering import Answering
     from qvl_eval.serve.app import build_app
+    from qvl_eval.serve.connection import Connections, connections_within_reach, timed_connection
     from qvl_eval.serve.media import MediaRules
     from qvl_eval.serve.metrics import Metrics
 
-    metrics = Metrics()
+    metrics, connections = Metrics(), Connections(most=connections_within_reach(limits.connections))
     answering = Answering(engine, served, limits, MediaRules(limits=limits, root=root), metrics)
+    listen(listener)
     engine.start()
     try:
-        _listen(build_app(answering, metrics, access), listener, limits, drain_s, on_start)
+        app = build_app(answering, metrics, access, connections)
+        _run(app, listener, timed_connection(limits, connections), drain_s, on_start)
     finally:
         answering.close()
         has_ended = engine.stop(_STOP_S)
@@ -112,25 +124,31 @@ def serve(
     return EXIT_FAILED if answering.cut or not has_ended else 0
 
 
-def _greeting(listener: socket.socket) -> str:
+def _greeting(listener: socket.socket, served: Served, options: ServerOptions) -> str:
     host, port = listener.getsockname()[:2]
-    return f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+    shown = f"[{host}]" if ":" in host else host
+    guard = "asks for the token" if options.token_file else "asks for no token"
+    return (
+        f"model {served.name}: {served.slots} answers at a time, {options.limits.queue} requests may wait, "
+        f"{served.window:,} tokens for prompt and answer; {guard}\n"
+        f"listening at http://{shown}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+    )
 
 
-def _listen(
+def _run(
     app: ASGIApp,
     listener: socket.socket,
-    limits: Limits,
+    connection: type[asyncio.Protocol],
     drain_s: float,
     on_start: Callable[[Callable[[], None]], None],
 ) -> None:
     import uvicorn
 
-    from qvl_eval.serve.connection import timed_connection
+    from qvl_eval.serve.access_rules import BACKLOG
 
     config = uvicorn.Config(
         app,
-        http=timed_connection(limits),
+        http=connection,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -139,10 +157,9 @@ def _listen(
         server_header=False,
         # A proxy's word for who the client is decides nothing here.
         proxy_headers=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(drain_s)),
         timeout_keep_alive=30,
-        backlog=256,
+        backlog=BACKLOG,
     )
     server = _server_class()(config)
 
@@ -166,13 +183,12 @@ async def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> Non
 
 
 def _server_class() -> type[uvicorn.Server]:
-    import signal
-    import threading
-
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Ends a drained server with exit code 0; uvicorn's own would end by the signal again."""
+        """Ends with an exit code once drained, where uvicorn's own would end by the signal; a second one ends at once."""
+
+        _told_at: float | None = None
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -185,6 +201,13 @@ def _server_class() -> type[uvicorn.Server]:
             finally:
                 for one, handler in before.items():
                     signal.signal(one, handler)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if self._told_at is None:
+                self._told_at, self.should_exit = now, True
+            elif now - self._told_at > _SAME_SIGNAL_S:
+                self.force_exit = True
 
     return Server
 
@@ -201,6 +224,7 @@ def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Serv
         options=loaded.options,
         make_job=functools.partial(make_job, loaded.processor, window=window),
         slots=options.slots,
+        held_tokens=options.held_tokens,
     )
 
 
