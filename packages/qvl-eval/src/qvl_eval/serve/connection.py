@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +27,9 @@ _REFUSED = 64
 _OTHER_FILES = 128
 # Bytes of further requests that are kept while one is answered.
 _AHEAD = 65_536
+# A body may come in so many pieces, and one more for each so many bytes. Each costs as much as a small request, and a
+# body of one-byte chunks would keep everybody else from being served.
+_PIECES, _PIECE_BYTES = 1000, 512
 
 
 @dataclass(kw_only=True, eq=False)
@@ -53,10 +58,15 @@ def timed_connection(limits: Limits, connections: Connections) -> type[H11Protoc
 
         _arriving: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
+        _next_event: Callable[[], Any]
+        _pieces = 0
+        _bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             connections.open += 1
             super().connection_made(transport)
+            self._next_event = self.conn.next_event
+            self.conn.next_event = self._counted_event  # type: ignore[method-assign]
             if connections.open > connections.most + _REFUSED:
                 transport.abort()
             else:
@@ -103,6 +113,21 @@ def timed_connection(limits: Limits, connections: Connections) -> type[H11Protoc
         def resume_writing(self) -> None:
             super().resume_writing()
             self._disarm_unread()
+
+        def _should_upgrade(self) -> bool:
+            # There are no WebSockets here; the request is answered as the plain one that it is too.
+            return False
+
+        def _counted_event(self) -> Any:
+            event = self._next_event()
+            if isinstance(event, h11.Request):
+                self._pieces = self._bytes = 0
+            elif isinstance(event, h11.Data):
+                self._pieces += 1
+                self._bytes += len(event.data)
+                if self._pieces > _PIECES + self._bytes // _PIECE_BYTES:
+                    raise h11.RemoteProtocolError("the body comes in too many small pieces")
+            return event
 
         def _read_on(self) -> None:
             """Read also where the next request has begun: only who reads notices that the client hangs up."""

@@ -153,6 +153,8 @@ def _run(
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        # Not a line for whatever a port scanner sends.
+        log_level="error",
         access_log=False,
         server_header=False,
         # A proxy's word for who the client is decides nothing here.
@@ -186,7 +188,7 @@ def _server_class() -> type[uvicorn.Server]:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Ends with an exit code once drained, where uvicorn's own would end by the signal; a second one ends at once."""
+        """Gives an exit code once drained, where uvicorn's own would die of the signal; a second ends at once."""
 
         _told_at: float | None = None
 
