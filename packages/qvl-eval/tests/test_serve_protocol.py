@@ -101,8 +101,11 @@ def test_the_work_of_a_client_that_sent_ahead_and_hung_up_stops(ahead: bytes) ->
     scheduler = FakeScheduler("word ", endless=True)
     with RunningServer(scheduler=scheduler, window=100_000_000) as server:
         with server.socket() as connection:
-            connection.sendall(raw_request(body_of(max_tokens=90_000_000)) + ahead)
+            connection.sendall(raw_request(body_of(max_tokens=90_000_000)))
             scheduler.stepping.get(timeout=WAIT_S)
+            connection.sendall(ahead)
+            # What came ahead is there before the end is.
+            assert in_time(lambda: scheduler.stepping.qsize() > 20)
         scheduler.cancels.get(timeout=WAIT_S)
 
 

@@ -66,7 +66,7 @@ def timed_connection(limits: Limits, connections: Connections) -> type[H11Protoc
             connections.open += 1
             super().connection_made(transport)
             self._next_event = self.conn.next_event
-            self.conn.next_event = self._counted_event  # type: ignore[method-assign]
+            self.conn.next_event = self._counted_event
             if connections.open > connections.most + _REFUSED:
                 transport.abort()
             else:

@@ -56,18 +56,24 @@ class VideoPart(_Wire):
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
-def _kind_of_content(content: object) -> str | None:
+def _text_or_list(content: object) -> str | None:
     if isinstance(content, str):
         return "text"
-    return "parts" if isinstance(content, list) else None
+    return "list" if isinstance(content, list) else None
 
 
-# Told apart by hand, so that what is wrong with a part is said of the part.
+def _told_apart(wanted: str) -> Discriminator:
+    """Tell a text from a list by hand, so that what is wrong with an element is said of the element."""
+    return Discriminator(_text_or_list, custom_error_type="text_or_list", custom_error_message=wanted)
+
+
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Field(min_length=1), Tag("parts")],
-    Discriminator(
-        _kind_of_content, custom_error_type="content", custom_error_message="Input should be a text or a list of parts"
-    ),
+    Annotated[str, Tag("text")] | Annotated[list[Part], Field(min_length=1), Tag("list")],
+    _told_apart("Input should be a text or a list of parts"),
+]
+Stop = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[str], Tag("list")],
+    _told_apart("Input should be a text or a list of texts"),
 ]
 
 
@@ -109,7 +115,7 @@ class ChatRequest(_Wire):
     top_k: int | None = Field(default=None, ge=0, le=10_000_000)
     repetition_penalty: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: str | list[str] | None = None
+    stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=1)
@@ -163,22 +169,20 @@ def parse_request(data: bytes, *, messages: int, values: int) -> ChatRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         # Names of fields are the client's own words.
-        param = printable(".".join(map(str, _place(first["loc"], content))), _SHOWN)
+        param = printable(".".join(map(str, _place(first["loc"]))), _SHOWN)
         if not param:
             raise bad_request(printable(first["msg"], _SHOWN), "stream_options") from None
         raise bad_request(printable(f"{param}: {first['msg']}", _SHOWN), param) from None
 
 
-def _place(found: Sequence[int | str], content: Any) -> list[int | str]:
+def _place(found: Sequence[int | str]) -> list[int | str]:
     """Give the path of a validation error without the names of the alternatives that pydantic puts in between."""
-    place: list[int | str] = []
-    for number, part in enumerate(found, 1):
-        is_key = isinstance(content, dict) and part in content
-        if is_key or (isinstance(content, list) and isinstance(part, int) and part < len(content)):
-            content = content[part]
-        elif number < len(found):
-            continue
-        place.append(part)
+    place = list(found)
+    if place[:1] == ["messages"] and place[2:3] == ["content"]:
+        del place[3:4]  # text or parts
+        del place[4:5]  # the type of a part, behind its number
+    elif place[:1] == ["stop"]:
+        del place[1:2]
     return place
 
 
