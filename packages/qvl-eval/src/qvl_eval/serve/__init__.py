@@ -13,5 +13,6 @@ app          all routes
 metrics      counters in Prometheus' text format
 access_rules what the command line says of token, names, root and address
 connection   HTTP connections whose requests have to arrive in time, and how many
-server       uvicorn, signals, `qvl serve`
+ending       signals
+server       uvicorn, `qvl serve`
 """

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import signal
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +14,10 @@ from typing import TYPE_CHECKING
 import typer
 from qvl_core.errors import EXIT_FAILED, NotInstalledError
 
+from qvl_eval.serve.ending import Ending
 from qvl_eval.serve.limits import Limits
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     import uvicorn
     from qvl_core.recipe import Recipe
     from starlette.types import ASGIApp
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
 
 # For the step that the engine is in when everything else has ended.
 _STOP_S = 30.0
-# A launcher and the process group may both pass a signal on: two that come together are one.
-_SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +106,16 @@ def serve(
     metrics, connections = Metrics(), Connections(most=connections_within_reach(limits.connections))
     answering = Answering(engine, served, limits, MediaRules(limits=limits, root=root), metrics)
     listen(listener)
-    engine.start()
-    try:
-        app = build_app(answering, metrics, access, connections)
-        _run(app, listener, timed_connection(limits, connections), drain_s, on_start)
-    finally:
-        answering.close()
-        has_ended = engine.stop(_STOP_S)
+    ending = Ending()
+    # Until all has ended: a signal that is told twice must not kill what the first one brings to its end.
+    with ending.by_signals():
+        engine.start()
+        try:
+            app = build_app(answering, metrics, access, connections)
+            _run(app, listener, timed_connection(limits, connections), drain_s, ending, on_start)
+        finally:
+            answering.close()
+            has_ended = engine.stop(_STOP_S)
     if answering.cut:
         typer.echo(f"qvl: {answering.cut} requests were cut short", err=True)
     return EXIT_FAILED if answering.cut or not has_ended else 0
@@ -140,11 +137,19 @@ def _run(
     listener: socket.socket,
     connection: type[asyncio.Protocol],
     drain_s: float,
+    ending: Ending,
     on_start: Callable[[Callable[[], None]], None],
 ) -> None:
     import uvicorn
 
     from qvl_eval.serve.access_rules import BACKLOG
+
+    class _Server(uvicorn.Server):
+        """Leaves signals to us: uvicorn's own would die of them once drained, whatever the exit code."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
 
     config = uvicorn.Config(
         app,
@@ -163,13 +168,11 @@ def _run(
         timeout_keep_alive=30,
         backlog=BACKLOG,
     )
-    server = _server_class()(config)
-
-    def stop() -> None:
-        server.should_exit = True
+    server = _Server(config)
+    ending.ends(server)
 
     async def run() -> None:
-        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, stop)))
+        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, ending.tell)))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -182,36 +185,6 @@ async def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> Non
     while not server.started:
         await asyncio.sleep(0.02)
     tell()
-
-
-def _server_class() -> type[uvicorn.Server]:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """Gives an exit code once drained, where uvicorn's own would die of the signal; a second ends at once."""
-
-        _told_at: float | None = None
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for one, handler in before.items():
-                    signal.signal(one, handler)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            now = time.monotonic()
-            if self._told_at is None:
-                self._told_at, self.should_exit = now, True
-            elif now - self._told_at > _SAME_SIGNAL_S:
-                self.force_exit = True
-
-    return Server
 
 
 def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Served:
