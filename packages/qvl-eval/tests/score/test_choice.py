@@ -127,7 +127,7 @@ def test_an_article_counts_as_a_letter_where_verbose_is_not_set(monkeypatch: pyt
 def test_since_2026_the_words_answer_is_name_an_option(reply: str, letter: str | None) -> None:
     assert extract_choice(reply, PARTS, NEW) == letter
     assert extract_choice(reply, SIX, NEW) == letter
-    options = {letter: "-" for letter in "ABCD"}
+    options = dict.fromkeys("ABCD", "-")
     assert extract_choice(reply, options, "vlmevalkit-2025-09") is None
 
 
