@@ -17,7 +17,8 @@ from qvl_core.input_file import printable, read_regular_file
 MAX_FILE_BYTES = 1024**3
 # A sheet of 10,000 long replies is some 50 MB; what unpacks to more than this is no file of answers.
 MAX_UNPACKED_BYTES = 4 * 1024**3
-# How .xlsx writes characters that XML cannot hold, and the underscore before what only looks like that.
+# How .xlsx writes characters that XML cannot hold, and the underscore before what only looks like that. In a table of
+# shared strings openpyxl has taken that underscore off already: there the text _x000B_ comes out as the character.
 _ESCAPED = re.compile(r"_x(00[01][0-9A-Fa-f]|005[Ff]|[Ff]{3}[EeFf])_")
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
