@@ -3,9 +3,10 @@
     python benchmarks/scoring.py [--quick] [--rows 10000] [--rounds 3]
 
 `scoring`: for each benchmark and rule set, processor seconds to judge and sum up the rows, as median, least and most
-over the rounds, and the process's peak memory, MiB, in all and above that of the rows themselves; each pair in a process of its
-own. The replies are a mix: bare letters, letters in sentences, option texts, numbers, some of 2,000 characters, one in
-a thousand of 40,000. `files`: processor seconds to write answers and scores, and to read the .xlsx and the .jsonl back.
+over the rounds, and the peak memory of the process, MiB, in all and above that of the rows themselves; each pair in a
+process of its own. The replies are a mix: bare letters, letters in sentences, option texts, numbers, some of 2,000
+characters, one in a thousand of 40,000.
+`files`: processor seconds to write answers and scores, and to read the .xlsx and the .jsonl back.
 `comparison`: the same for `qvl eval compare` with 10,000 resamples. `agreement`: how many of the sample vectors each
 rule set reproduces. Nothing is a test.
 """

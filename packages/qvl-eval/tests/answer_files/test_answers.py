@@ -233,6 +233,7 @@ def test_a_file_named_after_another_benchmark_is_said(tmp_path: Path) -> None:
         ("a.csv", "index,prediction\n1\n", "has 1 cells; the header has 2"),
         ("a.csv", 'index,prediction\n1,"x\n', "is not a table"),
         ("a.csv", "split,Overall\nval,0.5\n", "it has no column index and prediction; it has: split, overall"),
+        ("a.csv", "index,x,x,prediction\n1,2,3,4\n", "has two columns 'x'"),
         ("a.csv", "index,Prediction,prediction,answer\n1,2,3,4\n", "has two columns 'prediction'"),
         ("a.csv", "index,prediction,answer,A\n1,x,A,y\n1,z,A,y\n", "the index '1' occurs twice, first at"),
         ("a.csv", "index,prediction,answer,A\n,x,A,y\n", "the index is empty"),

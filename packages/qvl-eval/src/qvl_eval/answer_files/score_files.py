@@ -31,8 +31,8 @@ def write_score_files(
     stem = f"{_file_name(model)}_{benchmark}"
     contents = {
         f"{stem}.xlsx": answers_workbook([judged for _, judged in results]),
-        f"{stem}_acc.csv": accuracies_csv([scores for scores, _ in results]).encode(),
-        f"{stem}_scores.json": scores_json(model, [scores for scores, _ in results]).encode(),
+        f"{stem}_acc.csv": _bytes(accuracies_csv([scores for scores, _ in results])),
+        f"{stem}_scores.json": _bytes(scores_json(model, [scores for scores, _ in results])),
     }
     with explained(folder):
         make_folder(folder)
@@ -72,6 +72,11 @@ def all_groups(scores: Scores) -> Iterator[Group]:
     yield scores.overall
     yield from scores.groups
     yield from (group for group in scores.split_groups if group not in scores.groups)
+
+
+def _bytes(text: str) -> bytes:
+    # Half of a character, which JSON can hold, is no UTF-8.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _file_name(text: str) -> str:
