@@ -139,8 +139,6 @@ def test_tells_what_was_read_by_which_rule(
 
 
 ODD = st.one_of(st.none(), st.floats(), st.integers(), st.booleans(), st.text(max_size=20), st.lists(st.text()))
-    st.none(), st.floats(), st.integers(), st.booleans(), st.text(max_size=20), st.lists(st.text(max_size=3))
-)
 
 
 @given(
