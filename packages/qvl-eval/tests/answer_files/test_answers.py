@@ -68,6 +68,10 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
         f / "qwen_ai2d_test.json", {name: {str(i): row[name] for i, row in enumerate(ROWS)} for name in HEADER}
     ),
     "columns": lambda f: as_json(f / "qwen_ai2d_test.json", {name: [row[name] for row in ROWS] for name in HEADER}),
+    "columns and rows": lambda f: as_json(
+        f / "qwen_ai2d_test.json", {"columns": HEADER, "index": [0, 1], "data": [list(row.values()) for row in ROWS]}
+    ),
+    "rows with a schema": lambda f: as_json(f / "qwen_ai2d_test.json", {"schema": {"fields": []}, "data": ROWS}),
     "objects by index": lambda f: as_json(
         f / "qwen_ai2d_test.json", {str(row["index"]): {k: v for k, v in row.items() if k != "index"} for row in ROWS}
     ),
@@ -213,7 +217,7 @@ def test_another_reference_than_the_datas_is_said_and_the_datas_taken(tmp_path: 
 
 def test_a_file_named_after_another_benchmark_is_said(tmp_path: Path) -> None:
     answers = read_answers(write_xlsx(tmp_path / "qwen_AI2D_TEST.xlsx", ROWS), "mmmu_dev_val")
-    assert "is named after ai2d_test, and scored as mmmu_dev_val" in answers.notes[0]
+    assert "is named after ai2d_test, and scored as mmmu_dev_val" in answers.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +268,12 @@ def test_refuses_a_workbook_that_is_only_called_one(tmp_path: Path) -> None:
         archive.writestr("x", "y")
     with pytest.raises(DataError, match=r"is not an \.xlsx file"):
         read_table(path)
+
+
+def test_mmmu_answers_without_validation_rows_are_said_to_be_summed_over_all(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "q_mmmu_dev_val.xlsx", ROWS)
+    (note,) = read_answers(path, "mmmu_dev_val").notes
+    assert "no row is of the split validation: the headline counts all rows" in note
 
 
 def test_a_missing_number_is_no_text(tmp_path: Path) -> None:

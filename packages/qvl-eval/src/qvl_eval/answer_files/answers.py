@@ -20,6 +20,7 @@ from qvl_eval.answer_files.workbook_writer import is_cut
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS
+from qvl_eval.score.summary import HEADLINE_SPLITS
 
 LOG_NAME = "predictions.jsonl"
 SHOWN = 20
@@ -170,6 +171,9 @@ def _remarks(table: Table, rows: Sequence[AnsweredRow], known: Mapping[str, Data
     cut = sum(is_cut(row.prediction) for row in rows)
     if cut:
         remarks.append(f"{table.path}: {cut:,} replies are as long as a cell can be: the rest of them is not there")
+    wanted = HEADLINE_SPLITS.get(benchmark)
+    if wanted and not any(row.split == wanted for row in rows):
+        remarks.append(f"{table.path}: no row is of the split {wanted}: the headline counts all rows")
     stem = table.path.stem.lower()
     others = [name for name in BENCHMARKS if name != benchmark and stem.endswith(f"_{name}")]
     if others:

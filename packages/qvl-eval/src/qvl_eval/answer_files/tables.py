@@ -170,6 +170,13 @@ def _json_records(path: Path, value: object) -> Iterable[Cells]:
     """Give the rows of a list of objects, of columns as a data frame writes them, or of replies by index."""
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
+    if isinstance(value, dict) and isinstance(rows := value.get("data"), list):
+        # A data frame as rows, with the names of its columns or with a schema.
+        names = value.get("columns")
+        if isinstance(names, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows):
+            return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
     if isinstance(value, dict) and _quote_free(value, "prediction", dict):
         # A data frame: for each column the cells by row.
         keys = dict.fromkeys(key for column in value.values() if isinstance(column, dict) for key in column)
