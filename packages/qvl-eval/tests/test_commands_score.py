@@ -79,6 +79,29 @@ def test_writes_the_workbook_again_from_the_workbook(tmp_path: Path, capfd: pyte
     assert "1 replies start with =" in capfd.readouterr().out
 
 
+def test_the_answers_themselves_are_never_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    answers(tmp_path / "a.jsonl", ["B"])
+    words = ["--benchmark", "ai2d_test", "--out", str(tmp_path)]
+    assert main(["score", str(tmp_path / "a.jsonl"), *words]) == 0
+    path = tmp_path / "a_ai2d_test.xlsx"
+    before = path.read_bytes()
+    assert main(["score", str(path), *words]) == 2
+    assert "is where the answers come from, and would be replaced" in capfd.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("benchmark", ["digits_test", "held_out"])
+def test_answers_without_options_or_splits_are_scored_by_equality(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], benchmark: str
+) -> None:
+    rows = [{"index": str(i), "answer": "7", "prediction": text} for i, text in enumerate((" 7", "8", ""))]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["score", str(tmp_path / "p.jsonl"), "--benchmark", benchmark]) == 0
+    shown = capfd.readouterr().out
+    assert "exact" in shown
+    assert "33.33" in shown
+
+
 def test_json_has_every_row_that_differs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = answers(tmp_path / "a.jsonl", ["A"] * 50, options={}, answer="10")
     assert main(["score", str(path), "--benchmark", "mmmu_dev_val", "--format", "json"]) == 0

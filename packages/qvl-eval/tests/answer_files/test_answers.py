@@ -262,6 +262,27 @@ def test_refuses_bytes_that_are_no_text_and_says_where(tmp_path: Path) -> None:
     assert caught.value.problems[0].where == f"{path}:2"
 
 
+def test_refuses_a_workbook_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_xlsx(tmp_path / "m_ai2d_test.xlsx", ROWS)
+    monkeypatch.setattr("qvl_eval.answer_files.workbook_reader.MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError, match=r"unpacks to [0-9,]+ bytes; 1,000 are expected at most"):
+        read_table(path)
+
+
+def test_cells_far_away_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "m_ai2d_test.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        sheet = book.add_worksheet()
+        for column, name in enumerate(HEADER):
+            sheet.write_string(0, column, name)
+            sheet.write(5, column, ROWS[0][name])
+        sheet.write(9, 16_383, "far")
+        sheet.write(1_000_000, 16_383, "far")
+    table = read_table(path)
+    assert [record.where for record in table.records] == [f"{path}:6"]
+    assert list(table.names) == HEADER
+
+
 def test_refuses_a_workbook_that_is_only_called_one(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     with zipfile.ZipFile(path, "w") as archive:
