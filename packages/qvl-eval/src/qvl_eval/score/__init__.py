@@ -1,6 +1,6 @@
 """Scoring rules as pure functions of texts: no model, no files, no mindspore."""
 
-# The sums of digits_test, until evaluate.py makes them by `summary.summarise`. ruff sorts them to the top.
+# The sums of digits_test, until evaluate.py makes them by `summary.summarise`.
 from qvl_eval.score.exact import Group as Group
 from qvl_eval.score.exact import Scored as Scored
 from qvl_eval.score.exact import Scores as Scores
