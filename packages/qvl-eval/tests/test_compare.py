@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvl_core.errors import DataError
 from qvl_eval.compare import (
@@ -41,6 +41,7 @@ def test_the_exact_test_has_known_values(won: int, lost: int, p: float) -> None:
     assert exact_sign_test(won, lost) == p
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_the_exact_test_is_the_sum_of_binomials(won: int, lost: int) -> None:
     total = won + lost
@@ -152,6 +153,7 @@ def test_a_seed_makes_the_interval_again() -> None:
     assert (first.low, first.high) == (second.low, second.high) != (third.low, third.high)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 0.5, 1]), st.sampled_from([0, 0.5, 1]), st.sampled_from("abc")), min_size=1)
 )
