@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from openpyxl import load_workbook
-from qvl_core.errors import OutputError
+from qvl_core.errors import DiskError, OutputError
 from qvl_eval.answer_files.answers import read_answers
 from qvl_eval.answer_files.score_files import CSV_COLUMNS, accuracies_csv, write_score_files
 from qvl_eval.answer_files.workbook_writer import MAX_CELL_UNITS, answers_workbook, cell_text
@@ -151,3 +152,13 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError):
         write_score_files(tmp_path / "file" / "out", "m", "ai2d_test", results(["B"]))
+
+
+def test_a_full_disk_under_the_temporary_sheet_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("qvl_eval.answer_files.score_files.answers_workbook", full)
+    with pytest.raises(DiskError, match="No space left on device"):
+        write_score_files(tmp_path / "out", "m", "ai2d_test", results(["B"]))
+    assert not (tmp_path / "out").exists()

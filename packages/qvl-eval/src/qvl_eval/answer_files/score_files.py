@@ -36,8 +36,11 @@ def write_score_files(
     of them would replace one of the `sources`.
     """
     stem = f"{_file_name(model)}_{benchmark}"
+    with explained(folder):
+        # The sheet passes through a temporary file.
+        workbook = answers_workbook([judged for _, judged in results])
     contents = {
-        f"{stem}.xlsx": answers_workbook([judged for _, judged in results]),
+        f"{stem}.xlsx": workbook,
         f"{stem}_acc.csv": _bytes(accuracies_csv([scores for scores, _ in results])),
         f"{stem}_scores.json": _bytes(scores_json(model, [scores for scores, _ in results])),
     }
