@@ -45,12 +45,12 @@ def _policy(sheet: Html, own: Html | None) -> str:
     return f"default-src 'none'; img-src data:; {rules}; base-uri 'none'; form-action 'none'"
 
 
-def card(title: str, *parts: Child | Iterable[Child]) -> Html:
-    """Give a section with its heading."""
-    return element("section", "\n", element("h2", title), *parts, "\n", class_="card")
+def card(title: str, *parts: Child | Iterable[Child], id: str | None = None) -> Html:  # noqa: A002 - the attribute
+    """Give a section with its heading; `id` is where links of the page lead to."""
+    return element("section", "\n", element("h2", title), *parts, "\n", class_="card", id=id)
 
 
-def tile(value: str, label: str, note: str = "") -> Html:
+def tile(value: Child, label: Child, note: str = "") -> Html:
     """Give one large figure with what it is."""
     return element("div", element("b", value), element("span", label), element("span", note or None), class_="tile")
 

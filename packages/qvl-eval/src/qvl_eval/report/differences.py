@@ -28,13 +28,13 @@ def differences_card(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html | 
     differing = [row for row in rows if row.differs]
     read = sum(len({one.extracted for one in row.judged}) > 1 for row in rows)
     said = f"{len(differing):,} of {len(rows):,} rows are scored differently, {read:,} are read differently."
-    return card("Rows on which the rule sets differ", element("p", said), *_listed(rows, differing, names))
+    return card("Rows on which the rule sets differ", element("p", said), *_listed(rows, differing, names), id="differences")
 
 
 def rules_card(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
     """Give for each rule set which rules decided how many rows, and what came of them."""
     parts = [element("div", element("h3", name), _fired(rows, place)) for place, name in enumerate(names)]
-    return card("Rules that fired", element("div", *parts, class_="columns"))
+    return card("Rules that fired", element("div", *parts, class_="columns"), id="fired")
 
 
 def _listed(rows: Sequence[JudgedRow], differing: Sequence[JudgedRow], names: Sequence[str]) -> Iterator[Html]:

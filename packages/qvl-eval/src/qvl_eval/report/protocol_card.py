@@ -24,7 +24,7 @@ def protocol_card(protocol: Mapping[str, Any]) -> Html | None:
     listed = [join(element("dt", name), element("dd", cut(text, _MOST_CHARACTERS))) for name, text in lines[:_MOST_LINES]]
     more = len(lines) - _MOST_LINES
     rest = element("p", f"and {more:,} more values", class_="soft small") if more > 0 else None
-    return card("Protocol", element("dl", *listed, class_="protocol"), rest)
+    return card("Protocol", element("dl", *listed, class_="protocol"), rest, id="protocol")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -194,7 +194,8 @@
   });
   addEventListener("hashchange", () => {
     const now = location.hash.slice(1);
-    if (now === written || now === "rows") return;
+    // A link to a part of the page sets no filter.
+    if (now === written || !now.includes("=")) return;
     restore();
     element("rows").scrollIntoView();
   });

@@ -29,7 +29,8 @@ class CardText:
 
     def with_pictures(self, pictures: Sequence[Html]) -> Html:
         """Give the card."""
-        shown = element("div", *pictures, class_="thumbs") if pictures else None
+        name = "thumbs several" if len(pictures) > 1 else "thumbs"
+        shown = element("div", *pictures, class_=name) if pictures else None
         return element("article", self.head, shown, self.body, class_="row")
 
 

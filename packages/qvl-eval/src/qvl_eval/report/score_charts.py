@@ -25,25 +25,25 @@ _FILTERS = ("split", "subcategory", "category")
 
 def headline_tiles(results: Sequence[Result]) -> Html:
     """Give the number to report under each rule set, with its rows and how many of them could not be read."""
-    return element("div", [_headline(scores) for _, scores, _ in results], class_="tiles")
+    return element("div", [_headline(scores, place) for place, (_, scores, _) in enumerate(results)], class_="tiles")
 
 
 def score_cards(results: Sequence[Result]) -> Iterator[Html]:
     """Give the charts: all rows and splits, then subjects, then categories; other splits' ones folded away."""
     scores = [scores for _, scores, _ in results]
     first = [[one.overall for one in scores], *_aligned([_of(one.groups, "split") for one in scores])]
-    yield card("Scores", *_chart(first, scores))
+    yield card("Scores", *_chart(first, scores), id="scores")
     for kind, title in (("subcategory", "Subjects"), ("category", "Categories")):
         lines = _aligned([_of(one.groups, kind) for one in scores])
         if lines:
             split = lines[0][0].split
             folded = [_folded(lines, scores) for lines in _other_splits(scores, kind)]
-            yield card(f"{title} of {split}" if split else title, *_chart(lines, scores), *folded)
+            yield card(f"{title} of {split}" if split else title, *_chart(lines, scores), *folded, id=kind)
 
 
-def colour_class(place: int) -> str:
-    """Give the class that colours the rule set at this place of the report."""
-    return f"c{place % _COLOURS}"
+def rule_set_key(place: int) -> Html:
+    """Give the number of the rule set at this place of the report, in its colour."""
+    return element("span", place + 1, class_=f"key {_colour(place)}")
 
 
 def percent_text(value: float | None) -> str:
@@ -51,10 +51,15 @@ def percent_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
 
 
-def _headline(scores: Scores) -> Html:
+def _colour(place: int) -> str:
+    return f"c{place % _COLOURS}"
+
+
+def _headline(scores: Scores, place: int) -> Html:
     group = scores.headline
     failed = f"{group.failed:,} ({group.failed_percent:.1f} %) without an answer that could be read"
-    return tile(percent_text(group.percent), scores.rules, f"{group.name}, n = {group.rows:,}; {failed}")
+    name = join(rule_set_key(place), scores.rules)
+    return tile(percent_text(group.percent), name, f"{group.name}, n = {group.rows:,}; {failed}")
 
 
 def _of(groups: Sequence[Group], kind: str) -> list[Group]:
@@ -88,6 +93,8 @@ def _chart(lines: list[list[Group]], scores: Sequence[Scores]) -> Iterator[Html]
     head = [element("th", name, class_=class_, scope="col") for name, class_ in columns]
     bodies = [_lines(line, scores) for line in lines[:MOST_GROUPS]]
     table = element("table", element("thead", element("tr", *head)), *bodies, class_="scores")
+    keys = [element("span", rule_set_key(place), one.rules) for place, one in enumerate(scores)]
+    yield element("p", *keys, class_="legend narrow")
     yield element("div", table, class_="scroll", tabindex=0, role="region", aria_label="scores as a chart")
     if len(lines) > MOST_GROUPS:
         more = f"{len(lines) - MOST_GROUPS:,} more are not drawn; the filters below have them, and so have the files."
@@ -111,7 +118,7 @@ def _lines(groups: Sequence[Group], scores: Sequence[Scores]) -> Html:
 
 
 def _cells(group: Group, rules: str, place: int) -> Iterator[Html]:
-    yield element("td", element("span", class_=f"key {colour_class(place)}"), rules, class_="set")
+    yield element("td", rule_set_key(place), element("span", rules, class_="late"), class_="set")
     yield element("td", _bar(group, place), class_="bars")
     yield element("td", percent_text(group.percent), class_="n")
     yield element("td", percent_text(group.percent_without_failed), class_="n late")
@@ -125,7 +132,7 @@ def _bar(group: Group, place: int) -> Html:
         "svg",
         element("rect", x=0, y=0, width=100, height=10, class_="track"),
         element("rect", x=round(100 - failed, 2), y=0, width=failed, height=10, class_="unread") if failed else None,
-        element("rect", x=0, y=0, width=score, height=10, class_=colour_class(place)),
+        element("rect", x=0, y=0, width=score, height=10, class_=_colour(place)),
         [element("line", x1=at, x2=at, y1=0, y2=10) for at in (25, 50, 75)],
         viewBox="0 0 100 10",
         preserveAspectRatio="none",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,19 @@ def report_page(
     """Give the page. Every text of a file in it is escaped and cut where it is long."""
     rows = list(judged_rows(results))
     names = [rules for rules, _, _ in results]
+    parts = [
+        *score_cards(results),
+        differences_card(rows, names),
+        rules_card(rows, names),
+        protocol_card(protocol),
+    ]
     top = [
         element("a", "To the rows", href="#rows", class_="skip"),
         element("h1", title),
         element("p", f"{results[0][1].benchmark} · {len(rows):,} rows", class_="soft"),
         headline_tiles(results),
-        *score_cards(results),
-        differences_card(rows, names),
-        rules_card(rows, names),
-        protocol_card(protocol),
+        _contents(part for part in parts if part is not None),
+        *parts,
     ]
     code, css = (_own_file(name) for name in ("report.js", "report.css"))
     room = max_bytes - sum(len(part.encode()) for part in top if part) - len(code) - len(css)
@@ -90,6 +95,14 @@ def report_page(
     note = _left_out(len(rows) - len(chosen), store.left_out, pictures is None, more)
     body = rows_card(cards, store.drawings, row_index(chosen, names), note)
     return page(title, *top, body, _foot(), css=css, code=code, maker=MAKER)
+
+
+def _contents(cards: Iterable[Html]) -> Html:
+    """Give links to the cards, named by their own headings."""
+    found = [re.search(r'<section class="card" id="([a-z]+)">\s*<h2>(.*?)</h2>', part) for part in cards]
+    links = [(match[1], Html(match[2])) for match in found if match]
+    items = [element("a", name, href=f"#{place}") for place, name in (*links, ("rows", "Rows"))]
+    return element("nav", *items, class_="contents", aria_label="Contents")
 
 
 def _fitting(
