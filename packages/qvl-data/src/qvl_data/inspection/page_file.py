@@ -33,7 +33,7 @@ def require_page_place(path: Path, *, overwrite: bool = False, maker: str = DATA
         raise OutputError(Problem(where=where, message=message, fix="choose another name, or add --overwrite"))
 
 
-def write_page(path: Path, page: str, *, overwrite: bool = False, maker: str = DATA_PAGE) -> None:
+def write_page(path: Path, page: str | bytes, *, overwrite: bool = False, maker: str = DATA_PAGE) -> None:
     """Write a page; readers see the old one or the whole new one. Raises OutputError as `require_page_place` does."""
     require_page_place(path, overwrite=overwrite, maker=maker)
     make_folder(path.parent)

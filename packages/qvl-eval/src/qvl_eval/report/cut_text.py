@@ -33,4 +33,6 @@ def text_box(text: str, label: str) -> Html:
 
 def short_name(text: str) -> str:
     """Give a name cut to what fits a line."""
+    if not text.strip():
+        return "(only blanks)"
     return text if len(text) <= NAME else f"{text[: NAME - 1]}…"

@@ -6,19 +6,23 @@ characters; the page's script shows those that are asked for. Where scripts are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from qvl_data.inspection.markup import Html, data_block, element
 
+# Where the rows go in the page, so that it need not be built anew around megabytes of them. No text of a page can hold
+# this character: `markup.visible` spells it out.
+HOLE = Html("\0")
 # Cards and pictures in one block.
 _BLOCK = 100
 _SIZES = (12, 24, 60, 120, 300)
 _SIZE = 24
 
 
-def rows_card(cards: Sequence[Html], drawings: Sequence[Html], index: dict[str, Any], note: str) -> Html:
-    """Give the section of the rows with its filters; `note` says what was left out."""
+def rows_card(index: dict[str, Any], note: str) -> Html:
+    """Give the section of the rows with its filters and HOLE; `note` says what was left out."""
     waiting = (
         "The rows appear here once this page's own script has run. If this line stays, the place that shows the page "
         "forbids scripts without saying so: open the file itself."
@@ -32,18 +36,24 @@ def rows_card(cards: Sequence[Html], drawings: Sequence[Html], index: dict[str, 
         _filters(index),
         element("div", id="list", class_="rows", role="list"),
         _pager("pager-end", "Pages, again"),
-        *_blocks("rows stored", cards),
+        HOLE,
         element("div", id="drawings", class_="drawings", aria_hidden="true"),
-        *_blocks("drawings stored", [element("svg", drawing, width=0, height=0) for drawing in drawings]),
         data_block("index", index),
         class_="card",
         id="rows",
     )
 
 
-def _blocks(name: str, parts: Sequence[Html]) -> Iterator[Html]:
-    for start in range(0, len(parts), _BLOCK):
-        yield element("noscript", element("div", *parts[start : start + _BLOCK], class_=name), class_=name)
+def stored_rows(cards: Iterable[Html], drawings: Iterable[Html]) -> Iterator[Html]:
+    """Give what belongs into HOLE: the cards and the pictures, block by block."""
+    yield from _blocks("rows stored", cards)
+    yield from _blocks("drawings stored", (element("svg", drawing, width=0, height=0) for drawing in drawings))
+
+
+def _blocks(name: str, parts: Iterable[Html]) -> Iterator[Html]:
+    left = iter(parts)
+    while block := list(islice(left, _BLOCK)):
+        yield element("noscript", element("div", *block, class_=name), class_=name)
 
 
 def _filters(index: dict[str, Any]) -> Html:
@@ -70,7 +80,7 @@ def _filters(index: dict[str, Any]) -> Html:
     )
 
 
-def _select(name: str, title: str, options: Sequence[tuple[str, str]] = (), chosen: str = "") -> Html:
+def _select(name: str, title: str, options: Iterable[tuple[str, str]] = (), chosen: str = "") -> Html:
     items = [element("option", text, value=value, selected=value == chosen) for value, text in options]
     return _field(name, title, element("select", *items, id=f"f-{name}"))
 

@@ -103,7 +103,7 @@ def _verdict(one: Judged) -> Html:
             cut(one.rule, NAME),
         )
     )
-    return element("tr", element("th", one.rules, scope="row"), *cells)
+    return element("tr", element("th", cut(one.rules, NAME), scope="row"), *cells)
 
 
 def _prompt(prompt: str | None) -> Html | None:

@@ -15,7 +15,7 @@ from qvl_data.inspection.page_file import require_page_place, write_page
 from qvl_eval.report.differences import differences_card, rules_card
 from qvl_eval.report.picture_store import Pictures, PictureStore, store_pictures
 from qvl_eval.report.protocol_card import protocol_card
-from qvl_eval.report.row_browser import rows_card
+from qvl_eval.report.row_browser import HOLE, rows_card, stored_rows
 from qvl_eval.report.row_card import CardText, card_text
 from qvl_eval.report.row_index import row_index
 from qvl_eval.report.row_verdicts import JudgedRow, Result, judged_rows, looked_at_first
@@ -52,8 +52,8 @@ def write_report(
     Raises OutputError for a place that holds something else, ValueError for judgements of different rows.
     """
     require_page_place(path, overwrite=overwrite, maker=MAKER)
-    text = report_page(title, protocol, results, pictures, prompts, max_bytes=int(max_megabytes * 1e6), more=more)
-    write_page(path, text, overwrite=overwrite, maker=MAKER)
+    parts = report_page(title, protocol, results, pictures, prompts, max_bytes=int(max_megabytes * 1e6), more=more)
+    write_page(path, b"".join(parts), overwrite=overwrite, maker=MAKER)
 
 
 def report_page(
@@ -65,8 +65,8 @@ def report_page(
     *,
     max_bytes: int,
     more: str = _MORE,
-) -> str:
-    """Give the page. Every text of a file in it is escaped and cut where it is long."""
+) -> Iterator[bytes]:
+    """Give the page, part by part. Every text of a file in it is escaped and cut where it is long."""
     rows = list(judged_rows(results))
     names = [rules for rules, _, _ in results]
     parts = [
@@ -88,13 +88,17 @@ def report_page(
     chosen, texts = _fitting(looked_at_first(rows), prompts, int(room * (1 - _FOR_PICTURES if pictures else 1)))
     room -= sum(text.bytes + _AROUND_A_CARD for text in texts)
     store = _pictures(chosen, pictures, room)
-    cards = [
+    note = _left_out(len(rows) - len(chosen), store.left_out, pictures is None, more)
+    body = rows_card(row_index(chosen, names), note)
+    before, after = page(title, *top, body, _foot(), css=css, code=code, maker=MAKER).split(HOLE)
+    cards = (
         text.with_pictures(store.pictures(row.position, row.row.index))
         for row, text in zip(chosen, texts, strict=True)
-    ]
-    note = _left_out(len(rows) - len(chosen), store.left_out, pictures is None, more)
-    body = rows_card(cards, store.drawings, row_index(chosen, names), note)
-    return page(title, *top, body, _foot(), css=css, code=code, maker=MAKER)
+    )
+    yield before.encode()
+    for part in stored_rows(cards, store.drawings):
+        yield part.encode()
+    yield after.encode()
 
 
 def _contents(cards: Iterable[Html]) -> Html:
