@@ -63,7 +63,13 @@ class BrowserPage:
         from_read, from_write = _far_pipe()
         # The browser reads from descriptor 3 and writes to 4.
         redirect = f'exec "$@" 3<&{to_read} 4>&{from_write} {to_read}<&- {from_write}>&-'
-        command = [self._browser, *_FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self._folder.name}", "about:blank"]
+        command = [
+            self._browser,
+            *_FLAGS,
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._folder.name}",
+            "about:blank",
+        ]
         self._process = subprocess.Popen(
             ["bash", "-c", redirect, "bash", *command],
             pass_fds=(to_read, from_write),
@@ -136,7 +142,9 @@ class BrowserPage:
         """Press a key."""
         codes = {"Tab": 9, "Enter": 13, " ": 32}
         extra = {"windowsVirtualKeyCode": codes[key]} if key in codes else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text or ("\r" if key == "Enter" else ""), **extra)
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown", key=key, text=text or ("\r" if key == "Enter" else ""), **extra
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **extra)
 
     def look(self, *, width: int, height: int, dark: bool = False, media: str = "", phone: bool = False) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from qvl_core.cli.parameters import Settings
 
+from qvl_eval import commands_report
+
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
@@ -32,6 +34,9 @@ def register(app: typer.Typer) -> None:
     app.command("infer")(infer)
     app.command("chat")(chat)
     app.command("serve")(serve)
+    evaluation = typer.Typer(no_args_is_help=True, help="Look at evaluations again, without a model.")
+    commands_report.register(evaluation)
+    app.add_typer(evaluation, name="eval")
 
 
 def infer(

@@ -31,6 +31,7 @@ SUBJECTS = (
     *("History", "Literature", "Manage", "Marketing", "Materials", "Math", "Mechanical_Engineering", "Music"),
     *("Pharmacy", "Physics", "Psychology", "Public_Health", "Sociology"),
 )
+WORDS = ("leaf", "root", "stem", "sap")
 DOMAINS = (
     *("Art & Design", "Business", "Health & Medicine", "Humanities & Social Science", "Science", "Tech & Engineering"),
 )
@@ -85,7 +86,9 @@ def choice_rows(count: int, *, pictures: Pictures, mmmu: bool = False, seed: int
                 subcategory=SUBJECTS[subject] if mmmu else "",
                 question=f"<image 1> What does label {number} stand for in the drawing above?",
                 answer=answer,
-                options={letter: f"{word} of {number}" for letter, word in zip("ABCD", ("leaf", "root", "stem", "sap"))},
+                options={
+                    letter: f"{word} of {number}" for letter, word in zip("ABCD", ("leaf", "root", "stem", "sap"))
+                },
                 prediction=reply,
                 images=tuple(hashes[(number // 3 + at) % len(hashes)] for at in range(shown)) if hashes else (),
                 question_type="multiple-choice" if mmmu else "",

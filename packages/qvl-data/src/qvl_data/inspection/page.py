@@ -12,9 +12,7 @@ from qvl_data.inspection.page_file import DATA_PAGE, mark
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(
-    title: str, *parts: Child | Iterable[Child], css: str = "", code: str = "", maker: str = DATA_PAGE
-) -> str:
+def page(title: str, *parts: Child | Iterable[Child], css: str = "", code: str = "", maker: str = DATA_PAGE) -> str:
     """Give a whole page of a title and the children of its `main`; `css` is added to that of all pages.
 
     `code` is the page's own script. A page that has one allows it and its style sheet by their hashes and no other,

@@ -26,9 +26,7 @@ def text_box(text: str, label: str) -> Html:
         return element("div", "(empty)" if not text else "(only blanks)", class_="text soft")
     if len(text) <= _BOX and text.count("\n") < 12:
         return element("div", cut(text, LONG), class_="text", dir="auto")
-    return element(
-        "div", cut(text, LONG), class_="text long", dir="auto", tabindex=0, role="region", aria_label=label
-    )
+    return element("div", cut(text, LONG), class_="text long", dir="auto", tabindex=0, role="region", aria_label=label)
 
 
 def short_name(text: str) -> str:

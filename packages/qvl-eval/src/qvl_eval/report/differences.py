@@ -28,7 +28,9 @@ def differences_card(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html | 
     differing = [row for row in rows if row.differs]
     read = sum(len({one.extracted for one in row.judged}) > 1 for row in rows)
     said = f"{len(differing):,} of {len(rows):,} rows are scored differently, {read:,} are read differently."
-    return card("Rows on which the rule sets differ", element("p", said), *_listed(rows, differing, names), id="differences")
+    return card(
+        "Rows on which the rule sets differ", element("p", said), *_listed(rows, differing, names), id="differences"
+    )
 
 
 def rules_card(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
@@ -57,7 +59,9 @@ def _pairs(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
         (name, *(f"{sum(s[i] > s[j] for s in scores):,}" if i != j else "" for j in range(len(names))))
         for i, name in enumerate(names)
     ]
-    note = element("p", "Rows that the rule set of the line scores higher than that of the column:", class_="soft small")
+    note = element(
+        "p", "Rows that the rule set of the line scores higher than that of the column:", class_="soft small"
+    )
     return join(note, table(("", *names), lines, right=names))
 
 

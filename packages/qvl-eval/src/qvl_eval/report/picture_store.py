@@ -85,7 +85,9 @@ class PictureStore:
             self.bytes += len(drawing)
 
 
-def store_pictures(rows: Iterable[tuple[int, AnsweredRow]], pictures: Pictures, *, wanted: int, budget: int) -> PictureStore:
+def store_pictures(
+    rows: Iterable[tuple[int, AnsweredRow]], pictures: Pictures, *, wanted: int, budget: int
+) -> PictureStore:
     """Make thumbnails of (position, row) in this order until `budget` bytes are used; `wanted` pictures set their side.
 
     `pictures` is called from this thread only, once for each row that has a picture which is not made yet. What is left

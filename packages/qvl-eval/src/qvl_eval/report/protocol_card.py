@@ -21,7 +21,9 @@ def protocol_card(protocol: Mapping[str, Any]) -> Html | None:
     lines = list(_leaves(protocol))
     if not lines:
         return None
-    listed = [join(element("dt", name), element("dd", cut(text, _MOST_CHARACTERS))) for name, text in lines[:_MOST_LINES]]
+    listed = [
+        join(element("dt", name), element("dd", cut(text, _MOST_CHARACTERS))) for name, text in lines[:_MOST_LINES]
+    ]
     more = len(lines) - _MOST_LINES
     rest = element("p", f"and {more:,} more values", class_="soft small") if more > 0 else None
     return card("Protocol", element("dl", *listed, class_="protocol"), rest, id="protocol")

@@ -31,7 +31,9 @@ def rows_card(index: dict[str, Any], note: str) -> Html:
         "section",
         element("h2", "Rows"),
         element("p", note, class_="small soft") if note else None,
-        element("noscript", element("p", "Filters need a script. Rows to look at come first, then those that are right.")),
+        element(
+            "noscript", element("p", "Filters need a script. Rows to look at come first, then those that are right.")
+        ),
         element("p", waiting, id="waiting", class_="soft"),
         _filters(index),
         element("div", id="list", class_="rows", role="list"),

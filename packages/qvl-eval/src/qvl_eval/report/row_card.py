@@ -84,7 +84,9 @@ def _option(letter: str, text: str, answer: str, read: set[str | None]) -> Html:
         marks.append(element("span", "reference", class_="tag good"))
     if letter in read:
         marks.append(element("span", "read as the answer", class_="tag" if letter == answer else "tag bad"))
-    return element("li", element("b", f"{letter}."), " ", element("bdi", cut(text, SHORT)), [join(" ", m) for m in marks])
+    return element(
+        "li", element("b", f"{letter}."), " ", element("bdi", cut(text, SHORT)), [join(" ", m) for m in marks]
+    )
 
 
 def _verdicts(judged: Sequence[Judged]) -> Html:

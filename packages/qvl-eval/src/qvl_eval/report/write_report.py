@@ -92,8 +92,7 @@ def report_page(
     body = rows_card(row_index(chosen, names), note)
     before, after = page(title, *top, body, _foot(), css=css, code=code, maker=MAKER).split(HOLE)
     cards = (
-        text.with_pictures(store.pictures(row.position, row.row.index))
-        for row, text in zip(chosen, texts, strict=True)
+        text.with_pictures(store.pictures(row.position, row.row.index)) for row, text in zip(chosen, texts, strict=True)
     )
     yield before.encode()
     for part in stored_rows(cards, store.drawings):
@@ -132,7 +131,9 @@ def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -
 
 def _left_out(rows: int, pictures: int, has_no_pictures: bool, more: str) -> str:
     parts: Iterator[str] = (
-        f"{number:,} {name}{'' if number == 1 else 's'}" for number, name in ((rows, "row"), (pictures, "picture")) if number
+        f"{number:,} {name}{'' if number == 1 else 's'}"
+        for number, name in ((rows, "row"), (pictures, "picture"))
+        if number
     )
     left = " and ".join(parts)
     said = [f"{left} left out to keep the page small; all of them: {more}."] if left else []
