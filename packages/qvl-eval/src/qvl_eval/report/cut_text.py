@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvl_data.inspection.markup import Html, element, join
+from qvl_data.inspection.markup import Html, element, join, visible
 
 # Characters shown; the whole text is in the files of the run.
 LONG = 4000
@@ -34,3 +34,8 @@ def short_name(text: str) -> str:
     if not text.strip():
         return "(only blanks)"
     return text if len(text) <= NAME else f"{text[: NAME - 1]}…"
+
+
+def filter_name(text: str) -> str:
+    """Give a name as the filters of the page and the links to them have it."""
+    return visible(text[:SHORT])

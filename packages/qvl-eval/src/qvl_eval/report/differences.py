@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
-from qvl_data.inspection.markup import Html, element, join, visible
+from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card, table
 
-from qvl_eval.report.cut_text import NAME, cut
+from qvl_eval.report.cut_text import NAME, cut, filter_name
 from qvl_eval.report.row_card import badge
 from qvl_eval.report.row_verdicts import VERDICT_TEXT, VERDICTS, JudgedRow, verdict_of
 
@@ -68,7 +68,7 @@ def _pairs(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
 def _rows(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
     lines = [
         (
-            element("a", cut(row.row.index, NAME), href=f"#{urlencode({'row': visible(row.row.index)})}"),
+            element("a", cut(row.row.index, NAME), href=f"#{urlencode({'row': filter_name(row.row.index)})}"),
             element("bdi", cut(row.row.prediction, _SHOWN_ANSWER)),
             element("bdi", cut(row.row.answer, NAME)),
             *(_judgement(row, place) for place in range(len(names))),

@@ -24,11 +24,12 @@
   const FIELDS = ["rules", "result", "fired", "split", "subcategory", "category", "search", "row", "size", "differs"];
   const DEFAULTS = { result: "look", size: "24" };
 
-  // What a card says, in small letters; made when somebody searches for the first time.
+  // What a card says, in small letters and without the page's own words; made when somebody searches.
   const said = new Array(cards.length);
+  const OURS = /<(h4|thead|summary)>.*?<\/\1>|<span class="(?:tag|soft)[^>]*>.*?<\/span>/gs;
   const SIGNS = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#x27;": "'", "&amp;": "&" };
   const text = (place) => {
-    said[place] ??= cards[place].replace(/<[^>]*>/g, "\n").replace(/&(?:lt|gt|quot|#x27|amp);/g, (sign) => SIGNS[sign])
+    said[place] ??= cards[place].replace(OURS, "").replace(/<[^>]*>/g, "\n").replace(/&(?:lt|gt|quot|#x27|amp);/g, (sign) => SIGNS[sign])
       .toLowerCase();
     return said[place];
   };

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from qvl_data.inspection.markup import visible
-
-from qvl_eval.report.cut_text import LONG, NAME
+from qvl_eval.report.cut_text import filter_name
 from qvl_eval.report.row_verdicts import VERDICTS, JudgedRow
 
 COLUMNS = ("split", "category", "subcategory")
@@ -23,12 +22,17 @@ def row_index(rows: Sequence[JudgedRow], names: Sequence[str]) -> dict[str, Any]
     fired = [_Names() for _ in names]
     lines = [_line(row, values, fired) for row in rows]
     return {
-        "rules": [visible(name) for name in names],
+        "rules": [filter_name(name) for name in names],
         "verdicts": VERDICTS,
         "values": {column: names_.found for column, names_ in zip(COLUMNS, values, strict=True)},
         "fired": [rules.found for rules in fired],
         "rows": lines,
     }
+
+
+def index_bytes(row: JudgedRow) -> int:
+    """Give what a row costs at most in the index, its names counted as if no other row had them."""
+    return len(json.dumps(_names(row))) + 12 * (2 + len(row.judged))
 
 
 class _Names:
@@ -42,14 +46,19 @@ class _Names:
 
     @property
     def found(self) -> list[str]:
-        return [visible(name[:LONG]) for name in self._places]
+        return list(self._places)
+
+
+def _names(row: JudgedRow) -> list[str]:
+    """Give the row's index and its values of COLUMNS."""
+    own = row.row
+    return [filter_name(text) for text in (own.index, own.split, own.category, own.subcategory)]
 
 
 def _line(row: JudgedRow, values: Sequence[_Names], fired: Sequence[_Names]) -> list[Any]:
-    own = row.row
-    texts = (own.split, own.category, own.subcategory)
-    line: list[Any] = [row.position, visible(own.index), int(row.differs)]
+    index, *texts = _names(row)
+    line: list[Any] = [row.position, index, int(row.differs)]
     line += [names.place(text) for names, text in zip(values, texts, strict=True)]
     for one, verdict, rules in zip(row.judged, row.verdicts, fired, strict=True):
-        line += [VERDICTS.index(verdict), rules.place(one.rule[:NAME])]
+        line += [VERDICTS.index(verdict), rules.place(filter_name(one.rule))]
     return line

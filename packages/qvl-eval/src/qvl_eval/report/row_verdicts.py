@@ -49,7 +49,7 @@ def verdict_of(judged: Judged) -> Verdict:
 
 
 def judged_rows(results: Sequence[Result]) -> Iterator[JudgedRow]:
-    """Put the judgements of all rule sets together, row by row. Raises ValueError where they are not of the same rows."""
+    """Put the judgements of all rule sets together, row by row. Raises ValueError where the rows are not the same."""
     if not results:
         raise ValueError("a report needs the scores of one rule set at least")
     lengths = {rules: len(judged) for rules, _, judged in results}

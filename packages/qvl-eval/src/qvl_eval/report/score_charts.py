@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
-from qvl_data.inspection.markup import Html, element, join, visible
+from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card, tile
 
-from qvl_eval.report.cut_text import short_name
+from qvl_eval.report.cut_text import filter_name, short_name
 from qvl_eval.report.row_verdicts import Result
 from qvl_eval.score.summary import Group, Scores
 
@@ -142,7 +142,7 @@ def _bar(group: Group, place: int) -> Html:
 
 
 def _filter(group: Group) -> str:
-    values = {group.kind: visible(group.name), "result": "all"}
+    values = {group.kind: filter_name(group.name), "result": "all"}
     if group.split:
-        values["split"] = visible(group.split)
+        values["split"] = filter_name(group.split)
     return urlencode(values)

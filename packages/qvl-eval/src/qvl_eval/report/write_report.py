@@ -11,13 +11,14 @@ from typing import Any
 from qvl_data.inspection.markup import Html, element
 from qvl_data.inspection.page import page
 from qvl_data.inspection.page_file import require_page_place, write_page
+from qvl_data.inspection.phrases import counted
 
 from qvl_eval.report.differences import differences_card, rules_card
 from qvl_eval.report.picture_store import Pictures, PictureStore, store_pictures
 from qvl_eval.report.protocol_card import protocol_card
 from qvl_eval.report.row_browser import HOLE, rows_card, stored_rows
 from qvl_eval.report.row_card import CardText, card_text
-from qvl_eval.report.row_index import row_index
+from qvl_eval.report.row_index import index_bytes, row_index
 from qvl_eval.report.row_verdicts import JudgedRow, Result, judged_rows, looked_at_first
 from qvl_eval.report.score_charts import headline_tiles, score_cards
 from qvl_eval.score.judged import AnsweredRow
@@ -27,8 +28,8 @@ MAKER = "qvl eval"
 DEFAULT_MEGABYTES = 32
 # At least so much of what charts and tables leave is for pictures.
 _FOR_PICTURES = 0.4
-# What a card costs beyond its texts: a row of the index and the elements that show its pictures.
-_AROUND_A_CARD = 400
+# The elements around a card's texts, with those that show its pictures.
+_AROUND_A_CARD = 320
 _MORE = "qvl eval report FOLDER --max-megabytes 300"
 
 
@@ -78,7 +79,7 @@ def report_page(
     top = [
         element("a", "To the rows", href="#rows", class_="skip"),
         element("h1", title),
-        element("p", f"{results[0][1].benchmark} · {len(rows):,} rows", class_="soft"),
+        element("p", f"{results[0][1].benchmark} · {counted(len(rows), 'row')}", class_="soft"),
         headline_tiles(results),
         _contents(part for part in parts if part is not None),
         *parts,
@@ -86,7 +87,7 @@ def report_page(
     code, css = (_own_file(name) for name in ("report.js", "report.css"))
     room = max_bytes - sum(len(part.encode()) for part in top if part) - len(code) - len(css)
     chosen, texts = _fitting(looked_at_first(rows), prompts, int(room * (1 - _FOR_PICTURES if pictures else 1)))
-    room -= sum(text.bytes + _AROUND_A_CARD for text in texts)
+    room -= sum(_cost(row, text) for row, text in zip(chosen, texts, strict=True))
     store = _pictures(chosen, pictures, room)
     note = _left_out(len(rows) - len(chosen), store.left_out, pictures is None, more)
     body = rows_card(row_index(chosen, names), note)
@@ -115,11 +116,15 @@ def _fitting(
     texts: list[CardText] = []
     for row in rows:
         text = card_text(row, prompts(row.row) if prompts is not None else None)
-        room -= text.bytes + _AROUND_A_CARD
+        room -= _cost(row, text)
         if room < 0:
             break
         texts.append(text)
     return list(rows[: len(texts)]), texts
+
+
+def _cost(row: JudgedRow, text: CardText) -> int:
+    return text.bytes + index_bytes(row) + _AROUND_A_CARD
 
 
 def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -> PictureStore:
@@ -130,12 +135,7 @@ def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -
 
 
 def _left_out(rows: int, pictures: int, has_no_pictures: bool, more: str) -> str:
-    parts: Iterator[str] = (
-        f"{number:,} {name}{'' if number == 1 else 's'}"
-        for number, name in ((rows, "row"), (pictures, "picture"))
-        if number
-    )
-    left = " and ".join(parts)
+    left = " and ".join(counted(number, name) for number, name in ((rows, "row"), (pictures, "picture")) if number)
     said = [f"{left} left out to keep the page small; all of them: {more}."] if left else []
     if has_no_pictures:
         said.append("Pictures are not on this page: it was written without the benchmark's file.")
@@ -145,8 +145,8 @@ def _left_out(rows: int, pictures: int, has_no_pictures: bool, more: str) -> str
 def _foot() -> Html:
     return element(
         "footer",
-        "Scores are in percent. A failed row is one in whose answer no letter, number or text could be found by the rule "
-        "set; it counts as 0, and “without failed” leaves it out. Pictures are shrunk; long texts are cut where "
+        "Scores are in percent. A failed row is one in whose answer the rule set could find no letter, number or text; "
+        "it counts as 0, and “without failed” leaves it out. Pictures are shrunk; long texts are cut where "
         "it says so, and whole in predictions.jsonl.",
     )
 

@@ -14,7 +14,10 @@ from qvl_eval.score.judged import AnsweredRow, Judged
 from qvl_eval.score.summary import summarise
 
 RULES = ("vlmevalkit-2026-06", "mindspeed", "mmmu-official")
-HOSTILE = "</noscript></article></script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">&lt;"
+HOSTILE = (
+    "</noscript></article></script><script>document.title='run'</script>"
+    "<img src=x onerror=\"document.title='run'\">&lt;"
+)
 PROTOCOL: Mapping[str, Any] = {
     "benchmark": "mmmu_dev_val",
     "weights": "1f" * 32,
@@ -87,7 +90,7 @@ def choice_rows(count: int, *, pictures: Pictures, mmmu: bool = False, seed: int
                 question=f"<image 1> What does label {number} stand for in the drawing above?",
                 answer=answer,
                 options={
-                    letter: f"{word} of {number}" for letter, word in zip("ABCD", ("leaf", "root", "stem", "sap"))
+                    letter: f"{word} of {number}" for letter, word in zip("ABCD", WORDS, strict=True)
                 },
                 prediction=reply,
                 images=tuple(hashes[(number // 3 + at) % len(hashes)] for at in range(shown)) if hashes else (),
