@@ -43,7 +43,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
     def count(self, tag: str, class_: str = "") -> int:
-        return sum(name == tag and class_ in have.get("class", "").split() + [""] for name, have in self.tags)
+        return sum(name == tag and class_ in [*have.get("class", "").split(), ""] for name, have in self.tags)
 
     @property
     def index(self) -> dict[str, Any]:

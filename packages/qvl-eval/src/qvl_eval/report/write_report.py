@@ -14,7 +14,7 @@ from qvl_data.inspection.page_file import require_page_place, write_page
 from qvl_data.inspection.phrases import counted
 
 from qvl_eval.report.differences import differences_card, rules_card
-from qvl_eval.report.picture_store import Pictures, PictureStore, store_pictures
+from qvl_eval.report.picture_store import MOST_PER_ROW, Pictures, PictureStore, store_pictures
 from qvl_eval.report.protocol_card import protocol_card
 from qvl_eval.report.row_browser import HOLE, rows_card, stored_rows
 from qvl_eval.report.row_card import CardText, card_text
@@ -28,8 +28,8 @@ MAKER = "qvl eval"
 DEFAULT_MEGABYTES = 32
 # At least so much of what charts and tables leave is for pictures.
 _FOR_PICTURES = 0.4
-# The elements around a card's texts, with those that show its pictures.
-_AROUND_A_CARD = 320
+# The elements around a card's texts, and those that show one picture.
+_AROUND_A_CARD, _AROUND_A_PICTURE = 120, 200
 _MORE = "qvl eval report FOLDER --max-megabytes 300"
 
 
@@ -124,7 +124,9 @@ def _fitting(
 
 
 def _cost(row: JudgedRow, text: CardText) -> int:
-    return text.bytes + index_bytes(row) + _AROUND_A_CARD
+    names = index_bytes(row)
+    pictures = min(max(1, len(row.row.images)), MOST_PER_ROW)
+    return text.bytes + names + _AROUND_A_CARD + pictures * (_AROUND_A_PICTURE + names)
 
 
 def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -> PictureStore:
