@@ -196,6 +196,7 @@ class BrowserPage:
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for name in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{name}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         self.call("Emulation.setScriptExecutionDisabled", value=not self._scripts)
         self.look(width=self._size[0], height=self._size[1])
 

@@ -202,6 +202,16 @@ def test_pictures_are_drawn(opened: BrowserPage, mmmu: Shown) -> None:
     assert opened.run(drawn) == [True] * sum(len(row.row.images) for row in shown)
 
 
+def test_a_picture_among_several_grows_when_it_is_chosen(opened: BrowserPage, mmmu: Shown) -> None:
+    row = next(row.row for row in mmmu.rows if len(row.row.images) > 1)
+    opened.choose("result", "all")
+    opened.choose("row", row.index)
+    width = "document.querySelector('#list svg').getBoundingClientRect().width"
+    before = opened.run(width)
+    opened.run("document.querySelector('#list svg').focus()")
+    assert opened.run(width) > 1.5 * before
+
+
 def test_asks_nothing_of_the_network_and_complains_of_nothing(opened: BrowserPage, mmmu: Shown) -> None:
     opened.choose("result", "all")
     opened.choose("size", "300")
