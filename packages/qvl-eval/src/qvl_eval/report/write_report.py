@@ -129,7 +129,8 @@ def _cost(row: JudgedRow, text: CardText) -> int:
 def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -> PictureStore:
     if pictures is None:
         return PictureStore(side=0)
-    wanted = sum(max(1, len(row.row.images)) for row in rows if not row.is_right)
+    looked_at = [row.row for row in rows if not row.is_right]
+    wanted = len({key for row in looked_at for key in row.images}) + sum(not row.images for row in looked_at)
     return store_pictures(((row.position, row.row) for row in rows), pictures, wanted=wanted, budget=room)
 
 
