@@ -229,6 +229,35 @@ def test_an_answer_with_a_script_stays_text(opened: BrowserPage, mmmu: Shown) ->
     assert opened.run("document.querySelectorAll('#list script, #list img').length") == 0
 
 
+@pytest.mark.parametrize("width", [320, 768])
+def test_hostile_names_neither_run_nor_leave_the_screen(page: BrowserPage, tmp_path: Path, width: int) -> None:
+    texts = [HOSTILE, "x" * 40_000, "\u202e\u2066\x00\ud800", "مرحبا بالعالم B", "A\u0301" * 900, "", " ", "\n" * 90]
+    rows = [
+        dataclasses.replace(row, index=f"{text[:60]}{row.index}", split=text, subcategory=text, category=text,
+                            question=text, answer=text, prediction=text, options={"A": text}, question_type=text)
+        for row, text in zip(choice_rows(8, pictures=Pictures([])), texts, strict=True)
+    ]  # fmt: skip
+    path = tmp_path / "report.html"
+    results = results_of(rows, rules=(HOSTILE, "y" * 300))
+    write_report(path, title="safe", protocol={HOSTILE: HOSTILE, "z" * 300: "z" * 900}, results=results)
+    page.forget()
+    page.look(width=width, height=800, phone=width < 700)
+    page.open(path, "result=all")
+    page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.run("document.title") == "safe"
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run(PLACE) == "1 to 8 of 8 rows"
+    for name in ("split", "subcategory", "category"):
+        for place in range(page.run(f"document.getElementById('f-{name}').options.length - 1")):
+            page.run(f"document.getElementById('f-{name}').selectedIndex = {place + 1}")
+            page.run(f"document.getElementById('f-{name}').dispatchEvent(new Event('change'))")
+            assert page.run(PLACE) == "1 to 1 of 1 rows"
+        page.run(f"document.getElementById('f-{name}').selectedIndex = 0")
+        page.run(f"document.getElementById('f-{name}').dispatchEvent(new Event('change'))")
+    assert page.said == []
+    assert page.blocked == []
+
+
 @pytest.mark.parametrize(
     "code",
     [
