@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from qvl_core.cli.parameters import Settings
 
-from qvl_eval import commands_report
+from qvl_eval import commands_report, commands_score
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -34,9 +34,10 @@ def register(app: typer.Typer) -> None:
     app.command("infer")(infer)
     app.command("chat")(chat)
     app.command("serve")(serve)
-    evaluation = typer.Typer(no_args_is_help=True, help="Look at evaluations again, without a model.")
-    commands_report.register(evaluation)
-    app.add_typer(evaluation, name="eval")
+    commands_score.register(app)
+    group = next(one.typer_instance for one in app.registered_groups if one.name == "eval")
+    assert group is not None, "commands_score makes the group"
+    commands_report.register(group)
 
 
 def infer(
