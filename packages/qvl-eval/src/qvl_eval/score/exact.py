@@ -1,8 +1,8 @@
-"""Score answers. Pure functions over text: no model, no files, no mindspore."""
+"""The sums that `evaluate` makes of digits_test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,19 +44,6 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """Give the content of `scores.json`."""
         return asdict(self)
-
-
-def score_row(
-    benchmark: str, prediction: str, answer: str, options: Mapping[str, str] | None = None, rules: str = "exact"
-) -> float:
-    """Give the score of one answer, 0 to 1.
-
-    Rule set `exact`: 1 when prediction and reference are the same text, blanks at the ends aside. `benchmark` and
-    `options` matter to rule sets with letters to choose from. Raises ValueError for rules that do not exist.
-    """
-    if rules != "exact":
-        raise ValueError(f"no scoring rules {rules!r} for {benchmark}; there is: exact")
-    return float(prediction.strip() == answer.strip())
 
 
 def summarise(benchmark: Benchmark, rules: str, rows: Iterable[Scored]) -> Scores:

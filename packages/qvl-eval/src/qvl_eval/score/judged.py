@@ -30,7 +30,8 @@ class AnsweredRow:
 class Judged:
     """What one rule set makes of a row: `score` 0 to 1, `extracted` letter or parsed answer, `rule` that decided.
 
-    `failed` means that no answer could be read out of the reply; the score is then 0.
+    `failed` means that no answer could be read out of the reply; the score is then 0,
+    but where the rule set draws an option.
     """
 
     row: AnsweredRow
