@@ -45,9 +45,7 @@ def test_gives_upstreams_prompts(vector: dict[str, Any]) -> None:
     family: PromptFamily = "custom" if vector["metric"] == "prompt.qwen_custom" else "default"
     parts = prompt_parts(KINDS[vector["dataset"]], family, asked)
     assert [
-        {"type": "text", "value": part}
-        if isinstance(part, str)
-        else {"type": "image", "value": images[part.number]}
+        {"type": "text", "value": part} if isinstance(part, str) else {"type": "image", "value": images[part.number]}
         for part in parts
     ] == vector["expected"]
 
@@ -118,9 +116,7 @@ def test_an_open_question_has_no_closing_sentence(kind: PromptKind, family: Prom
         (Asked(question="\u9fff", options={"A": "a"}), True),
     ],
 )
-def test_an_ideograph_anywhere_asks_in_chinese_but_only_in_ai2ds_custom_prompts(
-    asked: Asked, is_chinese: bool
-) -> None:
+def test_an_ideograph_anywhere_asks_in_chinese_but_only_in_ai2ds_custom_prompts(asked: Asked, is_chinese: bool) -> None:
     assert text_of(prompt_parts("choice", "custom", asked)).endswith(CHOOSE_CHINESE if is_chinese else CHOOSE)
     assert text_of(prompt_parts("choice", "default", asked)).endswith(f"{CHOOSE} \n")
     assert text_of(prompt_parts("interleaved choice", "custom", asked)).endswith(CHOOSE)

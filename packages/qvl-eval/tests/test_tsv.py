@@ -174,9 +174,7 @@ def test_as_pandas_reads_missing_texts_and_columns_of_numbers(write_tsv: WriteTs
 @pytest.mark.parametrize(
     ("indexes", "expected"), [(("1", "20"), True), (("0", "-3"), True), (("007", "1"), False), (("1", "a"), False)]
 )
-def test_says_whether_indexes_are_whole_numbers(
-    write_tsv: WriteTsv, indexes: tuple[str, str], expected: bool
-) -> None:
+def test_says_whether_indexes_are_whole_numbers(write_tsv: WriteTsv, indexes: tuple[str, str], expected: bool) -> None:
     file = read_benchmark(write_tsv([(index, CELL, "q", "a") for index in indexes]))
     assert file.has_integer_index is expected
 

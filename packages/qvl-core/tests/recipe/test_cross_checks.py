@@ -64,12 +64,18 @@ def only(problems: list[Problem]) -> Problem:
         ),
         (
             [*EVAL, "eval.benchmark=mmmu_dev_val", "eval.rules=['vlmevalkit-2025-09','mmmu-official']"],
-            [*EVAL, "eval.rules=['vlmevalkit-2025-09','mmmu-official']"],
+            [*EVAL, "eval.benchmark=chartqa_test", "eval.rules=['vlmevalkit-2025-09','mmmu-official']"],
+            "eval.rules",
+            "no rules for chartqa_test",
+        ),
+        (
+            [*EVAL, "eval.benchmark=mmmu_dev_val", "eval.rules=vlmevalkit-2026-06+mmmu-official"],
+            [*EVAL, "eval.rules=vlmevalkit-2026-06+mmmu-official"],
             "eval.rules",
             "no rules for ai2d_test",
         ),
         (
-            [*EVAL, "eval.rules=['mindspeed','exact']"],
+            [*EVAL, "eval.rules=['mindspeed','vlmevalkit-legacy']"],
             [*EVAL, "eval.rules=['mindspeed','mindspeed']"],
             "eval.rules",
             'names "mindspeed" twice',

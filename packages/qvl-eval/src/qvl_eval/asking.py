@@ -56,7 +56,7 @@ def parts_of(benchmark: Benchmark, family: PromptFamily, row: Row) -> tuple[Prom
     except PromptError as error:
         where = f"{row.pictures.file.path}:{row.line}"
         key = f"row {printable(row.index, 60)}, question"
-        fix = 'ask with --set eval.prompts=custom, which shows all pictures first, or mend the row'
+        fix = "ask with --set eval.prompts=custom, which shows all pictures first, or mend the row"
         raise DataError(Problem(where=where, key=key, message=str(error), fix=fix)) from None
 
 
@@ -90,9 +90,7 @@ def prepare_row(
 
     where = f"{row.pictures.file.path}:{row.line}"
     try:
-        job = make_job(
-            processor, messages_of(parts, row.images), options, job_id=row.index, window=window, where=where
-        )
+        job = make_job(processor, messages_of(parts, row.images), options, job_id=row.index, window=window, where=where)
     except InputError as error:
         return PreparedRow(row=row, key=key, refused="; ".join(problem.message for problem in error.problems))
     patch = processor.spec.vision.patch_size

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from qvl_core.errors import NotInstalledError, Problem, RecipeError
 
 from qvl_eval.prompts import PromptKind
-
-VLMEVALKIT = ("vlmevalkit-2025-09", "vlmevalkit-2026-06", "vlmevalkit-legacy", "mindspeed")
+from qvl_eval.score.rule_sets import fitting_rules
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """What sets one benchmark apart. `classes` is the number of equally likely answers, 0 where there is no such.
 
-    `rules` are the scoring rules that fit its answers; the first is its own. `kind` is how its rows are asked.
+    `kind` is how its rows are asked, `scored_as` the benchmark whose scoring rules are its own.
     """
 
     name: str
     title: str
     kind: PromptKind
-    rules: tuple[str, ...]
+    scored_as: str
     classes: int = 0
     columns: tuple[str, ...] = ("index", "image", "question", "answer")
 
@@ -30,6 +29,11 @@ class Benchmark:
     def chance(self) -> float | None:
         """Give the accuracy of guessing, 0 to 1; None where guessing has no rate of its own."""
         return 1 / self.classes if self.classes else None
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Name the scoring rules that fit its answers."""
+        return fitting_rules(self.scored_as)
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -39,36 +43,36 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             name="ai2d_test",
             title="AI2D: questions about diagrams, letters painted over the labels",
             kind="choice",
-            rules=(*VLMEVALKIT, "exact"),
-            columns=("index", "image", "question", "answer", "A", "B", "C", "D"),
+            scored_as="ai2d_test",
+            columns=("index", "image", "question", "answer", "A", "B"),
         ),
         Benchmark(
             name="chartqa_test",
             title="ChartQA: questions about charts, relaxed accuracy",
             kind="short answer",
-            rules=(*VLMEVALKIT, "exact"),
+            scored_as="chartqa_test",
         ),
         Benchmark(
             name="docvqa_val",
             title="DocVQA: questions about scanned pages, ANLS",
             kind="short answer",
-            rules=(*VLMEVALKIT, "exact"),
+            scored_as="docvqa_val",
         ),
         Benchmark(
             name="mmmu_dev_val",
             title="MMMU: questions of 30 subjects, one to seven pictures",
             kind="interleaved choice",
-            rules=(*VLMEVALKIT, "mmmu-official", "exact"),
+            scored_as="mmmu_dev_val",
             columns=("index", "image", "question", "answer", "A", "B"),
         ),
         Benchmark(
             name="digits_test",
             title="handwritten digits that were not trained on",
             kind="plain",
-            rules=("exact",),
+            scored_as="digits_test",
             classes=10,
         ),
-        Benchmark(name="held_out", title="held-out questions", kind="plain", rules=("exact",)),
+        Benchmark(name="held_out", title="held-out questions", kind="plain", scored_as="digits_test"),
     )
 }
 

@@ -17,8 +17,10 @@ Compat = Literal["none", "pandas"]
 
 # pandas 3.1, `read_csv`, default `na_values`.
 PANDAS_MISSING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA")
-    + ("NULL", "NaN", "None", "n/a", "nan", "null")
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+        *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
 )
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 _FLOAT = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
@@ -58,7 +60,7 @@ def _is_number(cell: str) -> bool:
 
 def _fits(values: Sequence[int]) -> bool:
     """Tell whether whole numbers fit in 64 bits, signed or, where none is negative, unsigned; others stay text."""
-    return -(2**63) <= min(values) and max(values) < (2**63 if min(values) < 0 else 2**64)
+    return min(values) >= -(2**63) and max(values) < (2**63 if min(values) < 0 else 2**64)
 
 
 def _float_text(value: float) -> str:

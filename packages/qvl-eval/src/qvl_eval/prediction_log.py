@@ -1,8 +1,8 @@
 """The answers of a run, one JSON object a line, only ever appended to: what a killed run has done stays done.
 
-Every replica appends to a file of its own: `predictions.jsonl` the first, `predictions.001.jsonl` the next. `gather` makes
-one of them, in the order of the benchmark's file; it is the same to the byte however often the run was killed, and with
-however many replicas it went on. The seconds that an answer took are no part of that; they go to `times.jsonl`.
+Every replica appends to a file of its own: `predictions.jsonl` the first, `predictions.001.jsonl` the next. `gather`
+makes one of them, in the order of the benchmark's file; the same to the byte however often the run was killed, and
+with however many replicas it went on. The seconds that an answer took are no part of that; they go to `times.jsonl`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Prediction:
     """An answered row. `key` is the digest of everything that decides the answer.
 
     The columns are those that scoring needs, under the names that `score.judged.AnsweredRow` has; "" where the file has
-    no such column. Nothing in it depends on when or how fast the row was answered: an interrupted run ends with the same file.
+    no such column. Nothing in it depends on when or how fast the row was answered: an interrupted run ends with the
+    same file.
+
     `finish` is "stop", "length", or "refused" for a row that cannot be asked: `problem` says why. `images` are the
     sha256 of the pictures, `sizes` their (height, width) after resizing, pixels, as they are shown.
     """
@@ -111,14 +113,23 @@ def part_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name != LOG_NAME, path.name))
 
 
-def count_answers(folder: Path) -> int:
-    """Count the lines of all files of answers; cheap enough to be asked every few seconds."""
-    total = 0
-    for path in part_files(folder):
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                total += piece.count(b"\n")
-    return total
+class AnswerCount:
+    """The number of answers in a folder's files; each look reads only what was added since the last one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def update(self) -> int:
+        """Look again, and give the number of whole lines of all files."""
+        for path in part_files(self._folder):
+            position, lines = self._seen.get(path, (0, 0))
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(position)
+                while piece := file.read(1 << 20):
+                    position, lines = position + len(piece), lines + piece.count(b"\n")
+            self._seen[path] = position, lines
+        return sum(lines for _, lines in self._seen.values())
 
 
 def read_answers(folder: Path) -> Iterator[tuple[str, Prediction, float | None]]:

@@ -1,7 +1,7 @@
 """A tab-separated file as records of cells that are known by their place, so that gigabytes of pictures stay on disk.
 
-The form is that of data-frame libraries: UTF-8, a header line, fields quoted with `"` where they hold tabs, line ends or
-quotes, which are doubled. Blank lines are skipped. A field may be of any length.
+The form is that of data-frame libraries: UTF-8, a header line, fields quoted with `"` where they hold tabs, line ends
+or quotes, which are doubled. Blank lines are skipped. A field may be of any length.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,8 +176,10 @@ def _rows(
         columns = {name: column[number] for name, column in zip(names, shown, strict=True)}
         index, where = columns["index"], f"{file.path}:{record.line}"
         if not index or index in lines:
-            what = f"the index {printable(index, 60)!r} occurs twice: on line {lines[index]} too" if index else (
-                "the index is empty"
+            what = (
+                f"the index {printable(index, 60)!r} occurs twice: on line {lines[index]} too"
+                if index
+                else ("the index is empty")
             )
             problems.append(Problem(where=where, key="index", message=what))
             continue
@@ -240,16 +242,11 @@ def _checked(file: TableFile, rows: Sequence[Row], problems: list[Problem]) -> l
         if place in digests:
             # What `cached_property` keeps of the first row with this cell counts for all.
             row.__dict__["digests"] = digests[place]
-        for text in _path_problems(row):
-            problems.append(Problem(where=f"{file.path}:{row.line}", key="image_path", message=text))
+        try:
+            _ = row.image_paths
+        except ValueError as error:
+            problems.append(Problem(where=f"{file.path}:{row.line}", key="image_path", message=str(error)))
     return list(rows)
-
-
-def _path_problems(row: Row) -> Iterator[str]:
-    try:
-        row.image_paths
-    except ValueError as error:
-        yield str(error)
 
 
 def _image_problem(row: Row, message: str) -> Problem:

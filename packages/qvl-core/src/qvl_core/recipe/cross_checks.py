@@ -164,9 +164,9 @@ def check_sampling(draft: Draft) -> Iterator[Problem]:
         yield warning("generation.temperature", message, "temperature = 0.0, or top_k = 0 to sample among all tokens")
 
 
-# Benchmarks whose answers are compared as they stand, and rules that were made for one benchmark.
+# Benchmarks whose answers are compared as they stand, and those of free texts, for which MMMU's rules say nothing.
 _EXACT_ONLY = ("digits_test", "held_out")
-_RULES_OF_ONE = {"mmmu-official": "mmmu_dev_val"}
+_TEXTS = ("chartqa_test", "docvqa_val")
 
 
 def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
@@ -178,11 +178,18 @@ def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
     chosen = (taken[1],) if isinstance(taken[1], str) else tuple(taken[1])
     fix = 'rules = "exact"' if benchmark in _EXACT_ONLY else 'rules = "vlmevalkit-2025-09"'
     for name in dict.fromkeys(chosen):
-        own = _RULES_OF_ONE.get(name, benchmark)
-        if own != benchmark or (benchmark in _EXACT_ONLY and name != "exact"):
+        if not _fits(name, benchmark):
             yield error("eval.rules", f'is "{name}", which has no rules for {benchmark}', fix)
         if chosen.count(name) > 1:
             yield error("eval.rules", f'names "{name}" twice', f"rules = {json.dumps(list(dict.fromkeys(chosen)))}")
+
+
+def _fits(rules: str, benchmark: str) -> bool:
+    if benchmark in _EXACT_ONLY or rules == "exact":
+        return benchmark in _EXACT_ONLY and rules == "exact"
+    if "+" in rules:
+        return benchmark == "mmmu_dev_val"
+    return not (benchmark in _TEXTS and rules.startswith("mmmu-official"))
 
 
 def check_evaluation_during_training(draft: Draft) -> Iterator[Problem]:

@@ -9,7 +9,16 @@ from pydantic import Field, Strict
 from qvl_core.recipe.sections.section import PathText, Section, section_defaults
 
 RuleSet = Literal[
-    "vlmevalkit-2026-06", "vlmevalkit-2025-09", "vlmevalkit-legacy", "mindspeed", "mmmu-official", "exact"
+    "vlmevalkit-2026-06",
+    "vlmevalkit-2025-09",
+    "vlmevalkit-legacy",
+    "mindspeed",
+    "mmmu-official",
+    "mmmu-official-random",
+    "vlmevalkit-2026-06+mmmu-official",
+    "vlmevalkit-2025-09+mmmu-official",
+    "vlmevalkit-legacy+mmmu-official",
+    "exact",
 ]
 # TOML knows lists only.
 RuleSets = Annotated[tuple[RuleSet, ...], Strict(False), Field(min_length=1)]
@@ -44,8 +53,8 @@ class EvalSection(Section):
     """One benchmark file, answered and scored."""
 
     benchmark: Literal["ai2d_test", "chartqa_test", "docvqa_val", "mmmu_dev_val", "digits_test", "held_out"] = Field(
-        description="Which benchmark `data` holds: it decides prompts and score. held_out is a file of your own with the "
-        "columns index, image, question and answer; its questions are asked as they stand.",
+        description="Which benchmark `data` holds: it decides prompts and score. held_out is a file of your own with "
+        "the columns index, image, question and answer; its questions are asked as they stand.",
         examples=["ai2d_test"],
     )
     data: PathText = Field(
@@ -54,9 +63,8 @@ class EvalSection(Section):
     )
     rules: RuleSet | RuleSets = Field(
         default="vlmevalkit-2025-09",
-        description="Scoring rules, named and dated because they decide the number: vlmevalkit-2026-06, "
-        "vlmevalkit-2025-09, vlmevalkit-legacy, mindspeed, mmmu-official, or exact (the answer equals the reference). "
-        "Of a list the first gives the headline. Default vlmevalkit-2025-09.",
+        description="Scoring rules, one or a list, named and dated because they decide the number; of a list the first "
+        "gives the headline. See docs/evaluate.md. exact: the answer equals the reference. Default vlmevalkit-2025-09.",
         examples=["vlmevalkit-2025-09"],
     )
     prompts: Literal["custom", "default"] = Field(
