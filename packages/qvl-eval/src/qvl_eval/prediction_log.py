@@ -25,8 +25,10 @@ from qvl_core.input_file import printable
 LOG_NAME = "predictions.jsonl"
 TIMES_NAME = "times.jsonl"
 _PART = re.compile(r"predictions(\.[0-9]{3,})?\.jsonl")
-_TEXTS = ("key", "index", "split", "category", "subcategory", "question", "question_type", "answer", "prediction")
-_TEXTS += ("finish", "problem")
+_TEXTS = (
+    *("key", "index", "split", "category", "subcategory", "question", "question_type", "answer", "prediction"),
+    *("finish", "problem"),
+)
 _COUNTS = ("prompt_tokens", "new_tokens")
 
 
