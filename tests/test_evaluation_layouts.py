@@ -165,7 +165,7 @@ def _rank(rank: int, folder: Path) -> int:
             words, variables = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"qvl_core.launch.worker" in words and str(folder).encode() in words:
-            if f"OMPI_COMM_WORLD_RANK={rank}".encode() in variables:
-                return int(entry.name)
+        is_worker = b"qvl_core.launch.worker" in words and str(folder).encode() in words
+        if is_worker and f"OMPI_COMM_WORLD_RANK={rank}".encode() in variables:
+            return int(entry.name)
     raise AssertionError(f"rank {rank} of {folder} is not running")

@@ -45,7 +45,9 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     record, changes = _own_record(evaluation, options)
     if record is not None and _is_finished(record, evaluation):
-        console.print(f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False)
+        console.print(
+            f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False, soft_wrap=True
+        )
         with FolderLock(evaluation.folder):
             conclusion = conclude(evaluation, _done(evaluation), console)
             _write_result(record, evaluation, conclusion)
@@ -74,7 +76,9 @@ def _answer(evaluation: Evaluation, replica: Replica | None, options: RunOptions
     indexes = [row.index for row in evaluation.rows]
     plan = make_plan(indexes, done, evaluation.protocol.digest, preflight=evaluation.section.preflight.rows)
     if done:
-        console.print(f"{folder}: {len(done)} of {len(indexes)} rows were answered before", highlight=False)
+        console.print(
+            f"{folder}: {len(done)} of {len(indexes)} rows were answered before", highlight=False, soft_wrap=True
+        )
     first = spread(indexes, evaluation.section.preflight.rows)
     if not plan.preflight and first:
         # They were answered by an earlier run, which they may have stopped.
