@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from qvl_core.cli.parameters import Settings
 
+from qvl_eval import commands_score
+
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("infer")(infer)
     app.command("chat")(chat)
     app.command("serve")(serve)
+    commands_score.register(app)
 
 
 def infer(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,47 +9,32 @@ from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.official import read_open
 from qvl_eval.score.summary import summarise
-
-
-def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vector_cases", Path(__file__).with_name("vector_cases.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _module()
+from vector_cases import OF_METRIC, found_and_wanted, read_vectors, scored_vectors
 
 
 @pytest.mark.parametrize(
     ("rules", "vector"),
-    [
-        pytest.param(*case, id=f"{case[1]['metric']}-{case[0]}-{number}")
-        for number, case in enumerate(CASES.scored_vectors())
-    ],
+    [pytest.param(*case, id=f"{case[1]['metric']}-{case[0]}-{number}") for number, case in enumerate(scored_vectors())],
 )
 def test_gives_the_value_of_the_tool_it_is_named_after(rules: str, vector: dict[str, Any]) -> None:
-    found, wanted = CASES.found_and_wanted(rules, vector)
+    found, wanted = found_and_wanted(rules, vector)
     assert found == wanted, vector["note"]
 
 
 def test_every_metric_of_scoring_is_covered() -> None:
-    others = {
-        name.split(".")[0] for name in {vector["metric"] for vector in CASES.read_vectors()} - set(CASES.OF_METRIC)
-    }
+    others = {name.split(".")[0] for name in {vector["metric"] for vector in read_vectors()} - set(OF_METRIC)}
     assert others == {"prompt", "aggregate", "tsv", "xlsx"}
 
 
 @pytest.mark.parametrize(
-    "vector", [v for v in CASES.read_vectors() if v["metric"] == "mmmu.official_open"], ids=lambda v: str(v["note"])
+    "vector", [v for v in read_vectors() if v["metric"] == "mmmu.official_open"], ids=lambda v: str(v["note"])
 )
 def test_reads_the_texts_and_numbers_that_mmmu_reads(vector: dict[str, Any]) -> None:
     assert sorted(map(repr, read_open(vector["prediction"]))) == sorted(vector["parsed"])
 
 
 def test_sums_up_splits_subjects_and_domains_as_vlmevalkit_does() -> None:
-    (vector,) = [v for v in CASES.read_vectors() if v["metric"] == "aggregate.mcq"]
+    (vector,) = [v for v in read_vectors() if v["metric"] == "aggregate.mcq"]
     rows = [
         AnsweredRow(
             index=str(row["index"]),
@@ -78,7 +60,7 @@ def test_sums_up_splits_subjects_and_domains_as_vlmevalkit_does() -> None:
     ("metric", "benchmark"), [("aggregate.chartqa", "chartqa_test"), ("aggregate.docvqa", "docvqa_val")]
 )
 def test_sums_up_texts_as_vlmevalkit_does(metric: str, benchmark: str) -> None:
-    (vector,) = [v for v in CASES.read_vectors() if v["metric"] == metric]
+    (vector,) = [v for v in read_vectors() if v["metric"] == metric]
     rows = [
         AnsweredRow(index=str(i), answer=row["answer"], prediction=row["prediction"], split=row.get("split", ""))
         for i, row in enumerate(vector["rows"])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from qvl_eval.score.judged import Judged
+from qvl_eval.score.mmmu_domains import domain_of
 
 Kind = Literal["overall", "split", "subcategory", "category"]
 # The rows whose score is the one to report; of a benchmark that is not here, all rows are.
@@ -40,7 +41,8 @@ class Scores:
     """A benchmark's result under one rule set. `headline` is the number to report.
 
     `groups`: splits in file order, then subcategories, then categories, both in file order and over the rows of the
-    headline. `split_groups`: the same two kinds within each split, where there is more than one.
+    headline. `split_groups`: the same two kinds within each split, where there is more than one. `official_percent` is
+    MMMU's own sum of the headline's rows, of subjects rounded to three decimals; None for other benchmarks.
     """
 
     benchmark: str
@@ -49,6 +51,8 @@ class Scores:
     overall: Group
     groups: tuple[Group, ...]
     split_groups: tuple[Group, ...] = ()
+    empty_answers: int = 0
+    official_percent: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the content for a JSON file."""
@@ -57,14 +61,14 @@ class Scores:
 
 def summarise(benchmark: str, rules: str, judged: Sequence[Judged]) -> Scores:
     """Sum up the judgements of one rule set. Raises ValueError if there are none."""
+    benchmark = benchmark.lower()
     if not judged:
         raise ValueError(f"{benchmark}: there are no rows to sum up")
     splits = _grouped("split", judged, lambda one: one.row.split)
     overall = _group("all rows", "overall", judged)
-    wanted = HEADLINE_SPLITS.get(benchmark, "")
-    headline = next((group for group in splits if group.name == wanted), overall)
-    counted = [one for one in judged if headline is overall or one.row.split == wanted]
-    within = headline.name if headline is not overall else ""
+    counted = headline_rows(benchmark, judged)
+    within = "" if len(counted) == len(judged) else HEADLINE_SPLITS[benchmark]
+    headline = next((group for group in splits if group.name == HEADLINE_SPLITS.get(benchmark)), overall)
     names = [group.name for group in splits] if len(splits) > 1 else []
     parts = [(name, [one for one in judged if one.row.split == name]) for name in names]
     return Scores(
@@ -74,14 +78,31 @@ def summarise(benchmark: str, rules: str, judged: Sequence[Judged]) -> Scores:
         overall=overall,
         groups=(*splits, *_subjects_and_domains(counted, within)),
         split_groups=tuple(group for name, rows in parts for group in _subjects_and_domains(rows, name)),
+        empty_answers=sum(not one.row.prediction.strip() for one in judged),
+        official_percent=_official(counted) if benchmark == "mmmu_dev_val" else None,
     )
+
+
+def headline_rows(benchmark: str, judged: Sequence[Judged]) -> list[Judged]:
+    """Give the rows that the headline counts: those of its split; all where no row is in that."""
+    wanted = HEADLINE_SPLITS.get(benchmark)
+    return [one for one in judged if one.row.split == wanted] or list(judged)
 
 
 def _subjects_and_domains(judged: Sequence[Judged], split: str) -> tuple[Group, ...]:
     return (
         *_grouped("subcategory", judged, lambda one: one.row.subcategory, split),
-        *_grouped("category", judged, lambda one: one.row.category, split),
+        *_grouped("category", judged, lambda one: one.row.category or domain_of(one.row.subcategory), split),
     )
+
+
+def _official(judged: Sequence[Judged]) -> float:
+    """Sum up as MMMU does: each subject's accuracy is rounded to three decimals before rows are counted."""
+    subjects: dict[str, list[float]] = {}
+    for one in judged:
+        subjects.setdefault(one.row.subcategory, []).append(one.score)
+    total = sum(round(sum(scores) / len(scores), 3) * len(scores) for scores in subjects.values())
+    return 100 * total / len(judged)
 
 
 def _grouped(kind: Kind, judged: Iterable[Judged], key: Callable[[Judged], str], split: str = "") -> tuple[Group, ...]:

@@ -12,7 +12,7 @@ from qvl_eval.score.choice import lettered
 from qvl_eval.score.judge import _as_vlmevalkit
 from qvl_eval.score.rule_sets import RULE_SETS
 
-PATH = Path(__file__).parents[1] / "data" / "eval_vectors.jsonl"
+PATH = Path(__file__).parent / "data" / "eval_vectors.jsonl"
 # Which rule sets a metric's values hold for.
 OF_METRIC = {
     "mcq.extract": ("vlmevalkit-2026-06",),
