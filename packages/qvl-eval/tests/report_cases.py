@@ -89,9 +89,7 @@ def choice_rows(count: int, *, pictures: Pictures, mmmu: bool = False, seed: int
                 subcategory=SUBJECTS[subject] if mmmu else "",
                 question=f"<image 1> What does label {number} stand for in the drawing above?",
                 answer=answer,
-                options={
-                    letter: f"{word} of {number}" for letter, word in zip("ABCD", WORDS, strict=True)
-                },
+                options={letter: f"{word} of {number}" for letter, word in zip("ABCD", WORDS, strict=True)},
                 prediction=reply,
                 images=tuple(hashes[(number // 3 + at) % len(hashes)] for at in range(shown)) if hashes else (),
                 question_type="multiple-choice" if mmmu else "",

@@ -107,7 +107,9 @@ def test_writes_answers_scores_and_the_record_and_shows_accuracy_against_chance(
 
 def test_an_interrupted_run_continues_and_ends_with_the_same_files(start: Run, tmp_path: Path) -> None:
     start(FakeModel("1"))
-    whole = {name: (tmp_path / "run" / name).read_bytes() for name in ("predictions.jsonl", "scores.json")}
+    names = [path.name for path in (tmp_path / "run").iterdir() if path.name not in ("run.json", "times.jsonl")]
+    assert {"checkpoint_digits_test.xlsx", "checkpoint_digits_test_acc.csv", "report.html"} <= set(names)
+    whole = {name: (tmp_path / "run" / name).read_bytes() for name in names if name[0] != "."}
     for path in (tmp_path / "run").iterdir():
         path.unlink()
     with pytest.raises(KeyboardInterrupt):

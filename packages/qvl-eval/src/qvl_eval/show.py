@@ -118,6 +118,7 @@ def show_scores(console: Console, benchmark: Benchmark, conclusion: Conclusion) 
     console.print(_groups(benchmark, scores.groups, scores.headline, scores.overall))
     if len(conclusion.results) > 1:
         console.print(_rule_sets(conclusion))
+        console.print(f"the rule sets differ on {len(conclusion.differing)} rows; see the report", highlight=False)
     console.print(_examples(judged))
     group = scores.headline
     right = group.percent * group.rows / 100
