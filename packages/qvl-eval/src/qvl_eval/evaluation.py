@@ -77,9 +77,18 @@ def prepare(recipe: Recipe, *, reshard: bool = False, is_checked: bool = False) 
     assert section is not None, "the schema demands [eval] for task eval"
     recipe = with_pixel_limits(recipe)
     benchmark = find_benchmark(section.benchmark, section.rule_sets, where=recipe.path)
-    file = read_rows(section, benchmark, is_checked=is_checked)
     weights = open_weights(recipe, reshard=reshard)
-    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=model_digest(weights))
+    return evaluation_of(recipe, benchmark, weights_digest=model_digest(weights), is_checked=is_checked)
+
+
+def evaluation_of(
+    recipe: Recipe, benchmark: Benchmark, *, weights_digest: str, is_checked: bool = False
+) -> Evaluation:
+    """Read the benchmark's file and check its prompts. Raises DataError."""
+    section = recipe.eval
+    assert section is not None
+    file = read_rows(section, benchmark, is_checked=is_checked)
+    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=weights_digest)
     rows = file.rows[: section.limit] if section.limit else file.rows
     evaluation = Evaluation(
         recipe=recipe,

@@ -23,13 +23,19 @@ def load_replica(evaluation: Evaluation, world: World | None, *, reshard: bool) 
     return loaded, driver_of_part(loaded, world, slots=slots, max_tokens=_held(evaluation, loaded))
 
 
-def driver_of_part(loaded: LoadedModel, world: World, *, slots: int, max_tokens: int) -> Driver:
-    """Make a driver over one rank's part of a model: every rank of a replica makes the same calls of it."""
+def driver_of_part(
+    loaded: LoadedModel, world: World, *, slots: int, max_tokens: int, patience: int | None = None
+) -> Driver:
+    """Make a driver over one rank's part of a model: every rank of a replica makes the same calls of it.
+
+    `patience` is how many steps it waits before it compiles anything; the engine's own without it.
+    """
     from qvl_core.generate.cache import blocks
-    from qvl_core.generate.engine import Engine
+    from qvl_core.generate.engine import PATIENCE, Engine
     from qvl_core.generate.scheduler import Scheduler
 
-    engine = Engine(loaded.model, slots, blocks(max_tokens), world=world)
+    patience = PATIENCE if patience is None else patience
+    engine = Engine(loaded.model, slots, blocks(max_tokens), world=world, patience=patience)
     scheduler = Scheduler(loaded.model, slots=slots, max_tokens=max_tokens, engine=engine)
     return Driver(scheduler, loaded.processor.chat.decode)
 
