@@ -128,9 +128,7 @@ def _answer_share(
     return answered
 
 
-def _answers(
-    evaluation: Evaluation, loaded: LoadedModel, driver: Driver, rows: Sequence[Row]
-) -> Iterator[Prediction]:
+def _answers(evaluation: Evaluation, loaded: LoadedModel, driver: Driver, rows: Sequence[Row]) -> Iterator[Prediction]:
     slots = evaluation.section.batch
     with PreparedRows(rows, partial(_prepared, evaluation, loaded), ahead=max(2, slots)) as prepared:
         for ended in answer_prepared(driver, prepared, slots=slots):

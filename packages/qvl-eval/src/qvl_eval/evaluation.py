@@ -81,9 +81,7 @@ def prepare(recipe: Recipe, *, reshard: bool = False, is_checked: bool = False) 
     return evaluation_of(recipe, benchmark, weights_digest=model_digest(weights), is_checked=is_checked)
 
 
-def evaluation_of(
-    recipe: Recipe, benchmark: Benchmark, *, weights_digest: str, is_checked: bool = False
-) -> Evaluation:
+def evaluation_of(recipe: Recipe, benchmark: Benchmark, *, weights_digest: str, is_checked: bool = False) -> Evaluation:
     """Read the benchmark's file and check its prompts. Raises DataError."""
     section = recipe.eval
     assert section is not None
