@@ -1,8 +1,9 @@
-"""What an evaluation is made of: limits of pixels by name, notices about the file, checked pictures, keys, bad files."""
+"""What an evaluation is made of: limits of pixels, notices about the file, checked pictures, keys, bad files."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from qvl_data.processor import load_processor
 from qvl_eval.asking import messages_of, prepare_row
 from qvl_eval.evaluation import answered_row, check_pictures, notices, prepare
 from qvl_eval.prediction_log import Prediction
+from qvl_eval.tsv_versions import VERSIONS, FileVersion
 
 CHECKPOINT = Path(__file__).resolve().parents[3] / "recipes" / "tiny" / "checkpoint"
 MMMU = (
@@ -116,10 +118,23 @@ def test_bad_rows_are_named_with_their_line(
 
 
 def test_a_file_of_another_shape_names_the_columns_that_it_lacks(prepared: Prepare, picture: str) -> None:
-    with pytest.raises(
-        DataError, match="has no column answer, A, B; its first line has: index, image, question, answers"
-    ):
+    expected = "has no column answer, A, B; its first line has: index, image, question, answers"
+    with pytest.raises(DataError, match=expected):
         prepared([("1", picture, "q", "x")], *SETTINGS, header=("index", "image", "question", "answers"))
+
+
+def test_an_old_file_without_todays_columns_is_named_by_its_version(
+    prepared: Prepare, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "index\timage\tquestion\tanswers\n" + f"1\t{picture}\tq\tx\n"
+    old = FileVersion(name="DocVQA_VAL until X", md5=hashlib.md5(text.encode()).hexdigest(), note="another column")
+    monkeypatch.setattr("qvl_eval.tsv_versions.VERSIONS", {"docvqa_val": (VERSIONS["docvqa_val"][0], old)})
+    with pytest.raises(DataError, match="is DocVQA_VAL until X .*: another column"):
+        prepared(
+            [("1", picture, "q", "x")],
+            *("eval.benchmark=docvqa_val", "eval.rules=mindspeed"),
+            header=("index", "image", "question", "answers"),
+        )
 
 
 def test_pictures_are_checked_once_each_and_the_broken_one_is_named(prepared: Prepare, picture: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -103,9 +104,18 @@ def evaluation_of(recipe: Recipe, benchmark: Benchmark, *, weights_digest: str, 
 
 
 def read_rows(section: EvalSection, benchmark: Benchmark, *, is_checked: bool = False) -> BenchmarkFile:
-    """Read the file of [eval]. Raises DataError."""
+    """Read the file of [eval]. Raises DataError, which names the version of a known old file."""
     path = Path(section.data)
-    return read_benchmark(path, columns=benchmark.columns, compat=section.compat, is_checked=is_checked)
+    try:
+        return read_benchmark(path, columns=benchmark.columns, compat=section.compat, is_checked=is_checked)
+    except DataError as error:
+        if not path.is_file():
+            raise
+        md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        if name_version(benchmark.name, md5) == "unknown":
+            raise
+        version = Problem(where=str(path), message=version_warning(benchmark.name, md5) or "is today's published file")
+        raise DataError([*error.problems, version]) from None
 
 
 def _check_prompts(evaluation: Evaluation) -> None:
