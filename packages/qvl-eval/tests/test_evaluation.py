@@ -129,7 +129,7 @@ def test_an_old_file_without_todays_columns_is_named_by_its_version(
     text = "index\timage\tquestion\tanswers\n" + f"1\t{picture}\tq\tx\n"
     old = FileVersion(name="DocVQA_VAL until X", md5=hashlib.md5(text.encode()).hexdigest(), note="another column")
     monkeypatch.setattr("qvl_eval.tsv_versions.VERSIONS", {"docvqa_val": (VERSIONS["docvqa_val"][0], old)})
-    with pytest.raises(DataError, match="is DocVQA_VAL until X .*: another column"):
+    with pytest.raises(DataError, match=r"is DocVQA_VAL until X .*: another column"):
         prepared(
             [("1", picture, "q", "x")],
             *("eval.benchmark=docvqa_val", "eval.rules=mindspeed"),
