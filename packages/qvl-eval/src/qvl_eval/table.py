@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import BinaryIO
 from qvl_core.errors import DataError, InputChangedError, Problem
 from qvl_core.input_file import open_regular_file, printable
 
-_FIELD_END = re.compile(rb"[\t\r\n]")
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1 << 22
 
@@ -112,11 +110,15 @@ class TableFile:
         """Give the cells from `start` on, where the next record starts, and how many lines further that is."""
         cells: list[Cell] = []
         position = start
+        newline = -1
         while True:
             cell = self._quoted(data, position, line) if data[position : position + 1] == b'"' else None
             if cell is None:
-                found = _FIELD_END.search(data, position)
-                cell = Cell(position, len(data) if found is None else found.start(), False)
+                if newline < position:
+                    # Once for all plain cells of a record: one of them may be a picture of many megabytes.
+                    newline = _found(data, b"\n", position, len(data))
+                end = _found(data, b"\r", position, _found(data, b"\t", position, newline))
+                cell = Cell(position, end, False)
             cells.append(cell)
             after = cell.end + cell.is_quoted
             mark = data[after : after + 1]
@@ -142,6 +144,12 @@ class TableFile:
 
     def _quote_problem(self, line: int, message: str) -> Problem:
         return Problem(where=f"{self.path}:{line}", message=message, fix="check the quotes of this row")
+
+
+def _found(data: mmap.mmap, mark: bytes, start: int, end: int) -> int:
+    """Give the first place of a mark, `end` where there is none before."""
+    place = data.find(mark, start, end)
+    return end if place < 0 else place
 
 
 def _line_ends(data: bytes) -> int:
