@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from qvl_core.errors import OutputError, RunError
+from qvl_eval.replica import wait_for_others
 from qvl_eval.work_plan import PLAN_NAME, make_plan, read_plan, spread
 
 ROWS = [str(number) for number in range(23)]
@@ -36,3 +39,13 @@ def test_a_plan_is_read_back_by_processes_with_the_same_protocol_only(tmp_path: 
     (tmp_path / PLAN_NAME).write_text("{}")
     with pytest.raises(RunError, match="is not the plan of a run"):
         read_plan(tmp_path, "p")
+
+
+@pytest.mark.parametrize(("counts", "looks"), [([5], 0), ([1, 2, 2, 5], 3), ([1, 2, 2, 2, 2], 4)])
+def test_a_replica_waits_for_the_answers_of_others_but_not_for_ever(counts: list[int], looks: int) -> None:
+    left = iter(counts)
+    marks: list[str] = []
+    count: Any = SimpleNamespace(update=lambda: next(left))
+    wait_for_others(count, 5, lambda: marks.append("waiting"), sleep=lambda _: None, patience=3)
+    assert len(marks) == looks
+    assert next(left, None) is None

@@ -6,6 +6,7 @@ replica that is cut over ranks all make the same calls; its first rank writes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from qvl_eval.answers.driver import Driver
     from qvl_eval.answers.model import LoadedModel
     from qvl_eval.tsv import Row
+
+
+_LOOK_S = 1.0
+_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ def run(recipe: Recipe, options: RunOptions) -> None:
     replica = _load(evaluation, world, reshard=options.reshard)
     board.stamp("loaded")
     answer_share(evaluation, replica, plan, Console(quiet=world.rank != 0), board)
+    wait_for_others(AnswerCount(evaluation.folder), plan.total, lambda: board.mark("others", waiting=True))
     world.close()
 
 
@@ -97,6 +103,27 @@ def answer_share(
                 before = done_answers(folder, _keys(evaluation, _first_rows(evaluation)))
                 check_first(evaluation, [*before.values(), *answer(plan.preflight)], progress.note)
             answer(plan.share(replica.number, replica.count))
+
+
+def wait_for_others(
+    count: AnswerCount,
+    total: int,
+    mark: Callable[[], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    patience: int = round(_PATIENCE_S / _LOOK_S),
+) -> None:
+    """Wait until the files hold all answers, and so for replicas that take longer.
+
+    Leaving the world is a collective, which engines give up after some time. Where answers do not get more for ten
+    minutes (another machine's may lie on another disk) this ends all the same.
+    """
+    seen, looks = count.update(), 0
+    while seen < total and looks < patience:
+        mark()
+        sleep(_LOOK_S)
+        now = count.update()
+        seen, looks = now, 0 if now > seen else looks + 1
 
 
 def check_first(evaluation: Evaluation, predictions: Iterable[Prediction], say: Callable[[str], None]) -> None:
