@@ -132,13 +132,8 @@ def show_scores(console: Console, benchmark: Benchmark, conclusion: Conclusion) 
         sentence += f"; {conclusion.empty_answers} answers were empty"
     console.print(sentence, highlight=False, soft_wrap=True)
     for one in conclusion.refused[:EXAMPLES]:
-        console.print(
-            f"row {one.index} could not be asked: {one.problem}",
-            style="red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        text = f"row {one.index} could not be asked: {one.problem}"
+        console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _groups(benchmark: Benchmark, groups: Sequence[Group], headline: Group, overall: Group) -> Table:
