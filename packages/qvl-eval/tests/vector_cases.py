@@ -9,7 +9,7 @@ from typing import Any
 
 from qvl_eval.score import extract_choice, score_row
 from qvl_eval.score.choice import lettered
-from qvl_eval.score.judge import _as_vlmevalkit
+from qvl_eval.score.judge import as_vlmevalkit
 from qvl_eval.score.rule_sets import RULE_SETS
 
 PATH = Path(__file__).parent / "data" / "eval_vectors.jsonl"
@@ -50,7 +50,7 @@ def found_and_wanted(rules: str, vector: Mapping[str, Any]) -> tuple[object, obj
         found = (extract_choice(reply, choices, rules), score_row("mmmu_dev_val", reply, answer, choices, rules))
         return found, (None if wanted == "<random>" else wanted, vector["hit"] or 0)
     if metric.endswith("_row"):
-        options, gold = _as_vlmevalkit(lettered(choices), answer, RULE_SETS[rules])
+        options, gold = as_vlmevalkit(lettered(choices), answer, RULE_SETS[rules])
         letter = extract_choice(reply, options, rules) or "Z"
         score = score_row("mmmu_dev_val", reply, answer, choices, rules)
         return {"option": letter, "gt": gold, "hit": score}, wanted

@@ -90,7 +90,9 @@ def score(
     if out is not None:
         from qvl_eval.answer_files.score_files import write_score_files
 
-        written = write_score_files(out, rescored.answers.model, rescored.benchmark, rescored.results)
+        written = write_score_files(
+            out, rescored.answers.model, rescored.benchmark, rescored.results, sources=[rescored.answers.path]
+        )
     if format is Format.json:
         content = {**rescored_json(rescored), "written": [str(path) for path in written]}
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))

@@ -18,7 +18,7 @@ def show_comparison(console: Console, comparison: Comparison, *, shown: int) -> 
     clusters = "each row by itself" if c.clusters == c.rows else f"{c.clusters:,} clusters of rows that share a picture"
     interval = f"{100 * CONFIDENCE:.0f} % interval {c.low:+.2f} to {c.high:+.2f} points"
     lines = [
-        f"{c.benchmark}, rules {c.rules}, {c.rows:,} rows of {c.rows_of} ({clusters})",
+        f"{c.benchmark}, rules {c.rules}, {c.rows:,} rows of {short(c.rows_of)} ({clusters})",
         f"A {c.percent_a:.2f} %, B {c.percent_b:.2f} %: B - A = {c.difference:+.2f} points",
         f"{interval} (paired bootstrap, {c.resamples:,} resamples, seed {c.seed})",
         f"B won {len(c.won):,} rows and lost {len(c.lost):,}; exact McNemar test over rows: p = {c.p_rows:.4g}",

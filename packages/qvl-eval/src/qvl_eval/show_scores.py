@@ -28,7 +28,7 @@ def report_console() -> Console:
 def show_rescored(console: Console, rescored: Rescored, *, shown: int) -> None:
     """Print the headline of each rule set, the groups side by side, and the first rows that differ."""
     answers = rescored.answers
-    console.print(f"{answers.model} on {rescored.benchmark}: {len(answers.rows):,} answers", highlight=False)
+    console.print(f"{short(answers.model)} on {rescored.benchmark}: {len(answers.rows):,} answers", highlight=False)
     console.print(f"from {answers.path}", highlight=False, markup=False, soft_wrap=True)
     for note in answers.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
@@ -51,15 +51,14 @@ def _headlines(results: Sequence[Scores]) -> Table:
         group = scores.headline
         without = group.percent_without_failed
         table.add_row(
-            *(escape(scores.rules), escape(group.name), f"{group.rows:,}", f"{group.percent:.2f}"),
+            *(escape(scores.rules), short(group.name), f"{group.rows:,}", f"{group.percent:.2f}"),
             *(f"{group.failed_percent:.2f}", "-" if without is None else f"{without:.2f}"),
         )
         if scores.official_percent is not None and scores.rules.startswith("mmmu-official"):
             table.add_row("  as MMMU sums up", "", "", f"{scores.official_percent:.2f}", "", "", style="dim")
-    for scores in results:
-        if scores.rules in RULE_SETS:
-            table.caption = "\n".join(f"{one.rules}: {RULE_SETS[one.rules].title}" for one in results)
-            table.caption_justify = "left"
+    known = [RULE_SETS[scores.rules] for scores in results if scores.rules in RULE_SETS]
+    table.caption = "\n".join(f"{rules.name}: {rules.title}" for rules in known)
+    table.caption_justify = "left"
     return table
 
 
@@ -75,7 +74,7 @@ def _groups(results: Sequence[Scores]) -> Table:
         if i and results[0].groups[i - 1].kind != group.kind:
             table.add_section()
         cells = [_cell(scores.groups[i]) for scores in results]
-        table.add_row(group.kind, escape(group.name), f"{group.rows:,}", *cells)
+        table.add_row(group.kind, short(group.name), f"{group.rows:,}", *cells)
     return table
 
 

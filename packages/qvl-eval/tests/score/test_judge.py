@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from qvl_eval.score import RULE_SETS, score_row
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
@@ -134,6 +136,23 @@ def test_tells_what_was_read_by_which_rule(
 ) -> None:
     judged = judge(benchmark, row, rules)
     assert (judged.extracted, judged.rule, judged.failed, judged.rules) == (extracted, rule, failed, rules)
+
+
+ODD = st.one_of(st.none(), st.floats(), st.integers(), st.booleans(), st.text(max_size=20), st.lists(st.text()))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["AI2D_TEST", "chartqa_test", "docvqa_val", "mmmu_dev_val"]),
+    ODD,
+    ODD,
+    st.one_of(st.none(), st.dictionaries(st.one_of(st.sampled_from("ABCDab"), st.text(max_size=2)), ODD, max_size=5)),
+)
+def test_any_input_has_a_score_from_0_to_1(
+    benchmark: str, prediction: object, answer: object, options: dict[str, object] | None
+) -> None:
+    for rules in fitting_rules(benchmark):
+        assert 0 <= score_row(benchmark, prediction, answer, options, rules) <= 1
 
 
 def test_every_rule_set_scores_what_it_fits() -> None:

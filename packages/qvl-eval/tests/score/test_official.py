@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvl_eval.score import score_row
 from qvl_eval.score.official import _SCIENTIFIC, _SIMPLE, _WITH_COMMAS, matching_item, normalised, read_open
@@ -19,6 +19,7 @@ PLAIN = (
 )
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123459.,eE+-x _\u0664\n", max_size=30))
 def test_our_scans_find_what_the_plain_ones_find(text: str) -> None:
     for ours, plain in PLAIN:
@@ -94,11 +95,13 @@ def test_an_open_answer_is_right_by_number_or_text(reply: object, answer: object
     assert open_score(reply, answer) == score
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False), st.sampled_from(["", "it is ", "so the final answer is "]))
 def test_a_number_answers_itself(number: float, before: str) -> None:
     assert open_score(f"{before}{number!r}", repr(number)) == 1
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(max_size=10), max_size=3))
 def test_more_references_never_take_a_point_away(reply: str, references: list[str]) -> None:
     items = read_open(reply)
@@ -106,6 +109,7 @@ def test_more_references_never_take_a_point_away(reply: str, references: list[st
         assert matching_item(items, references) is not None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_one_character_becomes_two_texts(text: str) -> None:
     items = normalised(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvl_eval.score import score_row
 from qvl_eval.score.anls import anls, edit_distance
@@ -68,6 +68,7 @@ def test_relaxed_accuracy(prediction: object, answer: str, score: float, swapped
     assert [score_row("chartqa_test", prediction, answer, None, rules) for rules in SWAPPED] == [swapped, swapped]
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(0.96, 1.04), st.sampled_from(RIGHT_ORDER + SWAPPED))
 def test_a_number_within_four_percent_is_right(number: float, factor: float, rules: str) -> None:
     near = number * factor
@@ -75,6 +76,7 @@ def test_a_number_within_four_percent_is_right(number: float, factor: float, rul
         assert score_row("chartqa_test", repr(near), repr(number), None, rules) == 1
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_swapped_rules_are_the_right_ones_the_other_way_round(prediction: str, answer: str) -> None:
     # The prediction alone is stripped, so texts without blanks at their ends; and no list literal.
@@ -123,6 +125,7 @@ def table_distance(first: str, second: str) -> int:
     return row[-1]
 
 
+@settings(deadline=None)
 @given(st.text("abc\u00e9", max_size=70), st.text("abc\u00e9", max_size=70), st.integers(0, 80))
 def test_the_distance_is_that_of_the_plain_table(first: str, second: str, limit: int) -> None:
     wanted = table_distance(first, second)
@@ -130,6 +133,7 @@ def test_the_distance_is_that_of_the_plain_table(first: str, second: str, limit:
     assert edit_distance(first, second, limit=limit) == (wanted if wanted <= limit else limit + 1)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(max_size=30), min_size=1, max_size=4))
 def test_anls_is_the_best_of_the_references(prediction: str, references: list[str]) -> None:
     def plain(reference: str) -> float:

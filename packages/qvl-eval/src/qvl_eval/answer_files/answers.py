@@ -20,6 +20,7 @@ from qvl_eval.answer_files.workbook_writer import is_cut
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS
+from qvl_eval.score.summary import HEADLINE_SPLITS
 
 LOG_NAME = "predictions.jsonl"
 SHOWN = 20
@@ -47,7 +48,7 @@ def read_answers(place: Path, benchmark: str, data: Path | None = None) -> Answe
     _require_columns(table)
     known = {} if data is None else read_data_rows(data)
     rows = _rows(table, known, data)
-    _require_references(table, rows, benchmark, data)
+    _require_references(table, rows, known, benchmark, data)
     notes = [*table.notes, *_remarks(table, rows, known, benchmark)]
     return Answers(path=path, model=_model(place, path, benchmark), rows=tuple(rows), notes=tuple(notes))
 
@@ -138,12 +139,19 @@ def _capital_options(cells: Mapping[str, object]) -> dict[str, str]:
     return lettered({name: value for name, value in cells.items() if len(name) == 1 and name.isupper()})
 
 
-def _require_references(table: Table, rows: Sequence[AnsweredRow], benchmark: str, data: Path | None) -> None:
+def _require_references(
+    table: Table, rows: Sequence[AnsweredRow], known: Mapping[str, DataRow], benchmark: str, data: Path | None
+) -> None:
     fix = f"--data {benchmark.upper()}.tsv" if data is None else "give the TSV file of this benchmark"
     where = printable(str(data or table.path))
     if not any(row.answer for row in rows):
         raise DataError(Problem(where=where, message="no row has a reference answer", fix=fix))
-    if benchmark in CHOICE_BENCHMARKS and not any(row.options for row in rows):
+    has_options = any(row.options for row in rows)
+    if benchmark == "mmmu_dev_val":
+        # A few rows of it may all be open questions.
+        columns = "options" in table.names or any(len(name) == 1 and name.isupper() for name in table.names)
+        has_options |= any(row.options for row in known.values()) if known else columns
+    if benchmark in CHOICE_BENCHMARKS and not has_options:
         message = f"no row has options (columns A, B, ...), by which {benchmark} is scored"
         raise DataError(Problem(where=where, message=message, fix=fix))
 
@@ -163,6 +171,9 @@ def _remarks(table: Table, rows: Sequence[AnsweredRow], known: Mapping[str, Data
     cut = sum(is_cut(row.prediction) for row in rows)
     if cut:
         remarks.append(f"{table.path}: {cut:,} replies are as long as a cell can be: the rest of them is not there")
+    wanted = HEADLINE_SPLITS.get(benchmark)
+    if wanted and not any(row.split == wanted for row in rows):
+        remarks.append(f"{table.path}: no row is of the split {wanted}: the headline counts all rows")
     stem = table.path.stem.lower()
     others = [name for name in BENCHMARKS if name != benchmark and stem.endswith(f"_{name}")]
     if others:

@@ -13,7 +13,7 @@ from pathlib import Path
 from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import printable
 
-from qvl_eval.answer_files.tables import read_table
+from qvl_eval.answer_files.tables import stream_records
 from qvl_eval.score.choice import lettered
 
 # A shorter cell is the index of the row that holds the picture; this is the file format's rule.
@@ -32,14 +32,13 @@ class DataRow:
 
 def read_data_rows(path: Path) -> dict[str, DataRow]:
     """Give the rows by index. Raises DataError for a file without the columns index and answer, or a repeated index."""
-    table = read_table(path)
-    missing = [name for name in ("index", "answer") if name not in table.names]
-    if missing:
-        message = f"has no column {' and '.join(missing)}"
-        raise DataError(Problem(where=printable(str(path)), message=message, fix="give the benchmark's TSV file"))
     rows: dict[str, DataRow] = {}
     pictures: dict[str, tuple[str, ...]] = {}
-    for record in table.records:
+    for record in stream_records(path, []):
+        missing = [name for name in ("index", "answer") if name not in record.cells]
+        if missing:
+            message = f"has no column {' and '.join(missing)}"
+            raise DataError(Problem(where=printable(str(path)), message=message, fix="give the benchmark's TSV file"))
         index = record.text("index")
         if index in rows:
             message = f"the index {printable(index, 60)!r} occurs twice"
@@ -52,6 +51,8 @@ def read_data_rows(path: Path) -> dict[str, DataRow]:
             options=lettered({name: text for name, text in record.cells.items() if len(name) == 1 and name.isupper()}),
             images=pictures[index],
         )
+    if not rows:
+        raise DataError(Problem(where=printable(str(path)), message="holds no rows"))
     return rows
 
 

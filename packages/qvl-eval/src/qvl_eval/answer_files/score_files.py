@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qvl_core.durable import atomic_write, explained, make_folder
+from qvl_core.errors import OutputError, Problem
 
 from qvl_eval.answer_files.workbook_writer import answers_workbook
 from qvl_eval.score.judged import Judged
@@ -22,18 +23,32 @@ CSV_COLUMNS = (
 
 
 def write_score_files(
-    folder: Path, model: str, benchmark: str, results: Sequence[tuple[Scores, Sequence[Judged]]]
+    folder: Path,
+    model: str,
+    benchmark: str,
+    results: Sequence[tuple[Scores, Sequence[Judged]]],
+    *,
+    sources: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
     """Write `{model}_{benchmark}.xlsx`, `..._acc.csv`, `..._scores.json`, each whole or not at all; give their paths.
 
-    The bytes depend on the arguments alone. Raises OutputError or DiskError where they cannot be written.
+    The bytes depend on the arguments alone. Raises OutputError or DiskError where they cannot be written, or where one
+    of them would replace one of the `sources`.
     """
     stem = f"{_file_name(model)}_{benchmark}"
+    with explained(folder):
+        # The sheet passes through a temporary file.
+        workbook = answers_workbook([judged for _, judged in results])
     contents = {
-        f"{stem}.xlsx": answers_workbook([judged for _, judged in results]),
-        f"{stem}_acc.csv": accuracies_csv([scores for scores, _ in results]).encode(),
-        f"{stem}_scores.json": scores_json(model, [scores for scores, _ in results]).encode(),
+        f"{stem}.xlsx": workbook,
+        f"{stem}_acc.csv": _bytes(accuracies_csv([scores for scores, _ in results])),
+        f"{stem}_scores.json": _bytes(scores_json(model, [scores for scores, _ in results])),
     }
+    for name in contents:
+        for source in sources:
+            if (folder / name).exists() and source.exists() and (folder / name).samefile(source):
+                message = "is where the answers come from, and would be replaced"
+                raise OutputError(Problem(where=str(folder / name), message=message, fix="--out ANOTHER_FOLDER"))
     with explained(folder):
         make_folder(folder)
     for name, content in contents.items():
@@ -72,6 +87,11 @@ def all_groups(scores: Scores) -> Iterator[Group]:
     yield scores.overall
     yield from scores.groups
     yield from (group for group in scores.split_groups if group not in scores.groups)
+
+
+def _bytes(text: str) -> bytes:
+    # Half of a character, which JSON can hold, is no UTF-8.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _file_name(text: str) -> str:

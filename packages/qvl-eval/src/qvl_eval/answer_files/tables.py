@@ -14,9 +14,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvl_core.errors import DataError, Problem
-from qvl_core.input_file import printable, read_regular_file
+from qvl_core.input_file import open_regular_file, printable, read_regular_file
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 MAX_FILE_BYTES = 4 * 1024**3
 _MAX_FIELD_CHARACTERS = 2**31 - 1
@@ -52,18 +56,29 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """Read a table by the ending of its name. Raises DataError for another ending and for a file that is no table."""
+    notes: list[str] = []
+    records = tuple(stream_records(path, notes))
+    names = tuple(dict.fromkeys(name for record in records for name in record.cells))
+    return Table(path=path, names=names, records=records, notes=tuple(notes))
+
+
+def stream_records(path: Path, notes: list[str]) -> Iterator[Record]:
+    """Give the rows of a table; those of .csv and .tsv files one by one, so that gigabytes of pictures pass through.
+
+    Appends to `notes`. Raises DataError as `read_table` does, when it comes to it.
+    """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         message = "has none of the endings that are read: " + ", ".join(_READERS)
         if path.suffix.lower() in (".pkl", ".pickle"):
             message = "is a pickle, which can run code when it is read"
         raise DataError(_problem(path, message, "give the tool's .xlsx, .csv, .tsv, .json or .jsonl file"))
-    notes: list[str] = []
-    named = [(number, cells) for number, cells in reader(path, notes) if cells]
-    is_quoted = bool(named) and all(_is_quoted(name) for _, cells in named[:1] for name in cells)
-    records = tuple(Record(where=f"{path}:{number}", cells=_renamed(path, cells, is_quoted)) for number, cells in named)
-    names = tuple(dict.fromkeys(name for record in records for name in record.cells))
-    return Table(path=path, names=names, records=records, notes=tuple(notes))
+    is_quoted: bool | None = None
+    for number, cells in reader(path, notes):
+        if cells:
+            if is_quoted is None:
+                is_quoted = all(map(_is_quoted, cells))
+            yield Record(where=f"{path}:{number}", cells=_renamed(path, cells, is_quoted))
 
 
 def as_text(value: object) -> str:
@@ -103,21 +118,31 @@ def _delimited(delimiter: str) -> Callable[[Path, list[str]], Iterator[tuple[int
     def read(path: Path, notes: list[str]) -> Iterator[tuple[int, Cells]]:
         limit = csv.field_size_limit(_MAX_FIELD_CHARACTERS)
         try:
-            return iter(list(_delimited_rows(path, delimiter)))
+            with (
+                open_regular_file(path, error_type=DataError) as file,
+                io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+            ):
+                yield from _delimited_rows(path, csv.reader(text, delimiter=delimiter, strict=True))
+        except UnicodeDecodeError:
+            # The stream knows no place in the file.
+            _decoded(path)
+            raise
         finally:
             csv.field_size_limit(limit)
 
     return read
 
 
-def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Cells]]:
-    reader = csv.reader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
+def _delimited_rows(path: Path, reader: CsvReader) -> Iterator[tuple[int, Cells]]:
     start = 1
     header: list[str] = []
     try:
         for cells in reader:
             if cells and not header:
                 header = cells
+                if len(set(header)) < len(header):
+                    twice = next(name for name in header if header.count(name) > 1)
+                    raise DataError(_problem(path, f"has two columns {printable(twice, 40)!r}", "rename one", start))
             elif cells:
                 if len(cells) != len(header):
                     message = f"has {len(cells)} cells; the header has {len(header)}"
@@ -145,6 +170,13 @@ def _json_records(path: Path, value: object) -> Iterable[Cells]:
     """Give the rows of a list of objects, of columns as a data frame writes them, or of replies by index."""
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
+    if isinstance(value, dict) and isinstance(rows := value.get("data"), list):
+        # A data frame as rows, with the names of its columns or with a schema.
+        names = value.get("columns")
+        if isinstance(names, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows):
+            return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
     if isinstance(value, dict) and _quote_free(value, "prediction", dict):
         # A data frame: for each column the cells by row.
         keys = dict.fromkeys(key for column in value.values() if isinstance(column, dict) for key in column)

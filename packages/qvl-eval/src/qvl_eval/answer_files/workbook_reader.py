@@ -16,8 +16,10 @@ from qvl_core.input_file import printable, read_regular_file
 
 MAX_FILE_BYTES = 1024**3
 # A sheet of 10,000 long replies is some 50 MB; what unpacks to more than this is no file of answers.
-MAX_UNPACKED_BYTES = 4 * 1024**3
-# How .xlsx writes characters that XML cannot hold, and the underscore before what only looks like that.
+MAX_UNPACKED_BYTES = 1024**3
+_MAX_COLUMNS = 1000
+# How .xlsx writes characters that XML cannot hold, and the underscore before what only looks like that. In a table of
+# shared strings openpyxl has taken that underscore off already: there the text _x000B_ comes out as the character.
 _ESCAPED = re.compile(r"_x(00[01][0-9A-Fa-f]|005[Ff]|[Ff]{3}[EeFf])_")
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
@@ -33,32 +35,24 @@ def read_workbook(path: Path, notes: list[str]) -> Iterator[tuple[int, Mapping[s
     """
     data = read_regular_file(path, error_type=DataError, limit=MAX_FILE_BYTES)
     try:
-        rows = _rows(path, data)
+        found = list(_named_rows(data))
     except _BROKEN as error:
         message = f"is not an .xlsx file that can be read: {printable(str(error) or type(error).__name__)}"
         raise DataError(Problem(where=printable(str(path)), message=message, fix=_FIX)) from None
-    names = {column: str(name) for column, name in enumerate(rows[0] if rows else ()) if name not in (None, "")}
-    replies = [name for name in names.values() if name.strip('"').lower() == "prediction"]
-    formulas = 0
-    found: list[tuple[int, Mapping[str, object]]] = []
-    for number, row in enumerate(rows[1:], 2):
-        if all(value is None for value in row):
-            continue
-        cells = {name: row[column] if column < len(row) else None for column, name in names.items()}
-        formulas += any(str(cells[name]).startswith("=") for name in replies)
-        found.append((number, {name: _unescaped(value) for name, value in cells.items()}))
+    replies = [name for name in (found[0][1] if found else ()) if name.strip('"').lower() == "prediction"]
+    formulas = sum(any(str(cells[name]).startswith("=") for name in replies) for _, cells in found)
     if formulas:
         notes.append(f"{path}: {formulas} replies start with =; they are scored as they were typed")
     return iter(found)
 
 
-def _rows(path: Path, data: bytes) -> list[tuple[object, ...]]:
+def _named_rows(data: bytes) -> Iterator[tuple[int, Mapping[str, object]]]:
     from openpyxl import load_workbook
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MAX_UNPACKED_BYTES:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        raise ValueError(f"it unpacks to {unpacked:,} bytes; {MAX_UNPACKED_BYTES:,} are expected at most")
     with warnings.catch_warnings():
         # Of styles and extensions that are of no use here.
         warnings.simplefilter("ignore")
@@ -67,7 +61,13 @@ def _rows(path: Path, data: bytes) -> list[tuple[object, ...]]:
             sheet = book.worksheets[0]
             # Some writers note a wrong size, and the reader would believe it.
             sheet.reset_dimensions()
-            return [tuple(row) for row in sheet.iter_rows(values_only=True)]
+            first = next(sheet.iter_rows(max_row=1, max_col=_MAX_COLUMNS, values_only=True), ())
+            names = {column: str(name) for column, name in enumerate(first) if name not in (None, "")}
+            # Without an end, one cell far to the right would make its row thousands of cells wide.
+            rows = sheet.iter_rows(min_row=2, max_col=max(names, default=0) + 1, values_only=True)
+            for number, row in enumerate(rows, 2):
+                if any(value is not None for value in row):
+                    yield number, {name: _unescaped(row[column]) for column, name in names.items() if column < len(row)}
         finally:
             book.close()
 

@@ -79,6 +79,15 @@ def is_open(row: AnsweredRow) -> bool:
     return row.question_type.strip().lower() == "open" or not lettered(row.options)
 
 
+def as_vlmevalkit(options: dict[str, str], answer: str, rules: RuleSet) -> tuple[dict[str, str], str]:
+    """Give options and letter as VLMEvalKit scores MMMU: an open question becomes one with two options."""
+    if rules.open_rows == "never":
+        return options, answer
+    if rules.open_rows == "as options" and "A" not in options:
+        options = lettered({**options, "A": answer, "B": OTHER_ANSWERS})
+    return options, answer if len(answer) == 1 and answer in string.ascii_uppercase else "A"
+
+
 def _verdict(benchmark: str, row: AnsweredRow, answer: object, rules: str) -> _Verdict:
     if rules not in fitting_rules(benchmark):
         fitting = ", ".join(fitting_rules(benchmark))
@@ -96,7 +105,7 @@ def _verdict(benchmark: str, row: AnsweredRow, answer: object, rules: str) -> _V
 def _choice(benchmark: str, row: AnsweredRow, answer: str, rules: RuleSet) -> _Verdict:
     options = lettered(row.options)
     if benchmark == "mmmu_dev_val" and rules.choice != "official":
-        options, answer = _as_vlmevalkit(options, answer, rules)
+        options, answer = as_vlmevalkit(options, answer, rules)
     reading = _read(row.prediction, options, rules, row.index)
     return _Verdict(
         score=float(reading.letter == answer and reading.letter in options),
@@ -104,15 +113,6 @@ def _choice(benchmark: str, row: AnsweredRow, answer: str, rules: RuleSet) -> _V
         rule=reading.rule,
         failed=reading.failed,
     )
-
-
-def _as_vlmevalkit(options: dict[str, str], answer: str, rules: RuleSet) -> tuple[dict[str, str], str]:
-    """Give options and letter as VLMEvalKit scores MMMU: an open question becomes one with two options."""
-    if rules.open_rows == "never":
-        return options, answer
-    if rules.open_rows == "as options" and "A" not in options:
-        options = lettered({**options, "A": answer, "B": OTHER_ANSWERS})
-    return options, answer if len(answer) == 1 and answer in string.ascii_uppercase else "A"
 
 
 def _read(reply: str, options: dict[str, str], rules: RuleSet, index: str) -> Reading:

@@ -12,7 +12,7 @@ from typing import Literal
 ChoiceRules = Literal["legacy", "2025-08", "2026-06", "official"]
 OpenRules = Literal["as options", "never", "official"]
 
-BENCHMARKS = ("ai2d_test", "chartqa_test", "docvqa_val", "mmmu_dev_val", "digits_test")
+BENCHMARKS = ("ai2d_test", "chartqa_test", "docvqa_val", "mmmu_dev_val", "digits_test", "held_out")
 CHOICE_BENCHMARKS = ("ai2d_test", "mmmu_dev_val")
 EXACT = "exact"
 
@@ -90,6 +90,7 @@ _FITTING = {
     "docvqa_val": _TEXTS,
     "mmmu_dev_val": (*(rules.name for rules in _MIXED), *_LETTERS),
     "digits_test": (EXACT,),
+    "held_out": (EXACT,),
 }
 _HEADLINE = {"mmmu_dev_val": ("vlmevalkit-2026-06+mmmu-official", "vlmevalkit-2026-06", "mmmu-official")}
 

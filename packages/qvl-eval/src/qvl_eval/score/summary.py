@@ -116,13 +116,13 @@ def _grouped(kind: Kind, judged: Iterable[Judged], key: Callable[[Judged], str],
 def _group(name: str, kind: Kind, judged: Sequence[Judged], split: str = "") -> Group:
     total = sum(one.score for one in judged)
     failed = sum(one.failed for one in judged)
-    read = len(judged) - failed
+    read = [one.score for one in judged if not one.failed]
     return Group(
         name=name,
         kind=kind,
         rows=len(judged),
         failed=failed,
         percent=100 * total / len(judged),
-        percent_without_failed=100 * total / read if read else None,
+        percent_without_failed=100 * sum(read) / len(read) if read else None,
         split=split,
     )
