@@ -53,7 +53,7 @@ class BrowserPage:
         self._numbers = itertools.count(1)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._session = ""
-        self.requests: list[str] = []
+        self._asked: dict[str, str] = {}
         self.said: list[str] = []
         self.blocked: list[str] = []
 
@@ -117,17 +117,49 @@ class BrowserPage:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file and wait until it is loaded and drawn."""
-        self._loaded = False
-        self.call("Page.navigate", url="about:blank")
-        self._wait_for_load()
-        self.call("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
-        self._wait_for_load()
+        # Another fragment of the same page would not load it again.
+        self._go("about:blank")
+        self._go(path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
 
     def run(self, code: str) -> Any:
         """Give the value of an expression in the page; waits for a promise."""
         found = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    @property
+    def requests(self) -> list[str]:
+        return list(self._asked.values())
+
+    def forget(self) -> None:
+        """Forget what was asked for, said and blocked so far."""
+        self._go("about:blank")
+        self._asked.clear()
+        self.said.clear()
+        self.blocked.clear()
+
+    def settle(self) -> None:
+        """Wait until what the page has set off is done: two frames."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def texts(self, selector: str) -> list[str]:
+        """Give the texts of elements, also where the page may run no script."""
+        nodes = self.call("DOM.querySelectorAll", nodeId=self._root(), selector=selector)["nodeIds"]
+        objects = [self.call("DOM.resolveNode", nodeId=node)["object"]["objectId"] for node in nodes]
+        code = "function() { return this.textContent; }"
+        found = [self.call("Runtime.callFunctionOn", objectId=one, functionDeclaration=code) for one in objects]
+        return [one["result"]["value"] for one in found]
+
+    def is_visible(self, selector: str) -> bool:
+        """Tell whether the first such element takes up room, also where the page may run no script."""
+        node = self.call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"]
+        try:
+            return bool(node) and self.call("DOM.getBoxModel", nodeId=node)["model"]["width"] > 0
+        except AssertionError:
+            return False
+
+    def _root(self) -> int:
+        return self.call("DOM.getDocument")["root"]["nodeId"]
 
     def choose(self, field: str, value: str) -> None:
         """Set a filter as a hand would: its value, then the event that a browser sends."""
@@ -164,13 +196,15 @@ class BrowserPage:
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for name in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{name}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         self.call("Emulation.setScriptExecutionDisabled", value=not self._scripts)
         self.look(width=self._size[0], height=self._size[1])
 
-    def _wait_for_load(self) -> None:
+    def _go(self, address: str) -> None:
+        self._loaded = False
+        self.call("Page.navigate", url=address)
         while not self._loaded:
             self._next()
-        self._loaded = False
 
     def _next(self) -> dict[str, Any]:
         found = self._answers.get(timeout=_PATIENCE_S)
@@ -182,7 +216,9 @@ class BrowserPage:
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Network.requestWillBeSent":
-            self.requests.append(values["request"]["url"])
+            self._asked[values["requestId"]] = values["request"]["url"]
+        elif method == "Network.loadingFailed" and values.get("blockedReason") == "csp":
+            self.blocked.append(self._asked.pop(values["requestId"]))
         elif method == "Runtime.exceptionThrown":
             self.said.append(str(values["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled":

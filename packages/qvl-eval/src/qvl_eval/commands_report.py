@@ -41,7 +41,9 @@ def register(evaluation: typer.Typer) -> None:
 
         Exit 0 written, 2 not the folder of a finished evaluation, or not its benchmark's file.
         """
+        from qvl_core.cli.terminal import bytes_text
         from qvl_data.inspection.page_file import require_page_place
+        from qvl_data.inspection.phrases import counted
 
         from qvl_eval.report.run_folder import read_evaluation
         from qvl_eval.report.write_report import MAKER, write_report
@@ -60,7 +62,7 @@ def register(evaluation: typer.Typer) -> None:
             more=f"qvl eval report {folder} --max-megabytes {min(1000, round(10 * max_megabytes))}",
             overwrite=overwrite,
         )
-        typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(evaluation.rows):,} rows")
+        typer.echo(f"{target}: {bytes_text(target.stat().st_size)}, {counted(len(evaluation.rows), 'row')}")
 
 
 def _pictures(evaluation: EvaluationFolder, data: Path | None) -> RowPictures | None:

@@ -88,13 +88,14 @@ def decode_image(data: bytes, *, max_source_pixels: int = MAX_SOURCE_PIXELS) -> 
 
 
 def decode_reduced(data: bytes, side: int, *, max_source_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:
-    """Give the RGB image of an image file, a JPEG's reduced while it is decoded to no less than `side` pixels a side.
+    """Give the RGB image of an image file; a JPEG is reduced while it is decoded, its longer side to `side` at least.
 
     Several times as fast for photographs; for thumbnails, not for a model. Raises ImageError.
     """
     image = _open(data, max_source_pixels)
     if image.format in ("JPEG", "MPO"):
-        image.draft(None, (side, side))
+        longest = max(image.size)
+        image.draft(None, (max(1, image.width * side // longest), max(1, image.height * side // longest)))
     return _upright(image)
 
 

@@ -12,6 +12,7 @@ from qvl_data.inspection.page import card, table
 from qvl_eval.report.cut_text import NAME, cut, filter_name
 from qvl_eval.report.row_card import badge
 from qvl_eval.report.row_verdicts import VERDICT_TEXT, VERDICTS, JudgedRow, verdict_of
+from qvl_eval.report.score_charts import rule_set_key
 
 # Rows in the table; the filters of the rows below show all of them.
 MOST_ROWS = 300
@@ -56,13 +57,17 @@ def _pairs(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
     """Count for every two rule sets the rows that the one of the line scores higher than the one of the column."""
     scores = [[one.score for one in row.judged] for row in rows]
     lines = [
-        (name, *(f"{sum(s[i] > s[j] for s in scores):,}" if i != j else "" for j in range(len(names))))
+        (
+            join(rule_set_key(i), name),
+            *(f"{sum(s[i] > s[j] for s in scores):,}" if i != j else "" for j in range(len(names))),
+        )
         for i, name in enumerate(names)
     ]
     note = element(
         "p", "Rows that the rule set of the line scores higher than that of the column:", class_="soft small"
     )
-    return join(note, table(("", *names), lines, right=names))
+    numbers = [str(place + 1) for place in range(len(names))]
+    return join(note, table(("", *numbers), lines, right=numbers))
 
 
 def _rows(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
@@ -75,7 +80,8 @@ def _rows(rows: Sequence[JudgedRow], names: Sequence[str]) -> Html:
         )
         for row in rows
     ]
-    return table(("row", "answer", "reference", *names), lines)
+    columns = [f"{place + 1} {name}" for place, name in enumerate(names)]
+    return table(("row", "answer", "reference", *columns), lines)
 
 
 def _judgement(row: JudgedRow, place: int) -> Html:

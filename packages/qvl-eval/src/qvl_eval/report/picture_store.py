@@ -43,18 +43,17 @@ class PictureStore:
     numbers: dict[str, int] = field(default_factory=dict)
     of_row: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def pictures(self, position: int, index: str) -> list[Html]:
+    def pictures(self, position: int) -> list[Html]:
         """Give the pictures of the row at a position: drawn, or a note why one is not there."""
         keys = self.of_row.get(position, ())
-        found = [self._picture(key, number, index) for number, key in enumerate(keys[:MOST_PER_ROW], 1)]
+        found = [self._picture(key, number, len(keys)) for number, key in enumerate(keys[:MOST_PER_ROW], 1)]
         more = len(keys) - MOST_PER_ROW
         return [*found, element("span", f"and {more:,} more pictures", class_="gone")] if more > 0 else found
 
     def is_full(self, budget: int) -> bool:
         return self.left_out > 0 or self.bytes >= budget
 
-    def _picture(self, key: str, number: int, index: str) -> Html:
-        name = f"picture {number} of row {index[:80]}"
+    def _picture(self, key: str, number: int, of: int) -> Html:
         if key not in self.shown:
             return element("span", f"picture {number} left out: the page is full", class_="gone")
         made = self.shown[key]
@@ -66,8 +65,10 @@ class PictureStore:
             viewBox=f"0 0 {made.width} {made.height}",
             width=made.width,
             height=made.height,
+            # Several share the width of a card; the one that is clicked or tabbed to is shown at the size it has.
+            tabindex=0 if of > 1 else None,
             role="img",
-            aria_label=name,
+            aria_label=f"picture {number}",
         )
 
     def add(self, key: str, made: Thumbnail, budget: int) -> None:

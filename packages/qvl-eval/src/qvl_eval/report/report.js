@@ -14,7 +14,7 @@
   const RESULTS = {
     look: ["To look at: not right", (verdict) => verdict !== RIGHT],
     wrong: ["Wrong", (verdict) => verdict === WRONG],
-    failed: ["No answer found", (verdict) => verdict === FAILED],
+    failed: ["Unread: no answer found", (verdict) => verdict === FAILED],
     part: ["Partly right", (verdict) => verdict === PART],
     right: ["Right", (verdict) => verdict === RIGHT],
     all: ["All", () => true],

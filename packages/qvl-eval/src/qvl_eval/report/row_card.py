@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qvl_data.inspection.markup import Html, element, join
@@ -90,22 +90,24 @@ def _option(letter: str, text: str, answer: str, read: set[str | None]) -> Html:
 
 
 def _verdicts(judged: Sequence[Judged]) -> Html:
-    head = element("tr", [element("th", name, scope="col") for name in ("rule set", "result", "read as", "rule")])
-    return element(
-        "table", element("thead", head), element("tbody", *(_verdict(one) for one in judged)), class_="verdicts"
-    )
+    """Give what the rule sets make of the row; those that agree in everything share a line."""
+    agreeing: dict[tuple[str, float, str | None, str], list[Judged]] = {}
+    for one in judged:
+        agreeing.setdefault((verdict_of(one), one.score, one.extracted, one.rule), []).append(one)
+    lines = [_line(found, is_all=len(found) == len(judged) > 1) for found in agreeing.values()]
+    head = element("tr", [element("th", name) for name in ("rule set", "result", "read as", "rule")])
+    return element("table", element("thead", head), element("tbody", *lines), class_="verdicts")
 
 
-def _verdict(one: Judged) -> Html:
-    cells: Iterator[Html] = (
-        element("td", cell)
-        for cell in (
-            badge(verdict_of(one), one.score),
-            element("bdi", cut(one.extracted, NAME)) if one.extracted is not None else element("span", "–"),
-            cut(one.rule, NAME),
-        )
+def _line(agreeing: Sequence[Judged], *, is_all: bool) -> Html:
+    one = agreeing[0]
+    name = f"all {len(agreeing)}" if is_all else ", ".join(each.rules[:NAME] for each in agreeing)
+    cells = (
+        badge(verdict_of(one), one.score),
+        element("bdi", cut(one.extracted, NAME)) if one.extracted is not None else "–",
+        cut(one.rule, NAME),
     )
-    return element("tr", element("th", cut(one.rules, NAME), scope="row"), *cells)
+    return element("tr", element("th", name), [element("td", cell) for cell in cells])
 
 
 def _prompt(prompt: str | None) -> Html | None:

@@ -11,7 +11,7 @@ from qvl_eval.score.summary import Scores
 
 Verdict = Literal["right", "part", "wrong", "failed"]
 VERDICTS: tuple[Verdict, ...] = ("right", "part", "wrong", "failed")
-VERDICT_TEXT = {"right": "right", "part": "partly right", "wrong": "wrong", "failed": "no answer found"}
+VERDICT_TEXT = {"right": "right", "part": "partly right", "wrong": "wrong", "failed": "unread"}
 
 Result = tuple[str, Scores, Sequence[Judged]]
 

@@ -88,7 +88,7 @@ def _folded(lines: list[list[Group]], scores: Sequence[Scores]) -> Html:
 def _chart(lines: list[list[Group]], scores: Sequence[Scores]) -> Iterator[Html]:
     columns = (
         ("group", None), ("rows", "n"), ("rule set", None), ("score, 0 to 100 %", None), ("score", "n"),
-        ("without failed", "n late"), ("failed", "n"),
+        ("without unread", "n late"), ("unread", "n"),
     )  # fmt: skip
     head = [element("th", name, class_=class_, scope="col") for name, class_ in columns]
     bodies = [_lines(line, scores) for line in lines[:MOST_GROUPS]]

@@ -14,7 +14,7 @@ from qvl_data.inspection.page_file import require_page_place, write_page
 from qvl_data.inspection.phrases import counted
 
 from qvl_eval.report.differences import differences_card, rules_card
-from qvl_eval.report.picture_store import Pictures, PictureStore, store_pictures
+from qvl_eval.report.picture_store import MOST_PER_ROW, Pictures, PictureStore, store_pictures
 from qvl_eval.report.protocol_card import protocol_card
 from qvl_eval.report.row_browser import HOLE, rows_card, stored_rows
 from qvl_eval.report.row_card import CardText, card_text
@@ -27,9 +27,9 @@ from qvl_eval.score.judged import AnsweredRow
 MAKER = "qvl eval"
 DEFAULT_MEGABYTES = 32
 # At least so much of what charts and tables leave is for pictures.
-_FOR_PICTURES = 0.4
-# The elements around a card's texts, with those that show its pictures.
-_AROUND_A_CARD = 320
+_FOR_PICTURES = 0.25
+# The elements around a card's texts, and those that show one picture.
+_AROUND_A_CARD, _AROUND_A_PICTURE = 100, 140
 _MORE = "qvl eval report FOLDER --max-megabytes 300"
 
 
@@ -92,9 +92,7 @@ def report_page(
     note = _left_out(len(rows) - len(chosen), store.left_out, pictures is None, more)
     body = rows_card(row_index(chosen, names), note)
     before, after = page(title, *top, body, _foot(), css=css, code=code, maker=MAKER).split(HOLE)
-    cards = (
-        text.with_pictures(store.pictures(row.position, row.row.index)) for row, text in zip(chosen, texts, strict=True)
-    )
+    cards = (text.with_pictures(store.pictures(row.position)) for row, text in zip(chosen, texts, strict=True))
     yield before.encode()
     for part in stored_rows(cards, store.drawings):
         yield part.encode()
@@ -124,13 +122,15 @@ def _fitting(
 
 
 def _cost(row: JudgedRow, text: CardText) -> int:
-    return text.bytes + index_bytes(row) + _AROUND_A_CARD
+    pictures = min(max(1, len(row.row.images)), MOST_PER_ROW)
+    return text.bytes + index_bytes(row) + _AROUND_A_CARD + pictures * _AROUND_A_PICTURE
 
 
 def _pictures(rows: Sequence[JudgedRow], pictures: Pictures | None, room: int) -> PictureStore:
     if pictures is None:
         return PictureStore(side=0)
-    wanted = sum(max(1, len(row.row.images)) for row in rows if not row.is_right)
+    looked_at = [row.row for row in rows if not row.is_right]
+    wanted = len({key for row in looked_at for key in row.images}) + sum(not row.images for row in looked_at)
     return store_pictures(((row.position, row.row) for row in rows), pictures, wanted=wanted, budget=room)
 
 
@@ -145,8 +145,8 @@ def _left_out(rows: int, pictures: int, has_no_pictures: bool, more: str) -> str
 def _foot() -> Html:
     return element(
         "footer",
-        "Scores are in percent. A failed row is one in whose answer the rule set could find no letter, number or text; "
-        "it counts as 0, and “without failed” leaves it out. Pictures are shrunk; long texts are cut where "
+        "Scores are in percent. Unread: extraction failed, the rule set found no letter, number or text in the answer. "
+        "Such a row counts as 0; “without unread” leaves it out. Pictures are shrunk; long texts are cut where "
         "it says so, and whole in predictions.jsonl.",
     )
 
