@@ -133,7 +133,7 @@ def batched(recipe: Path, folder: Path, rounds: int) -> dict[str, Any]:
     held = {}
     for batch in BATCHES:
         evaluation = prepare(load_recipe(recipe, [f"eval.batch={batch}"]))
-        loaded, driver = load_replica(evaluation, None, reshard=False)
+        loaded, driver = load_replica(evaluation, None)
         held[batch] = evaluation, Replica(loaded=loaded, driver=driver)
     for number in range(rounds + 1):
         for batch in BATCHES:

@@ -88,7 +88,6 @@ def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains
         (("--host", "0.0.0.0"), "nothing says who may ask"),
         (("--allow-root", "/"), "the whole file system"),
         (("--token-file", "none"), "there is no such file"),
-        (("--set", "layout.dp=2"), "--set layout.dp=1"),
     ],
 )
 def test_a_wrong_command_line_ends_with_exit_2_before_the_model_is_loaded(

@@ -40,7 +40,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         # Of several machines the first one keeps the folder.
         _start_workers(options)
         return EXIT_DONE
-    evaluation = prepare(recipe, reshard=options.reshard)
+    evaluation = prepare(recipe)
     for line in notices(evaluation):
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     record, changes = _own_record(evaluation, options)
@@ -55,7 +55,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
     with checking_progress(console) as advance:
         check_pictures(evaluation, advance)
     is_alone = recipe.parallel.world_size == 1
-    replica = _load(evaluation, reshard=options.reshard) if is_alone else None
+    replica = _load(evaluation) if is_alone else None
     with FolderLock(evaluation.folder):
         check_unchanged(record, evaluation.folder)
         remove_leftovers(evaluation.folder)
@@ -104,8 +104,8 @@ def _start_workers(options: RunOptions) -> None:
         raise KeyboardInterrupt
 
 
-def _load(evaluation: Evaluation, *, reshard: bool) -> Replica:
-    loaded, driver = load_replica(evaluation, None, reshard=reshard)
+def _load(evaluation: Evaluation) -> Replica:
+    loaded, driver = load_replica(evaluation, None)
     return Replica(loaded=loaded, driver=driver)
 
 

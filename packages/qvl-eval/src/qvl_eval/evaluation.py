@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import DataError, Problem
-from qvl_core.weights_fit import open_weights
 
+from qvl_eval.answers.model import weights_digest
 from qvl_eval.asking import key_of, parts_of
 from qvl_eval.benchmarks import PIXEL_LIMITS, Benchmark, find_benchmark
 from qvl_eval.prediction_log import Prediction
 from qvl_eval.prompts import PromptPart
-from qvl_eval.protocol import Protocol, model_digest, protocol_of
+from qvl_eval.protocol import Protocol, protocol_of
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.tsv import SHOWN_PROBLEMS, BenchmarkFile, Row, read_benchmark
 from qvl_eval.tsv_versions import name_version, version_warning
@@ -69,7 +69,7 @@ class Evaluation:
         }
 
 
-def prepare(recipe: Recipe, *, reshard: bool = False, is_checked: bool = False) -> Evaluation:
+def prepare(recipe: Recipe, *, is_checked: bool = False) -> Evaluation:
     """Read and check everything but the pictures' pixels and the tensors. Raises InputError, NotInstalledError.
 
     With `is_checked` the pictures are not looked at: the process that has started this one has done it.
@@ -78,8 +78,7 @@ def prepare(recipe: Recipe, *, reshard: bool = False, is_checked: bool = False) 
     assert section is not None, "the schema demands [eval] for task eval"
     recipe = with_pixel_limits(recipe)
     benchmark = find_benchmark(section.benchmark, section.rule_sets, where=recipe.path)
-    weights = open_weights(recipe, reshard=reshard)
-    return evaluation_of(recipe, benchmark, weights_digest=model_digest(weights), is_checked=is_checked)
+    return evaluation_of(recipe, benchmark, weights_digest=weights_digest(recipe), is_checked=is_checked)
 
 
 def evaluation_of(recipe: Recipe, benchmark: Benchmark, *, weights_digest: str, is_checked: bool = False) -> Evaluation:

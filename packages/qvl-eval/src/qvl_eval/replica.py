@@ -58,7 +58,7 @@ def run(recipe: Recipe, options: RunOptions) -> None:
 
     board = writer_from_environment()
     board.mark("reading the benchmark")
-    evaluation = prepare(recipe, reshard=options.reshard, is_checked=True)
+    evaluation = prepare(recipe, is_checked=True)
     board.mark("importing MindSpore")
     device.prepare(recipe.launch.device)
     device.confine_small_model(parameter_count(recipe.spec))
@@ -71,7 +71,7 @@ def run(recipe: Recipe, options: RunOptions) -> None:
     world.phase = "answering"
     plan = read_plan(evaluation.folder, evaluation.protocol.digest)
     board.mark("reading the weights")
-    replica = _load(evaluation, world, reshard=options.reshard)
+    replica = _load(evaluation, world)
     board.stamp("loaded")
     answer_share(evaluation, replica, plan, Console(quiet=world.rank != 0), board)
     wait_for_others(AnswerCount(evaluation.folder), plan.total, lambda: board.mark("others", waiting=True))
@@ -183,10 +183,10 @@ def _log_of(evaluation: Evaluation, replica: Replica) -> AbstractContextManager[
     return nullcontext(PredictionLog(evaluation.folder, replica.number))
 
 
-def _load(evaluation: Evaluation, world: World, *, reshard: bool) -> Replica:
+def _load(evaluation: Evaluation, world: World) -> Replica:
     from qvl_eval.replica_model import load_replica
 
-    loaded, driver = load_replica(evaluation, world, reshard=reshard)
+    loaded, driver = load_replica(evaluation, world)
     place = world.place
     return Replica(
         loaded=loaded,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qvl_eval.answers.driver import Driver, make_driver, window_of
-from qvl_eval.answers.model import LoadedModel, generation_options, load_model, processor_of
+from qvl_eval.answers.model import (
+    LoadedModel,
+    answering_options,
+    load_model,
+    local_weights,
+    open_for_answers,
+    processor_of,
+)
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import World
@@ -13,13 +20,13 @@ if TYPE_CHECKING:
     from qvl_eval.evaluation import Evaluation
 
 
-def load_replica(evaluation: Evaluation, world: World | None, *, reshard: bool) -> tuple[LoadedModel, Driver]:
+def load_replica(evaluation: Evaluation, world: World | None) -> tuple[LoadedModel, Driver]:
     """Load what this process holds of the recipe's weights; in a `world` that cuts the model, its rank's part."""
     recipe, slots = evaluation.recipe, evaluation.section.batch
     if world is None or world.layout.tp * world.layout.pp == 1:
-        loaded = load_model(recipe, reshard=reshard)
+        loaded = load_model(recipe)
         return loaded, make_driver(loaded, slots=slots, max_tokens=_held(evaluation, loaded))
-    loaded = _load_part(evaluation, world, reshard=reshard)
+    loaded = _load_part(evaluation, world)
     return loaded, driver_of_part(loaded, world, slots=slots, max_tokens=_held(evaluation, loaded))
 
 
@@ -44,19 +51,13 @@ def _held(evaluation: Evaluation, loaded: LoadedModel) -> int:
     return evaluation.section.held_tokens or window_of(loaded)
 
 
-def _load_part(evaluation: Evaluation, world: World, *, reshard: bool) -> LoadedModel:
-    from qvl_core.generate import changed_options, read_generation_config
+def _load_part(evaluation: Evaluation, world: World) -> LoadedModel:
     from qvl_core.parallel.stage import build_stage
-    from qvl_core.weights.local_tensors import local_values
-    from qvl_core.weights.whole_tensors import whole_tensors_of
-    from qvl_core.weights_fit import open_weights
 
     recipe = evaluation.recipe
-    weights = open_weights(recipe, reshard=reshard)
+    weights = open_for_answers(recipe)
     processor = processor_of(recipe, weights)
-    arrays = local_values(whole_tensors_of(weights), world.layout, world.place.pp, world.place.tp)
+    arrays = local_weights(recipe, world.place.pp, world.place.tp)
     model = build_stage(recipe.spec, world, arrays, recipe.model.dtype or "float32")
     model.set_train(False)
-    model.generation_defaults = read_generation_config(weights.path)
-    options = changed_options(model.generation_defaults, generation_options(recipe.generation))
-    return LoadedModel(model=model, processor=processor, options=options)
+    return LoadedModel(model=model, processor=processor, options=answering_options(recipe, weights))

@@ -29,6 +29,8 @@ def require_inputs(recipe: Recipe) -> None:
 def _missing(recipe: Recipe) -> Iterator[Problem]:
     weights = f"download {recipe.spec.name} there, or --set weights.source=DIR"
     yield from _absent(recipe, "weights.source", recipe.weights.source, weights)
+    fix = "train one (recipes/7b_lora_sft.toml), or --set weights.adapter=DIR"
+    yield from _absent(recipe, "weights.adapter", recipe.weights.adapter, fix)
     if recipe.eval and (recipe.task == "eval" or (recipe.task == "sft" and recipe.eval.every)):
         yield from _absent(recipe, "eval.data", recipe.eval.data, "get the benchmark, or --set eval.data=FILE")
     if recipe.task == "sft":

@@ -15,12 +15,13 @@ from qvl_core.errors import InputError
 
 from qvl_eval.answers.driver import Driver, make_driver, window_of
 from qvl_eval.answers.job import make_job
-from qvl_eval.answers.model import LoadedModel, load_model, require_one_process
+from qvl_eval.answers.opening import AnsweringModel, open_model
 from qvl_eval.chat.conversation import Conversation
 from qvl_eval.questions import is_text
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+    from qvl_core.tasks import StartWorkers
 
 HELP = """/image FILE    show an image with the next question
 /video FILE    show a video with the next question
@@ -32,10 +33,16 @@ A question that starts with a slash: write two. Ctrl-C stops an answer, Ctrl-D l
 Write = Callable[[str], None]
 
 
-def talk(recipe: Recipe, *, system: str | None = None) -> int:
-    """Talk until the end of the input and give the exit code 0. Raises InputError, NotInstalledError."""
-    require_one_process(recipe, "qvl chat")
-    loaded = load_model(recipe)
+def talk(recipe: Recipe, *, system: str | None = None, start_workers: StartWorkers | None = None) -> int:
+    """Talk until the end of the input and give the exit code 0. Raises InputError, NotInstalledError.
+
+    `start_workers` is there where the layout has several processes.
+    """
+    with open_model(recipe, start_workers) as loaded:
+        return _talk(loaded, system)
+
+
+def _talk(loaded: AnsweringModel, system: str | None) -> int:
     window = window_of(loaded)
     chat = Chat(loaded, make_driver(loaded, slots=1, max_tokens=window), window=window, system=system)
     with contextlib.suppress(ImportError):
@@ -57,7 +64,7 @@ def talk(recipe: Recipe, *, system: str | None = None) -> int:
 class Chat:
     """Takes one line after the other. One driver with one slot answers."""
 
-    def __init__(self, loaded: LoadedModel, driver: Driver, *, window: int, system: str | None = None) -> None:
+    def __init__(self, loaded: AnsweringModel, driver: Driver, *, window: int, system: str | None = None) -> None:
         self._loaded = loaded
         self._driver = driver
         self._window = window

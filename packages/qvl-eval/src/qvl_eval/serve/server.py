@@ -19,10 +19,11 @@ from qvl_eval.serve.limits import Limits
 if TYPE_CHECKING:
     import uvicorn
     from qvl_core.recipe import Recipe
+    from qvl_core.tasks import StartWorkers
     from starlette.types import ASGIApp
 
     from qvl_eval.answers.engine_thread import EngineThread
-    from qvl_eval.answers.model import LoadedModel
+    from qvl_eval.answers.opening import AnsweringModel
     from qvl_eval.serve.answering import Served
     from qvl_eval.serve.guard import Access
 
@@ -46,27 +47,35 @@ class ServerOptions:
     limits: Limits
 
 
-def run_server(recipe: Recipe, options: ServerOptions) -> int:
+def run_server(recipe: Recipe, options: ServerOptions, start_workers: StartWorkers | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C and give the exit code: 1 if requests were cut short, else 0.
 
-    Raises InputError before anything is loaded, NotInstalledError.
+    `start_workers` is there where the layout has several processes. Raises InputError before anything is loaded,
+    NotInstalledError, and the launcher's error where a worker has failed.
     """
     _require_installed()
     from qvl_eval.answers.driver import make_driver
     from qvl_eval.answers.engine_thread import EngineThread
-    from qvl_eval.answers.model import load_model, require_one_process
+    from qvl_eval.answers.opening import open_model
     from qvl_eval.serve.access_rules import bind, checked_root, host_names, read_token
     from qvl_eval.serve.guard import Access
 
-    require_one_process(recipe, "qvl serve")
     access = Access(token=read_token(options.token_file), names=host_names(options.allowed_hosts))
     root = checked_root(options.allow_root)
-    with bind(options.host, options.port, has_token=access.token is not None) as listener:
-        loaded = load_model(recipe)
+    with (
+        bind(options.host, options.port, has_token=access.token is not None) as listener,
+        open_model(recipe, start_workers) as loaded,
+    ):
+
+        def begin(stop: Callable[[], None]) -> None:
+            # Without its workers a server can answer nobody: it ends as by SIGTERM, and says why.
+            loaded.when_ended(stop)
+            typer.echo(_greeting(listener))
+
         engine = EngineThread(
             functools.partial(make_driver, loaded, slots=options.slots, max_tokens=options.held_tokens)
         )
-        return serve(
+        code = serve(
             engine,
             _served(recipe, loaded, options),
             limits=options.limits,
@@ -74,8 +83,11 @@ def run_server(recipe: Recipe, options: ServerOptions) -> int:
             root=root,
             listener=listener,
             drain_s=options.drain_s,
-            on_start=lambda _: typer.echo(_greeting(listener)),
+            on_start=begin,
         )
+        if engine.error is not None:
+            raise engine.error
+        return code
 
 
 def serve(
@@ -189,7 +201,7 @@ def _server_class() -> type[uvicorn.Server]:
     return Server
 
 
-def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Served:
+def _served(recipe: Recipe, loaded: AnsweringModel, options: ServerOptions) -> Served:
     from qvl_eval.answers.driver import window_of
     from qvl_eval.answers.job import make_job
     from qvl_eval.serve.answering import Served
@@ -200,7 +212,7 @@ def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Serv
         window=window,
         options=loaded.options,
         make_job=functools.partial(make_job, loaded.processor, window=window),
-        slots=options.slots,
+        slots=options.slots * loaded.replicas,
     )
 
 

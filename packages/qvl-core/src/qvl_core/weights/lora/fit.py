@@ -6,12 +6,11 @@ from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.params import EMBEDDING, LM_HEAD
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.lora.adapter import Adapter, listed
+from qvl_core.weights.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT
+from qvl_core.weights.lora.patterns import PatternError
+from qvl_core.weights.lora.targets import Targets, find_targets
 from qvl_core.weights.safetensors_header import TensorEntry
-
-from qvl_convert.lora.adapter import Adapter, listed
-from qvl_convert.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT
-from qvl_convert.lora.patterns import PatternError
-from qvl_convert.lora.targets import Targets, find_targets
 
 
 def require_fit(adapter: Adapter, spec: ModelSpec) -> Targets:

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from qvl_convert.lora import merge_transforms, open_adapter, require_fit
 from qvl_core.errors import WeightsError
+from qvl_core.weights.lora import merge_transforms, open_adapter, require_fit
 
 
 def targets(lab, names, ranks=None, naming="new", **config):
@@ -165,7 +165,9 @@ def test_refuses_an_adapter_that_fits_no_module(lab):
 
 @pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
 def test_a_regex_bomb_is_ended_in_time(lab, key, monkeypatch):
-    monkeypatch.setattr("qvl_convert.lora.patterns.find_matches.__kwdefaults__", {"anywhere": False, "seconds": 1.0})
+    monkeypatch.setattr(
+        "qvl_core.weights.lora.patterns.find_matches.__kwdefaults__", {"anywhere": False, "seconds": 1.0}
+    )
     message = refused(lab, lab.names("q_proj.weight"), **{key: r"((([a-z_.0-9]+)+)+)+#"})
     assert "take more than 1 s" in message
 
@@ -178,7 +180,7 @@ def test_refuses_what_is_no_regular_expression(lab, pattern):
 def test_patterns_are_tried_under_a_memory_limit_of_our_own_as_well(lab):
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
-        "from qvl_convert.lora.patterns import find_matches\n"
+        "from qvl_core.weights.lora.patterns import find_matches\n"
         "print(find_matches(['a+'], ['aa', 'ab']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -14,10 +14,9 @@ from typing import Generic, TypeVar
 
 from qvl_core.params import EMBEDDING, LM_HEAD, parameter_table
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.lora.adapter_config import AdapterConfig
+from qvl_core.weights.lora.patterns import find_matches
 from qvl_core.weights.names import Naming, spell
-
-from qvl_convert.lora.adapter_config import AdapterConfig
-from qvl_convert.lora.patterns import find_matches
 
 Number = TypeVar("Number", int, float)
 

@@ -15,17 +15,17 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qvl_core.errors import Problem, WeightsError
 from qvl_core.input_file import printable
 from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
+from qvl_core.weights.lora.adapter import Adapter
+from qvl_core.weights.lora.fit import require_fit
+from qvl_core.weights.lora.product import RightFactor, TileProduct
+from qvl_core.weights.lora.targets import LowRank
 from qvl_core.weights.safetensors_header import TensorEntry
 from qvl_core.weights.tensor_io import float32_to_bfloat16, raw_to_float32
-
-from qvl_convert.lora.adapter import Adapter
-from qvl_convert.lora.fit import require_fit
-from qvl_convert.lora.product import RightFactor, TileProduct
-from qvl_convert.lora.targets import LowRank
 
 # Elements computed at a time, and columns of them: what is computed on the way then stays in a core's cache.
 TILE_ELEMENTS = 16 * 1024
@@ -84,7 +84,8 @@ class MergeTransform:
     Raises WeightsError when a sum is too large for the tensor's dtype. Threads may share it.
     """
 
-    def __init__(self, name: str, rows: int, dtype: str, values: _NewValues, where: str) -> None:
+    def __init__(self, name: str, rows: int, dtype: str, values: NewValues, where: str) -> None:
+        """Merge `rows` rows, of a whole tensor or of a rank's part of one, that `values` knows by the same numbers."""
         self._name = name
         self._rows = rows
         self._dtype = dtype
@@ -118,7 +119,7 @@ class MergeTransform:
         with self._lock:
             return TensorChange(
                 name=self._name,
-                replaced=isinstance(self._values, _Replacement),
+                replaced=isinstance(self._values, (_Replacement, GivenValues)),
                 rows=self._done,
                 changed=self._changed,
                 largest=self._largest,
@@ -181,7 +182,7 @@ def merge_transforms(adapter: Adapter, spec: ModelSpec, dtypes: Mapping[str, str
     transforms = {}
     for parameter in parameter_table(spec):
         name = parameter.name
-        values: _NewValues
+        values: NewValues
         if name in targets.low_rank:
             values = _LowRankUpdate(adapter, targets.low_rank[name])
         elif name in targets.replaced:
@@ -209,7 +210,7 @@ def _tiles(rows: int, columns: int) -> Iterator[Tile]:
             yield slice(first, min(first + height, rows)), slice(start, min(start + width, columns))
 
 
-class _NewValues(Protocol):
+class NewValues(Protocol):
     """Where a tensor's new values come from. The tile is one of the rows that `load` was called for."""
 
     def load(self, first: int, stop: int) -> tuple[NDArray[np.float32], ...]: ...
@@ -247,12 +248,8 @@ class _LowRankUpdate:
         right = self._right
         if right is None:
             right = self._right = RightFactor(self._adapter.read_rows(self._a, 0, self._rank))
-        update = compute(loaded[0][tile[0]], right, tile[1])
         base = loaded[1][tile] if len(loaded) > 1 else old
-        with np.errstate(over="ignore", invalid="ignore"):
-            update *= self._scale
-            update += base
-        return update
+        return _updated(compute(loaded[0][tile[0]], right, tile[1]), self._scale, base)
 
     def release(self) -> None:
         self._right = None
@@ -275,3 +272,64 @@ class _Replacement:
 
     def release(self) -> None:
         pass
+
+
+class GivenUpdate:
+    """W + scale * (B @ A) with factors that are here: rows of B and columns of A are those of the part that is merged.
+
+    W is the base's part, or `base_RC` where the adapter brings its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        a_KC: NDArray[np.float32],
+        b_RK: NDArray[np.float32],
+        scale: float,
+        base_RC: NDArray[np.float32] | None,
+    ) -> None:
+        self._right = RightFactor(a_KC)
+        self._by_rows = (b_RK,) if base_RC is None else (b_RK, base_RC)
+        self._scale = np.float32(scale)
+
+    def load(self, first: int, stop: int) -> tuple[NDArray[np.float32], ...]:
+        """Give the rows of B, and of the adapter's own W."""
+        return tuple(array[first:stop] for array in self._by_rows)
+
+    def values(
+        self, loaded: tuple[NDArray[np.float32], ...], tile: Tile, old: NDArray[np.float32], compute: TileProduct
+    ) -> NDArray[np.float32]:
+        """Give the new values of a tile."""
+        base = loaded[1][tile] if len(loaded) > 1 else old
+        return _updated(compute(loaded[0][tile[0]], self._right, tile[1]), self._scale, base)
+
+    def release(self) -> None:
+        """Do nothing: they were given."""
+
+
+class GivenValues:
+    """New values that are here, [rows, columns] of the part that is merged."""
+
+    def __init__(self, values_RC: NDArray[np.float32]) -> None:
+        self._values_RC = values_RC
+
+    def load(self, first: int, stop: int) -> tuple[NDArray[np.float32], ...]:
+        """Give the rows."""
+        return (self._values_RC[first:stop],)
+
+    def values(
+        self, loaded: tuple[NDArray[np.float32], ...], tile: Tile, old: NDArray[np.float32], compute: TileProduct
+    ) -> NDArray[np.float32]:
+        """Give the values of a tile."""
+        return loaded[0][tile]
+
+    def release(self) -> None:
+        """Do nothing: they were given."""
+
+
+def _updated(update_RC: NDArray[np.float32], scale: np.float32, base_RC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give base + scale * update, in float32; too large becomes infinite, which the caller counts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        update_RC *= scale
+        update_RC += base_RC
+    return update_RC

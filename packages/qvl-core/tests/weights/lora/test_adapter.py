@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 import pytest
-from qvl_convert.lora import open_adapter
 from qvl_core.errors import WeightsError
+from qvl_core.weights.lora import open_adapter
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qvl_core.errors import InputChangedError, Problem, WeightsError
 from qvl_core.input_file import open_regular_file, printable, readable
 from qvl_core.weights.hf_folder import WEIGHT_DTYPES
+from qvl_core.weights.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT, AdapterConfig, read_adapter_config
 from qvl_core.weights.names import Naming, naming_of, spell, to_classic
 from qvl_core.weights.raw_bytes import PIECE_BYTES, read_into
 from qvl_core.weights.safetensors_header import DTYPE_BYTES, SafetensorsHeader, TensorEntry, file_stamp, read_header
 from qvl_core.weights.tensor_io import raw_to_float32
 from qvl_core.weights.whole_tensors import Input
-
-from qvl_convert.lora.adapter_config import CONFIG_FILE, MERGE_WITH_PEFT, AdapterConfig, read_adapter_config
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SHOWN = 10

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from qvl_convert.lora import merge_report, open_adapter
-from qvl_convert.lora.product import RightFactor, TileProduct
 from qvl_core.errors import InputChangedError, WeightsError
+from qvl_core.weights.lora import merge_report, open_adapter
+from qvl_core.weights.lora.product import RightFactor, TileProduct
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -70,8 +70,8 @@ def test_the_size_of_the_blocks_does_not_show_in_the_result(lab, dtype, monkeypa
         bits = lab.base(name, dtype)
         whole = lab.apply(lab.transforms(folder, dtype)[name], bits)
         for rows, elements, columns in ((1, 16384, 256), (3, 16384, 3), (5, 1, 1), (bits.shape[0], 70, 16)):
-            monkeypatch.setattr("qvl_convert.lora.merge.TILE_ELEMENTS", elements)
-            monkeypatch.setattr("qvl_convert.lora.merge.TILE_COLUMNS", columns)
+            monkeypatch.setattr("qvl_core.weights.lora.merge.TILE_ELEMENTS", elements)
+            monkeypatch.setattr("qvl_core.weights.lora.merge.TILE_COLUMNS", columns)
             assert lab.apply(lab.transforms(folder, dtype)[name], bits, rows).tobytes() == whole.tobytes()
 
 
