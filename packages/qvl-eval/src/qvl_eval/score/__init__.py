@@ -1,11 +1,5 @@
 """Scoring rules as pure functions of texts: no model, no files, no mindspore."""
 
-# The sums of digits_test, until evaluate.py makes them by `summary.summarise`.
-from qvl_eval.score.exact import Group as Group
-from qvl_eval.score.exact import Scored as Scored
-from qvl_eval.score.exact import Scores as Scores
-from qvl_eval.score.exact import summarise as summarise
-
 # For scripts.
 from qvl_eval.score.judge import extract_choice as extract_choice
 from qvl_eval.score.judge import score_row as score_row
