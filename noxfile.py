@@ -17,9 +17,11 @@ PEFT = "peft==0.21.2"
 # What others do with images and videos; without what they require, torch would come a second time.
 MEDIA_PEERS = ("qwen-vl-utils==0.0.14", "torchvision==0.28.0", "decord==0.6.0")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
+# Who talks to `qvl serve`: the official client, and plain HTTP.
+SERVE_TOOLS = ("openai>=2,<4", "httpx>=0.27")
 SUPPORTED = ("3.11", "3.12", "3.10")
 # Benchmarks that compare with torch: in a session of their own.
-NEED_TORCH = ("training_speed.py", "media.py")
+NEED_TORCH = ("training_speed.py", "media.py", "generation.py")
 
 nox.options.sessions = ["lint", "types", "imports", "recipes", "tests"]
 nox.options.reuse_existing_virtualenvs = False
@@ -44,9 +46,15 @@ def _python() -> str | None:
 PYTHON = _python()
 
 
-def _install(session: nox.Session, *packages: str, mindspore: bool = False, mpi: bool = False) -> None:
+def _install(
+    session: nox.Session, *packages: str, mindspore: bool = False, mpi: bool = False, serve: bool = False
+) -> None:
     """Install our packages from this checkout, siblings included, with what they declare and nothing more."""
-    extras = {"mindspore": ("core", "train", "eval") if mindspore else (), "mpi": ("core", "train") if mpi else ()}
+    extras = {
+        "mindspore": ("core", "train", "eval") if mindspore else (),
+        "mpi": ("core", "train") if mpi else (),
+        "serve": ("eval",) if serve else (),
+    }
     chosen = {name: ",".join(extra for extra, having in extras.items() if name in having) for name in packages}
     session.install(*(f"./packages/qvl-{name}" + (f"[{extra}]" if extra else "") for name, extra in chosen.items()))
 
@@ -69,8 +77,8 @@ def quickstart(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def tests(session: nox.Session) -> None:
     """Run everything that needs no torch, all packages together."""
-    _install(session, *PACKAGES, mindspore=True, mpi=True)
-    session.install(*TEST_TOOLS)
+    _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
+    session.install(*TEST_TOOLS, *SERVE_TOOLS)
     others = [f"--ignore=tests/{name}" for name in ("parity", "layouts", "faults")]
     arguments = session.posargs or ["packages", "tests", *others]
     session.run("pytest", *arguments)
@@ -100,8 +108,9 @@ def faults(session: nox.Session) -> None:
 
 def _test_package(package: str) -> None:
     def run(session: nox.Session) -> None:
-        _install(session, *_with_siblings(package), mindspore=package in ("train", "eval"), mpi=package == "train")
-        session.install(*TEST_TOOLS)
+        runs_models = package in ("train", "eval")
+        _install(session, *_with_siblings(package), mindspore=runs_models, mpi=runs_models, serve=package == "eval")
+        session.install(*TEST_TOOLS, *(SERVE_TOOLS if package == "eval" else ()))
         session.run("pytest", f"packages/qvl-{package}", *session.posargs)
 
     run.__doc__ = f"Run the tests of qvl-{package} in a venv that holds it and what it declares, nothing else."
@@ -137,9 +146,9 @@ def minimum(session: nox.Session) -> None:
     session.log(f"lowest declared versions: {', '.join(_lowest_versions())}")
     # Constraints, not requirements: pip then fails where a bound cannot be installed, instead of passing it over.
     session.env["PIP_CONSTRAINT"] = str(lowest)
-    _install(session, *PACKAGES, mindspore=True, mpi=True)
+    _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
     session.env.pop("PIP_CONSTRAINT")
-    session.install(*TEST_TOOLS)
+    session.install(*TEST_TOOLS, *SERVE_TOOLS)
     session.run("pytest", "packages", *session.posargs)
 
 
@@ -203,8 +212,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def bench(session: nox.Session) -> None:
     """Print side-by-side measurements as JSON; asserts no time."""
-    _install(session, *PACKAGES, mindspore=True, mpi=True)
-    session.install("psutil")
+    _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
+    session.install("psutil", *SERVE_TOOLS)
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
         if script.name not in NEED_TORCH:
             session.run("python", str(script), *session.posargs)
@@ -212,7 +221,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, name="bench-torch")
 def bench_torch(session: nox.Session) -> None:
-    """Measure training steps and media against HF and torch, results compared first; JSON; asserts no time."""
+    """Measure training, generation and media against HF and torch, results compared first; JSON; asserts no time."""
     session.install(TORCH)
     _install(session, *PACKAGES, mindspore=True)
     session.install("--no-deps", *MEDIA_PEERS)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from qvl_core.cli.parameters import Settings
 
+from qvl_eval import commands_report, commands_score
+
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
     from qvl_core.tasks import StartWorkers
@@ -38,6 +40,10 @@ def register(app: typer.Typer) -> None:
     app.command("infer")(infer)
     app.command("chat")(chat)
     app.command("serve")(serve)
+    commands_score.register(app)
+    group = next(one.typer_instance for one in app.registered_groups if one.name == "eval")
+    assert group is not None, "commands_score makes the group"
+    commands_report.register(group)
 
 
 def infer(
