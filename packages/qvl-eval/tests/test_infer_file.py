@@ -84,6 +84,8 @@ def test_bad_rows_hold_their_error_and_the_others_are_answered(
         "has no prompt": {"prompt": " "},
         "surrogate": '{"prompt": "\\ud800"}',
         "is int": 7,
+        "the key 'prompt' occurs twice": '{"prompt": "a", "prompt": "b"}',
+        "Infinity is not a JSON number": '{"prompt": "a", "id": Infinity}',
         "the window holds": {"prompt": "word " * 5000},
     }
     source, output = write(folder, [QUESTIONS[0], *bad.values(), QUESTIONS[2]]), tmp_path / "answers.jsonl"
@@ -136,6 +138,8 @@ def test_answers_under_other_settings_or_to_other_questions_are_not_mixed(
         (("--prompt", "x", "--input", "a", "--output", "b"), "either --prompt or --input"),
         (("--input", "a"), "go together"),
         (("--input", "none.jsonl", "--output", "b"), "there is no such file"),
+        (("--input", "a", "--output", "b", "--image", "c", "--json"), "--image, --json would not be used"),
+        (("--prompt", "x", "--media-root", "a"), "--media-root would not be used"),
     ],
 )
 def test_a_wrong_command_line_ends_with_exit_2(
@@ -143,6 +147,15 @@ def test_a_wrong_command_line_ends_with_exit_2(
 ) -> None:
     assert main(["infer", str(write_recipe("infer")), *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_media_of_no_folder_are_told_before_an_answer_is_written(
+    write_recipe: WriteRecipe, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    assert infer(write_recipe("infer"), write(folder, QUESTIONS), output, "--media-root", tmp_path / "none") == 2
+    assert f"{tmp_path / 'none'}\n  is no folder" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_the_questions_are_never_written_over(write_recipe: WriteRecipe, folder: Path) -> None:

@@ -34,8 +34,11 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         assert options.start_workers is not None, "a recipe of several machines has several processes"
         options.start_workers()
         return 0
+    from qvl_core.weights_fit import where_of
+
     from qvl_eval.infer import Capacity, infer, infer_file
     from qvl_eval.questions import questions_of
+    from qvl_eval.terminal_text import printed
 
     section = recipe.infer
     if section is None or (section.prompt is None and section.input is None):
@@ -60,7 +63,8 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         )
     assert section.prompt is not None, "checked above"
     images, videos = ([Path(path) for path in paths] for paths in (section.images, section.videos))
-    questions = questions_of([section.prompt], images, videos, section.system)
+    where = f"{where_of(recipe, 'infer.prompt')}: infer.prompt"
+    questions = questions_of([section.prompt], images, videos, section.system, where=where)
     for result in infer(recipe, questions, capacity, start_workers=options.start_workers):
-        typer.echo(result["answer"])
+        typer.echo(printed(result["answer"]))
     return 0

@@ -79,6 +79,11 @@ def make_job(
     from qvl_data import collate
     from qvl_data.prompt import build_conversation
 
+    from qvl_eval.questions import is_text
+
+    if not all(is_text(part) for message in messages for part in message.parts if isinstance(part, str)):
+        # Of a command line: bytes that are not UTF-8 come as such halves.
+        raise DataError(Problem(where=where, message="holds half of a surrogate pair, or bytes that are not UTF-8"))
     sample = build_conversation(processor, messages, sample_id=where)
     tokens = len(sample.input_ids)
     left = window - tokens

@@ -13,7 +13,7 @@ from typing import Any
 from qvl_core.json_file import parse_json
 
 # A whole string, or a character that a further value or key comes after. A string that does not end is all of the rest:
-# were it no token, each quote in it would be tried as the beginning of one, and the search take the square of its length.
+# were it no token, each quote in it would be tried as a beginning, and the search take the square of its length.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{,:]', re.DOTALL)
 
 
