@@ -198,8 +198,10 @@ def test_a_server_over_ranks_gives_the_answers_of_one_process_and_drains(
         found = list(pool.map(lambda body: post(port, body), bodies * 3))
         assert [status for status, _ in found] == [200] * 12
         assert [json.loads(data)["choices"][0]["message"]["content"].strip() for _, data in found] == alone * 3
-        pool.map(lambda body: post(port, body), bodies)
+        late = [pool.submit(post, port, {**body, "max_tokens": 60}) for body in bodies]
+        _wait_until(lambda: _metric(port, "qvl_requests_in_house") == len(bodies))
         process.send_signal(signal.SIGTERM)
+        assert [one.result()[0] for one in late] == [200] * len(bodies)
         assert process.wait(60) == 0
         assert not workers_of(process.pid)
 

@@ -88,6 +88,17 @@ def test_the_folder_is_this_users_alone_and_goes() -> None:
     assert not folder.exists()
 
 
+def test_a_folder_that_can_have_no_socket_is_named_and_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = tmp_path / ("long" * 30)
+    made.mkdir()
+    monkeypatch.setattr(link, "temporary_folder", lambda: made)
+    with pytest.raises(RunError, match="set TMPDIR to a short path"), Door():
+        raise AssertionError("never entered")
+    assert not made.exists()
+
+
 def test_a_process_of_another_user_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     with Door() as door:
         users = iter([os.geteuid() + 1, os.geteuid()])

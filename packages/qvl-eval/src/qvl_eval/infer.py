@@ -105,7 +105,10 @@ def infer(
 
 def as_json(recipe: Recipe, question: Question, result: dict[str, Any]) -> str:
     """Give one line of JSON with the question and the answer."""
-    return json.dumps({**question.shown, **result, "weights": recipe.weights.source}, ensure_ascii=False)
+    weights = {"weights": recipe.weights.source}
+    if recipe.weights.adapter is not None:
+        weights["adapter"] = recipe.weights.adapter
+    return json.dumps({**question.shown, **result, **weights}, ensure_ascii=False)
 
 
 def infer_file(

@@ -339,6 +339,16 @@ def test_prints_without_its_controls(opened: BrowserPage) -> None:
     assert len(opened.call("Page.printToPDF")["data"]) > 10_000
 
 
+def test_a_page_without_rows_says_so(page: BrowserPage, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    results = results_of(choice_rows(9, pictures=Pictures([])))
+    write_report(path, title="none", protocol={}, results=results, max_megabytes=0.01)
+    page.forget()
+    page.open(path)
+    assert page.run(PLACE) == "No row fits these filters."
+    assert page.said == []
+
+
 def test_ten_thousand_rows_show_no_more_than_a_page_of_them(page: BrowserPage, tmp_path: Path) -> None:
     rows = choice_rows(10_000, pictures=Pictures([]))
     path = tmp_path / "report.html"

@@ -233,6 +233,14 @@ def test_size_is_bounded_by_leaving_pictures_out(tmp_path: Path) -> None:
     assert page.text.count("picture 1 left out: the page is full") == 300 - page.count("use")
 
 
+def test_charts_stay_where_there_is_no_room_for_rows(tmp_path: Path) -> None:
+    pictures = Pictures([picture(1)])
+    page = report(tmp_path, results_of(choice_rows(30, pictures=pictures)), pictures=pictures, max_megabytes=0.01)
+    assert page.count("article") == 0
+    assert "30 rows left out" in page.text
+    assert page.index["rows"] == []
+
+
 def test_rows_to_look_at_come_before_those_that_are_right(tmp_path: Path) -> None:
     results = results_of(choice_rows(300, pictures=Pictures([])))
     page = report(tmp_path, results, max_megabytes=0.3)

@@ -111,9 +111,15 @@ class Door:
     """Where the first rank knocks: a context manager that makes the folder and takes it away."""
 
     def __enter__(self) -> Door:
+        """Raises RunError where there can be no socket: the path of one has at most 107 bytes."""
         self._folder = temporary_folder()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(self._folder / _SOCKET))
+        try:
+            self._listener.bind(str(self._folder / _SOCKET))
+        except OSError as error:
+            self.__exit__(None, None, None)
+            fix = "fix: make /dev/shm writable, or set TMPDIR to a short path of a local disk"
+            raise RunError(f"{self._folder}: no socket can be made here: {error}\n  {fix}") from None
         self._listener.listen(1)
         self._listener.settimeout(_ACCEPT_PERIOD_S)
         return self

@@ -103,19 +103,18 @@ class LinkedFront:
             while (message := self._link.receive()) is not None:
                 self._came.put(_command(message))
         finally:
-            # Whatever ended it, nobody asks any more.
+            # It has hung up, or is gone: nobody asks any more.
             self._came.put(Stop())
 
 
 def _command(message: Message) -> Command:
     from qvl_core.generate.packed_request import unpack_request
-    from qvl_core.generate.ranks import Cancel, Open, Stop, Submit
+    from qvl_core.generate.ranks import Cancel, Open, Submit
 
     fields = message.fields
     if message.kind == "submit":
         return Submit(request=unpack_request(fields, message.arrays))
     if message.kind == "cancel":
         return Cancel(request_id=fields["request_id"])
-    if message.kind == "open":
-        return Open(slots=fields["slots"], max_tokens=fields["max_tokens"])
-    return Stop()
+    assert message.kind == "open", message.kind
+    return Open(slots=fields["slots"], max_tokens=fields["max_tokens"])

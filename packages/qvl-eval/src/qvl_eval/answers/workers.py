@@ -106,19 +106,15 @@ class Workers:
         return self._error or RunError("the workers have ended")
 
     def _end(self, *, in_order: bool) -> None:
-        """End the workers: by asking them, and after a while, or where they are not ready yet, by force."""
-        link = self._link
+        """End the workers: by hanging up, and after a while, or where they are not ready yet, by force."""
         try:
-            if in_order and link is not None:
-                try:
-                    link.send(Message(kind="stop"))
+            if self._link is not None:
+                # Also right where an interrupt has cut a message short: nothing of it is taken for a command.
+                self._link.close()
+                if in_order:
                     self._watching.join(LEAVE_S)
-                except OSError:
-                    pass
         finally:
             self._stop.set()
             self._watching.join(END_S)
-            if link is not None:
-                link.close()
             self._listening.join(END_S)
             self._door.__exit__(None, None, None)

@@ -112,7 +112,7 @@ def store_pictures(
 
 def fitting_side(budget: int, pictures: int) -> int:
     """Give the side in pixels, a multiple of 16, at which about so many pictures fit into `budget` bytes."""
-    side = math.sqrt(budget / max(1, pictures) / _BYTES_PER_PIXEL)
+    side = math.sqrt(max(0, budget) / max(1, pictures) / _BYTES_PER_PIXEL)
     return int(min(LARGEST_SIDE, max(SMALLEST_SIDE, side // 16 * 16)))
 
 
