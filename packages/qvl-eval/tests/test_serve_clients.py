@@ -86,7 +86,7 @@ def test_a_stop_string_ends_an_answer_before_it_and_its_work(
 @pytest.mark.parametrize(
     ("stop", "text", "finish"),
     [
-        ("lo, 你", "Hel", "stop"),
+        ("ello, 你", "H", "stop"),
         ("o, 你好 👋!", "Hell", "stop"),
         (["👋", "Hello"], "", "stop"),
         (["!?", "你x", "👋!!"], ANSWER, "stop"),

@@ -43,6 +43,11 @@ class PreparedRow:
         return int(self.job.prompt.patches.nbytes) if self.job is not None else 0
 
 
+def prompt_text(parts: Sequence[PromptPart]) -> str:
+    """Give a prompt as people read it: pictures as their numbers in brackets."""
+    return "".join(part if isinstance(part, str) else f"[picture {part.number + 1}]\n" for part in parts)
+
+
 def parts_of(benchmark: Benchmark, family: PromptFamily, row: Row) -> tuple[PromptPart, ...]:
     """Give the prompt of a row. Raises DataError, with the row's line, where its text does not fit its pictures."""
     asked = Asked(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qvl_eval.report.run_folder import EvaluationFolder, RowPictures
+    from qvl_eval.report.run_folder import AskedRows, EvaluationFolder
 
 _PAGE = "report.html"
 
@@ -52,12 +52,14 @@ def register(evaluation: typer.Typer) -> None:
         require_page_place(target, overwrite=overwrite, maker=MAKER)
         evaluation = read_evaluation(folder)
         results = evaluation.results(rules or ())
+        asked = _asked(evaluation, data)
         write_report(
             target,
             title=evaluation.title,
             protocol=evaluation.protocol,
             results=results,
-            pictures=_pictures(evaluation, data),
+            pictures=asked.pictures if asked is not None else None,
+            prompts=asked.prompt if asked is not None else None,
             max_megabytes=max_megabytes,
             more=f"qvl eval report {folder} --max-megabytes {min(1000, round(10 * max_megabytes))}",
             overwrite=overwrite,
@@ -65,13 +67,13 @@ def register(evaluation: typer.Typer) -> None:
         typer.echo(f"{target}: {bytes_text(target.stat().st_size)}, {counted(len(evaluation.rows), 'row')}")
 
 
-def _pictures(evaluation: EvaluationFolder, data: Path | None) -> RowPictures | None:
-    """Open the benchmark's file. Where it is not given and not where it was, say that there will be no pictures."""
-    from qvl_eval.report.run_folder import RowPictures
+def _asked(evaluation: EvaluationFolder, data: Path | None) -> AskedRows | None:
+    """Read the benchmark's file. Where it is not given and not where it was, say that there will be no pictures."""
+    from qvl_eval.report.run_folder import AskedRows
 
     path = data if data is not None else Path(evaluation.data_file)
     if data is None and not (evaluation.data_file and path.is_file()):
         where = evaluation.data_file or "the folder does not say where it was"
         typer.echo(f"no pictures: the benchmark's file is not there ({where}); add --data TSV", err=True)
         return None
-    return RowPictures(path, evaluation.data_digest)
+    return AskedRows(path, evaluation)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import atomic_write
+from qvl_core.run_folder import installed_versions
 
+from qvl_eval.asking import prompt_text
 from qvl_eval.prediction_log import LOG_NAME, Prediction
 from qvl_eval.score.differences import differing_rows
 from qvl_eval.score.judge import judge
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from qvl_eval.benchmarks import Benchmark
     from qvl_eval.evaluation import Evaluation
-    from qvl_eval.tsv import Row
 
 SCORES_NAME = "scores.json"
 REPORT_NAME = "report.html"
@@ -135,10 +136,10 @@ def _write_views(evaluation: Evaluation, conclusion: Conclusion) -> list[Path]:
     write_report(
         report,
         title=f"{evaluation.benchmark.name}: {model_name(evaluation.recipe)}",
-        protocol=evaluation.described(),
+        protocol={**evaluation.described(), "versions": installed_versions()},
         results=[(scores.rules, scores, judged) for scores, judged in conclusion.results],
         pictures=lambda row: rows[row.index].images,
-        prompts=lambda row: _prompt_text(evaluation, rows[row.index]),
+        prompts=lambda row: prompt_text(evaluation.parts(rows[row.index])),
     )
     return [*files, report]
 
@@ -147,8 +148,3 @@ def model_name(recipe: Recipe) -> str:
     """Name the model for file names: as the recipe names it, or the folder of its config."""
     path = Path(recipe.model.config or "model").resolve()
     return recipe.model.name or (path.parent.name if path.name == "config.json" else path.name)
-
-
-def _prompt_text(evaluation: Evaluation, row: Row) -> str:
-    parts = evaluation.parts(row)
-    return "".join(part if isinstance(part, str) else f"[picture {part.number + 1}]\n" for part in parts)

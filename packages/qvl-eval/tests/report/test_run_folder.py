@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import pytest
 from qvl_core.cli.app import main
 from qvl_core.errors import DataError, OutputError
 from qvl_core.run_folder import RunRecord
-from qvl_eval.report.run_folder import RowPictures, read_evaluation
+from qvl_eval.report.run_folder import AskedRows, read_evaluation
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.summary import summarise
@@ -58,6 +59,7 @@ def folder(tmp_path: Path) -> Folder:
             for name in rules
         }
         protocol = {"benchmark": "ai2d_test", "data": digest, "data_file": str(data), "weights": "ab" * 32}
+        protocol |= {"prompts": "custom", "compat": "none"}
         scores = {"benchmark": "ai2d_test", "rule_sets": sets, "protocol": protocol, **changes}
         (run / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
         RunRecord.start({"task": "eval"}, {"data": digest}).write(run)
@@ -143,10 +145,24 @@ def test_another_file_is_not_taken_for_the_benchmarks(folder: Folder, tmp_path: 
     other = tmp_path / "other.tsv"
     other.write_bytes(Path(found.data_file).read_bytes() + b"\n")
     with pytest.raises(DataError, match="is not the file that was answered"):
-        RowPictures(other, found.data_digest)
-    pictures = RowPictures(Path(found.data_file), found.data_digest)
-    assert [hashlib.sha256(data).hexdigest() for data in pictures(found.rows[4])] == list(found.rows[4].images)
-    assert list(pictures(AnsweredRow(index="none", answer="", prediction=""))) == []
+        AskedRows(other, found)
+    asked = AskedRows(Path(found.data_file), found)
+    row, stranger = found.rows[4], AnsweredRow(index="none", answer="", prediction="")
+    assert [hashlib.sha256(data).hexdigest() for data in asked.pictures(row)] == list(row.images)
+    assert list(asked.pictures(stranger)) == []
+    assert asked.prompt(stranger) is None
+
+
+def test_prompts_are_those_of_the_family_that_asked(folder: Folder) -> None:
+    found = read_evaluation(folder())
+    asked = AskedRows(Path(found.data_file), found)
+    options = "".join(f"{letter}. {text}\n" for letter, text in found.rows[4].options.items())
+    closing = "Please select the correct answer from the options above."
+    assert (
+        asked.prompt(found.rows[4]) == f"[picture 1]\nQuestion: {found.rows[4].question}\nOptions:\n{options}{closing}"
+    )
+    unknown = dataclasses.replace(found, protocol={**found.protocol, "prompts": "none such"})
+    assert AskedRows(Path(found.data_file), unknown).prompt(found.rows[4]) is None
 
 
 def test_command_writes_the_page_with_pictures(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +171,7 @@ def test_command_writes_the_page_with_pictures(folder: Folder, capsys: pytest.Ca
     text = (run / "report.html").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html><!-- qvl eval page -->")
     assert "data:image/jpeg" in text
+    assert "Prompt as sent" in text
     assert "12 rows" in capsys.readouterr().out
     # Its own page is written again.
     assert main(["eval", "report", str(run), "--rules", "vlmevalkit-legacy"]) == 0

@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from qvl_core.errors import DataError, OutputError, Problem
 from qvl_core.input_file import open_regular_file, printable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import read_record
 
+from qvl_eval.asking import parts_of, prompt_text
+from qvl_eval.benchmarks import BENCHMARKS
+from qvl_eval.prompts import PromptFamily
 from qvl_eval.report.row_verdicts import Result
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
@@ -23,6 +26,7 @@ from qvl_eval.tsv import read_benchmark
 PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"
 _MOST_SCORES_BYTES = 256 * 1024**2
 _TEXTS = tuple(field.name for field in fields(AnsweredRow) if field.name not in ("options", "images"))
+FAMILIES: tuple[PromptFamily, ...] = get_args(PromptFamily)
 _FIX = "give the folder of an evaluation that has finished: output.dir of its recipe"
 
 
@@ -81,19 +85,34 @@ def read_evaluation(folder: Path) -> EvaluationFolder:
     )
 
 
-class RowPictures:
-    """The pictures of rows, out of the benchmark's file. Raises DataError unless that is the file that was answered."""
+class AskedRows:
+    """The rows of the benchmark's file: their pictures, and their prompts as they were sent.
 
-    def __init__(self, path: Path, digest: str) -> None:
-        file = read_benchmark(path)
+    Raises DataError unless `path` is the file that was answered.
+    """
+
+    def __init__(self, path: Path, evaluation: EvaluationFolder) -> None:
+        protocol = evaluation.protocol
+        file = read_benchmark(path, compat=protocol.get("compat", "none"), is_checked=True)
+        digest = evaluation.data_digest
         if digest and file.digest != digest:
             message = f"is not the file that was answered: its sha256 is {file.digest[:16]}…, that one's {digest[:16]}…"
             raise DataError(Problem(where=str(path), key="--data", message=message, fix="give the file as it was then"))
         self._rows = {row.index: row for row in file.rows}
+        self._benchmark = BENCHMARKS.get(str(protocol.get("benchmark")))
+        self._family: PromptFamily | None = next((name for name in FAMILIES if name == protocol.get("prompts")), None)
 
-    def __call__(self, row: AnsweredRow) -> Sequence[bytes]:
+    def pictures(self, row: AnsweredRow) -> Sequence[bytes]:
+        """Give the bytes of a row's pictures; none for a row that the file does not have."""
         found = self._rows.get(row.index)
         return found.images if found is not None else ()
+
+    def prompt(self, row: AnsweredRow) -> str | None:
+        """Give the prompt of a row; None where the protocol does not say how it was made."""
+        found = self._rows.get(row.index)
+        if found is None or self._benchmark is None or self._family is None:
+            return None
+        return prompt_text(parts_of(self._benchmark, self._family, found))
 
 
 def _check_names(folder: Path, benchmark: str, rules: Mapping[str, object]) -> None:

@@ -40,7 +40,7 @@ def write_report(
     protocol: Mapping[str, Any],
     results: Sequence[Result],
     pictures: Pictures | None = None,
-    prompts: Callable[[AnsweredRow], str] | None = None,
+    prompts: Callable[[AnsweredRow], str | None] | None = None,
     max_megabytes: float = DEFAULT_MEGABYTES,
     more: str = _MORE,
     overwrite: bool = False,
@@ -62,7 +62,7 @@ def report_page(
     protocol: Mapping[str, Any],
     results: Sequence[Result],
     pictures: Pictures | None,
-    prompts: Callable[[AnsweredRow], str] | None,
+    prompts: Callable[[AnsweredRow], str | None] | None,
     *,
     max_bytes: int,
     more: str = _MORE,
@@ -108,7 +108,7 @@ def _contents(cards: Iterable[Html]) -> Html:
 
 
 def _fitting(
-    rows: Sequence[JudgedRow], prompts: Callable[[AnsweredRow], str] | None, room: int
+    rows: Sequence[JudgedRow], prompts: Callable[[AnsweredRow], str | None] | None, room: int
 ) -> tuple[list[JudgedRow], list[CardText]]:
     """Give the rows whose cards fit into so many bytes, as long as they do."""
     texts: list[CardText] = []
