@@ -173,6 +173,20 @@ def test_a_file_of_something_else_is_left_alone(write_recipe: WriteRecipe, folde
 
 
 @needs_mindspore
+def test_a_question_that_is_asked_twice_is_drawn_twice_whatever_the_batch(
+    write_recipe: WriteRecipe, folder: Path, tmp_path: Path
+) -> None:
+    recipe, source = write_recipe("infer"), write(folder, [{"prompt": "Which?"}] * 6)
+    chance = ("generation.temperature=5.0", "generation.top_k=0", "generation.max_new_tokens=3")
+    words = [word for setting in chance for word in ("--set", setting)]
+    outputs = [tmp_path / f"answers{batch}.jsonl" for batch in (1, 4)]
+    for batch, output in zip((1, 4), outputs, strict=True):
+        assert infer(recipe, source, output, "--batch", batch, *words) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert len({row["answer"] for row in rows_of(outputs[0])}) > 1
+
+
+@needs_mindspore
 def test_several_prompts_of_the_command_line_are_answered_in_their_order(
     write_recipe: WriteRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:

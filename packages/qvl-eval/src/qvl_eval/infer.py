@@ -223,6 +223,7 @@ def _make(loaded: AnsweringModel, question: Question, capacity: Capacity) -> Job
             job_id=str(question.index),
             window=min(window_of(loaded), capacity.held_tokens),
             where=question.where,
+            row=question.index,
         )
     except InputError as error:
         return "; ".join(problem.message for problem in error.problems)

@@ -17,12 +17,16 @@ Finish = Literal["stop", "length", "cancelled", "failed"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One question as the model takes it, how to answer it, and the strings that end the answer."""
+    """One question as the model takes it, how to answer it, and the strings that end the answer.
+
+    Random numbers come from stream (options.seed, row).
+    """
 
     job_id: str
     prompt: Batch
     options: GenerationOptions
     stops: tuple[str, ...] = ()
+    row: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,6 +74,7 @@ def make_job(
     stops: Sequence[str] = (),
     where: str = "prompt",
     shorten: bool = True,
+    row: int = 0,
 ) -> Job:
     """Read the media, tokenise, and bound the answer by what the window leaves.
 
@@ -94,4 +99,5 @@ def make_job(
         raise DataError(Problem(where=where, message=message, fix=fix))
     if options.max_new_tokens > left:
         options = replace(options, max_new_tokens=left)
-    return Job(job_id=job_id, prompt=collate([sample], processor.spec), options=options, stops=tuple(stops))
+    prompt = collate([sample], processor.spec)
+    return Job(job_id=job_id, prompt=prompt, options=options, stops=tuple(stops), row=row)
