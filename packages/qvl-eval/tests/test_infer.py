@@ -196,7 +196,7 @@ def test_an_infer_recipe_with_questions_runs_as_a_task(
     assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 2
     code, _, errors = qvl(capsys, *words, "--set", f"infer.input={tmp_path}/prompts.jsonl")
     assert code == 2
-    assert "both a prompt and a file" in errors
+    assert "beside which prompt, images would not be used\n  fix: --set infer.prompt= --set infer.images=[]\n" in errors
 
 
 @needs_mindspore

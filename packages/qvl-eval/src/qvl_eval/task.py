@@ -45,9 +45,13 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         message = "an infer recipe says how to answer; it holds no question to run"
         fix = f'qvl infer {recipe.path} --image PICTURE.png --prompt "What is in the picture?"'
         raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix=fix))
-    if section.prompt is not None and section.input is not None:
-        message = "holds both a prompt and a file of questions"
-        raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix="--set infer.prompt="))
+    beside = {"prompt=": section.prompt is not None, "images=[]": section.images, "videos=[]": section.videos}
+    unused = [empty for empty, is_there in beside.items() if is_there]
+    if section.input is not None and unused:
+        names = ", ".join(empty.partition("=")[0] for empty in unused)
+        message = f"holds a file of questions, beside which {names} would not be used"
+        fix = " ".join(f"--set infer.{empty}" for empty in unused)
+        raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix=fix))
     capacity = Capacity(slots=section.batch)
     if section.input is not None:
         root = None if section.media_root is None else Path(section.media_root)
