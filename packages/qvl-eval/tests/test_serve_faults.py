@@ -192,6 +192,7 @@ def test_an_engine_that_fails_again_and_again_is_given_up() -> None:
         assert in_time(lambda: server.get("/health")[0] == 503)
         assert server.post(asked())[0] == 503
         assert server.gauge("qvl_engine_up") == 0
+    assert server.exit_code == 1
 
 
 def test_the_end_waits_for_answers_and_takes_no_new_ones() -> None:

@@ -169,7 +169,7 @@ def serve(
 ) -> int:
     """Serve the recipe's weights to OpenAI clients: /v1/chat/completions, /v1/models, /health, /metrics.
 
-    Exit 0 ended with every request answered, 1 some were cut short, 2 wrong input, 3 something is not installed.
+    Exit 0 ended in order, 1 requests were cut short or the model failed, 2 wrong input, 3 something is not installed.
     """
     from qvl_eval.serve.limits import Limits
     from qvl_eval.serve.server import ServerOptions, run_server

@@ -49,7 +49,7 @@ class ServerOptions:
 
 
 def run_server(recipe: Recipe, options: ServerOptions, start_workers: StartWorkers | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C and give the exit code: 1 if requests were cut short, else 0.
+    """Serve until SIGTERM or Ctrl-C and give the exit code: 1 if requests were cut short or the engine failed, else 0.
 
     `start_workers` is there where the layout has several processes. Raises InputError before anything is loaded,
     NotInstalledError, and the launcher's error where a worker has failed.
@@ -127,10 +127,11 @@ def serve(
             _run(app, listener, timed_connection(limits, connections), drain_s, ending, on_start)
         finally:
             answering.close()
+            has_failed = engine.state.is_dead
             has_ended = engine.stop(_STOP_S)
     if answering.cut:
         typer.echo(f"qvl: {answering.cut} requests were cut short", err=True)
-    return EXIT_FAILED if answering.cut or not has_ended else 0
+    return EXIT_FAILED if answering.cut or has_failed or not has_ended else 0
 
 
 def _greeting(listener: socket.socket, served: Served, options: ServerOptions) -> str:
