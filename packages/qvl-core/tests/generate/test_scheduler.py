@@ -17,7 +17,7 @@ from qvl_core.errors import InputError, RunError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
-from qvl_core.generate.request import NO_TOKEN, Event, Request
+from qvl_core.generate.request import NO_TOKEN, Event, Request, ScoresError
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.model import Qwen25VL, flatten_prompt
 from qvl_core.specs.model_spec import ModelSpec
@@ -235,10 +235,10 @@ def test_scores_that_are_not_finite_end_the_scheduler_and_not_the_next_one(optio
     broken = held.copy()
     broken[5] = np.nan
     model.head_weight.set_data(Tensor(broken))
-    with pytest.raises(RunError, match="request one: the scores of new token 1 are NaN or infinite"):
+    with pytest.raises(ScoresError, match="request one: the scores of new token 1 are NaN or infinite"):
         scheduler.step()
     for call in (scheduler.step, lambda: scheduler.submit(request(UNTIED, 1, options, "two"))):
-        with pytest.raises(RunError, match=r"earlier step failed \(RunError: request one.*\)\n.*new scheduler"):
+        with pytest.raises(RunError, match=r"earlier step failed \(ScoresError: request one.*\)\n.*new scheduler"):
             call()
     model.head_weight.set_data(Tensor(held))
     after = Scheduler(model, slots=2, max_tokens=2 * BLOCK)
