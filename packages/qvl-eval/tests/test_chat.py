@@ -254,7 +254,7 @@ class Terminal:
         """
         while text not in self.seen:
             self.type("\x03")
-            if select.select([self._master], [], [], 1.0)[0]:
+            while text not in self.seen and select.select([self._master], [], [], 2.0)[0]:
                 self.seen += os.read(self._master, 65_536).decode(errors="replace")
         self.wait_for(text)
 
