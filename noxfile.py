@@ -86,7 +86,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def layouts(session: nox.Session) -> None:
-    """Train and evaluate in layouts of up to 8 processes, compare with one. `-- --all-curves`, `-- --every`: far more."""
+    """Train and evaluate in layouts of up to 8 processes, compare with one. `-- --all-curves`, `-- --every`: more."""
     _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install(*TEST_TOOLS)
     if "--every" in session.posargs:
