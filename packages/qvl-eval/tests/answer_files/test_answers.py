@@ -200,6 +200,14 @@ def test_a_picture_that_is_another_rows_is_the_same(tmp_path: Path) -> None:
     assert zero.images == one.images
 
 
+def test_a_row_may_name_the_picture_of_a_row_below_it(tmp_path: Path) -> None:
+    rows = [("0", "2", "B", "x"), ("1", "0", "B", "x"), ("2", PICTURES[0], "B", "x")]
+    data = tsv(tmp_path / "DATA.tsv", [("index", "image", "answer", "A"), *rows])
+    path = as_json(tmp_path / "a.json", {"0": "B", "1": "A", "2": "A"})
+    zero, one, two = read_answers(path, "ai2d_test", data).rows
+    assert zero.images == one.images == two.images != ()
+
+
 def test_an_index_that_the_data_does_not_have_is_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"index": index, "prediction": "A"} for index in ("0", "77", "x")])
     with pytest.raises(DataError) as caught:
