@@ -105,6 +105,14 @@ def test_writes_answers_scores_and_the_record_and_shows_accuracy_against_chance(
     assert not (tmp_path / "run" / "work.json").exists()
 
 
+def test_ones_own_questions_are_called_so_in_every_file(start: Run, tmp_path: Path) -> None:
+    assert start(FakeModel("1"), "eval.benchmark=held_out")[0] == 0
+    (table,) = (tmp_path / "run").glob("*_held_out_acc.csv")
+    assert {line.split(",")[0] for line in table.read_text().splitlines()[1:]} == {"held_out"}
+    sets = json.loads((tmp_path / "run" / "scores.json").read_text())["rule_sets"]
+    assert sets["exact"]["benchmark"] == "held_out"
+
+
 def test_an_interrupted_run_continues_and_ends_with_the_same_files(start: Run, tmp_path: Path) -> None:
     start(FakeModel("1"))
     names = [path.name for path in (tmp_path / "run").iterdir() if path.name not in ("run.json", "times.jsonl")]

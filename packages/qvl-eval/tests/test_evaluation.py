@@ -85,6 +85,14 @@ def test_the_whole_protocol_is_described(prepared: Prepare, picture: str) -> Non
     assert "1 rows have no picture and are left out: 2" in second
 
 
+def test_a_headline_that_leaves_out_mmmus_open_questions_is_said(prepared: Prepare, picture: str) -> None:
+    rows = [row("1", picture)]
+    said = notices(prepared(rows, "eval.benchmark=mmmu_dev_val", "eval.rules=vlmevalkit-2025-09"))[-1]
+    assert said.startswith("the headline is that of vlmevalkit-2025-09, which scores open questions by no rules")
+    usual = said.partition("--set '")[2].rstrip("'")
+    assert not any("open questions" in line for line in notices(prepared(rows, "eval.benchmark=mmmu_dev_val", usual)))
+
+
 def test_a_row_with_its_answer_is_what_scoring_takes(prepared: Prepare, picture: str) -> None:
     found = prepared([row("1", picture)], *SETTINGS)
     prediction = Prediction(

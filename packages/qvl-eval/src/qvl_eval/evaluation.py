@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from qvl_eval.prediction_log import Prediction
 from qvl_eval.prompts import PromptPart
 from qvl_eval.protocol import Protocol, protocol_of
 from qvl_eval.score.judged import AnsweredRow
+from qvl_eval.score.rule_sets import find_rules, headline_rules
 from qvl_eval.tsv import SHOWN_PROBLEMS, BenchmarkFile, Row, read_benchmark
 from qvl_eval.tsv_versions import name_version, version_warning
 
@@ -146,6 +148,13 @@ def notices(evaluation: Evaluation) -> list[str]:
     if file.without_picture:
         listed = ", ".join(file.without_picture[:5]) + (", ..." if len(file.without_picture) > 5 else "")
         found.append(f"{file.path}: {len(file.without_picture)} rows have no picture and are left out: {listed}")
+    leading, name = evaluation.section.rule_sets[0], evaluation.benchmark.name
+    if name == "mmmu_dev_val" and find_rules(leading).open_rows != "official":
+        usual = json.dumps(headline_rules(name))
+        found.append(
+            f"the headline is that of {leading}, which scores open questions by no rules of their own; "
+            f"MMMU's usual one: --set 'eval.rules={usual}'"
+        )
     return found
 
 

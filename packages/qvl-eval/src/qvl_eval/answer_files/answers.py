@@ -6,7 +6,6 @@ Columns that the file lacks come from the benchmark's TSV file, joined by index.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from qvl_core.input_file import printable
 from qvl_eval.answer_files.data_columns import DataRow, read_data_rows
 from qvl_eval.answer_files.tables import Record, Table, read_table
 from qvl_eval.answer_files.workbook_writer import is_cut
+from qvl_eval.prediction_log import LOG_NAME, part_files
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS
 from qvl_eval.score.summary import HEADLINE_SPLITS
 
-LOG_NAME = "predictions.jsonl"
 SHOWN = 20
-_PARTS = re.compile(r"predictions\.\d{3,}\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ def _answers_path(place: Path) -> Path:
     if not place.is_dir():
         return place
     path = place / LOG_NAME
-    others = sorted(entry.name for entry in place.iterdir() if _PARTS.fullmatch(entry.name))
+    others = [part.name for part in part_files(place) if part.name != LOG_NAME]
     if others:
         message = f"the run is not finished: answers lie in {1 + len(others)} files ({LOG_NAME}, {others[0]} ...)"
         raise DataError(Problem(where=printable(str(place)), message=message, fix="qvl run its recipe again"))

@@ -15,9 +15,8 @@ from qvl_core.input_file import printable
 
 from qvl_eval.answer_files.tables import stream_records
 from qvl_eval.score.choice import lettered
+from qvl_eval.tsv import REFERENCE_CHARACTERS
 
-# A shorter cell is the index of the row that holds the picture; this is the file format's rule.
-REFERENCE_CHARACTERS = 64
 _COLUMNS = ("question", "answer", "split", "category", "subcategory", "question_type")
 
 
