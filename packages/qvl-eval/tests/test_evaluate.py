@@ -146,6 +146,19 @@ def test_a_limit_can_be_raised_later(start: Run) -> None:
     assert "(1 of 4 questions)" in text
 
 
+def test_the_record_has_the_recipe_and_the_versions_of_the_last_run(
+    start: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only scores were made again: recipe and result in it are of one run."""
+    start(FakeModel("1"), "eval.limit=2")
+    monkeypatch.setattr("qvl_core.run_folder.installed_versions", lambda: {"mindspore": "0.0.1"})
+    for limit, entries in (("3", 1), ("2", 1)):
+        start(FakeModel("1"), f"eval.limit={limit}")
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["recipe"]["eval"]["limit"] == record["result"]["protocol"]["limit"] == int(limit)
+        assert [entry["versions"]["mindspore"][1] for entry in record["history"]] == ["0.0.1"] * entries
+
+
 def test_another_batch_size_continues_the_same_run(start: Run) -> None:
     start(FakeModel("1"), "eval.limit=1")
     rest = FakeModel("1")

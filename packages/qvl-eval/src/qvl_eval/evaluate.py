@@ -50,7 +50,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         )
         with FolderLock(evaluation.folder):
             conclusion = conclude(evaluation, _done(evaluation), console)
-            _write_result(record, evaluation, conclusion)
+            _write_result(_started(record, evaluation, changes), evaluation, conclusion)
         return EXIT_DONE
     with checking_progress(console) as advance:
         check_pictures(evaluation, advance)
@@ -135,7 +135,8 @@ def _started(record: RunRecord | None, evaluation: Evaluation, changes: list[str
     recipe, hashes = evaluation.recipe.resolved(), evaluation.protocol.hashes
     if record is None:
         return RunRecord.start(recipe, hashes)
-    return record.changed(recipe, hashes, changes, step=0) if changes else record
+    # What decides no answer, such as rules, limit and layout, is stated as it was at last.
+    return dataclasses.replace(record.changed(recipe, hashes, changes, step=0), recipe=recipe)
 
 
 def _is_finished(record: RunRecord, evaluation: Evaluation) -> bool:
