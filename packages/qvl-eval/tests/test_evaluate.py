@@ -159,6 +159,17 @@ def test_the_record_has_the_recipe_and_the_versions_of_the_last_run(
         assert [entry["versions"]["mindspore"][1] for entry in record["history"]] == ["0.0.1"] * entries
 
 
+def test_answers_beyond_a_lowered_limit_are_not_counted_as_progress(start: Run, tmp_path: Path) -> None:
+    start(FakeModel("1"))
+    log = tmp_path / "run" / "predictions.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:1] + lines[3:]))
+    code, text = start(FakeModel("1"), "eval.limit=3")
+    assert code == 0
+    assert "1 of 3 rows were answered before" in text
+    assert [line for line in text.splitlines() if line.startswith("answered ")] == ["answered 3/3 rows"]
+
+
 def test_another_batch_size_continues_the_same_run(start: Run) -> None:
     start(FakeModel("1"), "eval.limit=1")
     rest = FakeModel("1")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from qvl_eval.conclude import Conclusion, conclude, result_of
 from qvl_eval.evaluation import Evaluation, check_pictures, notices, prepare
-from qvl_eval.prediction_log import Prediction, done_answers, gather
+from qvl_eval.prediction_log import AnswerCount, Prediction, done_answers, gather
 from qvl_eval.replica import Replica, answer_share, check_first
 from qvl_eval.replica_model import load_replica
 from qvl_eval.show import checking_progress
@@ -74,7 +74,13 @@ def _answer(evaluation: Evaluation, replica: Replica | None, options: RunOptions
     done = _done(evaluation, drop_others=options.accept_changes)
     gather(folder, evaluation.keys)
     indexes = [row.index for row in evaluation.rows]
-    plan = make_plan(indexes, done, evaluation.protocol.digest, preflight=evaluation.section.preflight.rows)
+    plan = make_plan(
+        indexes,
+        done,
+        evaluation.protocol.digest,
+        preflight=evaluation.section.preflight.rows,
+        beyond=AnswerCount(folder).update() - len(done),
+    )
     if done:
         console.print(
             f"{folder}: {len(done)} of {len(indexes)} rows were answered before", highlight=False, soft_wrap=True
