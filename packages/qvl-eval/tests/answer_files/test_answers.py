@@ -108,6 +108,16 @@ def test_reads_our_predictions_and_names_the_model_by_the_run(tmp_path: Path) ->
     assert read_answers(tmp_path / "predictions.jsonl", "mmmu_dev_val") == answers
 
 
+@pytest.mark.parametrize(("scored", "notes"), [(1, 1), (2, 0), (None, 0)])
+def test_answers_beyond_a_lowered_limit_are_said(tmp_path: Path, scored: int | None, notes: int) -> None:
+    path = lines(
+        tmp_path / "predictions.jsonl", [{"index": index, "prediction": "A", "answer": "A", "A": "x"} for index in "01"]
+    )
+    (tmp_path / "run.json").write_text(json.dumps({"result": {"rows": scored}}))
+    said = [f"{path}: holds 2 answers; the run's own scores are of the first 1"] * notes
+    assert list(read_answers(tmp_path, "ai2d_test").notes) == said
+
+
 def test_the_torn_last_line_of_a_killed_run_is_left_out_and_said(tmp_path: Path) -> None:
     path = lines(tmp_path / "predictions.jsonl", ROWS)
     with path.open("a") as file:

@@ -47,7 +47,7 @@ def read_answers(place: Path, benchmark: str, data: Path | None = None) -> Answe
     known = {} if data is None else read_data_rows(data)
     rows = _rows(table, known, data)
     _require_references(table, rows, known, benchmark, data)
-    notes = [*table.notes, *_remarks(table, rows, known, benchmark)]
+    notes = [*table.notes, *_beyond_limit(place, path, rows), *_remarks(table, rows, known, benchmark)]
     return Answers(path=path, model=_model(place, path, benchmark), rows=tuple(rows), notes=tuple(notes))
 
 
@@ -152,6 +152,15 @@ def _require_references(
     if benchmark in CHOICE_BENCHMARKS and not has_options:
         message = f"no row has options (columns A, B, ...), by which {benchmark} is scored"
         raise DataError(Problem(where=where, message=message, fix=fix))
+
+
+def _beyond_limit(place: Path, path: Path, rows: Sequence[AnsweredRow]) -> list[str]:
+    """Say where a run whose limit was lowered has answered more rows than it has scored."""
+    result = run_record(place).get("result")
+    scored = result.get("rows") if isinstance(result, Mapping) else None
+    if path.name != LOG_NAME or not isinstance(scored, int) or scored >= len(rows):
+        return []
+    return [f"{path}: holds {len(rows):,} answers; the run's own scores are of the first {scored:,}"]
 
 
 def _remarks(table: Table, rows: Sequence[AnsweredRow], known: Mapping[str, DataRow], benchmark: str) -> list[str]:
