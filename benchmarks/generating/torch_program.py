@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model, _ = load_model(order.folder)
     model.eval()
-    actions = {f"answer_{batch}": Answering(model, batch).answer for batch in (1, 4, 8)}
+    # Made when first asked for: the pictures of the other batches shall not count in this one's memory.
+    making = lru_cache(lambda batch: Answering(model, batch))
+    actions = {f"answer_{batch}": partial(lambda size: making(size).answer(), batch) for batch in (1, 4, 8)}
     serve({"torch": torch.__version__, "transformers": transformers.__version__}, actions)
     del operators
 

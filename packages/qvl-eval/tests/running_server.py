@@ -272,5 +272,6 @@ def read_all(connection: socket.socket) -> bytes:
 
 if __name__ == "__main__":
     # A process of its own, for tests that send it signals. Answers never end unless their request says when.
-    endless = RunningServer(scheduler=FakeScheduler("word ", endless=True), window=100_000_000)
+    scheduler = FakeScheduler("word ", endless=True)
+    endless = RunningServer(scheduler=scheduler, window=100_000_000, drain_s=3600)
     raise SystemExit(endless.run_here())

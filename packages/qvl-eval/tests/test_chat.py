@@ -235,7 +235,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C reaches who has the terminal.
         )
         os.close(slave)
-        self.wait_for("> ")
+        self.greeting = self.wait_for("> ")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -280,6 +280,8 @@ def test_a_terminal_has_history_and_ends_with_ctrl_d() -> None:
 def test_a_pasted_text_is_one_question() -> None:
     pytest.importorskip("readline", reason="this Python has no line editor")
     with Terminal() as terminal:
+        # What a terminal has to be told, to say where a pasted text begins and ends.
+        assert "\x1b[?2004h" in terminal.greeting
         terminal.type("\x1b[200~one\ntwo\nthree\x1b[201~\r")
         terminal.wait_for("Hello")
         terminal.wait_for("> ")

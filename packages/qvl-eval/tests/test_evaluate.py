@@ -20,6 +20,7 @@ from qvl_eval import replica
 from qvl_eval.answers.job import Piece
 from qvl_eval.asking import PreparedRow
 from qvl_eval.evaluate import evaluate
+from qvl_eval.preflight import PreflightError
 from qvl_eval.task import run
 from qvl_eval.tsv import Row
 from rich.console import Console
@@ -38,9 +39,11 @@ class FakeModel:
         self.text, self.fail_at = text, fail_at
         self.batches: list[int] = []
         self.held: list[str] = []
+        self.asked: list[str] = []
 
     def submit(self, job: FakeJob) -> None:
         self.held.append(job.job_id)
+        self.asked.append(job.job_id)
 
     def step(self) -> list[Piece]:
         self.batches.append(len(self.held))
@@ -134,6 +137,49 @@ def test_a_finished_run_is_shown_and_not_run_again(start: Run) -> None:
     code, text = start(again)
     assert (code, again.batches) == (0, [])
     assert "finished before" in text
+    assert "accuracy 20.0 %" in text
+
+
+def test_the_first_answers_stop_a_broken_set_up_and_stay_answered(
+    start: Run, save_benchmark: Callable[[Sequence[Sequence[str]]], None], picture: str, tmp_path: Path
+) -> None:
+    save_benchmark([(f"r{n}", picture, "Which?", str(n % 10), "") for n in range(40)])
+    settings = ("eval.preflight.rows=10", "eval.batch=4")
+    for model in (FakeModel(""), FakeModel("")):
+        with pytest.raises(PreflightError, match="all 10 answers are empty"):
+            start(model, *settings)
+        assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 10
+    assert model.batches == [], "the second run sees what the first has found"
+    assert not (tmp_path / "run" / "scores.json").exists()
+    _, text = start(FakeModel(""), *settings, "eval.preflight.on_failure=continue")
+    assert "going on all the same" in text
+    assert "40 answers were empty" in text
+
+
+def test_the_first_answers_of_a_sound_set_up_are_spread_over_the_file_and_not_asked_again(
+    start: Run, save_benchmark: Callable[[Sequence[Sequence[str]]], None], picture: str
+) -> None:
+    save_benchmark([(f"r{n}", picture, "Which?", str(n % 10), "") for n in range(40)])
+    model = FakeModel("1")
+    start(model, "eval.preflight.rows=10", "eval.batch=5")
+    assert model.asked[:10] == [f"r{n}" for n in range(0, 40, 4)]
+    assert sorted(model.asked) == sorted(f"r{n}" for n in range(40))
+
+
+def test_other_answers_are_given_anew_where_changes_are_accepted(start: Run, tmp_path: Path) -> None:
+    start(FakeModel("1"), "eval.limit=2")
+    again = FakeModel("2")
+    start(again, "generation.max_new_tokens=7", accept_changes=True)
+    assert sorted(again.asked) == ["r0", "r1", "r2", "r3", "r4"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert any("protocol" in line for line in record["history"][0]["differences"])
+
+
+def test_other_rules_score_the_same_answers_again(start: Run) -> None:
+    start(FakeModel("1"))
+    again = FakeModel("2")
+    _, text = start(again, 'eval.rules=["exact"]', "eval.preflight.rows=2")
+    assert again.asked == []
     assert "accuracy 20.0 %" in text
 
 

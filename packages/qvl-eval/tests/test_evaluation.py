@@ -17,7 +17,7 @@ from qvl_core.recipe import load_recipe
 from qvl_core.specs import load_spec
 from qvl_data.processor import load_processor
 from qvl_eval.asking import messages_of, prepare_row
-from qvl_eval.evaluation import answered_row, check_pictures, notices, prepare
+from qvl_eval.evaluation import answered_row, check_pictures, notices, prepare, rules_of
 from qvl_eval.prediction_log import Prediction
 from qvl_eval.tsv_versions import VERSIONS, FileVersion
 
@@ -85,12 +85,14 @@ def test_the_whole_protocol_is_described(prepared: Prepare, picture: str) -> Non
     assert "1 rows have no picture and are left out: 2" in second
 
 
-def test_a_headline_that_leaves_out_mmmus_open_questions_is_said(prepared: Prepare, picture: str) -> None:
-    rows = [row("1", picture)]
-    said = notices(prepared(rows, "eval.benchmark=mmmu_dev_val", "eval.rules=vlmevalkit-2025-09"))[-1]
-    assert said.startswith("the headline is that of vlmevalkit-2025-09, which scores open questions by no rules")
-    usual = said.partition("--set '")[2].rstrip("'")
-    assert not any("open questions" in line for line in notices(prepared(rows, "eval.benchmark=mmmu_dev_val", usual)))
+def test_mmmu_is_scored_by_its_own_rules_unless_others_are_asked_for() -> None:
+    base = str(CHECKPOINT.parents[1] / "7b_eval.toml")
+    own = ("vlmevalkit-2026-06+mmmu-official", "vlmevalkit-2026-06", "mmmu-official")
+    found = rules_of(load_recipe(base, ["eval.benchmark=mmmu_dev_val"]))
+    assert found[:3] == own
+    assert {"mindspeed", "vlmevalkit-legacy"} < set(found)
+    assert rules_of(load_recipe(base, ["eval.benchmark=mmmu_dev_val", "eval.rules=mindspeed"])) == ("mindspeed",)
+    assert rules_of(load_recipe(base)) == load_recipe(base).eval.rule_sets  # type: ignore[union-attr]
 
 
 def test_a_row_with_its_answer_is_what_scoring_takes(prepared: Prepare, picture: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ pytest.importorskip("openai", reason="the official client is not installed")
 pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
 
 import openai
+from qvl_eval.serve.limits import Limits
 from running_server import WAIT_S, FakeScheduler, RunningServer, asked, asked_about, data_url, png, tiny_processor
+from waiting import in_time
 
 ANSWER = "Hello, 你好 👋!"
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
@@ -130,6 +134,34 @@ def test_a_stream_that_its_client_closes_ends_its_work() -> None:
         scheduler.cancels.get(timeout=WAIT_S)
         # The slot is another one's now.
         assert client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=2).usage
+
+
+def test_a_hundred_streams_of_one_client_at_a_time_get_each_its_own_answer() -> None:
+    scheduler = FakeScheduler(ANSWER)
+
+    async def one(client: openai.AsyncOpenAI, number: int) -> tuple[int, str]:
+        stream = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, stream=True, max_tokens=1 + number % 5
+        )
+        return number, "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def all_of_them(url: str) -> list[tuple[int, str]]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=WAIT_S) as client:
+            return await asyncio.gather(*(one(client, number) for number in range(100)))
+
+    with RunningServer(scheduler=scheduler, limits=Limits(queue=100)) as server:
+        scheduler.gate.clear()
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(lambda: asyncio.run(all_of_them(server.url)))
+            # All of them at a time, and health beside them.
+            assert in_time(lambda: server.gauge("qvl_requests_in_house") == 100)
+            assert server.get("/health")[0] == 200
+            scheduler.gate.set()
+            texts = found.result()
+        assert server.gauge("qvl_requests_in_house") == 0
+    ids = tiny_processor().chat._encoder.encode(ANSWER, add_special_tokens=False).ids
+    whole = [tiny_processor().chat.decode(ids[: 1 + number % 5]) for number in range(100)]
+    assert [text for _, text in texts] == whole
 
 
 def test_a_conversation_goes_on_with_the_client_s_own_objects(client: Any, scheduler: FakeScheduler) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import pytest
 from qvl_core.cli.app import main
-from running_server import asked_about, data_url
+from running_server import asked, asked_about, data_url, raw_request, read_all
+from waiting import in_time
 
 pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed")
@@ -61,6 +63,12 @@ def post(port: int, body: object) -> tuple[int, bytes]:
     return response.status, response.read()
 
 
+def get(port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    return connection.getresponse().read()
+
+
 def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains(
     write_recipe: WriteRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +93,18 @@ def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains
         late = [pool.submit(post, port, {**body, "stream": True}) for body in bodies]
         found = [one.result() for one in late]
         assert all(data.rstrip().endswith(b"data: [DONE]") for _, data in found)
-        process.send_signal(signal.SIGTERM)
+        endless = json.dumps({**asked("Hi"), "stream": True, "max_tokens": 3000}).encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as gone:
+            gone.sendall(raw_request(endless))
+            assert gone.recv(10) == b"HTTP/1.1 2"
+        # Its slot is free long before 3,000 tokens are there.
+        assert in_time(lambda: b'qvl_answers_total{finish="cancelled"} 1' in get(port, "/metrics"))
+        assert in_time(lambda: b"qvl_slots_active 0" in get(port, "/metrics"))
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as late_one:
+            late_one.sendall(raw_request(endless.replace(b"3000", b"300")))
+            assert late_one.recv(10) == b"HTTP/1.1 2"
+            process.send_signal(signal.SIGTERM)
+            assert read_all(late_one).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         assert process.wait(60) == 0
 
 

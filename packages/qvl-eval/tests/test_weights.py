@@ -128,6 +128,30 @@ def test_an_adapter_on_top_answers_like_the_merged_folder_in_one_process_and_in_
     assert answer(capsys, recipe, use, *cut)[0] == expected
 
 
+@needs_mindspore
+@needs_mpi
+def test_an_evaluation_in_several_processes_merges_the_adapter_and_says_so_once(
+    write_recipe: WriteRecipe, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, adapter = write_recipe("eval"), adapter_checkpoint(tmp_path / "step_000002", CUT, weights)
+    merged = merged_folder(tmp_path / "merged", weights, adapter)
+    runs = {
+        "merged": (f"weights.source={merged}",),
+        "plain": (),
+        "adapted": (f"weights.adapter={adapter}", "layout.tp=2"),
+    }
+    found = {}
+    for name, settings in runs.items():
+        words = [word for one in (*settings, f"output.dir={tmp_path}/run_{name}") for word in ("--set", one)]
+        assert main(["run", str(recipe), *words]) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        said = printed.out + printed.err
+        assert said.count("merged into the weights while loading") == (name == "adapted")
+        rows = (tmp_path / f"run_{name}" / "predictions.jsonl").read_text().splitlines()
+        found[name] = {row["index"]: row["prediction"] for row in map(json.loads, rows)}
+    assert found["adapted"] == found["merged"] != found["plain"]
+
+
 def test_the_digest_of_answers_knows_the_adapter(write_recipe: WriteRecipe, weights: Path, tmp_path: Path) -> None:
     recipe = str(write_recipe("infer"))
     one = adapter_checkpoint(tmp_path / "one", SINGLE, weights)

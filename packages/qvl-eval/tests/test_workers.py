@@ -18,6 +18,7 @@ from qvl_eval.answers import workers as module
 from qvl_eval.answers.driver import Driver
 from qvl_eval.answers.engine_thread import ENDED, EngineThread
 from qvl_eval.answers.job import Job, Piece
+from qvl_eval.answers.rank import memory_explained
 from qvl_eval.answers.remote_scheduler import RemoteScheduler
 from qvl_eval.answers.workers import Workers
 
@@ -246,3 +247,18 @@ def test_the_engine_ends_with_its_workers_and_tells_those_who_wait() -> None:
 
     with pytest.raises(RankError, match="rank 1"):
         use()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Malloc for kernel output failed, Memory isn't enough, node:Default/MatMul",
+        "----\nDevice(id:0) memory isn't enough and alloc failed, kernel name: x, alloc size: 1B.\n----",
+    ],
+)
+def test_a_worker_without_memory_says_what_helps(said: str) -> None:
+    with pytest.raises(RunError, match="--held-tokens") as caught, memory_explained():
+        raise RuntimeError(said)
+    assert "isn't enough" in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_explained():
+        raise RuntimeError("shapes differ")

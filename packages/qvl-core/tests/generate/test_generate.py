@@ -110,6 +110,25 @@ def test_the_stream_yields_the_same_tokens_one_by_one() -> None:
     np.testing.assert_array_equal(tokens, generate(TIED, arrays, max_new_tokens=5)[:, -5:])
 
 
+def test_a_stream_that_is_not_read_to_its_end_leaves_its_engine_for_the_next_call() -> None:
+    model = Qwen25VL.from_spec(TIED, lively_weights(TIED))
+    model.generate(**text_prompt(6), max_new_tokens=1)
+    engine = model.idle_engine
+    for number, _ in enumerate(model.generate_stream(text_prompt(6)["input_ids"], max_new_tokens=9)):
+        if number == 3:
+            break
+    assert model.idle_engine is engine is not None
+    found = model.generate(**text_prompt(6), max_new_tokens=9).asnumpy()
+    np.testing.assert_array_equal(found, generate(TIED, text_prompt(6), max_new_tokens=9))
+
+
+def test_refuses_arguments_of_hf_that_would_change_the_answer_and_names_all_of_them() -> None:
+    unknown = {"num_beams": 2, "num_return_sequences": 2, "max_length": 9, "stop_strings": ["x"], "no_repeat_ngram": 3}
+    with pytest.raises(InputError) as caught:
+        generate(TIED, text_prompt(4), **unknown)
+    assert [problem.key for problem in caught.value.problems] == list(unknown)
+
+
 def test_a_change_of_the_weights_reaches_what_was_compiled() -> None:
     # 60 tokens: compiled in each call, and the second call finds it compiled.
     arrays, count = text_prompt(4), 60

@@ -42,7 +42,15 @@ def test_top_k_keeps_ties_with_the_last_one() -> None:
 # From the worst up: 0.05, 0.10, 0.25, 0.50, 1.00; what stays within 1 - p goes.
 @pytest.mark.parametrize(
     ("probability", "expected"),
-    [(1.0, [0, 1, 2, 3, 4]), (0.92, [0, 2, 3, 4]), (0.85, [0, 2, 3]), (0.7, [0, 2]), (0.4, [0]), (1e-6, [0]), (0.0, [0])],
+    [
+        (1.0, [0, 1, 2, 3, 4]),
+        (0.92, [0, 2, 3, 4]),
+        (0.85, [0, 2, 3]),
+        (0.7, [0, 2]),
+        (0.4, [0]),
+        (1e-6, [0]),
+        (0.0, [0]),
+    ],
 )
 def test_top_p_keeps_the_best_that_reach_the_probability(probability: float, expected: list[int]) -> None:
     assert kept(sampling.keep_top_p(SCORES, probability)) == expected

@@ -45,6 +45,12 @@ def only(problems: list[Problem]) -> Problem:
         (["data.sequence_length=4096"], ["data.sequence_length=4097"], "data.sequence_length", "is 4096 tokens"),
         (["output.dir=weightsX"], ["output.dir=weights"], "output.dir", "is the folder of weights.source"),
         (["output.dir=out"], ["output.dir=weights/run"], "output.dir", "lies in weights.source"),
+        (
+            ["output.dir=out", "weights.adapter=out/step_000002"],
+            ["output.dir=adapter/run", "weights.adapter=adapter"],
+            "output.dir",
+            "lies in weights.adapter",
+        ),
         (["output.dir=out"], ["output.dir=./out/../weights/a"], "output.dir", "lies in weights.source"),
         (["train.seed=1"], ["data.sources=[]"], "data.sources", "at least one file of records"),
         ([*EVAL], ["task=eval"], "eval", 'task = "eval" needs it'),

@@ -68,7 +68,7 @@ def conclude(evaluation: Evaluation, predictions: Mapping[str, Prediction], cons
 
     rows = [answered_row(row, predictions[row.index]) for row in evaluation.rows]
     results = []
-    for rules in evaluation.section.rule_sets:
+    for rules in evaluation.rule_sets:
         judged = judge_all(evaluation.benchmark, rows, rules)
         results.append((summarise(evaluation.benchmark.name, rules, judged), judged))
     conclusion = Conclusion(results=tuple(results), predictions=predictions)

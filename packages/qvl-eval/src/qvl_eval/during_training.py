@@ -177,7 +177,7 @@ def _measured(
     rows = [answered_row(row, found[row.index]) for row in evaluation.rows]
     numbers: dict[str, float] = {}
     judgements = []
-    for rules in evaluation.section.rule_sets:
+    for rules in evaluation.rule_sets:
         judged = judge_all(evaluation.benchmark, rows, rules)
         judgements.append(judged)
         scores = summarise(evaluation.benchmark.name, rules, judged)
@@ -193,7 +193,7 @@ def _measured(
     empty = sum(not one.prediction.strip() for one in found.values())
     note = (
         f"step {step}: {evaluation.benchmark.name} {numbers['eval_accuracy_percent']:.1f} % of "
-        f"{numbers['eval_rows']:,} questions ({evaluation.section.rule_sets[0]}), {seconds:.1f} s"
+        f"{numbers['eval_rows']:,} questions ({evaluation.rule_sets[0]}), {seconds:.1f} s"
         + (f"; {empty} answers were empty" if empty else "")
     )
     lines = [

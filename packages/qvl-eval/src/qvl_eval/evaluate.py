@@ -15,6 +15,7 @@ from qvl_core.errors import EXIT_DONE, OutputError, Problem, RunError
 from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
 from rich.console import Console
 
+from qvl_eval.answers.model import note_weights
 from qvl_eval.conclude import Conclusion, conclude, result_of
 from qvl_eval.evaluation import Evaluation, check_pictures, notices, prepare
 from qvl_eval.prediction_log import AnswerCount, Prediction, done_answers, gather
@@ -54,6 +55,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         return EXIT_DONE
     with checking_progress(console) as advance:
         check_pictures(evaluation, advance)
+    note_weights(recipe)
     is_alone = recipe.parallel.world_size == 1
     replica = _load(evaluation) if is_alone else None
     with FolderLock(evaluation.folder):

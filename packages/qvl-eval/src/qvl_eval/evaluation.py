@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from qvl_eval.prediction_log import Prediction
 from qvl_eval.prompts import PromptPart
 from qvl_eval.protocol import Protocol, protocol_of
 from qvl_eval.score.judged import AnsweredRow
-from qvl_eval.score.rule_sets import find_rules, headline_rules
+from qvl_eval.score.rule_sets import headline_rules
 from qvl_eval.tsv import SHOWN_PROBLEMS, BenchmarkFile, Row, read_benchmark
 from qvl_eval.tsv_versions import name_version, version_warning
 
@@ -43,6 +42,11 @@ class Evaluation:
     protocol: Protocol
     folder: Path
 
+    @cached_property
+    def rule_sets(self) -> tuple[str, ...]:
+        """Name the rule sets to score by, that of the headline first; see `rules_of`."""
+        return rules_of(self.recipe)
+
     def parts(self, row: Row) -> tuple[PromptPart, ...]:
         """Give the prompt of a row. Raises DataError where its text does not fit its pictures."""
         return parts_of(self.benchmark, self.section.prompts, row)
@@ -63,7 +67,7 @@ class Evaluation:
             "data_file": str(self.file.path),
             "data_md5": self.file.md5,
             "data_version": name_version(self.benchmark.name, self.file.md5),
-            "rules": list(self.section.rule_sets),
+            "rules": list(self.rule_sets),
             "rows": len(self.rows),
             "rows_without_picture": list(self.file.without_picture),
             "limit": self.section.limit,
@@ -130,6 +134,21 @@ def _check_prompts(evaluation: Evaluation) -> None:
         raise DataError(problems[:SHOWN_PROBLEMS])
 
 
+def rules_of(recipe: Recipe) -> tuple[str, ...]:
+    """Name the rule sets to score by, that of the headline first: those of the recipe.
+
+    MMMU has a headline of its own, options by one tool's rules and open questions by another's. Where rules come from a
+    base that serves all benchmarks, or from no file at all, its own rule sets come first.
+    """
+    assert recipe.eval is not None
+    asked: tuple[str, ...] = recipe.eval.rule_sets
+    origin = recipe.origins.get("eval.rules")
+    is_asked = origin is not None and origin.kind in ("recipe", "--set")
+    if is_asked or recipe.eval.benchmark != "mmmu_dev_val":
+        return asked
+    return tuple(dict.fromkeys((*headline_rules("mmmu_dev_val"), *asked)))
+
+
 def with_pixel_limits(recipe: Recipe) -> Recipe:
     """Give the recipe with the limits of pixels that `eval.pixels` names, in `data.image`."""
     if recipe.eval is None or recipe.eval.pixels is None:
@@ -148,13 +167,6 @@ def notices(evaluation: Evaluation) -> list[str]:
     if file.without_picture:
         listed = ", ".join(file.without_picture[:5]) + (", ..." if len(file.without_picture) > 5 else "")
         found.append(f"{file.path}: {len(file.without_picture)} rows have no picture and are left out: {listed}")
-    leading, name = evaluation.section.rule_sets[0], evaluation.benchmark.name
-    if name == "mmmu_dev_val" and find_rules(leading).open_rows != "official":
-        usual = json.dumps(headline_rules(name))
-        found.append(
-            f"the headline is that of {leading}, which scores open questions by no rules of their own; "
-            f"MMMU's usual one: --set 'eval.rules={usual}'"
-        )
     return found
 
 

@@ -135,7 +135,7 @@ def check_first(evaluation: Evaluation, predictions: Iterable[Prediction], say: 
     answered = [answered_row(row, by_index[row.index]) for row in rows]
     first = FirstAnswers(
         predictions=[by_index[row.index] for row in rows],
-        judged=judge_all(evaluation.benchmark, answered, evaluation.section.rule_sets[0]),
+        judged=judge_all(evaluation.benchmark, answered, evaluation.rule_sets[0]),
     )
     warning = require_sound(
         first,

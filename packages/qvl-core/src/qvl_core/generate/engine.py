@@ -6,8 +6,8 @@ stage gets the scores. Replicas (dp) know nothing of each other.
 
 On CPU a step is fast in two ways that cost something first, so both wait until a number of steps has shown that there
 are many: the layers are compiled for the step's size, and the output head's weight is copied in the transposed layout,
-which one row is multiplied by in less than half of the time. Neither changes a token. What is compiled reads the model's
-own weights; the copy of the head is compared with them whenever the first sequence comes.
+which one row is multiplied by in less than half of the time. Neither changes a token. What is compiled reads the
+weights of the model; the copy of the head is compared with them whenever a sequence comes to an empty cache.
 
 A model in training may generate between two steps, on all ranks of its world: `borrowed_engine`.
 

@@ -179,7 +179,9 @@ class Scheduler:
         for answer, token in zip(answers, tokens_B, strict=True):
             if token == _NOT_FINITE:
                 name, place = answer.request.request_id, answer.new_tokens
-                raise RunError(f"request {name}: the scores of new token {place} are NaN or infinite; look at the weights")
+                raise RunError(
+                    f"request {name}: the scores of new token {place} are NaN or infinite; look at the weights"
+                )
         events = [answer.add(int(token)) for answer, token in zip(answers, tokens_B, strict=True)]
         for answer, event in zip(tuple(answers), events, strict=True):
             if event.finished:

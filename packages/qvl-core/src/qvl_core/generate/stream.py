@@ -46,7 +46,12 @@ def stream_tokens(model: Qwen25VL, prompt: Prompt, options: GenerationOptions) -
         active = np.zeros(len(prompts), np.bool_)
         for event in scheduler.step():
             tokens[int(event.request_id)], active[int(event.request_id)] = event.token, True
-        yield Step(tokens=tokens, active=active)
+        try:
+            yield Step(tokens=tokens, active=active)
+        except GeneratorExit:
+            # Whoever has read enough; between two steps the engine is as sound as at the end.
+            give_back(engine, model)
+            raise
     give_back(engine, model)
 
 

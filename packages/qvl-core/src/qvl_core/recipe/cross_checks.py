@@ -271,13 +271,14 @@ def check_visible_devices(draft: Draft) -> Iterator[Problem]:
 
 
 def check_output_apart_from_weights(draft: Draft) -> Iterator[Problem]:
-    """Refuse an output folder that is the weights folder or lies in it: a run must not write into its source."""
-    taken = draft.take("output.dir", "weights.source")
-    if taken is None:
-        return
-    output, weights = os.path.realpath(taken[0]), os.path.realpath(taken[1])
-    if os.path.commonpath([output, weights]) == weights:
-        relation = "is the folder of" if output == weights else "lies in"
-        via = f" ({output})" if output != os.path.normpath(Path.cwd() / taken[0]) else ""
-        message = f"is {shown(taken[0])}{via}, which {relation} weights.source = {shown(taken[1])}"
-        yield error("output.dir", message, 'dir = "runs/NAME"')
+    """Refuse an output folder that is a folder of weights or lies in it: a run must not write into its source."""
+    for key in ("weights.source", "weights.adapter"):
+        taken = draft.take("output.dir", key)
+        if taken is None or taken[1] is None:
+            continue
+        output, weights = os.path.realpath(taken[0]), os.path.realpath(taken[1])
+        if os.path.commonpath([output, weights]) == weights:
+            relation = "is the folder of" if output == weights else "lies in"
+            via = f" ({output})" if output != os.path.normpath(Path.cwd() / taken[0]) else ""
+            message = f"is {shown(taken[0])}{via}, which {relation} {key} = {shown(taken[1])}"
+            yield error("output.dir", message, 'dir = "runs/NAME"')

@@ -68,7 +68,10 @@ def weights_digest(recipe: Recipe) -> str:
 
 
 def note_weights(recipe: Recipe) -> None:
-    """Say on stderr what is done with the weights while they are loaded; nothing where they are taken as they are."""
+    """Say on stderr what is done with the weights while they are loaded; nothing where they are taken as they are.
+
+    Said once, by the process that a person started, whichever processes load them.
+    """
     for note in answering_notes(recipe):
         typer.echo(f"qvl: {note}", err=True)
 
@@ -83,7 +86,6 @@ def load_model(recipe: Recipe, *, reshard: bool = False) -> LoadedModel:
     weights = open_for_answers(recipe)
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = processor_of(recipe, weights)
-    note_weights(recipe)
     device.prepare(recipe.launch.device)
     device.confine_small_model(parameter_count(recipe.spec))
     device.require_mindspore()

@@ -69,6 +69,8 @@ def open_model(recipe: Recipe, start_workers: StartWorkers | None = None) -> Ite
     launcher's error, within the block too, where a worker fails.
     """
     if recipe.parallel.world_size == 1:
+        open_for_answers(recipe)
+        note_weights(recipe)
         yield load_model(recipe)
         return
     assert start_workers is not None, "the command line says how to start workers"

@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import re
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvl_core.errors import RunError
 from qvl_core.launch.link import Link, Message, knock
 
 if TYPE_CHECKING:
     from qvl_core.generate.ranks import Command, Report
     from qvl_core.recipe import Recipe
     from qvl_core.tasks import RunOptions
+
+# "Malloc for kernel output failed, Memory isn't enough", "Device(id:0) memory isn't enough and alloc failed".
+_MEMORY = re.compile(r"memory.*(enough|alloc)|out of memory|malloc", re.IGNORECASE)
 
 
 def run(recipe: Recipe, options: RunOptions) -> None:
@@ -53,8 +59,24 @@ def run(recipe: Recipe, options: RunOptions) -> None:
     front = None if link is None else LinkedFront(link)
     if front is not None:
         front.ready()
-    answer_until_stopped(model, world, front)
+    with memory_explained():
+        answer_until_stopped(model, world, front)
     world.close()
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Raise RunError, with what helps, where MindSpore says that the memory does not do; it has no error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = next((line.strip() for line in str(error).splitlines() if _MEMORY.search(line)), "")
+        if not said:
+            raise
+        fix = (
+            "fewer answers at a time (--batch), less room for them (--held-tokens), smaller images, or a larger layout"
+        )
+        raise RunError(f"out of memory: {said[:300]}\n  fix: {fix}") from error
 
 
 class LinkedFront:

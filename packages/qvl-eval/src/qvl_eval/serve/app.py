@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
@@ -22,8 +21,6 @@ from qvl_eval.serve.connection import Connections
 from qvl_eval.serve.guard import Access, Guard
 from qvl_eval.serve.metrics import CONTENT_TYPE, Metrics
 from qvl_eval.serve.refusal import Refusal
-
-logger = logging.getLogger(__name__)
 
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
