@@ -108,6 +108,14 @@ def test_writes_answers_scores_and_the_record_and_shows_accuracy_against_chance(
     assert not (tmp_path / "run" / "work.json").exists()
 
 
+def test_ones_own_questions_are_called_so_in_every_file(start: Run, tmp_path: Path) -> None:
+    assert start(FakeModel("1"), "eval.benchmark=held_out")[0] == 0
+    (table,) = (tmp_path / "run").glob("*_held_out_acc.csv")
+    assert {line.split(",")[0] for line in table.read_text().splitlines()[1:]} == {"held_out"}
+    sets = json.loads((tmp_path / "run" / "scores.json").read_text())["rule_sets"]
+    assert sets["exact"]["benchmark"] == "held_out"
+
+
 def test_an_interrupted_run_continues_and_ends_with_the_same_files(start: Run, tmp_path: Path) -> None:
     start(FakeModel("1"))
     names = [path.name for path in (tmp_path / "run").iterdir() if path.name not in ("run.json", "times.jsonl")]
@@ -182,6 +190,30 @@ def test_a_limit_can_be_raised_later(start: Run) -> None:
     _, text = start(more, "eval.limit=4")
     assert more.batches == [2]
     assert "(1 of 4 questions)" in text
+
+
+def test_the_record_has_the_recipe_and_the_versions_of_the_last_run(
+    start: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only scores were made again: recipe and result in it are of one run."""
+    start(FakeModel("1"), "eval.limit=2")
+    monkeypatch.setattr("qvl_core.run_folder.installed_versions", lambda: {"mindspore": "0.0.1"})
+    for limit, entries in (("3", 1), ("2", 1)):
+        start(FakeModel("1"), f"eval.limit={limit}")
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["recipe"]["eval"]["limit"] == record["result"]["protocol"]["limit"] == int(limit)
+        assert [entry["versions"]["mindspore"][1] for entry in record["history"]] == ["0.0.1"] * entries
+
+
+def test_answers_beyond_a_lowered_limit_are_not_counted_as_progress(start: Run, tmp_path: Path) -> None:
+    start(FakeModel("1"))
+    log = tmp_path / "run" / "predictions.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:1] + lines[3:]))
+    code, text = start(FakeModel("1"), "eval.limit=3")
+    assert code == 0
+    assert "1 of 3 rows were answered before" in text
+    assert [line for line in text.splitlines() if line.startswith("answered ")] == ["answered 3/3 rows"]
 
 
 def test_another_batch_size_continues_the_same_run(start: Run) -> None:

@@ -15,13 +15,12 @@ from qvl_eval.score.rule_sets import fitting_rules
 class Benchmark:
     """What sets one benchmark apart. `classes` is the number of equally likely answers, 0 where there is no such.
 
-    `kind` is how its rows are asked, `scored_as` the benchmark whose scoring rules are its own.
+    `kind` is how its rows are asked.
     """
 
     name: str
     title: str
     kind: PromptKind
-    scored_as: str
     classes: int = 0
     columns: tuple[str, ...] = ("index", "image", "question", "answer")
 
@@ -33,7 +32,7 @@ class Benchmark:
     @property
     def rules(self) -> tuple[str, ...]:
         """Name the scoring rules that fit its answers."""
-        return fitting_rules(self.scored_as)
+        return fitting_rules(self.name)
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -43,36 +42,31 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             name="ai2d_test",
             title="AI2D: questions about diagrams, letters painted over the labels",
             kind="choice",
-            scored_as="ai2d_test",
             columns=("index", "image", "question", "answer", "A", "B"),
         ),
         Benchmark(
             name="chartqa_test",
             title="ChartQA: questions about charts, relaxed accuracy",
             kind="short answer",
-            scored_as="chartqa_test",
         ),
         Benchmark(
             name="docvqa_val",
             title="DocVQA: questions about scanned pages, ANLS",
             kind="short answer",
-            scored_as="docvqa_val",
         ),
         Benchmark(
             name="mmmu_dev_val",
             title="MMMU: questions of 30 subjects, one to seven pictures",
             kind="interleaved choice",
-            scored_as="mmmu_dev_val",
             columns=("index", "image", "question", "answer", "A", "B"),
         ),
         Benchmark(
             name="digits_test",
             title="handwritten digits that were not trained on",
             kind="plain",
-            scored_as="digits_test",
             classes=10,
         ),
-        Benchmark(name="held_out", title="held-out questions", kind="plain", scored_as="digits_test"),
+        Benchmark(name="held_out", title="held-out questions", kind="plain"),
     )
 }
 

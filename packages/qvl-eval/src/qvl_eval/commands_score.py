@@ -21,7 +21,7 @@ Benchmark = Annotated[
     typer.Option(
         "--benchmark",
         metavar="NAME",
-        help="ai2d_test, chartqa_test, docvqa_val, mmmu_dev_val or digits_test; a run folder knows its own.",
+        help="ai2d_test, chartqa_test, docvqa_val, mmmu_dev_val, digits_test or held_out; a run folder knows its own.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,7 @@ Shown = Annotated[int, typer.Option("--show", min=0, max=1_000_000, help="Rows l
 def register(app: typer.Typer) -> None:
     """Add `score` and the group `eval` to the `qvl` app."""
     app.command("score")(score)
-    group = typer.Typer(no_args_is_help=True, help="Compare evaluations.")
+    group = typer.Typer(no_args_is_help=True, help="Compare evaluations, and write their reports.")
     # With a callback a group of one command keeps the command's name.
     group.callback()(_group)
     group.command("compare")(compare)
@@ -143,4 +143,4 @@ def compare(
 
 
 def _group() -> None:
-    """Compare evaluations."""
+    """Compare evaluations, and write their reports."""

@@ -59,7 +59,7 @@ class Conclusion:
 
 def judge_all(benchmark: Benchmark, rows: Iterable[AnsweredRow], rules: str) -> tuple[Judged, ...]:
     """Judge rows under one rule set, in their order."""
-    return tuple(judge(benchmark.scored_as, row, rules) for row in rows)
+    return tuple(judge(benchmark.name, row, rules) for row in rows)
 
 
 def conclude(evaluation: Evaluation, predictions: Mapping[str, Prediction], console: Console) -> Conclusion:
@@ -70,7 +70,7 @@ def conclude(evaluation: Evaluation, predictions: Mapping[str, Prediction], cons
     results = []
     for rules in evaluation.rule_sets:
         judged = judge_all(evaluation.benchmark, rows, rules)
-        results.append((summarise(evaluation.benchmark.scored_as, rules, judged), judged))
+        results.append((summarise(evaluation.benchmark.name, rules, judged), judged))
     conclusion = Conclusion(results=tuple(results), predictions=predictions)
     content = scores_content(evaluation, conclusion)
     atomic_write(evaluation.folder / SCORES_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

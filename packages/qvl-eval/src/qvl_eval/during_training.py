@@ -180,7 +180,7 @@ def _measured(
     for rules in evaluation.rule_sets:
         judged = judge_all(evaluation.benchmark, rows, rules)
         judgements.append(judged)
-        scores = summarise(evaluation.benchmark.scored_as, rules, judged)
+        scores = summarise(evaluation.benchmark.name, rules, judged)
         if not numbers:
             group = scores.headline
             numbers = {

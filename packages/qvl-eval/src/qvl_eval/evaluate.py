@@ -18,7 +18,7 @@ from rich.console import Console
 from qvl_eval.answers.model import note_weights
 from qvl_eval.conclude import Conclusion, conclude, result_of
 from qvl_eval.evaluation import Evaluation, check_pictures, notices, prepare
-from qvl_eval.prediction_log import Prediction, done_answers, gather
+from qvl_eval.prediction_log import AnswerCount, Prediction, done_answers, gather
 from qvl_eval.replica import Replica, answer_share, check_first
 from qvl_eval.replica_model import load_replica
 from qvl_eval.show import checking_progress
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         )
         with FolderLock(evaluation.folder):
             conclusion = conclude(evaluation, _done(evaluation), console)
-            _write_result(record, evaluation, conclusion)
+            _write_result(_started(record, evaluation, changes), evaluation, conclusion)
         return EXIT_DONE
     with checking_progress(console) as advance:
         check_pictures(evaluation, advance)
@@ -76,7 +76,13 @@ def _answer(evaluation: Evaluation, replica: Replica | None, options: RunOptions
     done = _done(evaluation, drop_others=options.accept_changes)
     gather(folder, evaluation.keys)
     indexes = [row.index for row in evaluation.rows]
-    plan = make_plan(indexes, done, evaluation.protocol.digest, preflight=evaluation.section.preflight.rows)
+    plan = make_plan(
+        indexes,
+        done,
+        evaluation.protocol.digest,
+        preflight=evaluation.section.preflight.rows,
+        beyond=AnswerCount(folder).update() - len(done),
+    )
     if done:
         console.print(
             f"{folder}: {len(done)} of {len(indexes)} rows were answered before", highlight=False, soft_wrap=True
@@ -137,7 +143,8 @@ def _started(record: RunRecord | None, evaluation: Evaluation, changes: list[str
     recipe, hashes = evaluation.recipe.resolved(), evaluation.protocol.hashes
     if record is None:
         return RunRecord.start(recipe, hashes)
-    return record.changed(recipe, hashes, changes, step=0) if changes else record
+    # What decides no answer, such as rules, limit and layout, is stated as it was at last.
+    return dataclasses.replace(record.changed(recipe, hashes, changes, step=0), recipe=recipe)
 
 
 def _is_finished(record: RunRecord, evaluation: Evaluation) -> bool:

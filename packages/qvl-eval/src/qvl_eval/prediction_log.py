@@ -116,14 +116,14 @@ def part_files(folder: Path) -> list[Path]:
 
 
 class AnswerCount:
-    """The number of answers in a folder's files; each look reads only what was added since the last one."""
+    """The number of answers in a folder's files, but for `beyond`; each look reads only what has been added."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, beyond: int = 0) -> None:
+        self._folder, self._beyond = folder, beyond
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def update(self) -> int:
-        """Look again, and give the number of whole lines of all files."""
+        """Look again, and give the number of whole lines of all files, less those that do not count."""
         for path in part_files(self._folder):
             position, lines = self._seen.get(path, (0, 0))
             with suppress(FileNotFoundError), path.open("rb") as file:
@@ -131,7 +131,7 @@ class AnswerCount:
                 while piece := file.read(1 << 20):
                     position, lines = position + len(piece), lines + piece.count(b"\n")
             self._seen[path] = position, lines
-        return sum(lines for _, lines in self._seen.values())
+        return sum(lines for _, lines in self._seen.values()) - self._beyond
 
 
 def read_answers(folder: Path) -> Iterator[tuple[str, Prediction, float | None]]:

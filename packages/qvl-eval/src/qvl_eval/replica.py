@@ -74,7 +74,8 @@ def run(recipe: Recipe, options: RunOptions) -> None:
     replica = _load(evaluation, world)
     board.stamp("loaded")
     answer_share(evaluation, replica, plan, Console(quiet=world.rank != 0), board)
-    wait_for_others(AnswerCount(evaluation.folder), plan.total, lambda: board.mark("others", waiting=True))
+    count = AnswerCount(evaluation.folder, plan.beyond)
+    wait_for_others(count, plan.total, lambda: board.mark("others", waiting=True))
     world.close()
 
 
@@ -83,7 +84,7 @@ def answer_share(
 ) -> None:
     """Answer the replica's rows of the plan. Raises PreflightError where the first answers look broken."""
     folder, is_speaker = evaluation.folder, replica.number == 0 and replica.is_first_rank
-    count = AnswerCount(folder)
+    count = AnswerCount(folder, plan.beyond)
     with AnsweringProgress(console, done=count.update(), rows=plan.total, shown=is_speaker) as progress:
 
         def answer(indexes: Iterable[str]) -> list[Prediction]:

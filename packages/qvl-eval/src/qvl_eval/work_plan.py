@@ -23,12 +23,14 @@ class WorkPlan:
     """What is left of a run. `protocol` is its digest; `total` counts all rows; the rest are indexes of rows.
 
     `preflight` are the rows that are answered first, by the first replica; `left` all others, in the file's order.
+    `beyond` counts the answers in the folder that are to none of these rows: a limit was lowered.
     """
 
     protocol: str
     total: int
     preflight: tuple[str, ...]
     left: tuple[str, ...]
+    beyond: int = 0
 
     def share(self, replica: int, replicas: int) -> tuple[str, ...]:
         """Give the rows of one of so many replicas, those of the pre-flight aside.
@@ -42,7 +44,9 @@ class WorkPlan:
         atomic_write(folder / PLAN_NAME, json.dumps(asdict(self)) + "\n")
 
 
-def make_plan(rows: Sequence[str], done: Mapping[str, object], protocol: str, *, preflight: int) -> WorkPlan:
+def make_plan(
+    rows: Sequence[str], done: Mapping[str, object], protocol: str, *, preflight: int, beyond: int = 0
+) -> WorkPlan:
     """Plan a run over these rows, of which some are done."""
     first = spread(rows, preflight)
     chosen = set(first)
@@ -51,6 +55,7 @@ def make_plan(rows: Sequence[str], done: Mapping[str, object], protocol: str, *,
         total=len(rows),
         preflight=tuple(index for index in first if index not in done),
         left=tuple(index for index in rows if index not in chosen and index not in done),
+        beyond=beyond,
     )
 
 
