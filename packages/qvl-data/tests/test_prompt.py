@@ -118,6 +118,13 @@ def test_refuses_a_conversation_that_does_not_end_with_the_user(processor: Proce
         build_conversation(processor, conversation(*((role, "x") for role in roles)))
 
 
+def test_an_image_of_an_extreme_shape_is_named(processor: Processor, tmp_path: Path) -> None:
+    thin = save_image(tmp_path / "thin.png", 1, 300)
+    good = save_image(tmp_path / "good.png", 30, 30)
+    with pytest.raises(DataError, match=r"thin\.png: .*aspect ratio 300"):
+        build_prompt(processor, [good, thin], "What?")
+
+
 def test_an_image_above_the_given_limit_is_not_decoded(processor: Processor, tmp_path: Path) -> None:
     data = save_image(tmp_path / "a.png", 100, 100).read_bytes()
     fitting, large = (

@@ -53,7 +53,7 @@ class FakeScheduler:
     """Answers every request with the tokens of `text`, again and again where `endless`.
 
     `gate` holds every step up while it is not set; `cancels` gets what was cancelled, `options` what was asked for.
-    The next `failures` steps raise.
+    The next `failures` steps raise `error`.
     """
 
     def __init__(self, text: str, *, slots: int = 2, endless: bool = False) -> None:
@@ -71,6 +71,7 @@ class FakeScheduler:
         self.prompts: list[Any] = []
         self.most_active = 0
         self.failures = 0
+        self.error: type[Exception] = RuntimeError
 
     @property
     def active(self) -> int:
@@ -107,7 +108,7 @@ class FakeScheduler:
         if self.failures:
             self.failures -= 1
             self._left.clear()
-            raise RuntimeError("made to fail")
+            raise self.error("made to fail")
         self.most_active = max(self.most_active, self.active)
         return [self._event(name, self._left[name]) for name in list(self._left)[: self._slots]]
 

@@ -23,7 +23,8 @@ from qvl_core.cli.app import main
 from qvl_core.generate import GenerationOptions
 from qvl_eval.answers.driver import Driver
 from qvl_eval.chat.lines import NoTextError, joined
-from qvl_eval.chat.terminal import Chat, shown
+from qvl_eval.chat.terminal import Chat
+from qvl_eval.terminal_text import printed, shown
 from running_server import STOP, WAIT_S, FakeScheduler, png, tiny_processor
 
 needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed")
@@ -114,6 +115,14 @@ def test_a_question_that_does_not_fit_is_told_and_not_kept(session: Session) -> 
 
 def test_control_characters_of_a_model_are_shown_not_obeyed() -> None:
     assert shown("a\x1b[31m\r\nb\tc") == "a\\x1b[31m\\r\nb\tc"
+
+
+@pytest.mark.parametrize(("is_terminal", "expected"), [(True, "a\\x1b[31mb"), (False, "a\x1b[31mb")])
+def test_an_answer_is_escaped_for_a_terminal_and_exact_for_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, expected: str
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert printed("a\x1b[31mb") == expected
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,24 @@ def test_a_bad_picture_ends_with_exit_2_and_its_name(
     assert expected in errors
 
 
+@needs_mindspore
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--prompt", " "), "--prompt\n  has no prompt, no image and no video"),
+        (("--prompt", "a\udcff"), "--prompt\n  holds half of a surrogate pair, or bytes that are not UTF-8"),
+        (("--prompt", "a", "--system", "\udcff"), "bytes that are not UTF-8"),
+    ],
+    ids=["blank", "prompt", "system"],
+)
+def test_a_question_that_is_no_text_ends_with_exit_2(
+    write_recipe: WriteRecipe, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str
+) -> None:
+    code, _, errors = qvl(capsys, "infer", write_recipe("infer"), *words)
+    assert code == 2
+    assert expected in errors
+
+
 def test_missing_weights_end_with_exit_2(
     write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +196,7 @@ def test_an_infer_recipe_with_questions_runs_as_a_task(
     assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 2
     code, _, errors = qvl(capsys, *words, "--set", f"infer.input={tmp_path}/prompts.jsonl")
     assert code == 2
-    assert "both a prompt and a file" in errors
+    assert "beside which prompt, images would not be used\n  fix: --set infer.prompt= --set infer.images=[]\n" in errors
 
 
 @needs_mindspore

@@ -84,6 +84,8 @@ def test_bad_rows_hold_their_error_and_the_others_are_answered(
         "has no prompt": {"prompt": " "},
         "surrogate": '{"prompt": "\\ud800"}',
         "is int": 7,
+        "the key 'prompt' occurs twice": '{"prompt": "a", "prompt": "b"}',
+        "Infinity is not a JSON number": '{"prompt": "a", "id": Infinity}',
         "the window holds": {"prompt": "word " * 5000},
     }
     source, output = write(folder, [QUESTIONS[0], *bad.values(), QUESTIONS[2]]), tmp_path / "answers.jsonl"
@@ -136,6 +138,8 @@ def test_answers_under_other_settings_or_to_other_questions_are_not_mixed(
         (("--prompt", "x", "--input", "a", "--output", "b"), "either --prompt or --input"),
         (("--input", "a"), "go together"),
         (("--input", "none.jsonl", "--output", "b"), "there is no such file"),
+        (("--input", "a", "--output", "b", "--image", "c", "--json"), "--image, --json would not be used"),
+        (("--prompt", "x", "--media-root", "a"), "--media-root would not be used"),
     ],
 )
 def test_a_wrong_command_line_ends_with_exit_2(
@@ -143,6 +147,15 @@ def test_a_wrong_command_line_ends_with_exit_2(
 ) -> None:
     assert main(["infer", str(write_recipe("infer")), *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_media_of_no_folder_are_told_before_an_answer_is_written(
+    write_recipe: WriteRecipe, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    assert infer(write_recipe("infer"), write(folder, QUESTIONS), output, "--media-root", tmp_path / "none") == 2
+    assert f"{tmp_path / 'none'}\n  is no folder" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_the_questions_are_never_written_over(write_recipe: WriteRecipe, folder: Path) -> None:
@@ -157,6 +170,20 @@ def test_a_file_of_something_else_is_left_alone(write_recipe: WriteRecipe, folde
     output.write_text("my notes, without a line end")
     assert infer(write_recipe("infer"), write(folder, QUESTIONS), output) == 2
     assert output.read_text() == "my notes, without a line end"
+
+
+@needs_mindspore
+def test_a_question_that_is_asked_twice_is_drawn_twice_whatever_the_batch(
+    write_recipe: WriteRecipe, folder: Path, tmp_path: Path
+) -> None:
+    recipe, source = write_recipe("infer"), write(folder, [{"prompt": "Which?"}] * 6)
+    chance = ("generation.temperature=5.0", "generation.top_k=0", "generation.max_new_tokens=3")
+    words = [word for setting in chance for word in ("--set", setting)]
+    outputs = [tmp_path / f"answers{batch}.jsonl" for batch in (1, 4)]
+    for batch, output in zip((1, 4), outputs, strict=True):
+        assert infer(recipe, source, output, "--batch", batch, *words) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert len({row["answer"] for row in rows_of(outputs[0])}) > 1
 
 
 @needs_mindspore

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
 
+from qvl_core.generate.request import ScoresError
 from qvl_eval.serve.limits import Limits
 from running_server import WAIT_S, FakeScheduler, RunningServer, asked, data_url, png, raw_request, read_all
 from waiting import in_time
@@ -170,13 +171,14 @@ def test_a_stream_that_waits_for_its_turn_carries_comments_and_then_an_error_it_
             assert {one.result()[0] for one in others} == {200}
 
 
-def test_an_engine_that_fails_once_fails_the_answers_under_way_and_goes_on() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, ScoresError])
+def test_an_engine_that_fails_once_fails_the_answers_under_way_and_goes_on(error: type[Exception]) -> None:
     scheduler = FakeScheduler(ANSWER)
     with RunningServer(scheduler=scheduler) as server:
-        scheduler.failures = 1
+        scheduler.failures, scheduler.error = 1, error
         status, content = server.post(asked())
         assert status == 500
-        assert "RuntimeError" in content["error"]["message"]
+        assert error.__name__ in content["error"]["message"]
         assert "made to fail" not in content["error"]["message"]
         assert server.post(asked())[0] == 200
         assert server.get("/health")[0] == 200

@@ -21,6 +21,7 @@ from qvl_core.weights.lora import merged_values, open_any_adapter
 from qvl_core.weights.peft_writer import write_peft_folder
 from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
 from qvl_core.weights.whole_tensors import open_whole_tensors
+from qvl_core.weights_fit import check_weights
 from qvl_eval.answers.model import weights_digest
 from sharded_folders import write_sharded
 
@@ -198,6 +199,18 @@ def test_adapters_as_the_model_are_refused_with_the_key_for_them(
         text = refusal(capsys, write_recipe("infer"), f"weights.source={folder}")
         assert "holds adapters only" in text
         assert f'fix: weights.adapter = "{folder}"' in text
+
+
+def test_training_on_an_adapter_is_refused_with_the_commands_that_make_a_model_of_it(
+    write_recipe: WriteRecipe, weights: Path, tmp_path: Path
+) -> None:
+    step = adapter_checkpoint(tmp_path / "step", SINGLE, weights)
+    write_peft_folder(open_whole_tensors(step), tmp_path / "adapter", base="base")
+    for folder, merged in ((step, f"{step}-adapter"), (tmp_path / "adapter", tmp_path / "adapter")):
+        recipe = load_recipe(str(write_recipe("infer")), [f"weights.adapter={folder}"])
+        (problem,) = check_weights(recipe, use="training")
+        assert (f"qvl convert export --sharded {step} --out {merged}\n" in problem.fix) == (folder == step)
+        assert f"--adapter {merged} --out {folder}-merged" in problem.fix
 
 
 def test_adapters_of_another_model_and_folders_that_are_none_are_refused(

@@ -223,12 +223,11 @@ def _adapter_problems(recipe: Recipe, adapter: Path, use: Use) -> Iterator[Probl
     from qvl_core.weights.lora import open_any_adapter
 
     if use == "training":
-        merged = shlex.quote(f"{str(adapter).rstrip('/')}-merged")
+        from qvl_core.weights.lora.adapter_config import CONFIG_FILE as PEFT_CONFIG
+
         message = "an adapter on top is for answers (qvl infer, chat, serve, eval); training starts from a whole model"
-        fix = (
-            f"qvl convert merge --base HF_FOLDER_OF_THE_BASE --adapter {shlex.quote(str(adapter))} --out {merged}\n"
-            f"then set {KEY} to it, and leave {ADAPTER_KEY} out"
-        )
+        merge = _merge_command(adapter, is_peft=(adapter / PEFT_CONFIG).is_file())
+        fix = f"{merge}\nthen set {KEY} to it, and leave {ADAPTER_KEY} out"
         yield Problem(where=where_of(recipe, ADAPTER_KEY), key=ADAPTER_KEY, message=message, fix=fix)
         return
     # Raises with everything that is wrong.
@@ -241,15 +240,24 @@ def _adapters_problem(recipe: Recipe, source: Path, use: Use, *, is_peft: bool) 
     if use == "answers":
         fix = f'{ADAPTER_KEY} = "{source}", and in {KEY} the folder of the model that they were trained on'
         return Problem(where=where, key=KEY, message=message, fix=fix)
-    adapter, merged = (f"{str(source).rstrip('/')}-{name}" for name in ("adapter", "merged"))
-    export = f"qvl convert export --sharded {shlex.quote(str(source))} --out {shlex.quote(adapter)}\n"
-    fix = (
-        f"{'' if is_peft else export}"
-        f"qvl convert merge --base HF_FOLDER_OF_THE_BASE --adapter {shlex.quote(str(source) if is_peft else adapter)} "
-        f"--out {shlex.quote(merged)}\n"
-        f'then set {KEY} = "{merged}"'
-    )
+    fix = f'{_merge_command(source, is_peft=is_peft)}\nthen set {KEY} = "{_merged_folder(source)}"'
     return Problem(where=where, key=KEY, message=message, fix=fix)
+
+
+def _merge_command(adapter: Path, *, is_peft: bool) -> str:
+    """Give the commands that make a model of an adapter and its base; a checkpoint first becomes a PEFT folder."""
+    base, merged = "--base HF_FOLDER_OF_THE_BASE", shlex.quote(_merged_folder(adapter))
+    if is_peft:
+        return f"qvl convert merge {base} --adapter {shlex.quote(str(adapter))} --out {merged}"
+    exported = shlex.quote(f"{str(adapter).rstrip('/')}-adapter")
+    return (
+        f"qvl convert export --sharded {shlex.quote(str(adapter))} --out {exported}\n"
+        f"qvl convert merge {base} --adapter {exported} --out {merged}"
+    )
+
+
+def _merged_folder(adapter: Path) -> str:
+    return f"{str(adapter).rstrip('/')}-merged"
 
 
 def _layout_text(layout: Layout) -> str:

@@ -116,8 +116,34 @@ def test_reads_the_file_of_a_checkpoint(tmp_path: Path, caplog: pytest.LogCaptur
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["num_beams"]
 
 
-def test_a_checkpoint_without_the_file_has_the_plain_defaults(tmp_path: Path) -> None:
+def test_a_folder_without_configs_has_the_plain_defaults(tmp_path: Path) -> None:
     assert read_generation_config(tmp_path) == GenerationOptions()
+
+
+OF_TEXT = GenerationOptions(eos_token_id=(7, 8), pad_token_id=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"eos_token_id": 7, "pad_token_id": None, "hidden_size": 4}, GenerationOptions(eos_token_id=7)),
+        ({"text_config": {"eos_token_id": [7, 8], "pad_token_id": 5}}, OF_TEXT),
+        ({"eos_token_id": 7, "text_config": {"eos_token_id": 8}}, GenerationOptions(eos_token_id=7)),
+        ({"eos_token_id": None, "text_config": None}, GenerationOptions()),
+    ],
+)
+def test_without_the_file_answers_stop_at_the_tokens_of_the_model_config(
+    tmp_path: Path, config: dict[str, object], expected: GenerationOptions
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_generation_config(tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_a_wrong_value_is_told_with_its_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"eos_token_id": "x"}')
+    with pytest.raises(WeightsError, match=rf"{name}: eos_token_id"):
+        read_generation_config(tmp_path)
 
 
 def test_refuses_a_file_that_is_not_json(tmp_path: Path) -> None:

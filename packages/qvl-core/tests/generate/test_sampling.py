@@ -30,6 +30,18 @@ def test_repetition_penalty_changes_the_greedy_choice() -> None:
     assert sampling.choose_token(scores, np.array([0]), GenerationOptions(repetition_penalty=2.0), rng) == 1
 
 
+@pytest.mark.parametrize("penalty", [1e-320, 1e-38, 1e38, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_any_penalty_leaves_a_token_to_choose(penalty: float, temperature: float) -> None:
+    scores = np.array([-20.0, 30.0, 25.0, 0.0], np.float32)
+    options = GenerationOptions(do_sample=True, temperature=temperature, repetition_penalty=penalty, top_p=0.9)
+    result = sampling.penalise_repetition(scores, np.array([1, 2, 3]), penalty)
+    assert np.isfinite(result).all()
+    assert result[3] == 0.0
+    token = sampling.choose_token(scores, np.array([1, 2, 3]), options, sampling.row_generator(0, 0))
+    assert token in ((1, 2) if penalty < 1 else (1, 2, 3))
+
+
 @pytest.mark.parametrize(("count", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [0]), (3, [0, 2, 3]), (9, [0, 1, 2, 3, 4])])
 def test_top_k_keeps_the_best(count: int, expected: list[int]) -> None:
     assert kept(sampling.keep_top_k(SCORES, count)) == expected

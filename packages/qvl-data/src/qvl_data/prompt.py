@@ -113,11 +113,17 @@ def ready_message(message: Message, processor: Processor) -> Message:
 
 
 def _ready(part: Part, processor: Processor) -> str | ReadyMedium:
-    if isinstance(part, PromptImage):
-        return ReadyMedium(kind="image", seen=image_patches(_rgb(part), processor))
-    if isinstance(part, PromptVideo):
+    if isinstance(part, str | ReadyMedium):
+        return part
+    try:
+        if isinstance(part, PromptImage):
+            return ReadyMedium(kind="image", seen=image_patches(_rgb(part), processor))
         return ReadyMedium(kind="video", seen=_video(part.path, processor))
-    return part
+    except GeometryError as error:
+        path = part.path if isinstance(part, PromptVideo) else part.source
+        if isinstance(path, Path):
+            raise GeometryError(f"{printable(str(path))}: {error}") from None
+        raise
 
 
 def _turn(message: Message) -> Turn:

@@ -86,9 +86,12 @@ def infer(
     """
     from qvl_eval import infer as work
     from qvl_eval.questions import questions_of
+    from qvl_eval.terminal_text import printed
 
     prompts = prompt or []
     work.require_questions(prompts, source, output, recipe)
+    of_prompts, of_files = {"--image": image, "--video": video, "--json": json}, {"--media-root": media_root}
+    work.refuse_unused(of_files if source is None else of_prompts, beside="--prompt" if source is None else "--input")
     loaded, start = _load(recipe, settings, "infer")
     capacity = work.Capacity(slots=batch, held_tokens=held_tokens)
     if source is not None and output is not None:
@@ -98,7 +101,7 @@ def infer(
     questions = questions_of(prompts, image or [], video or [], system)
     results = work.infer(loaded, questions, capacity, start_workers=start)
     for question, result in zip(questions, results, strict=True):
-        typer.echo(work.as_json(loaded, question, result) if json else result["answer"])
+        typer.echo(work.as_json(loaded, question, result) if json else printed(result["answer"]))
     return 0
 
 

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +130,9 @@ def infer_file(
     console = console or Console(stderr=True)
     if output.exists() and source.exists() and output.samefile(source):
         raise OutputError(Problem(where=str(output), message="is the file of questions", fix="--output ANSWERS.jsonl"))
+    if media_root is not None and not media_root.is_dir():
+        # Else every row would hold an error, and be done.
+        raise DataError(Problem(where=printable(str(media_root)), message="is no folder", fix="name that of the media"))
     count = sum(1 for _ in read_questions(source, media_root))
     if not count:
         raise DataError(Problem(where=str(source), message="holds no question", fix='write {"prompt": "..."} in it'))
@@ -185,7 +188,8 @@ def _conclude(file: AnswerFile, count: int, bad: Sequence[str], console: Console
     if len(bad) > SHOWN_PROBLEMS:
         console.print(f"and {len(bad) - SHOWN_PROBLEMS} more", highlight=False)
     text = f"{count - failed} of {count} questions answered: {file.path}"
-    console.print(text + (f"; {failed} rows hold an error" if failed else ""), highlight=False, soft_wrap=True)
+    again = f"; {failed} rows hold an error; another --output asks them again" if failed else ""
+    console.print(text + again, highlight=False, soft_wrap=True)
     return EXIT_WRONG_INPUT if failed else 0
 
 
@@ -219,6 +223,7 @@ def _make(loaded: AnsweringModel, question: Question, capacity: Capacity) -> Job
             job_id=str(question.index),
             window=min(window_of(loaded), capacity.held_tokens),
             where=question.where,
+            row=question.index,
         )
     except InputError as error:
         return "; ".join(problem.message for problem in error.problems)
@@ -246,4 +251,13 @@ def require_questions(prompts: Sequence[str], source: Path | None, output: Path 
     if (source is None) != (output is None):
         message = "--input and --output go together"
         fix = f"qvl infer {where} --input prompts.jsonl --output answers.jsonl"
+        raise RecipeError(Problem(where="qvl infer", message=message, fix=fix))
+
+
+def refuse_unused(options: Mapping[str, object], *, beside: str) -> None:
+    """Raise RecipeError for the options that were given and say nothing beside another one."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        message = f"{', '.join(given)} would not be used beside {beside}"
+        fix = "in the rows of the file: images, videos" if beside == "--input" else "--image FILE, --video FILE"
         raise RecipeError(Problem(where="qvl infer", message=message, fix=fix))

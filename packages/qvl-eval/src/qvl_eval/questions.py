@@ -6,8 +6,8 @@ that is none of that is a question with a problem: the others are answered all t
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any
 
 from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import open_regular_file, printable
+from qvl_core.json_file import JsonError, parse_json
 from qvl_data.media.paths import MediaPathError, MediaRoot
 
 MAX_LINE_BYTES = 16 * 1024**2
+NOTHING_ASKED = "has no prompt, no image and no video"
 _KEYS = ("prompt", "images", "videos", "system", "id")
 
 
@@ -37,19 +39,25 @@ class Question:
 
 
 def questions_of(
-    prompts: Sequence[str], images: Sequence[Path], videos: Sequence[Path], system: str | None
+    prompts: Sequence[str],
+    images: Sequence[Path],
+    videos: Sequence[Path],
+    system: str | None,
+    *,
+    where: str = "--prompt",
 ) -> tuple[Question, ...]:
-    """Give one question for each prompt, all about the same images and videos."""
+    """Give one question for each prompt, all about the same images and videos. `where` is where the prompts are."""
     media = {"images": [str(path) for path in images], "videos": [str(path) for path in videos]}
     return tuple(
         Question(
             index=index,
-            where="--prompt" if len(prompts) == 1 else f"--prompt {index + 1}",
+            where=where if len(prompts) == 1 else f"{where} {index + 1}",
             shown={"prompt": prompt, "images": media["images"], **({"videos": media["videos"]} if videos else {})},
             prompt=prompt,
             system=system,
             images=tuple(images),
             videos=tuple(videos),
+            problem="" if prompt.strip() or images or videos else NOTHING_ASKED,
         )
         for index, prompt in enumerate(prompts)
     )
@@ -77,11 +85,10 @@ def read_questions(path: Path, media_root: Path | None = None, system: str | Non
 def _question(line: bytes, index: int, where: str, root: MediaRoot, system: str | None) -> Question:
     digest = hashlib.sha256(line.strip()).hexdigest()
     try:
-        row = _checked(json.loads(line.decode("utf-8-sig" if index == 0 else "utf-8")))
+        row = _checked(parse_json(line.removeprefix(codecs.BOM_UTF8) if index == 0 else line))
         images, videos = (tuple(root.resolve(path) for path in row.get(key, ())) for key in ("images", "videos"))
-    except (ValueError, RecursionError) as error:  # MediaPathError and UnicodeDecodeError are ValueErrors.
-        reason = str(error) if isinstance(error, _RowError | MediaPathError) else f"is not JSON in UTF-8: {error}"
-        return Question(index=index, where=where, shown={}, digest=digest, problem=printable(reason))
+    except (JsonError, _RowError, MediaPathError) as error:
+        return Question(index=index, where=where, shown={}, digest=digest, problem=printable(str(error)))
     return Question(
         index=index,
         where=where,
@@ -126,5 +133,5 @@ def _checked(row: object) -> dict[str, Any]:
     if not isinstance(row.get("id", ""), str | int):
         raise _RowError("id is neither a text nor a whole number")
     if not (row.get("prompt", "").strip() or row.get("images") or row.get("videos")):
-        raise _RowError("has no prompt, no image and no video")
+        raise _RowError(NOTHING_ASKED)
     return row

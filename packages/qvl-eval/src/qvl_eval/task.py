@@ -34,17 +34,24 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         assert options.start_workers is not None, "a recipe of several machines has several processes"
         options.start_workers()
         return 0
+    from qvl_core.weights_fit import where_of
+
     from qvl_eval.infer import Capacity, infer, infer_file
     from qvl_eval.questions import questions_of
+    from qvl_eval.terminal_text import printed
 
     section = recipe.infer
     if section is None or (section.prompt is None and section.input is None):
         message = "an infer recipe says how to answer; it holds no question to run"
         fix = f'qvl infer {recipe.path} --image PICTURE.png --prompt "What is in the picture?"'
         raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix=fix))
-    if section.prompt is not None and section.input is not None:
-        message = "holds both a prompt and a file of questions"
-        raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix="--set infer.prompt="))
+    beside = {"prompt=": section.prompt is not None, "images=[]": section.images, "videos=[]": section.videos}
+    unused = [empty for empty, is_there in beside.items() if is_there]
+    if section.input is not None and unused:
+        names = ", ".join(empty.partition("=")[0] for empty in unused)
+        message = f"holds a file of questions, beside which {names} would not be used"
+        fix = " ".join(f"--set infer.{empty}" for empty in unused)
+        raise RecipeError(Problem(where=recipe.path, key="infer", message=message, fix=fix))
     capacity = Capacity(slots=section.batch)
     if section.input is not None:
         root = None if section.media_root is None else Path(section.media_root)
@@ -60,7 +67,8 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         )
     assert section.prompt is not None, "checked above"
     images, videos = ([Path(path) for path in paths] for paths in (section.images, section.videos))
-    questions = questions_of([section.prompt], images, videos, section.system)
+    where = f"{where_of(recipe, 'infer.prompt')}: infer.prompt"
+    questions = questions_of([section.prompt], images, videos, section.system, where=where)
     for result in infer(recipe, questions, capacity, start_workers=options.start_workers):
-        typer.echo(result["answer"])
+        typer.echo(printed(result["answer"]))
     return 0

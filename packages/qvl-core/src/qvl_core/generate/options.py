@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from qvl_core.errors import InputError, Problem
+from qvl_core.errors import InputError, Problem, WeightsError
+from qvl_core.input_file import printable
 from qvl_core.json_file import read_json_object
+from qvl_core.specs.load import CONFIG_NAME
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -87,21 +89,40 @@ def changed_options(defaults: GenerationOptions, changes: Mapping[str, Any]) -> 
 
 
 def read_generation_config(folder: Path) -> GenerationOptions:
-    """Give the options of a checkpoint's generation_config.json; the plain defaults where it has none.
+    """Give the options of a checkpoint's generation_config.json; where it has none, the stop tokens of its config.json.
 
-    What this engine does not know is named in a warning. Raises WeightsError if the file is not a JSON object, and
-    InputError if a value is out of range.
+    What this engine does not know is named in a warning. Raises WeightsError, naming the file, if it is not a JSON
+    object or a value is out of range.
     """
     path = folder / GENERATION_CONFIG
     if not path.exists():
-        return GenerationOptions()
+        return _options_in(folder / CONFIG_NAME, _stop_tokens(folder / CONFIG_NAME))
     config = {key: value for key, value in read_json_object(path).items() if value is not None}
     names = {field.name for field in dataclasses.fields(GenerationOptions)}
     # transformers 5 writes switches that are off, such as output_attentions: nothing is left out with them.
     ignored = sorted(key for key in config.keys() - names - _WITHOUT_EFFECT if config[key] is not False)
     if ignored:
         logger.warning("%s: not supported and left out: %s", path, ", ".join(ignored))
-    return GenerationOptions(**_read_values({key: value for key, value in config.items() if key in names}))
+    return _options_in(path, {key: value for key, value in config.items() if key in names})
+
+
+def _stop_tokens(path: Path) -> dict[str, Any]:
+    """Give what a config.json says of stop tokens and padding, as HF takes it where there is no file for generation."""
+    if not path.exists():
+        return {}
+    config = read_json_object(path)
+    text = config.get("text_config")
+    found = {**(text if isinstance(text, dict) else {}), **{key: one for key, one in config.items() if one is not None}}
+    return {key: found[key] for key in ("eos_token_id", "pad_token_id") if key in found}
+
+
+def _options_in(path: Path, values: Mapping[str, Any]) -> GenerationOptions:
+    """Give the options that a file states. Raises WeightsError."""
+    try:
+        return GenerationOptions(**_read_values(values))
+    except InputError as error:
+        problems = [dataclasses.replace(problem, where=printable(str(path))) for problem in error.problems]
+        raise WeightsError(problems) from None
 
 
 def _read_values(values: Mapping[str, Any]) -> dict[str, Any]:

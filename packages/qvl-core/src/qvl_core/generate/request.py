@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qvl_core.batch import Batch
+from qvl_core.errors import RunError
 from qvl_core.generate.options import GenerationOptions
 
 Finished = Literal["stop", "length", "cancelled"]
 
 # Stands in the event of a request that was cancelled, which has no token.
 NO_TOKEN = -1
+
+
+class ScoresError(RunError):
+    """Scores of a next token that are NaN or infinite. The model and new schedulers of it may be used on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -53,14 +53,18 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
 def penalise_repetition(scores_V: Scores, seen_ids: NDArray[np.integer], penalty: float) -> Scores:
     """Divide positive scores of seen tokens by the penalty and multiply negative ones. CTRL (arXiv 1909.05858), 4.1.
 
-    HF counts the padding of a left-padded row as seen; we do not, so that a row does not depend on its neighbours.
+    HF counts the padding of a left-padded row as seen; we do not, so that a row does not depend on its neighbours. What
+    float32 has no room for becomes its largest number, where HF's becomes infinite and no draw is possible.
     """
     if penalty == 1.0:
         return scores_V
     scores_V = scores_V.copy()
     seen = np.unique(seen_ids)
-    values, factor = scores_V[seen], np.float32(penalty)
-    scores_V[seen] = np.where(values < 0, values * factor, values / factor)
+    limits, values = np.finfo(np.float32), scores_V[seen].astype(np.float64)
+    factor = np.float64(np.float32(penalty) if limits.tiny <= penalty <= limits.max else penalty)
+    with np.errstate(over="ignore"):
+        moved = np.where(values < 0, values * factor, values / factor)
+    scores_V[seen] = np.clip(moved, limits.min, limits.max)
     return scores_V
 
 

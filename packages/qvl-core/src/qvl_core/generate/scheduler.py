@@ -21,7 +21,7 @@ from qvl_core.errors import InputError, Problem, RunError
 from qvl_core.generate.cache import blocks
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import next_positions
-from qvl_core.generate.request import NO_TOKEN, Event, Finished, Request
+from qvl_core.generate.request import NO_TOKEN, Event, Finished, Request, ScoresError
 from qvl_core.generate.sampling import choose_token, row_generator
 from qvl_core.model.qwen25vl import Qwen25VL
 
@@ -122,7 +122,7 @@ class Scheduler:
     def step(self) -> list[Event]:
         """Advance every active request by a token and start those that there is room for.
 
-        Raises RunError on every rank if scores are NaN or infinite, or if an earlier step failed.
+        Raises ScoresError on every rank if scores are NaN or infinite, RunError if an earlier step failed.
         """
         self._require_sound()
         try:
@@ -179,9 +179,8 @@ class Scheduler:
         for answer, token in zip(answers, tokens_B, strict=True):
             if token == _NOT_FINITE:
                 name, place = answer.request.request_id, answer.new_tokens
-                raise RunError(
-                    f"request {name}: the scores of new token {place} are NaN or infinite; look at the weights"
-                )
+                text = f"request {name}: the scores of new token {place} are NaN or infinite; look at the weights"
+                raise ScoresError(text)
         events = [answer.add(int(token)) for answer, token in zip(answers, tokens_B, strict=True)]
         for answer, event in zip(tuple(answers), events, strict=True):
             if event.finished:

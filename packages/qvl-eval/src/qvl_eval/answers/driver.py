@@ -104,4 +104,4 @@ def make_driver(loaded: AnsweringModel, *, slots: int, max_tokens: int) -> Drive
 def _request(job: Job) -> Any:
     from qvl_core.generate.request import Request
 
-    return Request(prompt=job.prompt, options=job.options, request_id=job.job_id)
+    return Request(prompt=job.prompt, options=job.options, request_id=job.job_id, row=job.row)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from qvl_core.errors import InputError, QvlError
+from qvl_core.generate.request import ScoresError
 
 from qvl_eval.answers.driver import Driver
 from qvl_eval.answers.job import Job, Piece
@@ -97,9 +98,9 @@ class EngineThread:
             try:
                 pieces = driver.step() if driver.jobs else []
                 failures = 0 if pieces else failures
-            except QvlError:
-                raise
             except Exception as error:
+                if isinstance(error, QvlError) and not isinstance(error, ScoresError):
+                    raise
                 logger.exception("the engine failed")
                 failures += 1
                 self._fail_all(f"the engine failed: {type(error).__name__}")

@@ -17,12 +17,16 @@ Finish = Literal["stop", "length", "cancelled", "failed"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One question as the model takes it, how to answer it, and the strings that end the answer."""
+    """One question as the model takes it, how to answer it, and the strings that end the answer.
+
+    Random numbers come from stream (options.seed, row).
+    """
 
     job_id: str
     prompt: Batch
     options: GenerationOptions
     stops: tuple[str, ...] = ()
+    row: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,6 +74,7 @@ def make_job(
     stops: Sequence[str] = (),
     where: str = "prompt",
     shorten: bool = True,
+    row: int = 0,
 ) -> Job:
     """Read the media, tokenise, and bound the answer by what the window leaves.
 
@@ -79,6 +84,11 @@ def make_job(
     from qvl_data import collate
     from qvl_data.prompt import build_conversation
 
+    from qvl_eval.questions import is_text
+
+    if not all(is_text(part) for message in messages for part in message.parts if isinstance(part, str)):
+        # Of a command line: bytes that are not UTF-8 come as such halves.
+        raise DataError(Problem(where=where, message="holds half of a surrogate pair, or bytes that are not UTF-8"))
     sample = build_conversation(processor, messages, sample_id=where)
     tokens = len(sample.input_ids)
     left = window - tokens
@@ -89,4 +99,5 @@ def make_job(
         raise DataError(Problem(where=where, message=message, fix=fix))
     if options.max_new_tokens > left:
         options = replace(options, max_new_tokens=left)
-    return Job(job_id=job_id, prompt=collate([sample], processor.spec), options=options, stops=tuple(stops))
+    prompt = collate([sample], processor.spec)
+    return Job(job_id=job_id, prompt=prompt, options=options, stops=tuple(stops), row=row)

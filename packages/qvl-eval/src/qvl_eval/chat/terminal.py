@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,6 +22,7 @@ from qvl_eval.answers.opening import AnsweringModel, open_model
 from qvl_eval.chat.conversation import Conversation
 from qvl_eval.chat.lines import Line, NoTextError, lines
 from qvl_eval.questions import is_text
+from qvl_eval.terminal_text import shown
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -38,8 +38,6 @@ Ctrl-C stops an answer, Ctrl-D leaves."""
 GREETING = "Ask; /help lists commands, Ctrl-D leaves."
 
 Write = Callable[[str], None]
-# Characters that are no sign of their own but that words and emoji of many languages are written with.
-_JOINERS = "\u200c\u200d"
 
 
 def talk(recipe: Recipe, *, system: str | None = None, start_workers: StartWorkers | None = None) -> int:
@@ -163,16 +161,6 @@ def path_of(written: str) -> Path:
         # A name too long; `~` of nobody; a quote that is not closed, a NUL.
         reason = getattr(error, "strerror", None) or str(error)
         raise _problem(f"{printable(written)} is no path: {reason}") from None
-
-
-def shown(text: str) -> str:
-    """Give text with control characters escaped: what a model says must not move the cursor or rename the window."""
-    return "".join(char if _is_harmless(char) else ascii(char)[1:-1] for char in text)
-
-
-def _is_harmless(char: str) -> bool:
-    # Blanks of other widths, as in Chinese and French texts, are not "printable".
-    return char.isprintable() or char in "\n\t" or char in _JOINERS or unicodedata.category(char) == "Zs"
 
 
 def _problem(message: str) -> DataError:

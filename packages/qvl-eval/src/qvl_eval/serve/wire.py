@@ -157,7 +157,7 @@ def parse_request(data: bytes, *, messages: int, values: int) -> ChatRequest:
     """Read a body of at most so many messages and JSON values. Raises Refusal, a 400 that names the field."""
     try:
         content = read_json(data, values=values)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise bad_request(f"the body cannot be read as JSON in UTF-8: {printable(str(error), _SHOWN)}") from None
     if not isinstance(content, dict):
         raise bad_request(f"the body is {type(content).__name__}; a JSON object is wanted")
