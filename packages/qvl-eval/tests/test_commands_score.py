@@ -116,6 +116,23 @@ def test_json_has_every_row_that_differs(tmp_path: Path, capfd: pytest.CaptureFi
     assert content["results"][0]["headline"]["name"] == "validation"
 
 
+def test_a_run_is_scored_by_its_own_rule_sets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = answers(tmp_path / "predictions.jsonl", ["9.5", "x"], options={}, answer="10")
+    sets = {"mindspeed": {}, "vlmevalkit-2025-09": {}, "mmmu-official": {}, "of another version": {}}
+    (tmp_path / "scores.json").write_text(json.dumps({"rule_sets": sets}))
+    words = ["--benchmark", "chartqa_test", "--format", "json"]
+    assert main(["score", str(path), *words]) == 0
+    results = json.loads(capfd.readouterr().out)["results"]
+    assert [(one["rules"], one["headline"]["percent"]) for one in results] == [
+        ("mindspeed", 0.0),
+        ("vlmevalkit-2025-09", 50.0),
+    ]
+    assert main(["eval", "compare", str(path), str(path), *words]) == 0
+    assert json.loads(capfd.readouterr().out)["rules"] == "mindspeed"
+    assert main(["score", str(path), *words, "--rules", "vlmevalkit-2026-06"]) == 0
+    assert [one["rules"] for one in json.loads(capfd.readouterr().out)["results"]] == ["vlmevalkit-2026-06"]
+
+
 def test_a_documents_blanks_count_only_as_upstream(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = answers(tmp_path / "a.jsonl", ["xyz" + " " * 20], answer="abc")
     words = ["score", str(path), "--benchmark", "docvqa_val", "--format", "json"]

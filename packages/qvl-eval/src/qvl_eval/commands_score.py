@@ -63,7 +63,7 @@ def score(
         typer.Option(
             "--rules",
             metavar="NAME",
-            help="A rule set; several are shown side by side. Without it those of the headline.",
+            help="A rule set; several are shown side by side. Without it the run's, for a file those of the headline.",
             show_default=False,
         ),
     ] = None,
@@ -112,7 +112,12 @@ def compare(
     benchmark: Benchmark = None,
     rules: Annotated[
         str | None,
-        typer.Option("--rules", metavar="NAME", help="A rule set; the headline's without it.", show_default=False),
+        typer.Option(
+            "--rules",
+            metavar="NAME",
+            help="A rule set; without it the first of A's run, else the headline's.",
+            show_default=False,
+        ),
     ] = None,
     data: Data = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resamples.")] = 0,

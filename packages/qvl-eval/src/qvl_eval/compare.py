@@ -14,7 +14,7 @@ from typing import Any
 from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import printable
 
-from qvl_eval.answer_files.answers import Answers, read_answers, run_record
+from qvl_eval.answer_files.answers import Answers, read_answers, run_record, run_rules
 from qvl_eval.rescore import known_benchmark, known_rules
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow, Judged
@@ -73,7 +73,7 @@ def compare(
     Raises DataError where they answer other data, other rows, or the same rows with other questions or references.
     """
     benchmark = known_benchmark(place_a, benchmark)
-    (name,) = known_rules(benchmark, [rules] if rules else [])[:1]
+    (name,) = known_rules(benchmark, [rules] if rules else run_rules(place_a, benchmark))[:1]
     _require_same_data(place_a, place_b)
     answers_a, answers_b = (read_answers(place, benchmark, data) for place in (place_a, place_b))
     rows_b = _paired(answers_a, answers_b)

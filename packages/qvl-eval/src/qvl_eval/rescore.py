@@ -10,7 +10,7 @@ from typing import Any
 
 from qvl_core.errors import DataError, Problem
 
-from qvl_eval.answer_files.answers import Answers, read_answers, run_record
+from qvl_eval.answer_files.answers import Answers, read_answers, run_record, run_rules
 from qvl_eval.score.differences import count_score_differences, differing_rows
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import Judged
@@ -42,13 +42,13 @@ def rescore(
     data: Path | None = None,
     as_upstream: bool = False,
 ) -> Rescored:
-    """Score a run folder's or a file's answers. Without rules those of the headline are taken.
+    """Score a run folder's or a file's answers. Without rules those of the run are taken, else those of the headline.
 
     Without a benchmark it is the one of the run's recipe. Raises DataError for a benchmark or rules that do not exist
     or do not fit, and for answers that cannot be read.
     """
     benchmark = known_benchmark(place, benchmark)
-    names = known_rules(benchmark, rules)
+    names = known_rules(benchmark, rules or run_rules(place, benchmark))
     answers = read_answers(place, benchmark, data)
     results = []
     for name in names:

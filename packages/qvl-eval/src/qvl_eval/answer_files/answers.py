@@ -19,7 +19,7 @@ from qvl_eval.answer_files.workbook_writer import is_cut
 from qvl_eval.prediction_log import LOG_NAME, part_files
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
-from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS
+from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS, fitting_rules
 from qvl_eval.score.summary import HEADLINE_SPLITS
 
 SHOWN = 20
@@ -53,9 +53,23 @@ def read_answers(place: Path, benchmark: str, data: Path | None = None) -> Answe
 
 def run_record(place: Path) -> Mapping[str, object]:
     """Give the content of `run.json` next to the answers; nothing where there is none that can be read."""
+    return _beside(place, "run.json")
+
+
+def run_rules(place: Path, benchmark: str) -> tuple[str, ...]:
+    """Give the rule sets that the run next to the answers was scored by, in its order; none where there is no run.
+
+    Those that do not score the benchmark are left out.
+    """
+    found = _beside(place, "scores.json").get("rule_sets")
+    fitting = fitting_rules(benchmark)
+    return tuple(name for name in found if name in fitting) if isinstance(found, dict) else ()
+
+
+def _beside(place: Path, name: str) -> Mapping[str, object]:
     folder = place if place.is_dir() else place.parent
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
