@@ -11,7 +11,7 @@ import pytest
 from qvl_core.errors import RecipeError
 from qvl_core.recipe import load_recipe
 from qvl_core.recipe.sections.evaluation import EvalSection, RuleSet
-from qvl_eval.benchmarks import BENCHMARKS as ASKED
+from qvl_eval.benchmarks.catalogue import BENCHMARKS as ASKED
 from qvl_eval.score.rule_sets import BENCHMARKS, EXACT, RULE_SETS, fitting_rules
 
 

@@ -16,7 +16,7 @@ from qvl_core.input_file import printable
 from qvl_eval.answer_files.data_columns import DataRow, read_data_rows
 from qvl_eval.answer_files.tables import Record, Table, read_table
 from qvl_eval.answer_files.workbook_writer import is_cut
-from qvl_eval.prediction_log import LOG_NAME, part_files
+from qvl_eval.evaluation.prediction_log import LOG_NAME, part_files
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS, fitting_rules

@@ -14,8 +14,8 @@ from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import printable
 
 from qvl_eval.answer_files.tables import stream_records
+from qvl_eval.benchmarks.tsv import REFERENCE_CHARACTERS
 from qvl_eval.score.choice import lettered
-from qvl_eval.tsv import REFERENCE_CHARACTERS
 
 _COLUMNS = ("question", "answer", "split", "category", "subcategory", "question_type")
 

@@ -14,16 +14,16 @@ from qvl_core.input_file import open_regular_file, printable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import read_record
 
-from qvl_eval.asking import parts_of, prompt_text
-from qvl_eval.benchmarks import BENCHMARKS
-from qvl_eval.prediction_log import LOG_NAME
-from qvl_eval.prompts import PromptFamily
+from qvl_eval.benchmarks.asking import parts_of, prompt_text
+from qvl_eval.benchmarks.catalogue import BENCHMARKS
+from qvl_eval.benchmarks.prompts import PromptFamily
+from qvl_eval.benchmarks.tsv import read_benchmark
+from qvl_eval.evaluation.prediction_log import LOG_NAME
 from qvl_eval.report.row_verdicts import Result
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import fitting_rules
 from qvl_eval.score.summary import summarise
-from qvl_eval.tsv import read_benchmark
 
 SCORES = "scores.json"
 _MOST_SCORES_BYTES = 256 * 1024**2
