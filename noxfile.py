@@ -17,8 +17,8 @@ PEFT = "peft==0.21.2"
 # What others do with images and videos; without what they require, torch would come a second time.
 MEDIA_PEERS = ("qwen-vl-utils==0.0.14", "torchvision==0.28.0", "decord==0.6.0")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
-# Who talks to `qvl serve`: the official client, and plain HTTP.
-SERVE_TOOLS = ("openai>=2,<4", "httpx>=0.27")
+# Who talks to `qvl serve`: the official client, plain HTTP, and the reader of metrics.
+SERVE_TOOLS = ("openai>=2,<4", "httpx>=0.27", "prometheus-client>=0.20")
 SUPPORTED = ("3.11", "3.12", "3.10")
 # Benchmarks that compare with torch: in a session of their own.
 NEED_TORCH = ("training_speed.py", "media.py", "generation.py")
@@ -86,7 +86,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def layouts(session: nox.Session) -> None:
-    """Train in each tp x pp x dp of up to 8 processes, compare with one. `-- --all-curves`, `-- --every`: far more."""
+    """Train and evaluate in layouts of up to 8 processes, compare with one. `-- --all-curves`, `-- --every`: more."""
     _install(session, *PACKAGES, mindspore=True, mpi=True)
     session.install(*TEST_TOOLS)
     if "--every" in session.posargs:

@@ -122,10 +122,10 @@ def write_rows(path: Path, cells: Sequence[str]) -> None:
 def batched(recipe: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Answer all rows with each batch size in turn, in one process; the model is loaded before the clock starts."""
     from qvl_core.recipe import load_recipe
-    from qvl_eval.evaluation import prepare
-    from qvl_eval.replica import Replica, answer_share
-    from qvl_eval.replica_model import load_replica
-    from qvl_eval.work_plan import make_plan
+    from qvl_eval.evaluation.replica import Replica, answer_share
+    from qvl_eval.evaluation.replica_model import load_replica
+    from qvl_eval.evaluation.setting import prepare
+    from qvl_eval.evaluation.work_plan import make_plan
     from rich.console import Console
 
     seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
@@ -195,8 +195,8 @@ def _command(recipe: Path, target: Path) -> list[str]:
 def bookkeeping(recipe: Path, folder: Path) -> dict[str, float]:
     """Time what a resumed run does before its first answer, with so many rows done: reading, checking, gathering."""
     from qvl_core.recipe import load_recipe
-    from qvl_eval.evaluation import prepare
-    from qvl_eval.prediction_log import Prediction, PredictionLog, done_answers, gather
+    from qvl_eval.evaluation.prediction_log import Prediction, PredictionLog, done_answers, gather
+    from qvl_eval.evaluation.setting import prepare
 
     write_rows(folder / "many.tsv", [picture(0), *(["0"] * (DONE_ROWS - 1))])
     began = time.perf_counter()

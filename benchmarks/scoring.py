@@ -29,7 +29,7 @@ from typing import Any
 
 from qvl_eval.answer_files.answers import read_answers
 from qvl_eval.answer_files.score_files import write_score_files
-from qvl_eval.compare import compare_judged
+from qvl_eval.comparison.compare import compare_judged
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow, Judged
 from qvl_eval.score.rule_sets import fitting_rules

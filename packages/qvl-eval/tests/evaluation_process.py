@@ -18,16 +18,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import qvl_eval.evaluate as front
-import qvl_eval.replica as replica
+import qvl_eval.evaluation.evaluate as front
+import qvl_eval.evaluation.replica as replica
 from qvl_core.errors import QvlError, RunError
 from qvl_core.recipe import load_recipe
 from qvl_core.tasks import RunOptions
 from qvl_eval.answers.job import Piece
-from qvl_eval.asking import PreparedRow
-from qvl_eval.evaluation import prepare
-from qvl_eval.tsv import Row
-from qvl_eval.work_plan import read_plan
+from qvl_eval.benchmarks.asking import PreparedRow
+from qvl_eval.benchmarks.tsv import Row
+from qvl_eval.evaluation.setting import prepare
+from qvl_eval.evaluation.work_plan import read_plan
 from rich.console import Console
 
 STEP_S = 0.001

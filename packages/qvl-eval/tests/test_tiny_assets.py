@@ -13,7 +13,7 @@ from qvl_core.specs import load_spec, spec_differences
 from qvl_data.media.images import decode_image
 from qvl_data.processor import Processor, load_processor
 from qvl_data.prompt import build_prompt
-from qvl_eval.tsv import BenchmarkFile, read_benchmark
+from qvl_eval.benchmarks.tsv import BenchmarkFile, read_benchmark
 
 TINY = Path(__file__).resolve().parents[3] / "recipes" / "tiny"
 CHECKPOINT = TINY / "checkpoint"

@@ -23,7 +23,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     """
     if recipe.task == "infer":
         return _infer(recipe, options)
-    from qvl_eval.evaluate import evaluate
+    from qvl_eval.evaluation.evaluate import evaluate
 
     return evaluate(recipe, options)
 
@@ -36,8 +36,8 @@ def _infer(recipe: Recipe, options: RunOptions) -> int:
         return 0
     from qvl_core.weights_fit import where_of
 
-    from qvl_eval.infer import Capacity, infer, infer_file
-    from qvl_eval.questions import questions_of
+    from qvl_eval.questions.infer import Capacity, infer, infer_file
+    from qvl_eval.questions.question_file import questions_of
     from qvl_eval.terminal_text import printed
 
     section = recipe.infer

@@ -108,6 +108,16 @@ def test_reads_our_predictions_and_names_the_model_by_the_run(tmp_path: Path) ->
     assert read_answers(tmp_path / "predictions.jsonl", "mmmu_dev_val") == answers
 
 
+@pytest.mark.parametrize(("scored", "notes"), [(1, 1), (2, 0), (None, 0)])
+def test_answers_beyond_a_lowered_limit_are_said(tmp_path: Path, scored: int | None, notes: int) -> None:
+    path = lines(
+        tmp_path / "predictions.jsonl", [{"index": index, "prediction": "A", "answer": "A", "A": "x"} for index in "01"]
+    )
+    (tmp_path / "run.json").write_text(json.dumps({"result": {"rows": scored}}))
+    said = [f"{path}: holds 2 answers; the run's own scores are of the first 1"] * notes
+    assert list(read_answers(tmp_path, "ai2d_test").notes) == said
+
+
 def test_the_torn_last_line_of_a_killed_run_is_left_out_and_said(tmp_path: Path) -> None:
     path = lines(tmp_path / "predictions.jsonl", ROWS)
     with path.open("a") as file:
@@ -198,6 +208,14 @@ def test_a_picture_that_is_another_rows_is_the_same(tmp_path: Path) -> None:
     path = as_json(tmp_path / "a.json", {"0": "B", "1": "A"})
     zero, one = read_answers(path, "ai2d_test", data_file(tmp_path)).rows
     assert zero.images == one.images
+
+
+def test_a_row_may_name_the_picture_of_a_row_below_it(tmp_path: Path) -> None:
+    rows = [("0", "2", "B", "x"), ("1", "0", "B", "x"), ("2", PICTURES[0], "B", "x")]
+    data = tsv(tmp_path / "DATA.tsv", [("index", "image", "answer", "A"), *rows])
+    path = as_json(tmp_path / "a.json", {"0": "B", "1": "A", "2": "A"})
+    zero, one, two = read_answers(path, "ai2d_test", data).rows
+    assert zero.images == one.images == two.images != ()
 
 
 def test_an_index_that_the_data_does_not_have_is_named(tmp_path: Path) -> None:

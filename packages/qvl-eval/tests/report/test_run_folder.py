@@ -85,6 +85,14 @@ def _as_read(scores: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**one, "groups": tuple(one["groups"]), "split_groups": ()} for one in scores["rule_sets"].values()]
 
 
+def test_answers_beyond_a_lowered_limit_are_not_on_the_page(folder: Folder) -> None:
+    run = folder()
+    scores = json.loads((run / "scores.json").read_text())
+    scores["protocol"]["rows"] = 5
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert [row.index for row in read_evaluation(run).rows] == ["0", "1", "2", "3", "4"]
+
+
 def test_a_last_line_without_its_end_is_no_row(folder: Folder) -> None:
     run = folder()
     with (run / "predictions.jsonl").open("a") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import string
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,6 +170,26 @@ def test_an_option_without_text_is_none(rules: str) -> None:
     assert extract_choice("none", options, rules) == "E"
     assert extract_choice(None, options, rules) == "E"
     assert extract_choice("E", options, rules) == "E"
+
+
+class NoValue:
+    """Like pandas' NA: neither equal to anything nor true or false."""
+
+    def __eq__(self, other: object) -> bool:
+        return self  # type: ignore[return-value]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __str__(self) -> str:
+        return "<NA>"
+
+
+@pytest.mark.parametrize("missing", [NoValue(), np.float32("nan"), np.float64("nan"), np.datetime64("NaT")])
+def test_what_a_data_frame_marks_as_missing_is_no_option(missing: object) -> None:
+    assert lettered({"A": "<NA>", "B": "NaT", "C": missing}) == {"A": "<NA>", "B": "NaT"}
 
 
 def test_takes_odd_input() -> None:

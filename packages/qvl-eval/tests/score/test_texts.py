@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,6 +168,8 @@ def test_long_texts_are_compared() -> None:
         ("[1, None]", ("1", "None")),
         (None, ("None",)),
         (("a", 1), ("a", "1")),
+        (np.array(["a", "b"]), ("a", "b")),
+        ({"a": 1}, ("{'a': 1}",)),
     ],
 )
 def test_only_a_list_literal_has_several_references(answer: object, references: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ Columns that the file lacks come from the benchmark's TSV file, joined by index.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from qvl_core.input_file import printable
 from qvl_eval.answer_files.data_columns import DataRow, read_data_rows
 from qvl_eval.answer_files.tables import Record, Table, read_table
 from qvl_eval.answer_files.workbook_writer import is_cut
+from qvl_eval.evaluation.prediction_log import LOG_NAME, part_files
 from qvl_eval.score.choice import lettered
 from qvl_eval.score.judged import AnsweredRow
-from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS
+from qvl_eval.score.rule_sets import BENCHMARKS, CHOICE_BENCHMARKS, fitting_rules
 from qvl_eval.score.summary import HEADLINE_SPLITS
 
-LOG_NAME = "predictions.jsonl"
 SHOWN = 20
-_PARTS = re.compile(r"predictions\.\d{3,}\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +47,29 @@ def read_answers(place: Path, benchmark: str, data: Path | None = None) -> Answe
     known = {} if data is None else read_data_rows(data)
     rows = _rows(table, known, data)
     _require_references(table, rows, known, benchmark, data)
-    notes = [*table.notes, *_remarks(table, rows, known, benchmark)]
+    notes = [*table.notes, *_beyond_limit(place, path, rows), *_remarks(table, rows, known, benchmark)]
     return Answers(path=path, model=_model(place, path, benchmark), rows=tuple(rows), notes=tuple(notes))
 
 
 def run_record(place: Path) -> Mapping[str, object]:
     """Give the content of `run.json` next to the answers; nothing where there is none that can be read."""
+    return _beside(place, "run.json")
+
+
+def run_rules(place: Path, benchmark: str) -> tuple[str, ...]:
+    """Give the rule sets that the run next to the answers was scored by, in its order; none where there is no run.
+
+    Those that do not score the benchmark are left out.
+    """
+    found = _beside(place, "scores.json").get("rule_sets")
+    fitting = fitting_rules(benchmark)
+    return tuple(name for name in found if name in fitting) if isinstance(found, dict) else ()
+
+
+def _beside(place: Path, name: str) -> Mapping[str, object]:
     folder = place if place.is_dir() else place.parent
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -67,7 +79,7 @@ def _answers_path(place: Path) -> Path:
     if not place.is_dir():
         return place
     path = place / LOG_NAME
-    others = sorted(entry.name for entry in place.iterdir() if _PARTS.fullmatch(entry.name))
+    others = [part.name for part in part_files(place) if part.name != LOG_NAME]
     if others:
         message = f"the run is not finished: answers lie in {1 + len(others)} files ({LOG_NAME}, {others[0]} ...)"
         raise DataError(Problem(where=printable(str(place)), message=message, fix="qvl run its recipe again"))
@@ -154,6 +166,15 @@ def _require_references(
     if benchmark in CHOICE_BENCHMARKS and not has_options:
         message = f"no row has options (columns A, B, ...), by which {benchmark} is scored"
         raise DataError(Problem(where=where, message=message, fix=fix))
+
+
+def _beyond_limit(place: Path, path: Path, rows: Sequence[AnsweredRow]) -> list[str]:
+    """Say where a run whose limit was lowered has answered more rows than it has scored."""
+    result = run_record(place).get("result")
+    scored = result.get("rows") if isinstance(result, Mapping) else None
+    if path.name != LOG_NAME or not isinstance(scored, int) or scored >= len(rows):
+        return []
+    return [f"{path}: holds {len(rows):,} answers; the run's own scores are of the first {scored:,}"]
 
 
 def _remarks(table: Table, rows: Sequence[AnsweredRow], known: Mapping[str, DataRow], benchmark: str) -> list[str]:

@@ -7,17 +7,16 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvl_core.errors import DataError, Problem
 from qvl_core.input_file import printable
 
 from qvl_eval.answer_files.tables import stream_records
+from qvl_eval.benchmarks.tsv import REFERENCE_CHARACTERS
 from qvl_eval.score.choice import lettered
 
-# A shorter cell is the index of the row that holds the picture; this is the file format's rule.
-REFERENCE_CHARACTERS = 64
 _COLUMNS = ("question", "answer", "split", "category", "subcategory", "question_type")
 
 
@@ -33,7 +32,7 @@ class DataRow:
 def read_data_rows(path: Path) -> dict[str, DataRow]:
     """Give the rows by index. Raises DataError for a file without the columns index and answer, or a repeated index."""
     rows: dict[str, DataRow] = {}
-    pictures: dict[str, tuple[str, ...]] = {}
+    names: dict[str, str] = {}
     for record in stream_records(path, []):
         missing = [name for name in ("index", "answer") if name not in record.cells]
         if missing:
@@ -45,14 +44,19 @@ def read_data_rows(path: Path) -> dict[str, DataRow]:
             raise DataError(Problem(where=record.where, key="index", message=message))
         cell = record.text("image")
         is_reference = 0 < len(cell) <= REFERENCE_CHARACTERS
-        pictures[index] = pictures.get(cell, ()) if is_reference else _digests(cell)
+        if is_reference:
+            names[index] = cell
         rows[index] = DataRow(
             columns={name: record.text(name) for name in _COLUMNS},
             options=lettered({name: text for name, text in record.cells.items() if len(name) == 1 and name.isupper()}),
-            images=pictures[index],
+            images=() if is_reference else _digests(cell),
         )
     if not rows:
         raise DataError(Problem(where=printable(str(path)), message="holds no rows"))
+    for index, name in names.items():
+        # In row order: a row may name one further down that has a picture, or one above that names another.
+        if name in rows:
+            rows[index] = replace(rows[index], images=rows[name].images)
     return rows
 
 

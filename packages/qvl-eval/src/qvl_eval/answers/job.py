@@ -84,7 +84,7 @@ def make_job(
     from qvl_data import collate
     from qvl_data.prompt import build_conversation
 
-    from qvl_eval.questions import is_text
+    from qvl_eval.questions.question_file import is_text
 
     if not all(is_text(part) for message in messages for part in message.parts if isinstance(part, str)):
         # Of a command line: bytes that are not UTF-8 come as such halves.

@@ -61,7 +61,7 @@ def weights_digest(recipe: Recipe) -> str:
 
     Raises WeightsError.
     """
-    from qvl_eval.protocol import model_digest
+    from qvl_eval.evaluation.protocol import model_digest
 
     digest, adapter = model_digest(open_for_answers(recipe)), open_adapter_of(recipe)
     return digest if adapter is None else hashlib.sha256(f"{digest} {adapter.identity}".encode()).hexdigest()

@@ -21,7 +21,7 @@ from qvl_eval.answers.job import Job, make_job
 from qvl_eval.answers.opening import AnsweringModel, open_model
 from qvl_eval.chat.conversation import Conversation
 from qvl_eval.chat.lines import Line, NoTextError, lines
-from qvl_eval.questions import is_text
+from qvl_eval.questions.question_file import is_text
 from qvl_eval.terminal_text import shown
 
 if TYPE_CHECKING:

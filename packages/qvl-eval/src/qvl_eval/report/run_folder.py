@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,17 +14,18 @@ from qvl_core.input_file import open_regular_file, printable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import read_record
 
-from qvl_eval.asking import parts_of, prompt_text
-from qvl_eval.benchmarks import BENCHMARKS
-from qvl_eval.prompts import PromptFamily
+from qvl_eval.benchmarks.asking import parts_of, prompt_text
+from qvl_eval.benchmarks.catalogue import BENCHMARKS
+from qvl_eval.benchmarks.prompts import PromptFamily
+from qvl_eval.benchmarks.tsv import read_benchmark
+from qvl_eval.evaluation.prediction_log import LOG_NAME
 from qvl_eval.report.row_verdicts import Result
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
 from qvl_eval.score.rule_sets import fitting_rules
 from qvl_eval.score.summary import summarise
-from qvl_eval.tsv import read_benchmark
 
-PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"
+SCORES = "scores.json"
 _MOST_SCORES_BYTES = 256 * 1024**2
 _TEXTS = tuple(field.name for field in fields(AnsweredRow) if field.name not in ("options", "images"))
 FAMILIES: tuple[PromptFamily, ...] = get_args(PromptFamily)
@@ -70,9 +72,11 @@ def read_evaluation(folder: Path) -> EvaluationFolder:
         raise OutputError(Problem(where=str(folder / SCORES), message=message, fix=_FIX))
     benchmark = str(first.get("benchmark", ""))
     _check_names(folder, benchmark, sets)
-    rows = tuple(_rows(folder / PREDICTIONS))
+    # Answers of rows beyond a limit that was lowered stand behind those that were scored.
+    count = protocol.get("rows")
+    rows = tuple(islice(_rows(folder / LOG_NAME), count if isinstance(count, int) and count > 0 else None))
     if not rows:
-        raise OutputError(Problem(where=str(folder / PREDICTIONS), message="holds no answer", fix=_FIX))
+        raise OutputError(Problem(where=str(folder / LOG_NAME), message="holds no answer", fix=_FIX))
     return EvaluationFolder(
         path=folder,
         title=f"{scores.get('benchmark', benchmark)}: {folder.resolve().name}",

@@ -6,7 +6,6 @@ tokens gives nothing. Our rules read no environment; they are those of an enviro
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Mapping
@@ -29,6 +28,8 @@ _ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 _LAST_TOKENS = 4
 # A reply longer than this many times all option texts is not searched for them, since 2025-08.
 _TEXT_FACTOR = 2
+# As what is no text is spelt where there is none: None, a float of any width, pandas' NA and NaT.
+_MISSING_MARKS = frozenset(("None", "nan", "NaN", "<NA>", "NaT"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +89,5 @@ def _by_text(reply: str, options: Mapping[str, str], since: str) -> Reading:
 
 
 def _is_missing(text: object) -> bool:
-    return text is None or text == "" or (isinstance(text, float) and math.isnan(text))
+    """Tell whether there is no text: of a data frame's marks each is of a type of its own, and none equals itself."""
+    return not text if isinstance(text, str) else str(text) in _MISSING_MARKS

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def references_of(answer: object) -> tuple[str, ...]:
-    """Give the accepted answers as texts. Upstream fails for elements that are not texts; here they become texts."""
-    if isinstance(answer, (list, tuple)):
+    """Give the accepted answers as texts. Upstream fails for elements that are not texts; here they become texts.
+
+    Besides a list literal, `answer` may be a list, a tuple, a set or an array of one dimension.
+    """
+    if isinstance(answer, Iterable) and not isinstance(answer, str | bytes | Mapping):
         return tuple(str(element) for element in answer)
     cell = str(answer)
     elements = _list_literal(cell)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from qvl_core.input_file import printable
 
-from qvl_eval.questions import is_text
+from qvl_eval.questions.question_file import is_text
 from qvl_eval.serve.json_body import read_json
 from qvl_eval.serve.refusal import bad_request
 

@@ -1,0 +1,1 @@
+"""The benchmarks: their files, the questions made of their rows, and the prompts."""

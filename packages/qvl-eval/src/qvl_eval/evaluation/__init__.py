@@ -1,0 +1,1 @@
+"""A benchmark asked from the first row to the report: replicas, resumption, pre-flight, files."""
