@@ -184,11 +184,8 @@ class _Balance:
     def place(self, request: Request) -> int:
         """Choose a replica: with the fewest requests, and of those with the fewest tokens to come."""
         tokens = request.prompt.tokens + request.options.max_new_tokens
-        loads = [[0, 0, replica] for replica in range(self.replicas)]
-        for replica, its_tokens in self._home.values():
-            loads[replica][0] += 1
-            loads[replica][1] += its_tokens
-        chosen = min(loads)[2]
+        held = [[its for home, its in self._home.values() if home == replica] for replica in range(self.replicas)]
+        chosen = min(range(self.replicas), key=lambda replica: (len(held[replica]), sum(held[replica])))
         self._home[request.request_id] = (chosen, tokens)
         return chosen
 
