@@ -46,6 +46,36 @@ def test_any_tokens_add_up_to_what_decoding_them_at_once_gives(chat: ChatTokeniz
         assert "".join(pieces(TextStream(chat.decode), ids)) == chat.decode(ids)
 
 
+def test_bytes_that_become_no_character_are_not_decoded_again_and_again(chat: ChatTokenizer) -> None:
+    sizes: list[int] = []
+
+    def decode(ids: Sequence[int]) -> str:
+        sizes.append(len(ids))
+        return chat.decode(ids)
+
+    # 0x80, which goes on with nothing, and 0xE4, the beginning of a character of three bytes that never comes, as
+    # byte-level vocabularies spell them.
+    for spelled in ("Ģ", "ä"):
+        token = chat._encoder.token_to_id(spelled)
+        assert chat.decode([token]) == "\ufffd"
+        ids = [token] * 400
+        stream = TextStream(decode)
+        sizes.clear()
+        found = pieces(stream, ids)
+        assert "".join(found) == chat.decode(ids)
+        assert max(sizes) < 32
+        assert len("".join(found[:200])) > 150
+
+
+def test_mixed_bytes_add_up(chat: ChatTokenizer) -> None:
+    generator = np.random.default_rng(1)
+    broken = [index for index in range(512) if chat.decode([index]) == "\ufffd"]
+    assert len(broken) > 50
+    for _ in range(100):
+        ids = [int(generator.choice(broken)) for _ in range(60)]
+        assert "".join(pieces(TextStream(chat.decode), ids)) == chat.decode(ids)
+
+
 def test_a_cut_character_comes_at_the_end(chat: ChatTokenizer) -> None:
     ids = chat._encoder.encode("a你", add_special_tokens=False).ids[:-1]
     assert "".join(pieces(TextStream(chat.decode), ids)) == chat.decode(ids)

@@ -234,11 +234,17 @@ def test_the_engine_ends_with_its_workers_and_tells_those_who_wait() -> None:
             engine = EngineThread(
                 lambda: Driver(RemoteScheduler(workers, slots=1, max_tokens=64, window=64), lambda ids: "x" * len(ids))
             )
+            failed = threading.Event()
+            engine.when_failed(failed.set)
             engine.start()
             job = Job(job_id="a", prompt=batch(5), options=GenerationOptions(max_new_tokens=3))
             engine.submit(job, pieces.put)
             piece = pieces.get(timeout=WAIT_S)
             assert (piece.finish, piece.failure) == ("failed", ENDED)
+            assert failed.wait(WAIT_S)
+            late = threading.Event()
+            engine.when_failed(late.set)
+            assert late.is_set()
             assert engine.stop(WAIT_S)
             assert engine.state.is_dead
             assert isinstance(engine.error, RankError)
@@ -247,6 +253,19 @@ def test_the_engine_ends_with_its_workers_and_tells_those_who_wait() -> None:
 
     with pytest.raises(RankError, match="rank 1"):
         use()
+
+
+def test_an_engine_that_is_stopped_has_not_failed() -> None:
+    failed = threading.Event()
+    with Workers(FakeWorkers(obedient)) as workers:
+        engine = EngineThread(
+            lambda: Driver(RemoteScheduler(workers, slots=1, max_tokens=64, window=64), lambda ids: "x" * len(ids))
+        )
+        engine.when_failed(failed.set)
+        engine.start()
+        assert engine.stop(WAIT_S)
+    assert engine.state.is_dead
+    assert not failed.is_set()
 
 
 @pytest.mark.parametrize(

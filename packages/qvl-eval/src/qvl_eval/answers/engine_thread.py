@@ -49,6 +49,15 @@ class EngineThread:
         self.state = EngineState()
         self.error: QvlError | None = None
         """What ended the engine, where it is meant for people."""
+        self._call_when_failed: Callable[[], None] = lambda: None
+
+    def when_failed(self, call: Callable[[], None]) -> None:
+        """Have this called in the engine's thread when it ends without `stop`; at once where that has been."""
+        with self._condition:
+            self._call_when_failed = call
+            if not self.state.is_dead:
+                return
+        call()
 
     def start(self) -> None:
         """Start the thread."""
@@ -163,8 +172,10 @@ class EngineThread:
         with self._condition:
             self.state = EngineState(is_dead=True)
             commands, self._inbox = self._inbox, []
+            call = (lambda: None) if self._is_stopping else self._call_when_failed
         self._listeners.update({job.job_id: listener for job, listener in _jobs(commands)})
         self._fail_all("the engine has stopped")
+        call()
 
     def _note(self, driver: Driver, started: float = 0.0) -> None:
         scheduler = driver.scheduler

@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 
 # What decoding gives for bytes that are no character, or not one yet.
 _INCOMPLETE = "\ufffd"
+# Of UTF-8; a token has at least one byte.
+_CHARACTER_BYTES = 4
+# So many tokens that end in no character have bytes among them that never will.
+_MANY = 16
 
 
 class TextStream:
@@ -30,9 +34,24 @@ class TextStream:
         self._pending.append(token)
         text = self._decode(self._pending)
         if text.endswith(_INCOMPLETE):
-            return ""
+            return self._released(self._certain(text))
         self._pending.clear()
         return self._released(text)
+
+    def _certain(self, text: str) -> str:
+        """Take off the front of `text`, which is that of the pending tokens, what no later token can change.
+
+        Bytes that never become characters would else be decoded again with every token. Where the two sides of a cut
+        decode to what they decode to together, no character goes over it.
+        """
+        if len(self._pending) < _MANY:
+            return ""
+        for cut in range(len(self._pending) - _CHARACTER_BYTES, len(self._pending) - _MANY, -1):
+            front = self._decode(self._pending[:cut])
+            if front + self._decode(self._pending[cut:]) == text:
+                del self._pending[:cut]
+                return front
+        return ""
 
     def finish(self) -> str:
         """Give what was held back: the beginning of a character or of a stop string that never came."""

@@ -69,14 +69,16 @@ def run_server(recipe: Recipe, options: ServerOptions, start_workers: StartWorke
     ):
         served = _served(recipe, loaded, options)
 
-        def begin(stop: Callable[[], None]) -> None:
-            # Without its workers a server can answer nobody: it ends as by SIGTERM, and says why.
-            loaded.when_ended(stop)
-            typer.echo(_greeting(listener, served, options))
-
         engine = EngineThread(
             functools.partial(make_driver, loaded, slots=options.slots, max_tokens=options.held_tokens)
         )
+
+        def begin(stop: Callable[[], None]) -> None:
+            # Without its workers or its engine a server can answer nobody: it ends as by SIGTERM, and says why.
+            loaded.when_ended(stop)
+            engine.when_failed(stop)
+            typer.echo(_greeting(listener, served, options))
+
         code = serve(
             engine,
             served,
@@ -128,6 +130,8 @@ def serve(
         finally:
             answering.close()
             has_failed = engine.state.is_dead
+            if has_failed and engine.error is None:
+                typer.echo("qvl: the model failed several times in a row; what it said is above", err=True)
             has_ended = engine.stop(_STOP_S)
     if answering.cut:
         typer.echo(f"qvl: {answering.cut} requests were cut short", err=True)
