@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KEY = "weights.source"
 ADAPTER_KEY = "weights.adapter"
+MISSING_ADAPTER_FIX = "train one (recipes/7b_lora_sft.toml), or --set weights.adapter=DIR"
 
 
 Use = Literal["training", "answers"]
@@ -124,12 +125,18 @@ def reshard_note(recipe: Recipe) -> str:
     )
 
 
+def missing_weights_fix(recipe: Recipe) -> str:
+    """Say where weights come from that are not there."""
+    is_tiny = recipe.spec.name == "qwen2.5-vl-tiny"
+    first = "train first: qvl run recipes/tiny_sft.toml" if is_tiny else f"download {recipe.spec.name} there"
+    return f"{first}, or --set {KEY}=DIR"
+
+
 def _require_there(recipe: Recipe) -> None:
     """Raise WeightsError, with both, where the folders of weights and adapter are not there."""
-    train = "train first (for the tiny recipes: qvl run recipes/tiny_sft.toml), or --set weights.source=DIR"
     named = (
-        (KEY, recipe.weights.source, train),
-        (ADAPTER_KEY, recipe.weights.adapter, "train one (recipes/7b_lora_sft.toml), or --set weights.adapter=DIR"),
+        (KEY, recipe.weights.source, missing_weights_fix(recipe)),
+        (ADAPTER_KEY, recipe.weights.adapter, MISSING_ADAPTER_FIX),
     )
     problems = [
         Problem(where=where_of(recipe, key), key=key, message=f"{path} does not exist", fix=fix)

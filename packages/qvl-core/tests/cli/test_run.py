@@ -68,6 +68,7 @@ def test_missing_weights_and_data_end_with_2_and_nothing_is_started_or_written(q
     result = qvl("run", "tiny.toml")
     assert result.code == 2
     assert "tiny.toml:11: weights.source\n  weights does not exist" in result.err
+    assert "fix: train first: qvl run recipes/tiny_sft.toml, or --set weights.source=DIR" in result.err
     assert "data.sources[0].path\n  data.json does not exist" in result.err
     assert "2 problems" in result.err
     assert started == []

@@ -247,3 +247,19 @@ def test_expected_holds_measurements_with_where_and_when(load, refuse, small) ->
 def test_any_value_is_shown_short() -> None:
     for value in (10**5000, [10**5000] * 50, ["x" * 100] * 3, [[[[1]]]], {"a": 1}, "x" * 10_000, float("nan"), None):
         assert len(shown(value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "seen", "fix"),
+    [
+        ("vlmevalkit-2025", "eval.rules", 'is "vlmevalkit-2025"; it can be ', 'rules = "vlmevalkit-2025-09"'),
+        ("['exact','mindsped']", "eval.rules[1]", 'is "mindsped"; it can be ', 'rules = ["exact", "mindspeed"]'),
+    ],
+)
+def test_a_wrong_word_of_a_list_or_of_one_is_told_with_the_words(
+    refuse, written: str, key: str, seen: str, fix: str
+) -> None:
+    (problem,) = refuse("task=eval", "eval.benchmark=ai2d_test", "eval.data=a.tsv", f"eval.rules={written}")
+    assert (problem.key, problem.fix) == (key, fix)
+    assert problem.message.startswith(seen)
+    assert "'vlmevalkit-2026-06'" in problem.message

@@ -116,6 +116,14 @@ def test_json_has_every_row_that_differs(tmp_path: Path, capfd: pytest.CaptureFi
     assert content["results"][0]["headline"]["name"] == "validation"
 
 
+@pytest.mark.parametrize("words", [["score", "{}"], ["eval", "compare", "{}", "{}"]])
+def test_a_place_that_is_not_there_is_told_as_that(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main([word.format(tmp_path / "none") for word in words]) == 2
+    assert capfd.readouterr().err == f"{tmp_path}/none\n  there is no such file or folder\n"
+
+
 def test_a_run_is_scored_by_its_own_rule_sets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = answers(tmp_path / "predictions.jsonl", ["9.5", "x"], options={}, answer="10")
     sets = {"mindspeed": {}, "vlmevalkit-2025-09": {}, "mmmu-official": {}, "of another version": {}}

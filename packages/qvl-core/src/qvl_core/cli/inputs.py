@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import DataError, InputError, Problem, WeightsError
-from qvl_core.weights_fit import where_of
+from qvl_core.weights_fit import ADAPTER_KEY, KEY, MISSING_ADAPTER_FIX, missing_weights_fix, where_of
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -27,10 +27,8 @@ def require_inputs(recipe: Recipe) -> None:
 
 
 def _missing(recipe: Recipe) -> Iterator[Problem]:
-    weights = f"download {recipe.spec.name} there, or --set weights.source=DIR"
-    yield from _absent(recipe, "weights.source", recipe.weights.source, weights)
-    fix = "train one (recipes/7b_lora_sft.toml), or --set weights.adapter=DIR"
-    yield from _absent(recipe, "weights.adapter", recipe.weights.adapter, fix)
+    yield from _absent(recipe, KEY, recipe.weights.source, missing_weights_fix(recipe))
+    yield from _absent(recipe, ADAPTER_KEY, recipe.weights.adapter, MISSING_ADAPTER_FIX)
     if recipe.eval and (recipe.task == "eval" or (recipe.task == "sft" and recipe.eval.every)):
         yield from _absent(recipe, "eval.data", recipe.eval.data, "get the benchmark, or --set eval.data=FILE")
     if recipe.task == "sft":

@@ -86,7 +86,15 @@ def _problem(path: KeyPath, entries: list[dict[str, Any]], merged: Merged) -> Pr
         return Problem(where=where, key=key, message=f"is missing. {about}", fix=_example(path))
     value = entry["input"]
     if len(entries) > 1:
-        return Problem(where=where, key=key, message=f"is {shown(value)}. {about}", fix=_example(path))
+        # Of the forms that a value may have, a wrong word was meant as the one with words, or as an entry of a list.
+        words = (one for one in entries if one["type"] == "literal_error" and isinstance(one["input"], str))
+        choice = next(words, None)
+        if choice is None:
+            return Problem(where=where, key=key, message=f"is {shown(value)}. {about}", fix=_example(path))
+        entry, kind = choice, "literal_error"
+        if isinstance(value, list):
+            path = (*path, value.index(entry["input"]))
+            key, where = dotted(path), merged.where(path)
     message = _sentence(entry) + (f". {about}" if kind in _BOUNDS and about else "")
     return Problem(where=where, key=key, message=message, fix=_corrected(path, entry, merged) or _example(path))
 

@@ -76,6 +76,8 @@ def rescored_json(rescored: Rescored) -> dict[str, Any]:
 
 def known_benchmark(place: Path, written: str | None) -> str:
     """Give the benchmark's name; not written, that of the run. Raises DataError if it is not known."""
+    if not place.exists():
+        raise DataError(Problem(where=str(place), message="there is no such file or folder"))
     if written is None:
         recipe = run_record(place).get("recipe")
         section = recipe.get("eval") if isinstance(recipe, Mapping) else None

@@ -188,7 +188,8 @@ def _conclude(file: AnswerFile, count: int, bad: Sequence[str], console: Console
     if len(bad) > SHOWN_PROBLEMS:
         console.print(f"and {len(bad) - SHOWN_PROBLEMS} more", highlight=False)
     text = f"{count - failed} of {count} questions answered: {file.path}"
-    again = f"; {failed} rows hold an error; another --output asks them again" if failed else ""
+    held = "1 row holds" if failed == 1 else f"{failed} rows hold"
+    again = f"; {held} an error; another --output asks them again" if failed else ""
     console.print(text + again, highlight=False, soft_wrap=True)
     return EXIT_WRONG_INPUT if failed else 0
 
