@@ -38,14 +38,15 @@ Output = Annotated[Format, typer.Option("--format", help="text for people, json 
 Shown = Annotated[int, typer.Option("--show", min=0, max=1_000_000, help="Rows listed; all are counted.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add `score` and the group `eval` to the `qvl` app."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add `score` and the group `eval` to the `qvl` app, and give the group."""
     app.command("score")(score)
     group = typer.Typer(no_args_is_help=True, help="Compare evaluations, and write their reports.")
     # With a callback a group of one command keeps the command's name.
     group.callback()(_group)
     group.command("compare")(compare)
     app.add_typer(group, name="eval")
+    return group
 
 
 def score(
