@@ -204,8 +204,8 @@ def main() -> None:
     rounds, steps = (3, 2) if chosen.quick else (chosen.rounds, chosen.steps)
     os.chdir(ROOT)
     from qvl_core import load_recipe
+    from qvl_core.parallel.joining import prepare_device
     from qvl_train.progress import REDRAW_S
-    from qvl_train.worker import prepare_device
 
     recipe = load_recipe(RECIPE, chosen.settings)
     prepare_device(recipe)

@@ -81,11 +81,14 @@ def _train(recipe: Recipe, options: RunOptions, data: PreparedData) -> None:
         assert options.start_workers is not None, "the command `qvl run` says how to start workers"
         options.start_workers()
         return
-    from qvl_train import worker
+    from qvl_core.parallel.joining import prepare_device
 
-    worker.prepare_device(recipe)
+    # Before the modules of the loop are imported.
+    prepare_device(recipe)
     from qvl_core.launch.board import NullBoard
     from qvl_core.parallel.single import SingleWorld
+
+    from qvl_train import worker
 
     worker.train(recipe, options, data, SingleWorld(recipe.parallel), NullBoard())
 

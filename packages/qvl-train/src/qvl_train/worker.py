@@ -33,19 +33,14 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, options: RunOptions) -> None:
     """Train as one of several processes. The launcher has checked recipe, weights and data and holds the folder."""
     from qvl_core.launch.board import writer_from_environment
+    from qvl_core.parallel.joining import join
     from qvl_data import prepare
 
     board = writer_from_environment()
     board.mark("reading the data")
     # The process that has started this one has looked at all data before.
     data = prepare(recipe, is_checked=True)
-    board.mark("importing MindSpore")
-    prepare_device(recipe)
-    from qvl_core.parallel.world import connect
-
-    board.mark("connecting", waiting=True)
-    world = connect(recipe.parallel, recipe.spec, board=board)
-    board.stamp("connected")
+    world = join(recipe, board)
     train(recipe, options, data, world, board)
     world.close()
 
@@ -73,16 +68,6 @@ def train(recipe: Recipe, options: RunOptions, data: PreparedData, world: World,
         outcome = run_steps(job, FirstRankReports(folder, metrics, progress))
     if outcome.signal_name is not None and outcome.step < job.steps:
         say(console, _stopped(outcome))
-
-
-def prepare_device(recipe: Recipe) -> None:
-    """Set what has to be set before mindspore is imported, which the modules of the loop do."""
-    from qvl_core import device
-    from qvl_core.params import parameter_count
-
-    device.prepare(recipe.launch.device)
-    device.confine_small_model(parameter_count(recipe.spec))
-    device.require_mindspore()
 
 
 def say(console: Console, text: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
-from qvl_core.params import parameter_count
 from qvl_core.weights_fit import answering_notes, open_adapter_of, open_weights
 
 from qvl_eval.answers.job import Scheduler
@@ -81,14 +80,12 @@ def load_model(recipe: Recipe, *, reshard: bool = False) -> LoadedModel:
 
     A sharded folder may have any layout, with `reshard` or without.
     """
-    from qvl_core import device
+    from qvl_core.parallel.joining import prepare_device
 
     weights = open_for_answers(recipe)
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = processor_of(recipe, weights)
-    device.prepare(recipe.launch.device)
-    device.confine_small_model(parameter_count(recipe.spec))
-    device.require_mindspore()
+    prepare_device(recipe)
     from qvl_core.generate import read_generation_config
     from qvl_core.model import Qwen25VL
 

@@ -28,24 +28,16 @@ _MEMORY = re.compile(r"memory.*(enough|alloc)|out of memory|malloc", re.IGNORECA
 
 def run(recipe: Recipe, options: RunOptions) -> None:
     """Answer until the asking process says that it is enough, or is gone."""
-    from qvl_core import device
     from qvl_core.launch.board import writer_from_environment
-    from qvl_core.params import parameter_count
+    from qvl_core.parallel.joining import join
 
     board = writer_from_environment()
-    board.mark("importing MindSpore")
-    device.prepare(recipe.launch.device)
-    device.confine_small_model(parameter_count(recipe.spec))
-    device.require_mindspore()
+    world = join(recipe, board)
     from qvl_core.generate.ranks import answer_until_stopped
     from qvl_core.parallel.stage import build_stage
-    from qvl_core.parallel.world import connect
 
     from qvl_eval.answers.model import local_weights
 
-    board.mark("connecting", waiting=True)
-    world = connect(recipe.parallel, recipe.spec, board=board)
-    board.stamp("connected")
     link = knock(os.environ) if world.rank == 0 else None
     world.phase = "reading the weights"
     dtype = recipe.model.dtype or "float32"

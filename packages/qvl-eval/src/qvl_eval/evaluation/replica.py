@@ -52,22 +52,13 @@ class Replica:
 
 def run(recipe: Recipe, options: RunOptions) -> None:
     """Answer as one of several processes; the launcher has checked everything and planned the work."""
-    from qvl_core import device
     from qvl_core.launch.board import writer_from_environment
-    from qvl_core.params import parameter_count
+    from qvl_core.parallel.joining import join
 
     board = writer_from_environment()
     board.mark("reading the benchmark")
     evaluation = prepare(recipe, is_checked=True)
-    board.mark("importing MindSpore")
-    device.prepare(recipe.launch.device)
-    device.confine_small_model(parameter_count(recipe.spec))
-    device.require_mindspore()
-    from qvl_core.parallel.world import connect
-
-    board.mark("connecting", waiting=True)
-    world = connect(recipe.parallel, recipe.spec, board=board)
-    board.stamp("connected")
+    world = join(recipe, board)
     world.phase = "answering"
     plan = read_plan(evaluation.folder, evaluation.protocol.digest)
     board.mark("reading the weights")
