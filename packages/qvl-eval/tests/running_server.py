@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.client
 import io
@@ -263,11 +264,9 @@ def raw_request(body: bytes, *, length: int | None = None, more: str = "", path:
 def read_all(connection: socket.socket) -> bytes:
     """Read until the other side closes, or resets."""
     parts = []
-    try:
+    with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65536):
             parts.append(part)
-    except ConnectionResetError:
-        pass
     return b"".join(parts)
 
 

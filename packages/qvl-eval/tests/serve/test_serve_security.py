@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -312,11 +313,9 @@ def test_a_body_that_grows_beyond_the_limit_is_a_413_while_it_comes() -> None:
             head = raw_request(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
             connection.sendall(head)
             chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-            try:
+            with contextlib.suppress(OSError):  # Refused, it hangs up while more is sent.
                 for _ in range(200):
                     connection.sendall(chunk)
-            except OSError:
-                pass
             assert read_all(connection).startswith(b"HTTP/1.1 413 ")
         assert server.gauge("qvl_body_bytes_held") == 0
 
