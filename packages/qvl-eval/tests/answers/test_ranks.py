@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import os
@@ -18,25 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from http_calls import metric, post
 from qvl_core.cli.app import main
 from qvl_core.launch.proc import all_statuses, status_of
+from recipe_parts import TRAINING
 from running_server import asked, asked_about, data_url
 
 WriteRecipe = Callable[..., Path]
 DIGITS = Path(__file__).resolve().parents[4] / "recipes" / "tiny" / "digits" / "images"
 PICTURES = sorted(DIGITS.glob("*.png"))[:4]
 LIMIT_S = 180
-TRAINING = """
-[data]
-sources = [{ path = "x.json", format = "llava", media_root = "." }]
-sequence_length = 64
-[train]
-steps = 1
-micro_batch = 1
-global_batch = 1
-[train.optimizer]
-lr = 1e-5
-"""
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed"),
@@ -199,7 +189,7 @@ def test_a_server_over_ranks_gives_the_answers_of_one_process_and_drains(
         assert [status for status, _ in found] == [200] * 12
         assert [json.loads(data)["choices"][0]["message"]["content"].strip() for _, data in found] == alone * 3
         late = [pool.submit(post, port, {**body, "max_tokens": 60}) for body in bodies]
-        _wait_until(lambda: _metric(port, "qvl_requests_in_house") == len(bodies))
+        _wait_until(lambda: metric(port, "qvl_requests_in_house") == len(bodies))
         process.send_signal(signal.SIGTERM)
         assert [one.result()[0] for one in late] == [200] * len(bodies)
         assert process.wait(60) == 0
@@ -240,7 +230,7 @@ def test_a_worker_killed_at_work_fails_the_requests_under_way(write_recipe: Writ
     with serving(write_recipe("infer"), *words) as (process, port), ThreadPoolExecutor(2) as pool:
         asking = pool.submit(post, port, asked("Hi", stream=False, max_tokens=3000))
         workers = workers_of(process.pid)
-        _wait_until(lambda: _metric(port, "qvl_slots_active") > 0)
+        _wait_until(lambda: metric(port, "qvl_slots_active") > 0)
         os.kill(workers[1], signal.SIGKILL)
         status, data = asking.result()
         assert status == 500
@@ -306,18 +296,3 @@ def test_a_chat_over_stages(write_recipe: WriteRecipe) -> None:
         shown.append(done.stdout)
     assert shown[0] == shown[1]
     assert len(shown[0].splitlines()) == 3, "the picture, and two answers"
-
-
-def post(port: int, body: object) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def _metric(port: int, name: str) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)

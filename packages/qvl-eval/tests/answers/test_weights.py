@@ -23,6 +23,7 @@ from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
 from qvl_core.weights.whole_tensors import open_whole_tensors
 from qvl_core.weights_fit import check_weights
 from qvl_eval.answers.model import weights_digest
+from recipe_parts import TRAINING
 from sharded_folders import write_sharded
 
 WriteRecipe = Callable[..., Path]
@@ -31,17 +32,6 @@ SPEC = load_spec(CHECKPOINT)
 SINGLE = Layout.single(SPEC)
 CUT = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
 LORA = Lora(rank=4, alpha=16.0, dropout=0.0, components=("text", "vision"), targets=("q_proj", "o_proj", "qkv", "proj"))
-TRAINING = """
-[data]
-sources = [{ path = "x.json", format = "llava", media_root = "." }]
-sequence_length = 64
-[train]
-steps = 1
-micro_batch = 1
-global_batch = 1
-[train.optimizer]
-lr = 1e-5
-"""
 PICTURE = next(iter(sorted((CHECKPOINT.parent / "digits" / "images").glob("*.png"))))
 needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="mindspore is not installed")
 needs_mpi = pytest.mark.skipif(

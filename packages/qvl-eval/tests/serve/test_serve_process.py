@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from http_calls import get, post
 from qvl_core.cli.app import main
 from running_server import asked, asked_about, data_url, raw_request, read_all
 from waiting import in_time
@@ -53,20 +53,6 @@ def running(recipe: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
         killer.cancel()
         process.kill()
         process.wait()
-
-
-def post(port: int, body: object) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def get(port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path)
-    return connection.getresponse().read()
 
 
 def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains(
