@@ -38,13 +38,14 @@ _BUCKET = 1 << 24
 class MemoryParts:
     """Bytes on one rank of a stage. Optimizer state with ZeRO-1 is a replica's slice.
 
-    `gradients` are the fp32 sums, `new_gradients` those of one micro batch before they are added. `in_flight` is what
+    `gradients` are the fp32 sums, `new_gradients` those of one micro batch before they are added, as far as they take
+    more than the activations that they replace. `in_flight` is what
     waits of other micro batches; vision, merger, text and logits are those of the one at work.
     """
 
     weights: int
     gradients: int
-    new_gradients: int
+    new_gradients: float
     master: int
     moments: int
     vision: float
@@ -162,6 +163,8 @@ class PartMemory:
         # On average over the layers; a frame is not longer than the media of a sample.
         segment = whole * load.longest_media * vision.merge_unit + (1 - whole) * window
         self._vision_layer = vision_layer_bytes(vision, self._patches, segment, **common)  # type: ignore[arg-type]
+        frame = load.longest_media * vision.merge_unit if vision.full_attention_blocks else window
+        self._largest_vision = vision_layer_bytes(vision, self._patches, frame, **common)  # type: ignore[arg-type]
         self._merger = merger_bytes(vision, self._patches, tp=tp, element=self._element)
         self._head = head_bytes(job.spec.text, samples * load.longest, tp=tp, element=self._element)
 
@@ -208,11 +211,12 @@ class PartMemory:
         adapters = held.trained if job.lora is not None else 0
         master, moments = self._optimizer(held)
         new = held.trained * (FP32 if job.lora is not None else self._element)
-        vision, merger, text, logits = self._working(shape, is_last=is_last)
+        vision, merger, text, logits, kept = self._working(shape, is_last=is_last)
         return MemoryParts(
             weights=held.elements * self._element + adapters * FP32,
             gradients=held.trained * FP32,
-            new_gradients=new if trains and job.engine.whole_gradients else 0,
+            # They come as activations go (measured on CPU): what there is of them beyond these comes on top.
+            new_gradients=max(0.0, new - kept) if trains and job.engine.whole_gradients else 0.0,
             master=master,
             moments=moments,
             vision=vision,
@@ -225,42 +229,47 @@ class PartMemory:
             base=job.device.base_gib * GIB,
         )
 
-    def _working(self, shape: StageShape, *, is_last: bool) -> tuple[float, float, float, float]:
-        """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now."""
+    def _working(self, shape: StageShape, *, is_last: bool) -> tuple[float, float, float, float, float]:
+        """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now.
+
+        The last number is what is kept alone, which goes as the backward goes.
+        """
         job, element = self._job, self._element
         vision_in = self._patches * job.spec.vision.hidden_size * element
         text_in = self._tokens * job.spec.text.hidden_size * element
         pixels = self._patches * job.spec.vision.patch_dim * element if shape.patch_embed and shape.vision else 0.0
-        parts: tuple[tuple[Component, int, float, float], ...] = (
-            ("vision", shape.vision, self._vision_layer, vision_in),
-            ("merger", int(shape.merger and shape.vision > 0), self._merger, vision_in),
-            ("text", shape.text, self._text_layer, text_in),
+        parts: tuple[tuple[Component, int, float, float, float], ...] = (
+            ("vision", shape.vision, self._vision_layer, self._largest_vision, vision_in),
+            ("merger", int(shape.merger and shape.vision > 0), self._merger, self._merger, vision_in),
+            ("text", shape.text, self._text_layer, self._text_layer, text_in),
         )
         kept: dict[Component, float] = {"vision": 0.0, "merger": 0.0, "text": 0.0}
         room, at, passing, who = 0.0, parts[-1][0], 0.0, parts[0][0]
-        for component, layers, layer, entry in parts:
+        for component, layers, layer, largest, entry in parts:
             if not layers:
                 continue
             if not self._reached[component]:
                 # Forward only: what a layer keeps is let go as it goes.
-                if layer + entry + pixels > passing:
-                    passing, who = layer + entry + (pixels if component != "text" else 0.0), component
+                taken = largest + entry + (pixels if component != "text" else 0.0)
+                if taken > passing:
+                    passing, who = taken, component
                 continue
             again = component in self._recompute
             kept[component] = layers * (entry if again else layer)
             # While its backward runs, a layer takes what it kept once more for the gradients.
-            if layer * (1 + again) > room:
-                room, at = layer * (1 + again), component
+            if largest * (1 + again) > room:
+                room, at = largest * (1 + again), component
         if self._reached["vision"] and shape.vision:
             kept["vision"] += pixels
         logits = 0.0
         if is_last and shape.head:
             logits = self._head if job.task == "train" else self._samples * job.spec.text.vocab_size / self._tp * 8
+        waiting = sum(kept.values())
         # The loss is through before a layer's backward begins.
         kept[at] += max(0.0, room - logits)
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
-        return kept["vision"], kept["merger"], kept["text"], logits
+        return kept["vision"], kept["merger"], kept["text"], logits, waiting
 
     def _waiting(self, shape: StageShape, in_flight: int, *, is_first: bool, is_last: bool) -> float:
         """Give what the other micro batches in flight hold, and the plan and input of this one."""

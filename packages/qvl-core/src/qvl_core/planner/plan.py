@@ -92,7 +92,7 @@ class Plan:
     def bubble(self) -> float:
         """Give the part of the stages' time, of computing alone, in which they wait: for a micro batch, or each other."""
         pipeline = self.fill_s + (self.micro_batches - 1) * self.stages[self.slowest].micro_batch_s
-        return 1.0 - self.micro_batches * self.fill_s / (self.layout.pp * pipeline)
+        return max(0.0, 1.0 - self.micro_batches * self.fill_s / (self.layout.pp * pipeline))
 
     @property
     def samples_per_s(self) -> float:

@@ -7,7 +7,7 @@ there is, so with more of it the best plan never gets slower.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
@@ -70,7 +70,7 @@ def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tupl
     """Give the `top` fastest plans that fit, best first; none where nothing fits."""
     bounded = []
     for choice in choices(job, devices):
-        splits = _splits(job, choice)
+        splits = splits_of(job, choice)
         bounded.append((_rank(job, choice, splits.least_step()), len(bounded), choice, splits))
     bounded.sort(key=lambda entry: entry[:2])
     found: list[tuple[float, float, Plan]] = []
@@ -80,7 +80,7 @@ def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tupl
         split = splits.best(memory_bytes)
         if split is None:
             continue
-        plan = _plan(job, choice, split)
+        plan = plan_of(job, choice, split)
         found.append((1 / plan.samples_per_s, plan.memory, plan))
         found.sort(key=lambda entry: entry[:2])
     return tuple(plan for _, _, plan in found[:top])
@@ -90,25 +90,20 @@ def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
     """Find what would fit where nothing does: how much memory, or how many devices."""
     least: tuple[float, Plan] | None = None
     for choice in _smallest(job, devices):
-        size, split = _splits(job, choice).least_bytes()
+        size, split = splits_of(job, choice).least_bytes()
         if split is not None and (least is None or size < least[0]):
-            least = size, _plan(job, choice, split)
+            least = size, plan_of(job, choice, split)
     fewest = None
     count = devices
     while fewest is None and count <= MOST_DEVICES // 2:
         count *= 2
         fitting = (
-            _plan(job, choice, split)
+            plan_of(job, choice, split)
             for choice in _smallest(job, count)
-            if (split := _splits(job, choice).best(memory_bytes)) is not None
+            if (split := splits_of(job, choice).best(memory_bytes)) is not None
         )
         fewest = min(fitting, key=lambda plan: plan.step_s, default=None)
     return Shortfall(least=least[1] if least else None, fewest=fewest)
-
-
-def scaled(job: Job, factor: float) -> Job:
-    """Give the job with a larger global batch: as much work for each device, on more of them."""
-    return replace(job, global_batch=max(1, round(job.global_batch * factor)))
 
 
 def _smallest(job: Job, devices: int) -> list[Choice]:
@@ -118,7 +113,8 @@ def _smallest(job: Job, devices: int) -> list[Choice]:
     return [choice for choice in found if len(choice.recompute) in (0, fullest)]
 
 
-def _splits(job: Job, choice: Choice) -> SplitSearch:
+def splits_of(job: Job, choice: Choice) -> SplitSearch:
+    """Give the search for the stage lists of a choice."""
     return SplitSearch(
         job,
         tp=choice.tp,
@@ -130,7 +126,8 @@ def _splits(job: Job, choice: Choice) -> SplitSearch:
     )
 
 
-def _plan(job: Job, choice: Choice, split: Split) -> Plan:
+def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
+    """Give the plan of a choice with stage lists."""
     layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=choice.tp, pp=choice.pp, dp=choice.dp)
     return make_plan(
         job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1

@@ -75,6 +75,7 @@ class SplitSearch:
         self._bytes = lru_cache(maxsize=None)(self._stage_bytes)
         self._seconds = lru_cache(maxsize=None)(self._stage_seconds)
         self._places = lru_cache(maxsize=None)(self._place)
+        self._most_vision = lru_cache(maxsize=None)(self._find_most_vision)
         vision, text = job.spec.vision.depth, job.spec.text.num_layers
         whole = self._shape(vision, text, first=True, done=True, embeds=True, head=True)
         # Of one micro batch through all stages; the last stage runs nothing twice.
@@ -136,13 +137,13 @@ class SplitSearch:
         found: Split | None = None
         if self.least_state() > limit:
             return None
-        for vision, begins in self._prefixes():
+        for vision, begins in self._prefixes(limit):
             split = self._deal(vision, begins, limit, found.step_s if found else inf)
             if split is not None and (found is None or split.step_s < found.step_s):
                 found = split
         return found
 
-    def _prefixes(self) -> Iterator[tuple[tuple[int, ...], int]]:
+    def _prefixes(self, limit: float) -> Iterator[tuple[tuple[int, ...], int]]:
         """Yield vision's layers on the first stages, and the stage on which text begins."""
         depth, layers = self._job.spec.vision.depth, self._job.spec.text.num_layers
         if self._job.task != "train":
@@ -157,14 +158,41 @@ class SplitSearch:
             most = min(most, max(self._share_of_vision() + 1, self._pp - layers + 1))
         for stages in range(1, most + 1):
             if stages < self._pp and self._pp - stages <= layers:
-                for pure in _spreads(depth, stages):
+                for pure in self._spreads(depth, stages, limit, ends=True):
                     yield pure, stages
             if self._pp - stages + 1 > layers:
                 continue
             # The last of them begins with text.
             for last in range(1, depth - stages + 2) if stages > 1 else (depth,):
-                for pure in _spreads(depth - last, stages - 1):
+                for pure in self._spreads(depth - last, stages - 1, limit, ends=False):
                     yield (*pure, last), stages - 1
+
+    def _spreads(self, depth: int, stages: int, limit: float, *, ends: bool) -> list[tuple[int, ...]]:
+        """Give the ways to lay layers on stages of vision alone: all of few; else the even ones that memory allows.
+
+        `ends`: the last of them is the last with vision.
+        """
+        if stages == 0 or depth < stages:
+            return [()] if stages == depth == 0 else []
+        if depth <= _FEW_LAYERS:
+            return _compositions(depth, stages)
+        parts = tuple(depth // stages + (stage < depth % stages) for stage in range(stages))
+        most = [
+            self._most_vision(stage, stage == stages - 1 and ends, depth - stages + 1, limit) for stage in range(stages)
+        ]
+        return sorted({_moved(parts, most), _moved(parts[::-1], most)}, reverse=True)
+
+    def _find_most_vision(self, stage: int, done: bool, highest: int, limit: float) -> int:
+        """Give the vision layers that fit on a stage of vision alone, 0 if none does."""
+        low, high = 0, highest
+        while low < high:
+            middle = (low + high + 1) // 2
+            shape = self._shape(middle, 0, first=stage == 0, done=done, embeds=False, head=False)
+            if self._bytes(shape, stage) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def _share_of_vision(self) -> int:
         """Count the stages that vision's share of the work would fill."""
@@ -313,12 +341,25 @@ def _dealt(places: list[_Place], threshold: float, last: int, layers: int) -> li
     return [*counts, last]
 
 
-def _spreads(depth: int, stages: int) -> list[tuple[int, ...]]:
-    """Give the even ways to lay layers on stages, larger parts first or last; none where a stage would be empty."""
+def _compositions(depth: int, stages: int) -> list[tuple[int, ...]]:
+    """Give all ways to lay layers on stages, none of them empty."""
     if stages == 0:
         return [()] if depth == 0 else []
-    if depth < stages:
-        return []
-    parts = [depth // stages + (stage < depth % stages) for stage in range(stages)]
-    first, last = tuple(parts), tuple(reversed(parts))
-    return [first] if first == last else [first, last]
+    return [
+        (first, *rest)
+        for first in range(1, depth - stages + 2)
+        for rest in _compositions(depth - first, stages - 1)
+    ]
+
+
+def _moved(parts: tuple[int, ...], most: list[int]) -> tuple[int, ...]:
+    """Move layers from stages that have too many to those with the most room, as far as there is any."""
+    counts = list(parts)
+    for stage in range(len(counts)):
+        while counts[stage] > max(1, most[stage]):
+            room = max(range(len(counts)), key=lambda one: most[one] - counts[one])
+            if most[room] <= counts[room]:
+                return tuple(counts)
+            counts[stage] -= 1
+            counts[room] += 1
+    return tuple(counts)
