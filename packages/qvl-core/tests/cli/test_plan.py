@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli
-from conftest import SEVENTY_TWO, TINY, Call
 from qvl_core import load_recipe
 from qvl_core.planner.memory import GIB
 
+Call = Callable[..., Any]
 SIXTY_FOUR = ("--devices", "64", "--memory-gib", "64")
 
 
 @pytest.fixture
 def large(folder: Path) -> str:
-    (folder / "large.toml").write_text(SEVENTY_TWO)
-    return "large.toml"
+    assert (folder / "72b.toml").is_file()
+    return "72b.toml"
 
 
 @pytest.fixture
 def tiny(folder: Path) -> str:
-    (folder / "tiny.toml").write_text(TINY)
+    assert (folder / "tiny.toml").is_file()
     return "tiny.toml"
 
 
@@ -71,7 +72,7 @@ def test_the_layout_can_be_pasted_and_is_planned_the_same(qvl: Call, large: str,
     result = qvl("plan", large, *SIXTY_FOUR, "--format", "toml")
     assert result.code == 0
     layout = tomli.loads(result.out)["layout"]
-    before, _, after = SEVENTY_TWO.partition("[layout]")
+    before, _, after = (folder / large).read_text().partition("[layout]")
     after = after[after.index("\n[") :]
     settings = [
         word
@@ -130,7 +131,7 @@ def test_numbers_that_make_no_sense_are_refused(qvl: Call, tiny: str, words: tup
 
 
 def test_a_recipe_that_is_wrong_is_refused_as_everywhere(qvl: Call, folder: Path) -> None:
-    (folder / "bad.toml").write_text(TINY.replace("steps = 20", "stepps = 20"))
+    (folder / "bad.toml").write_text((folder / "tiny.toml").read_text().replace("steps = 20", "stepps = 20"))
     result = qvl("plan", "bad.toml")
     assert result.code == 2
     assert "stepps" in result.err
