@@ -71,7 +71,9 @@ def spec_of(case: dict[str, Any]) -> Any:
         return load_spec(case["name"])
     return ModelSpec(
         name="mid-size",
-        vision=VisionSpec(**{**case["vision"], "full_attention_blocks": tuple(case["vision"]["full_attention_blocks"])}),
+        vision=VisionSpec(
+            **{**case["vision"], "full_attention_blocks": tuple(case["vision"]["full_attention_blocks"])}
+        ),
         text=TextSpec(**{**case["text"], "mrope_section": tuple(case["text"]["mrope_section"])}),
         tokens=TokenIds(vision_start=90, vision_end=91, image=92, video=93),
     )

@@ -157,11 +157,11 @@ def test_facts_of_a_device_can_be_replaced(qvl: Call, large: str, folder: Path) 
         ("{", "JSON"),
     ],
 )
-def test_wrong_facts_are_refused_with_file_and_key(
-    qvl: Call, large: str, folder: Path, text: str, named: str
-) -> None:
+def test_wrong_facts_are_refused_with_file_and_key(qvl: Call, large: str, folder: Path, text: str, named: str) -> None:
     (folder / "mine.json").write_text(text)
-    result = qvl("plan", large, "--device-file", "mine.json", "--device", "ascend-910b" if "new" in text else "ascend-910b2")
+    result = qvl(
+        "plan", large, "--device-file", "mine.json", "--device", "ascend-910b" if "new" in text else "ascend-910b2"
+    )
     assert result.code == 2
     assert "mine.json" in result.err
     assert named in result.err

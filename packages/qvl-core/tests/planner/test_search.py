@@ -49,9 +49,7 @@ def everything(job: Job, devices: int) -> Iterator[Plan]:
         for vision, text in product(
             lists(choice.pp, job.spec.vision.depth), lists(choice.pp, job.spec.text.num_layers)
         ):
-            layout = Layout(
-                tp=choice.tp, pp=choice.pp, dp=choice.dp, vision_stages=vision, text_stages=text
-            )
+            layout = Layout(tp=choice.tp, pp=choice.pp, dp=choice.dp, vision_stages=vision, text_stages=text)
             if not check_layout(job.spec, layout):
                 yield make_plan(
                     job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1
@@ -164,9 +162,12 @@ def test_the_account_of_the_pipeline_is_near_the_simulated_clock(
 
 def test_balanced_stages_have_the_known_bubble() -> None:
     spec = replace(SEVEN, text=replace(SEVEN.text, vocab_size=16))
-    job = job_of(spec, freeze=("vision", "merger"), global_batch=12, workload=replace(
-        assumed_workload(256), media_tokens=0.0, labels=0.0
-    ))
+    job = job_of(
+        spec,
+        freeze=("vision", "merger"),
+        global_batch=12,
+        workload=replace(assumed_workload(256), media_tokens=0.0, labels=0.0),
+    )
     plan = make_plan(job, Layout(pp=4, vision_stages=(32, 0, 0, 0), text_stages=(7, 7, 7, 7)))
     # (p - 1) / (m + p - 1), but for what the last stage does not run again.
     assert plan.bubble == pytest.approx(3 / 15, abs=0.06)

@@ -65,8 +65,8 @@ def test_optimizer_state_is_that_of_the_optimizer(layout: Layout, sliced: bool, 
 
     device.prepare("cpu")
     from qvl_core.model import Qwen25VL
-    from qvl_core.params import parameter_table
     from qvl_core.parallel.tensor_cells import cut_cells
+    from qvl_core.params import parameter_table
     from qvl_core.stage_part import stage_part
     from qvl_train.slices import Share
     from qvl_train.slots import AdamWSettings, Slots

@@ -42,7 +42,7 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="both",
             name="lengths of samples",
-            value=f"{load.tokens:,.0f} tokens on average, {load.longest:,} at most, every row of the longest with a label",
+            value=f"{load.tokens:,.0f} tokens on average, {load.longest:,} at most, each of the longest with a label",
             source=load.source,
             band="exact for the data measured" if load.measured else "assumed; memory is that of the worst sample",
         ),
@@ -51,7 +51,9 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             name="activations",
             value=f"what {kernels} operations keep for their backward",
             source="counted from qvl_core/kernels; compared with measured memory on CPU (docs/plan.md)",
-            band="not measured on a device; assumed -20 to +30 %" if job.kernels == "fused" else "-12 to +14 % of measured memory, seven cases (docs/plan.md)",
+            band="not measured on a device; assumed -20 to +30 %"
+            if job.kernels == "fused"
+            else "-12 to +14 % of measured memory, seven cases (docs/plan.md)",
         ),
         Assumption(
             about="memory",

@@ -38,7 +38,9 @@ class Engine:
 
 QVL = Engine(name="qvl", tape=True, whole_gradients=True)
 MEGATRON = Engine(name="megatron", tape=False, whole_gradients=False)
-MEGATRON_SEQUENCE = Engine(name="megatron, sequence parallel", tape=False, whole_gradients=False, sequence_parallel=True)
+MEGATRON_SEQUENCE = Engine(
+    name="megatron, sequence parallel", tape=False, whole_gradients=False, sequence_parallel=True
+)
 
 
 @dataclass(frozen=True, kw_only=True)

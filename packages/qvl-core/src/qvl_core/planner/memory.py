@@ -278,8 +278,8 @@ class PartMemory:
             return 0.0
         text, vision = job.spec.text, job.spec.vision
         plan = self._tokens * text.head_dim * 2 * FP32
-        entry = (self._patches * vision.hidden_size if not shape.vision_done else self._tokens * text.hidden_size)
-        entry *= self._element
+        width = self._patches * vision.hidden_size if not shape.vision_done else self._tokens * text.hidden_size
+        entry: float = width * self._element
         pixels = self._patches * vision.patch_dim * self._element
         if is_first:
             # Features are all that is left of frozen vision.
@@ -327,9 +327,7 @@ def _held_parts(
 ) -> Mapping[str, Held]:
     """Count each kind of part once; all layers of a component are alike."""
     table = parameter_table(spec)
-    trained = (
-        adapter_table(spec, lora) if lora is not None else tuple(row for row in table if row.component in alive)
-    )
+    trained = adapter_table(spec, lora) if lora is not None else tuple(row for row in table if row.component in alive)
     found: dict[str, Held] = {}
     nothing = Held(elements=0, trained=0, sliced=0)
     for row in table:

@@ -86,11 +86,13 @@ class Plan:
         sums its gradients over the replicas and updates. With equal stages that is (m + p - 1) micro batches.
         """
         more = self.micro_batches - 1
-        return self.fill_s + max(more * stage.micro_batch_s + stage.replicas_s + stage.update_s for stage in self.stages)
+        return self.fill_s + max(
+            more * stage.micro_batch_s + stage.replicas_s + stage.update_s for stage in self.stages
+        )
 
     @property
     def bubble(self) -> float:
-        """Give the part of the stages' time, of computing alone, in which they wait: for a micro batch, or each other."""
+        """Give the part of the stages' time in the pipeline in which they wait for each other."""
         pipeline = self.fill_s + (self.micro_batches - 1) * self.stages[self.slowest].micro_batch_s
         return max(0.0, 1.0 - self.micro_batches * self.fill_s / (self.layout.pp * pipeline))
 
@@ -185,9 +187,7 @@ def make_plan(
                 update_s=update_seconds(job, held, zero1=zero1) if trains else 0.0,
             )
         )
-    return Plan(
-        job=job, layout=layout, recompute=recompute, micro_batch=samples, zero1=zero1, stages=tuple(stages)
-    )
+    return Plan(job=job, layout=layout, recompute=recompute, micro_batch=samples, zero1=zero1, stages=tuple(stages))
 
 
 def _answering(job: Job, elements: int, layers: int, samples: int) -> Seconds:

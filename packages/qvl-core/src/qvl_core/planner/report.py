@@ -67,7 +67,7 @@ def memory_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Give heading and rows of time by stage, milliseconds."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(stage.stage),
             f"{stage.forward.total * 1e3:.1f}",
@@ -86,10 +86,11 @@ def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]:
     """Say why a plan is where it is: what its time goes to, how full it is, and what it loses to the best one."""
     shares = sorted(plan.shares.items(), key=lambda pair: -pair[1])
+    full = gib(plan.memory)
     spent = ", ".join(f"{share:.0%} {name}" for name, share in shares if share >= 0.005)
     lines = [
         f"time of stage {plan.slowest}, the slowest: {spent}",
-        f"fullest is stage {plan.fullest}: {gib(plan.memory):.1f} GiB, {gib(plan.memory) / limit_gib:.0%} of {limit_gib:g}",
+        f"fullest is stage {plan.fullest}: {full:.1f} GiB, {full / limit_gib:.0%} of {limit_gib:g}",
     ]
     if best is not None and best is not plan:
         slower = best.samples_per_s / plan.samples_per_s - 1
@@ -116,9 +117,7 @@ def as_values(job: Job, devices: int, memory_gib: float, usable_gib: float, plan
         "usable_gib": round(usable_gib, 3),
         "global_batch": job.global_batch,
         "data": {**asdict(job.workload)},
-        "plans": [
-            {**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans
-        ],
+        "plans": [{**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans],
         "assumptions": [asdict(one) for one in assumptions(job)],
     }
 
@@ -127,10 +126,9 @@ def as_toml(plan: Plan, memory_gib: float, *, micro_batch: int, nodes: int, per_
     """Give the `[layout]` of a plan, with what else the recipe has to state in comments."""
     layout = plan.layout
     recompute = plan.recompute_value()
-    lines = [
-        f"# {layout.world_size} devices, {gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step "
-        "(qvl plan, not measured)"
-    ]
+    devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
+    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
+    lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
     settings = []
     if plan.micro_batch != micro_batch:
         settings.append(f"train.micro_batch={plan.micro_batch}")

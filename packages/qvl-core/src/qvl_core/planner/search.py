@@ -68,7 +68,7 @@ def choices(job: Job, devices: int) -> Iterator[Choice]:
 
 def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tuple[Plan, ...]:
     """Give the `top` fastest plans that fit, best first; none where nothing fits."""
-    bounded = []
+    bounded: list[tuple[float, int, Choice, SplitSearch]] = []
     for choice in choices(job, devices):
         splits = splits_of(job, choice)
         bounded.append((_rank(job, choice, splits.least_step()), len(bounded), choice, splits))
@@ -129,9 +129,7 @@ def splits_of(job: Job, choice: Choice) -> SplitSearch:
 def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
     """Give the plan of a choice with stage lists."""
     layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=choice.tp, pp=choice.pp, dp=choice.dp)
-    return make_plan(
-        job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1
-    )
+    return make_plan(job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1)
 
 
 def _rank(job: Job, choice: Choice, step_s: float) -> float:

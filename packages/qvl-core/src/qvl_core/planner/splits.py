@@ -254,9 +254,7 @@ class SplitSearch:
         is_first, is_last = stage == 0, stage == self._pp - 1
         time, value = self._seconds(shape(1), is_first, is_last)
         time_2, value_2 = self._seconds(shape(2), is_first, is_last)
-        return _Place(
-            least=1, most=low, time=time, more_time=time_2 - time, value=value, more_value=value_2 - value
-        )
+        return _Place(least=1, most=low, time=time, more_time=time_2 - time, value=value, more_value=value_2 - value)
 
     def _threshold(self, places: list[_Place], worst: float) -> tuple[float, float, int] | None:
         """Give the seconds of the best way to deal the text, its threshold, and the layers of the last place."""
@@ -293,9 +291,7 @@ class SplitSearch:
                 best = total, threshold, last
         return best
 
-    def _shape(
-        self, vision: int, text: int, *, first: bool, done: bool, embeds: bool, head: bool
-    ) -> StageShape:
+    def _shape(self, vision: int, text: int, *, first: bool, done: bool, embeds: bool, head: bool) -> StageShape:
         return StageShape(
             vision=vision,
             text=text,
@@ -346,9 +342,7 @@ def _compositions(depth: int, stages: int) -> list[tuple[int, ...]]:
     if stages == 0:
         return [()] if depth == 0 else []
     return [
-        (first, *rest)
-        for first in range(1, depth - stages + 2)
-        for rest in _compositions(depth - first, stages - 1)
+        (first, *rest) for first in range(1, depth - stages + 2) for rest in _compositions(depth - first, stages - 1)
     ]
 
 

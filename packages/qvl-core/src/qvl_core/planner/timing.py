@@ -38,9 +38,7 @@ class Seconds:
     communication: float = 0.0
 
     def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(
-            compute=self.compute + other.compute, communication=self.communication + other.communication
-        )
+        return Seconds(compute=self.compute + other.compute, communication=self.communication + other.communication)
 
     def times(self, factor: float) -> Seconds:
         """Give so many times as much."""
@@ -138,9 +136,7 @@ class PartTimes:
         )
         self._lookup = self._all_reduce(text_sum)
 
-    def of_stage(
-        self, shape: StageShape, held: Held, *, is_first: bool, is_last: bool
-    ) -> tuple[Seconds, Seconds]:
+    def of_stage(self, shape: StageShape, held: Held, *, is_first: bool, is_last: bool) -> tuple[Seconds, Seconds]:
         """Give forward and backward of a stage for one micro batch, with what it exchanges with its neighbours."""
         forward, again, backward = Seconds(), Seconds(), Seconds()
         parts = (
@@ -181,9 +177,10 @@ class PartTimes:
         """Give the time of handing the tokens of a micro batch to the next stage."""
         device = self._job.device
         near = self._tp * self._dp < device.devices_per_node
-        return _link(device, near)[1] + self._tokens * self._job.spec.text.hidden_size * self._element / _link(
-            device, near
-        )[0]
+        return (
+            _link(device, near)[1]
+            + self._tokens * self._job.spec.text.hidden_size * self._element / _link(device, near)[0]
+        )
 
     def _of(self, cost: _Cost) -> tuple[Component, Seconds, Seconds]:
         """Give a part's forward and backward."""

@@ -1,4 +1,4 @@
-"""How long samples are: from a report of `qvl data check`, from the index it keeps, or assumed.
+"""How long samples are: from a report of `qvl data check`, from the index that a run keeps, or assumed.
 
 Time follows the mean sample, memory the longest one. Nothing of qvl-data is imported: the report is its JSON, the index
 an npz file with the columns `samples.tokens` and `samples.text_tokens`.
@@ -56,7 +56,8 @@ def assumed_workload(sequence_length: int, *, packing: bool = False) -> Workload
         longest=sequence_length,
         longest_media=sequence_length,
         source=f"assumed: {kind}, {MEDIA_SHARE:.0%} of them media (the reference's 563 of 1,024), a longest sample of "
-        f"{sequence_length:,} tokens, all of them media; `qvl data check` would know",
+        f"{sequence_length:,} tokens, all media; "
+        "--data-report FILE takes what `qvl data check --format json` prints",
         measured=False,
     )
 
@@ -104,10 +105,12 @@ def _from_report(path: Path, limit: int, packing: bool) -> Workload:
     lengths, tokens = content.get("lengths"), content.get("tokens")
     if lengths is None or tokens is None:
         raise refuse("lengths", "has no lengths: the check found no sample that can be used")
-    numbers = _numbers(lengths, ("mean", "longest")), _numbers(tokens, ("text", "all"))
-    if numbers[0] is None or numbers[1] is None:
-        raise refuse("lengths", "lacks one of lengths.mean, lengths.longest, tokens.text, tokens.all, or it is no number")
-    (mean, longest), (text, total) = numbers
+    of_samples, of_tokens = _numbers(lengths, ("mean", "longest")), _numbers(tokens, ("text", "all"))
+    if of_samples is None or of_tokens is None:
+        raise refuse(
+            "lengths", "lacks one of lengths.mean, lengths.longest, tokens.text, tokens.all, or it is no number"
+        )
+    (mean, longest), (text, total) = of_samples, of_tokens
     stated = content.get("settings", {})
     checked_at = stated.get("sequence_length") if isinstance(stated, dict) else None
     if checked_at != limit:
@@ -149,7 +152,7 @@ def _from_index(recipe: Recipe) -> Workload | None:
         found = _lengths_in(file, wanted, recipe.data.sequence_length)
         if found is not None:
             mean, longest, media = found
-            source = f"measured: the index of `qvl data check`, {file}"
+            source = f"measured: the index that a run has kept, {file}"
             return _measured(mean, longest, media, recipe.data.sequence_length, recipe.data.packing, source)
     return None
 

@@ -126,9 +126,7 @@ def _require(devices: int, memory_gib: float) -> None:
         raise InputError(problems)
 
 
-def _search(
-    job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, top: int
-) -> tuple[Plan, ...]:
+def _search(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, top: int) -> tuple[Plan, ...]:
     """Give the plans; InputError where there are none, with what would fit."""
     from qvl_core.planner.memory import GIB
     from qvl_core.planner.search import choices, search
@@ -173,8 +171,8 @@ def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable
     if short.least is not None:
         layout, need = short.least.layout, gib(short.least.memory)
         lines.append(
-            f"the least that any layout takes is {need:.1f} GiB: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, vision "
-            f"{stages_text(layout.vision_stages)}, text {stages_text(layout.text_stages)}, "
+            f"the least that any layout takes is {need:.1f} GiB: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, "
+            f"vision {stages_text(layout.vision_stages)}, text {stages_text(layout.text_stages)}, "
             f"recompute {recompute_text(short.least)}"
         )
         fixes.append(f"--memory-gib {ceil(10 * need * memory_gib / usable_gib + 0.1) / 10:g}")
@@ -218,7 +216,8 @@ def _print(
     from qvl_core.planner.report import plans_row, reasons
 
     target = terminal.console()
-    target.print(f"{recipe.path}: {job.spec.name} on {devices} x {job.device.name}, {memory_gib:g} GiB each", style="bold")
+    place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
+    target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
     target.print(f"lengths: {job.workload.source}")
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
