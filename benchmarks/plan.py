@@ -24,6 +24,7 @@ from typing import Any
 from planning.figures import ROOT, scale, sizes
 from planning.memory import CASES, measure
 from planning.published import NOT_PLANNED, compare
+from qvl_core.planner.job import MEGATRON
 
 PLAN = ("-m", "qvl_core.cli", "plan", "recipes/72b_sft.toml", "--devices", "1024", "--memory-gib", "64")
 CHECK = ("-m", "qvl_core.cli", "check", "recipes/72b_sft.toml")
@@ -40,6 +41,7 @@ def main() -> None:
         "command": command(given.runs),
         "published": {"points": compare(), "not planned": NOT_PLANNED},
         "sizes": sizes(),
+        "sizes, activations kept": sizes(MEGATRON),
         "scale": scale(),
     }
     if not given.quick:

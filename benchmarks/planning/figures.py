@@ -9,7 +9,7 @@ from typing import Any
 from qvl_core import load_recipe
 from qvl_core.lora_table import TARGETS, Lora
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import COMPONENTS, Job, job_of
+from qvl_core.planner.job import COMPONENTS, QVL, Engine, Job, job_of
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan, plan_values
 from qvl_core.planner.search import Choice, plan_of, search, shortfall, splits_of
@@ -25,12 +25,15 @@ SAMPLES_A_DEVICE = 6
 ADAPTERS = Lora(rank=8, alpha=16, dropout=0.0, components=("text",), targets=TARGETS["text"])
 
 
-def sizes() -> dict[str, Any]:
-    """Compare, for every size: the reference's layout, our split of the same degrees, and the best of all."""
+def sizes(engine: Engine = QVL) -> dict[str, Any]:
+    """Compare, for every size: the reference's layout, our split of the same degrees, and the best of all.
+
+    `engine`: ours, which runs stages again, or one like the reference's, which keeps their activations.
+    """
     figures = {}
     for name in SIZES:
         recipe = load_recipe(str(ROOT / "recipes" / f"{name}.toml"))
-        job = job_of(recipe, device_facts(DEVICE))
+        job = replace(job_of(recipe, device_facts(DEVICE)), engine=engine)
         reference = reference_plan(recipe, job)
         best = search(job, recipe.parallel.world_size, USABLE, top=1)[0]
         same = [

@@ -81,6 +81,8 @@ def measure(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def planned_bytes(case: dict[str, Any]) -> float:
     """Give the plan's bytes for a case."""
+    # That program runs by itself, outside of any package.
+    sys.path.insert(0, str(HERE))
     from memory_program import spec_of
 
     spec = spec_of(case)

@@ -10,7 +10,7 @@ memory has runtime and communicators too, and what the allocator holds beyond te
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl_core.layout import Layout
@@ -112,10 +112,22 @@ def compare() -> list[dict[str, Any]]:
                 "error": round(error, 3),
                 "within_15_percent": abs(error) <= PLANNED_WITHIN,
                 "assumed": point.assumed,
+                **_other_stages(point),
                 "source": point.source,
             }
         )
     return rows
+
+
+def _other_stages(point: Point) -> dict[str, Any]:
+    """Give the plans of other numbers of stages where the source does not state it: how much hangs on the guess."""
+    if point.source != GUIDE:
+        return {}
+    tp = point.layout.tp
+    one = Layout(tp=tp, dp=8 // tp, **WHOLE)
+    four = Layout(tp=tp, pp=4, dp=2 // tp, vision_stages=(32, 0, 0, 0), text_stages=(1, 10, 10, 7))
+    return {f"planned_gib at pp {one.pp}": round(planned_gib(replace(point, layout=one)), 2),
+            f"planned_gib at pp {four.pp}": round(planned_gib(replace(point, layout=four)), 2)}  # fmt: skip
 
 
 def planned_gib(point: Point) -> float:
