@@ -88,6 +88,17 @@ def test_the_layout_can_be_pasted_and_is_planned_the_same(qvl: Call, large: str,
     assert "GiB on each rank" in qvl("show", "pasted.toml", *(w for s in settings for w in ("--set", s))).out
 
 
+@pytest.mark.parametrize("devices", [12, 36, 192])
+def test_settings_that_go_with_a_layout_make_up_its_devices(qvl: Call, large: str, devices: int) -> None:
+    words = ("--devices", str(devices), "--memory-gib", "256", "--format", "toml")
+    out = qvl("plan", large, *words).out
+    layout = tomli.loads(out)["layout"]
+    line = next(line for line in out.splitlines() if line.startswith("# goes with"))
+    overrides = [word for word in line.split() if "=" in word]
+    overrides += [f"layout.{key}={json.dumps(value)}" for key, value in layout.items()]
+    assert load_recipe(large, overrides).parallel.world_size == devices
+
+
 def test_devices_and_memory_default_to_the_recipe(qvl: Call, tiny: str) -> None:
     found = values_of(qvl, tiny)
     assert (found["devices"], found["device"], found["memory_gib"]) == (1, "cpu", 16.0)

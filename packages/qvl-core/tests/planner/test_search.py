@@ -161,16 +161,13 @@ def test_the_account_of_the_pipeline_is_near_the_simulated_clock(
 
 
 def test_balanced_stages_have_the_known_bubble() -> None:
-    spec = replace(SEVEN, text=replace(SEVEN.text, vocab_size=16))
-    job = job_of(
-        spec,
-        freeze=("vision", "merger"),
-        global_batch=12,
-        workload=replace(assumed_workload(256), media_tokens=0.0, labels=0.0),
-    )
-    plan = make_plan(job, Layout(pp=4, vision_stages=(32, 0, 0, 0), text_stages=(7, 7, 7, 7)))
-    # (p - 1) / (m + p - 1), but for what the last stage does not run again.
-    assert plan.bubble == pytest.approx(3 / 15, abs=0.06)
+    vision = replace(SEVEN.vision, depth=1, full_attention_blocks=())
+    spec = replace(SEVEN, vision=vision, text=replace(SEVEN.text, vocab_size=16))
+    load = replace(assumed_workload(4096), media_tokens=0.0, labels=0.0)
+    job = job_of(spec, freeze=("vision", "merger"), global_batch=12, workload=load)
+    plan = make_plan(job, Layout(pp=4, vision_stages=(1, 0, 0, 0), text_stages=(7, 7, 7, 7)))
+    # (p - 1) / (m + p - 1), and a little for what the last stage does not run again.
+    assert 3 / 15 <= plan.bubble == pytest.approx(3 / 15, abs=0.06)
 
 
 def test_a_sharper_device_is_faster_and_a_slower_link_is_slower() -> None:

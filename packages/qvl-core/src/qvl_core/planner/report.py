@@ -132,7 +132,11 @@ def as_toml(plan: Plan, memory_gib: float, *, micro_batch: int, nodes: int, per_
     settings = []
     if plan.micro_batch != micro_batch:
         settings.append(f"train.micro_batch={plan.micro_batch}")
-    here, machines = min(per_node, layout.world_size), -(-layout.world_size // per_node)
+    machines = -(-layout.world_size // per_node)
+    # As many processes on each machine.
+    while layout.world_size % machines:
+        machines += 1
+    here = layout.world_size // machines
     if (machines, here) != (nodes, per_node):
         settings += [f"launch.nodes={machines}", f"launch.devices_per_node={here}"]
     if settings:

@@ -80,15 +80,16 @@ def _prompts(recipe: Recipe) -> Workload:
     """Give what is assumed of a prompt: one image as large as the recipe allows, and some text."""
     vision = recipe.spec.vision
     side = vision.patch_size * vision.spatial_merge_size
-    media = recipe.data.image.max_pixels // side**2
+    media = max(1, recipe.data.image.max_pixels // side**2)
     longest = min(media + PROMPT_TOKENS, recipe.spec.text.max_position_embeddings)
+    media = min(media, longest)
     return Workload(
         tokens=longest,
-        media_tokens=longest - PROMPT_TOKENS,
+        media_tokens=media,
         labels=1,
         longest=longest,
-        longest_media=longest - PROMPT_TOKENS,
-        source=f"assumed: prompts of one image of data.image.max_pixels, {media:,} tokens, and {PROMPT_TOKENS} of text",
+        longest_media=media,
+        source=f"assumed: prompts of an image of data.image.max_pixels, {media:,} tokens, and {longest - media} of text",
         measured=False,
     )
 
