@@ -23,7 +23,7 @@ from typing import Any
 
 from planning.figures import ROOT, scale, sizes
 from planning.memory import CASES, measure
-from planning.published import NOT_PLANNED, compare
+from planning.published import NOT_PLANNED, compare, compare_speed
 from qvl_core.planner.job import MEGATRON
 
 PLAN = ("-m", "qvl_core.cli", "plan", "recipes/72b_sft.toml", "--devices", "1024", "--memory-gib", "64")
@@ -39,7 +39,7 @@ def main() -> None:
     given = parser.parse_known_args()[0]
     report: dict[str, Any] = {
         "command": command(given.runs),
-        "published": {"points": compare(), "not planned": NOT_PLANNED},
+        "published": {"points": compare(), "speed": compare_speed(), "not planned": NOT_PLANNED},
         "sizes": sizes(),
         "sizes, activations kept": sizes(MEGATRON),
         "scale": scale(),

@@ -24,6 +24,13 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
+def test_published_speed_is_met_within_fifteen_percent_and_told() -> None:
+    told = page("plan.md")
+    for row in published.compare_speed():
+        assert abs(row["error"]) <= 0.15
+        assert f"| {row['planned_samples_per_s']:.1f} | {100 * row['error']:+.0f} % |" in told
+
+
 def test_published_points_are_met_within_fifteen_percent() -> None:
     rows = published.compare()
     assert len(rows) == 6

@@ -16,7 +16,7 @@ from figures import COUNTS, ROOT, scale
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 16, 44, 72
 # Okabe and Ito's colours: told apart with any colour vision, on light and dark.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 STYLE = (
     "text{font:13px sans-serif;fill:#24292f}.grid{stroke:#8884;stroke-width:1}.back{fill:#fff}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.back{fill:#0d1117}}"
@@ -78,6 +78,7 @@ def time_split(points: list[dict[str, Any]]) -> str:
             base += share
     short = [name.replace("communication in the stage and with its neighbours", "tensor and stages") for name in names]
     short = [name.replace("gradients and weights over the replicas", "replicas") for name in short]
+    short = [name.replace("starting operations", "starting") for name in short]
     return _svg(parts, short, "Share of compute, communication and idle time of a step for each number of devices.")
 
 

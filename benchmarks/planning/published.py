@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from qvl_core import load_recipe
 from qvl_core.layout import Layout
 from qvl_core.lora_table import TARGETS, Lora
 from qvl_core.params import Component
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import MEGATRON, MEGATRON_SEQUENCE, Engine, Job
+from qvl_core.planner.job import MEGATRON, MEGATRON_SEQUENCE, Engine, Job, job_of
 from qvl_core.planner.memory import GIB, stage_memory
+from qvl_core.planner.plan import make_plan
 from qvl_core.planner.workload import Workload
 from qvl_core.specs.load import load_spec
 
 # Sequences of a fixed length, all of whose tokens have a row of logits: the reference cuts nothing out.
 LENGTH = 1024
+ROOT = Path(__file__).resolve().parents[2]
 PLANNED_WITHIN = 0.15
 
 
@@ -86,7 +90,41 @@ POINTS = (
         assumed="adapters on all linear layers of the text, full recompute, one pack of 2048",
     ),
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """A published speed of the reference, samples a second of all devices, for a recipe of ours or another layout."""
+
+    name: str
+    source: str
+    published: float
+    recipe: str
+    assumed: str
+    layout: Layout | None = None
+
+
+SPEEDS = (
+    Speed(
+        name="3B, 8 devices", source="MindSpeed-MM 2.1.0 README", published=23.77, recipe="3b_sft",
+        assumed="the shipped layout",
+    ),
+    Speed(
+        name="7B, 8 devices, 2.1.0", source="MindSpeed-MM 2.1.0 README", published=14.20, recipe="7b_sft",
+        assumed="the shipped layout, 4 stages",
+    ),
+    Speed(
+        name="7B, 8 devices, 2.2.0", source="MindSpeed-MM 2.2.0 README", published=18.82, recipe="7b_sft",
+        layout=Layout(pp=2, dp=4, **HALVES), assumed="2 stages of 12 and 16, as its files have",
+    ),
+    Speed(
+        name="32B, 16 devices", source="MindSpeed-MM README: 257.50 tokens/s", published=257.5 * 16 / 563,
+        recipe="32b_sft", assumed="the shipped layout; tokens a second are those of a device",
+    ),
+)  # fmt: skip
 NOT_PLANNED = {
+    "72B, 4x8 A3, 322.96 tokens/s": "another device, and a layout that is not stated",
+    "7B on 910B2, 11,042 and 6,088 tokens/s": "labelled per card, above the card's peak",
     "7B full, video, 4 GPUs, ZeRO-3: 48, 62, 56, 77 GiB": "ZeRO-3 and the videos' lengths are not stated; qvl has no "
     "ZeRO-3",
     "GRPO, DPO, text models": "other tasks and other models",
@@ -95,7 +133,28 @@ NOT_PLANNED = {
 
 def main() -> None:
     """Print the table."""
-    print(json.dumps({"points": compare(), "not planned": NOT_PLANNED}, indent=2))
+    print(json.dumps({"points": compare(), "speed": compare_speed(), "not planned": NOT_PLANNED}, indent=2))
+
+
+def compare_speed() -> list[dict[str, Any]]:
+    """Give published and planned speed. Two numbers of the account were fitted to these points: no prediction."""
+    rows = []
+    for speed in SPEEDS:
+        recipe = load_recipe(str(ROOT / "recipes" / f"{speed.recipe}.toml"))
+        layout = speed.layout or recipe.parallel
+        job = replace(job_of(recipe, device_facts("ascend-910b2")), engine=MEGATRON)
+        planned = make_plan(job, layout, zero1=layout.dp > 1).samples_per_s
+        rows.append(
+            {
+                "point": speed.name,
+                "published_samples_per_s": round(speed.published, 2),
+                "planned_samples_per_s": round(planned, 2),
+                "error": round(planned / speed.published - 1, 3),
+                "assumed": speed.assumed,
+                "source": speed.source,
+            }
+        )
+    return rows
 
 
 def compare() -> list[dict[str, Any]]:

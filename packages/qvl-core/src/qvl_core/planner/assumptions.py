@@ -101,14 +101,15 @@ def _time(job: Job) -> tuple[Assumption, ...]:
             value=f"{timing.MATMUL_SHARE:.0%} of the device's peak",
             source="peers report 25 to 55 % of the peak for whole steps (lmms-engine on A800, Megatron); "
             "never measured with qvl on a device",
-            band="assumed -40 to +60 % of the time; much the same for every plan",
+            band="assumed -40 to +60 % of the time",
         ),
         Assumption(
             about="time",
             name="starting operations",
             value=f"{timing.OPERATIONS_OF_A_LAYER} a layer forward, {timing.SECONDS_OF_AN_OPERATION * 1e6:.0f} us each",
-            source="assumed for dynamic graphs, operations counted from the kernels",
-            band="assumed -50 to +200 %",
+            source="fitted, with half of the peak, to the reference's published speed on 910B: 3B, 7B (two versions) "
+            "and 32B, all four within 15 % (docs/plan.md); a PyTorch engine, not ours",
+            band="assumed -50 to +100 % for qvl",
         ),
         Assumption(
             about="time",
@@ -129,7 +130,7 @@ def _time(job: Job) -> tuple[Assumption, ...]:
             name="order of the pipeline",
             value="1F1B with equal micro batches: all stages once, then the slowest stage for each further one",
             source="equals qvl_core.parallel.clock for balanced stages",
-            band="against that clock, 1,500 drawn splits: right to 6 % for most, up to 19 % too long, 0.2 % too short",
+            band="against that clock, 1,500 drawn splits: 0 to 7 % too long for nine of ten, at worst 23 %; 7 % too short",
         ),
         Assumption(
             about="time",

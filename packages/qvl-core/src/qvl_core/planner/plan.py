@@ -11,6 +11,7 @@ from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory, stage_shapes
 from qvl_core.planner.timing import (
+    OPERATIONS_OF_A_LAYER,
     SECONDS_OF_AN_OPERATION,
     PartTimes,
     Seconds,
@@ -126,6 +127,7 @@ class Plan:
         slow, m = self.stages[self.slowest], self.micro_batches
         parts = {
             "compute": m * (slow.forward.compute + slow.backward.compute),
+            "starting operations": m * (slow.forward.starting + slow.backward.starting),
             "communication in the stage and with its neighbours": m
             * (slow.forward.communication + slow.backward.communication),
             "gradients and weights over the replicas": slow.replicas_s,
@@ -193,7 +195,8 @@ def make_plan(
 def _answering(job: Job, elements: int, layers: int, samples: int) -> Seconds:
     """Give what a stage takes for the tokens of an answer: each reads all of its weights. In place of a backward."""
     reading = elements * 2 / (job.device.memory_gb_per_s * 1e9)
-    return Seconds(compute=job.new_tokens * (reading + layers * 25 * SECONDS_OF_AN_OPERATION))
+    starting = layers * OPERATIONS_OF_A_LAYER * SECONDS_OF_AN_OPERATION
+    return Seconds(compute=job.new_tokens * reading, starting=job.new_tokens * starting)
 
 
 def gib(size: float) -> float:
@@ -239,6 +242,7 @@ def _stage_values(stage: StagePlan) -> dict[str, Any]:
         "forward_s": _digits(stage.forward.total),
         "backward_s": _digits(stage.backward.total),
         "compute_s": _digits(stage.forward.compute + stage.backward.compute),
+        "starting_s": _digits(stage.forward.starting + stage.backward.starting),
         "communication_s": _digits(stage.forward.communication + stage.backward.communication),
         "replicas_s": _digits(stage.replicas_s),
         "update_s": _digits(stage.update_s),

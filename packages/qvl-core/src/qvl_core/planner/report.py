@@ -73,6 +73,7 @@ def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             f"{stage.forward.total * 1e3:.1f}",
             f"{stage.backward.total * 1e3:.1f}",
             f"{(stage.forward.compute + stage.backward.compute) * 1e3:.1f}",
+            f"{(stage.forward.starting + stage.backward.starting) * 1e3:.1f}",
             f"{(stage.forward.communication + stage.backward.communication) * 1e3:.1f}",
             f"{stage.replicas_s * 1e3:.1f}",
             f"{stage.update_s * 1e3:.1f}",
@@ -80,7 +81,7 @@ def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         for stage in plan.stages
     ]
     second = "backward" if plan.job.task == "train" else "answer"
-    return ("stage", "forward", second, "compute", "communication", "replicas", "optimizer"), rows
+    return ("stage", "forward", second, "compute", "starting", "communication", "replicas", "optimizer"), rows
 
 
 def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]:

@@ -89,7 +89,7 @@ def _prompts(recipe: Recipe) -> Workload:
         labels=1,
         longest=longest,
         longest_media=media,
-        source=f"assumed: prompts of an image of data.image.max_pixels, {media:,} tokens, and {longest - media} of text",
+        source=f"assumed: prompts of an image of max_pixels, {media:,} tokens, and {longest - media} of text",
         measured=False,
     )
 
