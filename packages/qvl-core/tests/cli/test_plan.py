@@ -113,6 +113,10 @@ def test_what_cannot_fit_says_the_smallest_that_would(qvl: Call, large: str) -> 
     # Both fixes work as they stand.
     assert qvl("plan", large, "--devices", "8", "--memory-gib", need).code == 0
     assert qvl("plan", large, "--devices", more, "--memory-gib", "64").code == 0
+    # In steps of eight there is nothing smaller.
+    assert all(
+        qvl("plan", large, "--devices", str(count), "--memory-gib", "64").code == 2 for count in range(8, int(more), 8)
+    )
 
 
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:

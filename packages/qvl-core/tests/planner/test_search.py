@@ -15,7 +15,7 @@ from qvl_core.layout_rules import check_layout
 from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import Job
+from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan
 from qvl_core.planner.search import choices, search, shortfall
@@ -30,8 +30,13 @@ FREEZES = ((), ("vision", "merger"), ("vision",), ("text",))
 
 
 def job_of(spec: ModelSpec, **changes: object) -> Job:
-    values: dict[str, object] = {"global_batch": 24, "workload": assumed_workload(256), **changes}
-    return Job(spec=spec, device=device_facts("ascend-910b2"), **values)  # type: ignore[arg-type]
+    values: dict[str, object] = {
+        "global_batch": 24,
+        "workload": assumed_workload(256),
+        "device": device_facts("ascend-910b2"),
+        **changes,
+    }
+    return Job(spec=spec, **values)  # type: ignore[arg-type]
 
 
 @cache
@@ -67,6 +72,58 @@ def test_no_plan_is_better_than_the_best(freeze: tuple[str, ...], devices: int) 
         best = min(plan.step_s for plan in plans if plan.fits(memory))
         offered = found(job, devices, memory)
         assert offered[0].step_s <= best * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    depth=st.integers(1, 5),
+    layers=st.integers(1, 5),
+    vocabulary=st.sampled_from([16, 20_000]),
+    length=st.sampled_from([64, 4096]),
+    media=st.sampled_from([0.0, 0.3]),
+    link=st.sampled_from([0.1, 300.0]),
+    peak=st.sampled_from([0.01, 350.0]),
+    batch=st.sampled_from([1, 2, 6]),
+    freeze=st.sampled_from(FREEZES),
+    engine=st.sampled_from([QVL, MEGATRON]),
+    devices=st.sampled_from([2, 3]),
+    share=st.floats(0, 1),
+)
+def test_no_plan_is_better_than_the_best_whatever_is_slow(
+    depth: int,
+    layers: int,
+    vocabulary: int,
+    length: int,
+    media: float,
+    link: float,
+    peak: float,
+    batch: int,
+    freeze: tuple[str, ...],
+    engine: Engine,
+    devices: int,
+    share: float,
+) -> None:
+    spec = replace(
+        TINY,
+        vision=replace(TINY.vision, depth=depth, full_attention_blocks=()),
+        text=replace(TINY.text, num_layers=layers, vocab_size=vocabulary),
+    )
+    job = job_of(
+        spec,
+        workload=replace(assumed_workload(length), media_tokens=media * length),
+        device=replace(device_facts("ascend-910b2"), near_gb_per_s=link, peak_tflops=peak, base_gib=0.0),
+        global_batch=batch,
+        freeze=freeze,
+        engine=engine,
+    )
+    plans = list(everything(job, devices))
+    if not plans:
+        assert not search(job, devices, 1e18)
+        return
+    sizes = sorted(plan.memory for plan in plans)
+    memory = sizes[int(share * (len(sizes) - 1))]
+    best = min(plan.step_s for plan in plans if plan.fits(memory))
+    assert search(job, devices, memory, top=1)[0].step_s <= best * (1 + 1e-9)
 
 
 def test_where_the_search_finds_nothing_there_is_nothing() -> None:

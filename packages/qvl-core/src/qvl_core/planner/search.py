@@ -93,17 +93,26 @@ def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
         size, split = splits_of(job, choice).least_bytes()
         if split is not None and (least is None or size < least[0]):
             least = size, plan_of(job, choice, split)
-    fewest = None
-    count = devices
+    fewest, count = None, devices
     while fewest is None and count <= MOST_DEVICES // 2:
         count *= 2
-        fitting = (
-            plan_of(job, choice, split)
-            for choice in _smallest(job, count)
-            if (split := splits_of(job, choice).best(memory_bytes)) is not None
-        )
-        fewest = min(fitting, key=lambda plan: plan.step_s, default=None)
+        fewest = _fitting(job, count, memory_bytes)
+    if fewest is not None:
+        # Between there and half of it, in steps of what was asked for, or of a sixteenth.
+        step = max(devices, count // 32)
+        between = range(count // 2 + step, count, step)
+        fewest = next((plan for one in between if (plan := _fitting(job, one, memory_bytes)) is not None), fewest)
     return Shortfall(least=least[1] if least else None, fewest=fewest)
+
+
+def _fitting(job: Job, devices: int, memory_bytes: float) -> Plan | None:
+    """Give a plan for so many devices that fits, the fastest of those that take least; None where none does."""
+    fitting = (
+        plan_of(job, choice, split)
+        for choice in _smallest(job, devices)
+        if (split := splits_of(job, choice).best(memory_bytes)) is not None
+    )
+    return min(fitting, key=lambda plan: plan.step_s, default=None)
 
 
 def _smallest(job: Job, devices: int) -> list[Choice]:

@@ -166,7 +166,8 @@ def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable
     from qvl_core.planner.search import shortfall
 
     short = shortfall(job, devices, usable_gib * 1024**3)
-    lines = [f"nothing fits: {devices} devices of {memory_gib:g} GiB, {usable_gib:.4g} of them to be used"]
+    count = "1 device" if devices == 1 else f"{devices} devices"
+    lines = [f"nothing fits: {count} of {memory_gib:g} GiB, {usable_gib:.4g} of them to be used"]
     fixes = []
     if short.least is not None:
         layout, need = short.least.layout, gib(short.least.memory)
