@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qvl_core import multiplications as work
-from qvl_core.batch import IGNORE, Batch
 from qvl_core.params import Component
 from qvl_core.specs.model_spec import ModelSpec, VisionSpec
+
+if TYPE_CHECKING:
+    from qvl_core.batch import Batch
 
 FLOPS_OF_A_MULTIPLICATION = 2
 
@@ -43,6 +46,9 @@ def batch_flops(
     `adapted` are frozen components with small trained parts inside (LoRA): gradients pass through them. The small
     parts themselves are not counted.
     """
+    # Here: planning needs `training_flops` alone, and no numpy.
+    from qvl_core.batch import IGNORE
+
     return training_flops(
         spec,
         sequences=batch.sequence_lengths,

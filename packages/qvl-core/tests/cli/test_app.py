@@ -31,6 +31,10 @@ def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
         "run": {"--set", "--dry-run", "--resume", "--reshard", "--accept-changes", "--node-rank", "--help"},
         "check": {"--set", "--format", "--help"},
         "show": {"--set", "--params", "--help"},
+        "plan": {
+            *("--set", "--devices", "--memory-gib", "--top", "--format", "--device", "--device-file"),
+            *("--data-report", "--headroom", "--assumptions", "--help"),
+        },
         "recipes": {"--help"},
         "schema": {"--help"},
         "doctor": {"--json", "--help"},

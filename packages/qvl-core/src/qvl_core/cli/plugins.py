@@ -23,7 +23,6 @@ COMMAND_GROUP = "qvl.commands"
 
 # Every command of the design that qvl-core does not bring itself, and the package that does.
 COMMAND_PACKAGES = {
-    "plan": "qvl-core",
     "convert": "qvl-convert",
     "data": "qvl-data",
     "infer": "qvl-eval",

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
         target = terminal.console()
         _print_values(target, loaded)
         _print_stages(target, loaded)
+        _print_plan(target, loaded)
         _print_arithmetic(target, loaded)
         if params:
             _print_parameters(target, loaded)
@@ -97,6 +98,30 @@ def _print_stages(target: Console, recipe: Recipe) -> None:
         target.print("trainable: the adapters, which come on top of the parameters; all else is frozen")
     elif recipe.spec.text.tie_word_embeddings and layout.pp > 1:
         target.print("the tied embedding lies on the first and the last text stage and counts on both")
+
+
+def _print_plan(target: Console, recipe: Recipe) -> None:
+    """Print what the stages take of memory and time, by the same account as `qvl plan`."""
+    from qvl_core.cli.commands.plan import default_device, print_stages
+    from qvl_core.planner.devices import device_facts
+    from qvl_core.planner.job import COMPONENTS, job_of
+    from qvl_core.planner.plan import gib, make_plan
+
+    stated = recipe.layout.recompute
+    recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
+    job = job_of(recipe, device_facts(default_device(recipe)))
+    plan = make_plan(job, recipe.parallel, recompute=recompute, zero1=recipe.layout.zero1)
+    print_stages(target, plan, "Plan (arithmetic, not measured)")
+    target.print()
+    step = f"about {plan.step_s:.3g} s a step, {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
+    full = f"the fullest rank takes {gib(plan.memory):.1f} GiB, on stage {plan.fullest}"
+    target.print(f"{full}; {step}" if step else full)
+    target.print(f"lengths: {job.workload.source}")
+    where = f"{job.device.name} of {job.device.memory_gib:g} GiB"
+    if gib(plan.memory) > job.device.memory_gib:
+        target.print(f"warning: that is more than a {where} has: `qvl plan {recipe.path}` finds layouts that fit")
+    else:
+        target.print(f"planned for {where}; `qvl plan {recipe.path}` compares layouts")
 
 
 def _print_arithmetic(target: Console, recipe: Recipe) -> None:

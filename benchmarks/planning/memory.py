@@ -1,0 +1,106 @@
+"""Measure what a micro batch takes on CPU, in a process for each case, beside what the plan says of it.
+
+    python benchmarks/planning/memory.py [--quick]
+
+`step` is the most that was resident in forward and backward of one micro batch above what the built model took; the
+plan's number is the sum of activations, logits and a micro batch's gradients. Bytes are in MB. `error` is the plan's
+deviation from the measured value. Sizes of memory do not depend on the load of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from qvl_core.layout import Layout
+from qvl_core.planner.devices import device_facts
+from qvl_core.planner.job import Job
+from qvl_core.planner.memory import stage_memory
+from qvl_core.planner.workload import Workload
+
+HERE = Path(__file__).resolve().parent
+MID: dict[str, Any] = {
+    "vision": {
+        "depth": 4, "hidden_size": 256, "num_heads": 8, "intermediate_size": 640, "out_hidden_size": 512,
+        "full_attention_blocks": [1, 3],
+    },
+    "text": {
+        "num_layers": 8, "hidden_size": 512, "intermediate_size": 1408, "num_heads": 8, "num_kv_heads": 4,
+        "head_dim": 64, "vocab_size": 4096, "tie_word_embeddings": False, "mrope_section": [8, 12, 12],
+    },
+}  # fmt: skip
+TINY: dict[str, Any] = {"name": "qwen2.5-vl-tiny"}
+# Sequences of so many tokens, each with an image of so many patches a side.
+CASES: dict[str, dict[str, Any]] = {
+    "tiny, digits": {**TINY, "sequences": 64, "tokens": 40, "patches_side": 8},
+    "tiny, longer": {**TINY, "sequences": 32, "tokens": 400, "patches_side": 16},
+    "mid, text, short": {**MID, "sequences": 8, "tokens": 128, "patches_side": 0},
+    "mid, text": {**MID, "sequences": 4, "tokens": 512, "patches_side": 0},
+    "mid, images": {**MID, "sequences": 4, "tokens": 384, "patches_side": 32},
+    "mid, images, recompute full": {**MID, "sequences": 4, "tokens": 384, "patches_side": 32, "recompute": "full"},
+    "mid, images, vision frozen": {
+        **MID, "sequences": 4, "tokens": 384, "patches_side": 32, "freeze": ["vision", "merger"],
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measure every case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the first two cases")
+    chosen = list(CASES)[: 2 if parser.parse_known_args()[0].quick else None]
+    print(json.dumps(measure(chosen), indent=2))
+
+
+def measure(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Give the figures of cases by name."""
+    figures = {}
+    for name in names:
+        case = CASES[name]
+        done = subprocess.run(
+            [sys.executable, str(HERE / "memory_program.py"), json.dumps(case)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+        planned = planned_bytes(case)
+        figures[name] = {
+            "measured_mb": round(found["step"] / 1e6, 1),
+            "planned_mb": round(planned / 1e6, 1),
+            "error": round(planned / found["step"] - 1, 3),
+            "base_mb": round(found["base"] / 1e6, 1),
+            "weights_mb": round(found["weights"] / 1e6, 1),
+        }
+    return figures
+
+
+def planned_bytes(case: dict[str, Any]) -> float:
+    """Give the plan's bytes for a case."""
+    # That program runs by itself, outside of any package.
+    sys.path.insert(0, str(HERE))
+    from memory_program import spec_of
+
+    spec = spec_of(case)
+    vision = spec.vision
+    media = (case["patches_side"] // vision.spatial_merge_size) ** 2
+    load = Workload(
+        tokens=case["tokens"], media_tokens=media, labels=case["tokens"] - media, longest=case["tokens"],
+        longest_media=media, source="the case", measured=True,
+    )  # fmt: skip
+    job = Job(
+        spec=spec, device=device_facts("cpu"), workload=load, dtype="float32", freeze=tuple(case.get("freeze", ())),
+        global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
+    )  # fmt: skip
+    stated = case.get("recompute", "none")
+    recompute = frozenset(("vision", "merger", "text") if stated == "full" else ())
+    (memory,) = stage_memory(job, Layout.single(spec), recompute=recompute)
+    return memory.vision + memory.merger + memory.text + memory.logits + memory.in_flight + memory.new_gradients
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""`qvl plan`: memory and time of a recipe's model on so many devices, and the layouts that suit it best."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qvl_core.cli.parameters import RecipeFile, Settings
+from qvl_core.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qvl_core.planner.job import Job
+    from qvl_core.planner.plan import Plan
+    from qvl_core.recipe import Recipe
+
+HEADROOM_PERCENT = 10.0
+_MOST_DEVICES = 65_536
+
+
+class Format(str, Enum):
+    """How the plans are written."""
+
+    text = "text"
+    json = "json"
+    toml = "toml"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `qvl plan`."""
+
+    @app.command("plan")
+    def plan(
+        recipe: RecipeFile,
+        settings: Settings = None,
+        devices: Annotated[
+            int | None,
+            typer.Option("--devices", metavar="N", help="Devices; default: those of the recipe.", show_default=False),
+        ] = None,
+        memory_gib: Annotated[
+            float | None,
+            typer.Option(
+                "--memory-gib", metavar="G", help="Memory of a device; default: the device's.", show_default=False
+            ),
+        ] = None,
+        top: Annotated[int, typer.Option("--top", metavar="K", min=1, max=100, help="Plans to show.")] = 5,
+        format: Annotated[  # noqa: A002 (the option's name)
+            Format, typer.Option("--format", help="text for people, json for programs, toml: a [layout] to paste.")
+        ] = Format.text,
+        device: Annotated[
+            str | None,
+            typer.Option("--device", metavar="NAME", help="Device whose facts count.", show_default=False),
+        ] = None,
+        device_file: Annotated[
+            str | None,
+            typer.Option(
+                "--device-file", metavar="FILE", help="JSON with facts that replace shipped ones.", show_default=False
+            ),
+        ] = None,
+        data_report: Annotated[
+            str | None,
+            typer.Option(
+                "--data-report",
+                metavar="FILE",
+                help="Lengths of the data: what `qvl data check RECIPE --format json` printed.",
+                show_default=False,
+            ),
+        ] = None,
+        headroom: Annotated[
+            float, typer.Option("--headroom", metavar="PERCENT", min=0, max=90, help="Memory that plans leave free.")
+        ] = HEADROOM_PERCENT,
+        show_assumptions: Annotated[
+            bool, typer.Option("--assumptions", help="List what all of it rests on, with sources and error bands.")
+        ] = False,
+    ) -> None:
+        """Find the fastest layouts that fit: tensor, pipeline and data parallel, stages, recomputation, micro batch.
+
+        Nothing is run: all of it is arithmetic, and nothing of it was measured on a device. Exit 2 if nothing fits.
+        """
+        from qvl_core.planner.devices import device_facts
+        from qvl_core.planner.job import job_of
+        from qvl_core.recipe import load_recipe
+
+        loaded = load_recipe(recipe, settings or ())
+        facts = device_facts(device or default_device(loaded), device_file)
+        job = job_of(loaded, facts, report=data_report)
+        count = loaded.parallel.world_size if devices is None else devices
+        memory = facts.memory_gib if memory_gib is None else memory_gib
+        _require(count, memory)
+        found = _search(job, loaded, count, memory, memory * (1 - headroom / 100), top)
+        if format is Format.json:
+            from qvl_core.planner.report import as_values
+
+            values = as_values(job, count, memory, memory * (1 - headroom / 100), found)
+            print(json.dumps({"recipe": loaded.path, **values}, indent=2, ensure_ascii=False))
+        elif format is Format.toml:
+            print(_toml(loaded, found[0], memory))
+        else:
+            _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
+
+
+def default_device(recipe: Recipe) -> str:
+    """Name the device whose facts a recipe is planned with."""
+    return "cpu" if recipe.launch.device == "cpu" else "ascend-910b2"
+
+
+def _require(devices: int, memory_gib: float) -> None:
+    problems = []
+    if not 1 <= devices <= _MOST_DEVICES:
+        problems.append(
+            Problem(
+                where="--devices",
+                message=f"is {devices}, not a number from 1 to {_MOST_DEVICES:,}",
+                fix="--devices 8",
+            )
+        )
+    if not 0 < memory_gib <= 1e6:
+        problems.append(
+            Problem(where="--memory-gib", message=f"is {memory_gib:g}, not a number above 0", fix="--memory-gib 64")
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def _search(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, top: int) -> tuple[Plan, ...]:
+    """Give the plans; InputError where there are none, with what would fit."""
+    from qvl_core.planner.memory import GIB
+    from qvl_core.planner.search import choices, search
+
+    if not any(True for _ in choices(job, devices)):
+        raise InputError(_impossible(job, recipe, devices))
+    found = search(job, devices, usable_gib * GIB, top=top)
+    if not found:
+        raise InputError(_too_small(job, recipe, devices, memory_gib, usable_gib))
+    return found
+
+
+def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
+    """Say that no tp, pp and dp make up so many devices with this batch and model."""
+    from qvl_core.layout_rules import legal_tensor_degrees
+    from qvl_core.planner.search import choices
+
+    near = sorted(range(1, 2 * devices + 65), key=lambda count: abs(count - devices))
+    fitting = next((count for count in near if any(True for _ in choices(job, count))), 1)
+    degrees = ", ".join(map(str, legal_tensor_degrees(job.spec)))
+    batch = f", and a dp that divides train.global_batch = {job.global_batch}" if job.task == "train" else ""
+    return Problem(
+        where=recipe.path,
+        key="--devices",
+        message=f"is {devices}, which no layout of {job.spec.name} makes up: tp is one of {degrees}, pp at most "
+        f"{job.spec.vision.depth + job.spec.text.num_layers}{batch}",
+        fix=f"--devices {fitting}",
+    )
+
+
+def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float) -> Problem:
+    """Say what the smallest memory, and the fewest devices, are that would do."""
+    from math import ceil
+
+    from qvl_core.planner.plan import gib
+    from qvl_core.planner.report import recompute_text, stages_text
+    from qvl_core.planner.search import shortfall
+
+    short = shortfall(job, devices, usable_gib * 1024**3)
+    count = "1 device" if devices == 1 else f"{devices} devices"
+    lines = [f"nothing fits: {count} of {memory_gib:g} GiB, {usable_gib:.4g} of them to be used"]
+    fixes = []
+    if short.least is not None:
+        layout, need = short.least.layout, gib(short.least.memory)
+        lines.append(
+            f"the least that any layout takes is {need:.1f} GiB: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, "
+            f"vision {stages_text(layout.vision_stages)}, text {stages_text(layout.text_stages)}, "
+            f"recompute {recompute_text(short.least)}"
+        )
+        fixes.append(f"--memory-gib {ceil(10 * need * memory_gib / usable_gib + 0.1) / 10:g}")
+    if short.fewest is not None:
+        layout = short.fewest.layout
+        lines.append(
+            f"with this memory {layout.world_size} devices would do: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, "
+            f"{gib(short.fewest.memory):.1f} GiB"
+        )
+        fixes.append(f"--devices {layout.world_size}")
+    elif short.least is not None:
+        lines.append("no number of devices would do with this memory")
+    return Problem(
+        where=recipe.path,
+        key="--memory-gib",
+        message="\n".join(lines),
+        fix="\nor ".join(fixes) or "lower data.sequence_length, or train adapters: [train.lora]",
+    )
+
+
+def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
+    from qvl_core.planner.report import as_toml
+
+    launch = recipe.launch
+    per_node = launch.devices_per_node or plan.job.device.devices_per_node
+    micro_batch = recipe.train.micro_batch if recipe.train is not None else plan.micro_batch
+    return as_toml(plan, memory_gib, micro_batch=micro_batch, nodes=launch.nodes, per_node=per_node)
+
+
+def _print(
+    job: Job,
+    recipe: Recipe,
+    devices: int,
+    memory_gib: float,
+    headroom: float,
+    plans: tuple[Plan, ...],
+    *,
+    with_assumptions: bool,
+) -> None:
+    from qvl_core.cli import terminal
+    from qvl_core.planner.report import plans_row, reasons
+
+    target = terminal.console()
+    place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
+    target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
+    target.print(f"lengths: {job.workload.source}")
+    kept = f"plans leave {headroom:g} % of the memory free"
+    target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
+    terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
+    head = ("#", "tp", "pp", "dp", "vision", "text", "recompute", "micro batch", "GiB", "s/step", "samples/s", "bubble")
+    rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
+    right = ("#", "tp", "pp", "dp", "micro batch", "GiB", "s/step", "samples/s", "bubble")
+    terminal.print_table(target, head, rows, right=right)
+    target.print()
+    for number, plan in enumerate(plans, 1):
+        first, *rest = reasons(plan, memory_gib, plans[0])
+        target.print(f"{number}. {first}")
+        for line in rest:
+            target.print(f"   {line}")
+    print_stages(target, plans[0], "The first plan, stage by stage")
+    terminal.print_heading(target, "To paste into the recipe")
+    target.print(_toml(recipe, plans[0], memory_gib))
+    if with_assumptions:
+        print_assumptions(target, job)
+
+
+def print_stages(target: Console, plan: Plan, title: str) -> None:
+    """Print memory and time of every stage of a plan; `qvl show` prints the same."""
+    from qvl_core.cli import terminal
+    from qvl_core.planner.report import memory_rows, time_rows
+
+    terminal.print_heading(target, f"{title}: GiB on each rank")
+    head, rows = memory_rows(plan)
+    terminal.print_table(target, head, rows, right=head)
+    unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
+    target.print()
+    target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
+    head, rows = time_rows(plan)
+    terminal.print_table(target, head, rows, right=head)
+
+
+def print_assumptions(target: Console, job: Job) -> None:
+    """Print what plans rest on."""
+    from qvl_core.cli import terminal
+    from qvl_core.planner.assumptions import assumptions
+
+    terminal.print_heading(target, "Assumptions")
+    rows = [(one.about, one.name, one.value, one.source, one.band) for one in assumptions(job)]
+    terminal.print_table(target, ("about", "what", "value", "source", "error band"), rows)

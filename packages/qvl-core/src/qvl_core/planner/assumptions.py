@@ -1,0 +1,151 @@
+"""What a plan rests on: every number that is not exact, with its value, where it comes from, and how far it may be off.
+
+A band is a range of the true value, relative to ours, as far as it is known: `measured` bands are those of
+docs/plan.md's comparison, `assumed` ones are judgements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qvl_core.planner import timing
+from qvl_core.planner.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumption:
+    """One number or rule: `about` memory, time, or both."""
+
+    about: str
+    name: str
+    value: str
+    source: str
+    band: str
+
+
+def assumptions(job: Job) -> tuple[Assumption, ...]:
+    """List them for a job; the device's own facts come last."""
+    return (*_memory(job), *_time(job), *_device(job))
+
+
+def _memory(job: Job) -> tuple[Assumption, ...]:
+    load = job.workload
+    kernels = "the Ascend kernels'" if job.kernels == "fused" else "the plain kernels' of the CPU"
+    rows = [
+        Assumption(
+            about="memory",
+            name="weights, gradients, optimizer",
+            value=_state_text(job),
+            source="the parameter table; the tests compare it with instantiated models",
+            band="exact; filling of joined small tensors (under 64 KiB) is left out",
+        ),
+        Assumption(
+            about="both",
+            name="lengths of samples",
+            value=f"{load.tokens:,.0f} tokens on average, {load.longest:,} at most, each of the longest with a label",
+            source=load.source,
+            band="exact for the data measured" if load.measured else "assumed; memory is that of the worst sample",
+        ),
+        Assumption(
+            about="memory",
+            name="activations",
+            value=f"what {kernels} operations keep for their backward",
+            source="counted from qvl_core/kernels; compared with measured memory on CPU (docs/plan.md)",
+            band="not measured on a device; assumed -20 to +30 %"
+            if job.kernels == "fused"
+            else "-12 to +14 % of measured memory, seven cases (docs/plan.md)",
+        ),
+        Assumption(
+            about="memory",
+            name="room for a backward",
+            value="one layer's activations once more, the logits three times in fp32",
+            source="the order of the engine's work (qvl_core.parallel.pipeline)",
+            band="assumed -30 to +30 %",
+        ),
+        Assumption(
+            about="memory",
+            name="gradients of a micro batch",
+            value="all of them at the end of its backward, in the model's dtype, in the place of its activations"
+            if job.engine.whole_gradients
+            else "one at a time",
+            source="qvl_core.parallel.pipeline takes them with one value_and_grad; measured on CPU (docs/plan.md)",
+            band="if a device lets go later: what the trained weights take, on top",
+        ),
+    ]
+    if job.device.buffer_mib:
+        rows.append(
+            Assumption(
+                about="memory",
+                name="communicators",
+                value=f"world, tp, pp, dp where larger than 1: 2 x {job.device.buffer_mib:g} MiB each",
+                source="HCCL documentation of HCCL_BUFFSIZE",
+                band="assumed -50 to +0 %",
+            )
+        )
+    return tuple(rows)
+
+
+def _state_text(job: Job) -> str:
+    if job.task != "train":
+        return f"weights in {job.dtype}"
+    if job.lora is not None:
+        return f"{job.dtype} weights, fp32 adapters, fp32 gradient sums and two moments of the adapters"
+    return f"{job.dtype} weights, fp32 gradient sums, two fp32 moments, fp32 master weights where not the weights"
+
+
+def _time(job: Job) -> tuple[Assumption, ...]:
+    return (
+        Assumption(
+            about="time",
+            name="speed of multiplications",
+            value=f"{timing.MATMUL_SHARE:.0%} of the device's peak",
+            source="peers report 25 to 55 % of the peak for whole steps (lmms-engine on A800, Megatron); "
+            "never measured with qvl on a device",
+            band="assumed -40 to +60 % of the time",
+        ),
+        Assumption(
+            about="time",
+            name="starting operations",
+            value=f"{timing.OPERATIONS_OF_A_LAYER} a layer forward, {timing.SECONDS_OF_AN_OPERATION * 1e6:.0f} us each",
+            source="fitted, with half of the peak, to the reference's published speed on 910B: 3B, 7B (two versions) "
+            "and 32B, all four within 15 % (docs/plan.md); a PyTorch engine, not ours",
+            band="assumed -50 to +100 % for qvl",
+        ),
+        Assumption(
+            about="time",
+            name="overlap",
+            value="none: communication is waited for",
+            source="the engine has none (qvl_core.parallel)",
+            band="at most that",
+        ),
+        Assumption(
+            about="time",
+            name="collectives",
+            value="rings: 2 (n - 1) / n of the bytes over one link, and a start for every step of the ring",
+            source="Thakur et al. 2005; HCCL chooses among several algorithms",
+            band="assumed -50 to +100 %",
+        ),
+        Assumption(
+            about="time",
+            name="order of the pipeline",
+            value="1F1B with equal micro batches: all stages once, then the slowest stage for each further one",
+            source="equals qvl_core.parallel.clock for balanced stages",
+            band="against that clock, 1,500 drawn splits: 0 to 7 % too long for most, at worst 23 %; 7 % too short",
+        ),
+        Assumption(
+            about="time",
+            name="what is left out",
+            value="waiting for data, checkpoints, validation, slow machines",
+            source="not part of a step's work",
+            band="real steps take longer",
+        ),
+    )
+
+
+def _device(job: Job) -> tuple[Assumption, ...]:
+    device = job.device
+    return tuple(
+        Assumption(about="device", name=name, value=f"{getattr(device, name):g}", source=source, band="--device-file")
+        for name, source in sorted(device.sources.items())
+        if hasattr(device, name)
+    )

@@ -1,0 +1,172 @@
+"""Plans as text, JSON and TOML: what `qvl plan` prints. Pure: gives lines and values, prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from qvl_core.planner.assumptions import assumptions
+from qvl_core.planner.job import Job
+from qvl_core.planner.plan import Plan, gib, plan_values
+
+SCHEMA = 1
+# Columns of the memory table: heading, and the fields of MemoryParts that add up to it.
+MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("weights", ("weights",)),
+    ("gradients", ("gradients", "new_gradients")),
+    ("optimizer", ("master", "moments")),
+    ("vision", ("vision", "merger")),
+    ("text", ("text",)),
+    ("logits", ("logits",)),
+    ("in flight", ("in_flight",)),
+    ("KV cache", ("kv_cache",)),
+    ("communication", ("communication",)),
+    ("base", ("base",)),
+)
+
+
+def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
+    """Give a plan as a row of the table of plans."""
+    layout = plan.layout
+    return (
+        str(number),
+        str(layout.tp),
+        str(layout.pp),
+        str(layout.dp),
+        stages_text(layout.vision_stages),
+        stages_text(layout.text_stages),
+        recompute_text(plan),
+        str(plan.micro_batch),
+        f"{gib(plan.memory):.1f}",
+        f"{plan.step_s:.3g}",
+        f"{plan.samples_per_s:.3g}",
+        f"{plan.bubble:.1%}",
+    )
+
+
+def memory_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Give heading and rows of memory by stage, GiB; columns that are zero everywhere are left out."""
+    columns = [
+        (name, parts)
+        for name, parts in MEMORY_COLUMNS
+        if any(getattr(stage.memory, part) for stage in plan.stages for part in parts)
+    ]
+    rows = [
+        (
+            str(stage.stage),
+            str(stage.vision),
+            str(stage.text),
+            *(f"{gib(sum(getattr(stage.memory, part) for part in parts)):.2f}" for _, parts in columns),
+            f"{gib(stage.memory.total):.2f}",
+        )
+        for stage in plan.stages
+    ]
+    return ("stage", "vision", "text", *(name for name, _ in columns), "all"), rows
+
+
+def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Give heading and rows of time by stage, milliseconds."""
+    rows: list[tuple[str, ...]] = [
+        (
+            str(stage.stage),
+            f"{stage.forward.total * 1e3:.1f}",
+            f"{stage.backward.total * 1e3:.1f}",
+            f"{(stage.forward.compute + stage.backward.compute) * 1e3:.1f}",
+            f"{(stage.forward.starting + stage.backward.starting) * 1e3:.1f}",
+            f"{(stage.forward.communication + stage.backward.communication) * 1e3:.1f}",
+            f"{stage.replicas_s * 1e3:.1f}",
+            f"{stage.update_s * 1e3:.1f}",
+        )
+        for stage in plan.stages
+    ]
+    second = "backward" if plan.job.task == "train" else "answer"
+    return ("stage", "forward", second, "compute", "starting", "communication", "replicas", "optimizer"), rows
+
+
+def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]:
+    """Say why a plan is where it is: what its time goes to, how full it is, and what it loses to the best one."""
+    shares = sorted(plan.shares.items(), key=lambda pair: -pair[1])
+    full = gib(plan.memory)
+    spent = ", ".join(f"{share:.0%} {name}" for name, share in shares if share >= 0.005)
+    lines = [
+        f"time of stage {plan.slowest}, the slowest: {spent}",
+        f"fullest is stage {plan.fullest}: {full:.1f} GiB, {full / limit_gib:.0%} of {limit_gib:g}",
+    ]
+    if best is not None and best is not plan:
+        slower = best.samples_per_s / plan.samples_per_s - 1
+        mine, theirs = _seconds(plan), _seconds(best)
+        loss = max(mine, key=lambda name: mine[name] - theirs[name])
+        lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
+    return lines
+
+
+def _seconds(plan: Plan) -> dict[str, float]:
+    """Give seconds a sample by what they go to, so that plans of different batches compare."""
+    return {name: share / plan.samples_per_s for name, share in plan.shares.items()}
+
+
+def as_values(job: Job, devices: int, memory_gib: float, usable_gib: float, plans: Sequence[Plan]) -> dict[str, Any]:
+    """Give everything as values that JSON has."""
+    return {
+        "schema": SCHEMA,
+        "model": job.spec.name,
+        "task": job.task,
+        "devices": devices,
+        "device": job.device.name,
+        "memory_gib": memory_gib,
+        "usable_gib": round(usable_gib, 3),
+        "global_batch": job.global_batch,
+        "data": {**asdict(job.workload)},
+        "plans": [{**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans],
+        "assumptions": [asdict(one) for one in assumptions(job)],
+    }
+
+
+def as_toml(plan: Plan, memory_gib: float, *, micro_batch: int, nodes: int, per_node: int) -> str:
+    """Give the `[layout]` of a plan, with what else the recipe has to state in comments."""
+    layout = plan.layout
+    recompute = plan.recompute_value()
+    devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
+    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
+    lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
+    settings = []
+    if plan.micro_batch != micro_batch:
+        settings.append(f"train.micro_batch={plan.micro_batch}")
+    machines = -(-layout.world_size // per_node)
+    # As many processes on each machine.
+    while layout.world_size % machines:
+        machines += 1
+    here = layout.world_size // machines
+    if (machines, here) != (nodes, per_node):
+        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={here}"]
+    if settings:
+        lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))
+    lines += [
+        "[layout]",
+        f"tp = {layout.tp}",
+        f"pp = {layout.pp}",
+        f"dp = {layout.dp}",
+        f"vision_stages = {list(layout.vision_stages)}",
+        f"text_stages = {list(layout.text_stages)}",
+        f"zero1 = {str(plan.zero1).lower()}",
+        "recompute = " + (f'"{recompute}"' if isinstance(recompute, str) else str(recompute).replace("'", '"')),
+    ]
+    return "\n".join(lines)
+
+
+def stages_text(stages: Sequence[int]) -> str:
+    """Give stage lists with repetitions counted: (32, 0, 0, 0) -> `32 3x0`."""
+    runs: list[list[int]] = []
+    for count in stages:
+        if runs and runs[-1][1] == count:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, count])
+    return " ".join(str(count) if times == 1 else f"{times}x{count}" for times, count in runs)
+
+
+def recompute_text(plan: Plan) -> str:
+    """Give what is recomputed in a word or two."""
+    value = plan.recompute_value()
+    return value if isinstance(value, str) else " ".join(value)

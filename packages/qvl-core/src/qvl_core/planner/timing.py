@@ -1,0 +1,259 @@
+"""Seconds of a step: compute and communication of every stage for a mean micro batch, the pipeline, the replicas.
+
+Multiplications are counted by `qvl_core.multiplications`, as everywhere in qvl. A part takes the longer of its
+multiplications at a share of the peak and of reading its weights, and what starting its operations takes. Nothing is
+overlapped: our engine computes, then communicates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qvl_core import multiplications as work
+from qvl_core.params import Component
+from qvl_core.planner.job import Job
+from qvl_core.planner.memory import Held, StageShape
+from qvl_core.stage_table import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from qvl_core.planner.devices import DeviceFacts
+
+# See `assumptions`, where each has its source and its band.
+MATMUL_SHARE = 0.5
+OPERATIONS_OF_A_LAYER = 75
+SECONDS_OF_AN_OPERATION = 26e-6
+# Of patch embedding or head.
+OPERATIONS_OF_A_PART = 9
+# fp32 gradient, both moments and the master weights are read, all but the gradient written, and the weight in bf16.
+_UPDATE_BYTES = 30
+# A gradient is read and its fp32 sum read and written.
+_ACCUMULATE_BYTES = 10
+TERA, GIGA = 1e12, 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """What a piece of work takes: computing, starting its operations on the host, and communication."""
+
+    compute: float = 0.0
+    starting: float = 0.0
+    communication: float = 0.0
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(
+            compute=self.compute + other.compute,
+            starting=self.starting + other.starting,
+            communication=self.communication + other.communication,
+        )
+
+    def times(self, factor: float) -> Seconds:
+        """Give so many times as much."""
+        return Seconds(
+            compute=self.compute * factor,
+            starting=self.starting * factor,
+            communication=self.communication * factor,
+        )
+
+    @property
+    def total(self) -> float:
+        """Give the sum: nothing is overlapped."""
+        return self.compute + self.starting + self.communication
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """A part: multiplications with weights and without, the weights' bytes, and sums over the tensor group."""
+
+    component: Component
+    linear: float
+    attention: float
+    weights: float
+    sums: int
+    sum_bytes: float
+    is_layer: bool = True
+
+
+class PartTimes:
+    """Seconds of the parts of a job's model for one tp and micro batch, to be put into stages."""
+
+    def __init__(self, job: Job, *, tp: int, dp: int, samples: int, recompute: frozenset[Component]) -> None:
+        self._job, self._tp, self._dp, self._recompute = job, tp, dp, recompute
+        self._element = DTYPE_BYTES[job.dtype]
+        self._kept_features = not job.is_reached("merger")
+        load, spec = job.workload, job.spec
+        vision, text = spec.vision, spec.text
+        self._tokens = samples * load.tokens
+        patches = samples * load.media_tokens * vision.merge_unit
+        frame = max(1, round(load.media_tokens * vision.merge_unit))
+        attention = [samples * work.vision_attention(vision, layer, frame) for layer in range(vision.depth)]
+        mean_attention = sum(attention) / max(1, len(attention))
+        text_sum = self._tokens * text.hidden_size * self._element
+        vision_sum = patches * vision.hidden_size * self._element
+        self._patches_bytes = vision_sum
+        units = patches / vision.merge_unit
+        self._text = self._of(
+            _Cost(
+                component="text",
+                linear=self._tokens * work.text_layer(text),
+                attention=samples * work.text_attention(text, max(1, round(load.tokens))),
+                weights=work.text_layer(text),
+                sums=2,
+                sum_bytes=text_sum,
+            )
+        )
+        self._vision = self._of(
+            _Cost(
+                component="vision",
+                linear=patches * work.vision_layer(vision),
+                attention=mean_attention,
+                weights=work.vision_layer(vision),
+                sums=2,
+                sum_bytes=vision_sum,
+            )
+        )
+        self._merger = self._of(
+            _Cost(
+                component="merger",
+                linear=units * work.merger(vision),
+                attention=0.0,
+                weights=work.merger(vision),
+                sums=1,
+                sum_bytes=units * text.hidden_size * self._element,
+            )
+        )
+        self._patch = self._of(
+            _Cost(
+                component="vision",
+                linear=patches * work.patch_embedding(vision),
+                attention=0.0,
+                weights=work.patch_embedding(vision),
+                sums=0,
+                sum_bytes=0.0,
+                is_layer=False,
+            )
+        )
+        labels = samples * load.labels
+        self._head = self._of(
+            _Cost(
+                component="text",
+                linear=labels * work.output_head(text),
+                attention=0.0,
+                weights=work.output_head(text),
+                sums=1,
+                sum_bytes=labels * text.hidden_size * self._element,
+                is_layer=False,
+            )
+        )
+        self._lookup = self._all_reduce(text_sum)
+
+    def of_stage(self, shape: StageShape, held: Held, *, is_first: bool, is_last: bool) -> tuple[Seconds, Seconds]:
+        """Give forward and backward of a stage for one micro batch, with what it exchanges with its neighbours."""
+        forward, again, backward = Seconds(), Seconds(), Seconds()
+        parts = (
+            (shape.patch_embed and shape.vision > 0, self._patch),
+            (shape.vision, self._vision),
+            (shape.merger and shape.vision > 0, self._merger),
+            (shape.text, self._text),
+            (shape.head, self._head),
+        )
+        for count, (component, ahead, back) in parts:
+            if not count:
+                continue
+            forward = forward + ahead.times(count)
+            backward = backward + back.times(count)
+            if component == "text" or not self._kept_features:
+                again = again + ahead.times(count)
+        if shape.embeds:
+            forward = forward + Seconds(communication=self._lookup)
+        works_back = backward.total > 0 or held.trained > 0
+        if works_back and not is_last and self._job.engine.tape:
+            backward = backward + again
+        if held.trained and self._job.task == "train":
+            accumulated = held.trained * _ACCUMULATE_BYTES / (self._job.device.memory_gb_per_s * GIGA)
+            backward = backward + Seconds(compute=accumulated)
+        if not is_first:
+            forward = forward + Seconds(communication=self.hand_over)
+        if not is_last and works_back:
+            backward = backward + Seconds(communication=self.hand_over)
+        return forward, backward
+
+    @property
+    def text_layer(self) -> tuple[Seconds, Seconds]:
+        """Give forward and backward of one text layer, nothing run again for the tape."""
+        return self._text[1], self._text[2]
+
+    @property
+    def hand_over(self) -> float:
+        """Give the time of handing the tokens of a micro batch to the next stage."""
+        device = self._job.device
+        near = self._tp * self._dp < device.devices_per_node
+        return (
+            _link(device, near)[1]
+            + self._tokens * self._job.spec.text.hidden_size * self._element / _link(device, near)[0]
+        )
+
+    def _of(self, cost: _Cost) -> tuple[Component, Seconds, Seconds]:
+        """Give a part's forward and backward."""
+        job = self._job
+        forward = self._forward(cost, 1.0)
+        trains = cost.component not in job.frozen
+        backward = Seconds()
+        if job.task == "train" and job.is_reached(cost.component):
+            backward = self._forward(cost, 1.0 + trains, attention=2.0)
+            if cost.is_layer and cost.component in self._recompute:
+                backward = backward + forward
+        return cost.component, forward, backward
+
+    def _forward(self, cost: _Cost, linear: float, attention: float = 1.0) -> Seconds:
+        device = self._job.device
+        multiplications = (cost.linear * linear + cost.attention * attention) / self._tp
+        arithmetic = 2 * multiplications / (device.peak_tflops * TERA * MATMUL_SHARE)
+        reading = linear * cost.weights / self._tp * self._element / (device.memory_gb_per_s * GIGA)
+        starting = linear * SECONDS_OF_AN_OPERATION * (OPERATIONS_OF_A_LAYER if cost.is_layer else OPERATIONS_OF_A_PART)
+        return Seconds(
+            compute=max(arithmetic, reading),
+            starting=starting,
+            communication=cost.sums * self._all_reduce(cost.sum_bytes),
+        )
+
+    def _all_reduce(self, size: float) -> float:
+        near = self._tp <= self._job.device.devices_per_node
+        return all_reduce(size, self._tp, self._job.device, near=near)
+
+
+def all_reduce(size: float, ranks: int, device: DeviceFacts, *, near: bool) -> float:
+    """Give the seconds of a ring all-reduce of so many bytes on each rank; 0 for one rank."""
+    return 2 * gather(size, ranks, device, near=near)
+
+
+def gather(size: float, ranks: int, device: DeviceFacts, *, near: bool) -> float:
+    """Give the seconds of a ring all-gather, or reduce-scatter, whose whole result has so many bytes."""
+    if ranks == 1 or size <= 0:
+        return 0.0
+    rate, latency = _link(device, near)
+    return (ranks - 1) / ranks * size / rate + (ranks - 1) * latency
+
+
+def replica_seconds(job: Job, held: Held, *, tp: int, dp: int, zero1: bool) -> float:
+    """Give what summing gradients over the replicas, and handing the new weights back, takes a stage."""
+    element = 4 if job.lora is not None else DTYPE_BYTES[job.dtype]
+    near = tp * dp <= job.device.devices_per_node
+    if zero1:
+        return gather(held.trained * 4, dp, job.device, near=near) + gather(
+            held.trained * element, dp, job.device, near=near
+        )
+    return all_reduce(held.trained * 4, dp, job.device, near=near)
+
+
+def update_seconds(job: Job, held: Held, *, zero1: bool) -> float:
+    """Give what the optimizer takes a stage: it reads and writes memory."""
+    own = held.sliced if zero1 else held.trained
+    return own * _UPDATE_BYTES / (job.device.memory_gb_per_s * GIGA)
+
+
+def _link(device: DeviceFacts, near: bool) -> tuple[float, float]:
+    """Give bytes a second and seconds of latency."""
+    if near:
+        return device.near_gb_per_s * GIGA, device.near_latency_us * 1e-6
+    return device.far_gb_per_s * GIGA, device.far_latency_us * 1e-6

@@ -1,0 +1,254 @@
+"""The search: plans are legal and fit, more memory never hurts, and trying everything finds nothing better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qvl_core.layout import Layout
+from qvl_core.layout_rules import check_layout
+from qvl_core.lora_table import Lora
+from qvl_core.parallel.clock import StageTimes, simulate
+from qvl_core.planner.devices import device_facts
+from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
+from qvl_core.planner.memory import GIB
+from qvl_core.planner.plan import Plan, make_plan
+from qvl_core.planner.search import choices, search, shortfall
+from qvl_core.planner.workload import assumed_workload
+from qvl_core.specs.load import load_spec
+from qvl_core.specs.model_spec import ModelSpec
+
+TINY = load_spec("qwen2.5-vl-tiny")
+SEVEN = load_spec("qwen2.5-vl-7b")
+LORA = Lora(rank=8, alpha=16, dropout=0.0, components=("text",), targets=("q_proj", "v_proj"))
+FREEZES = ((), ("vision", "merger"), ("vision",), ("text",))
+
+
+def job_of(spec: ModelSpec, **changes: object) -> Job:
+    values: dict[str, object] = {
+        "global_batch": 24,
+        "workload": assumed_workload(256),
+        "device": device_facts("ascend-910b2"),
+        **changes,
+    }
+    return Job(spec=spec, **values)  # type: ignore[arg-type]
+
+
+@cache
+def found(job: Job, devices: int, memory: float, top: int = 5) -> tuple[Plan, ...]:
+    return search(job, devices, memory, top=top)
+
+
+def lists(pp: int, depth: int) -> Iterator[tuple[int, ...]]:
+    return (stages for stages in product(range(depth + 1), repeat=pp) if sum(stages) == depth)
+
+
+def everything(job: Job, devices: int) -> Iterator[Plan]:
+    """Give every legal plan there is, of the micro batches and recomputations that the search knows."""
+    for choice in choices(job, devices):
+        for vision, text in product(
+            lists(choice.pp, job.spec.vision.depth), lists(choice.pp, job.spec.text.num_layers)
+        ):
+            layout = Layout(tp=choice.tp, pp=choice.pp, dp=choice.dp, vision_stages=vision, text_stages=text)
+            if not check_layout(job.spec, layout):
+                yield make_plan(
+                    job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1
+                )
+
+
+@pytest.mark.parametrize(
+    ("devices", "freeze"), [*((devices, freeze) for devices in (1, 2, 3) for freeze in FREEZES), (4, FREEZES[1])]
+)
+def test_no_plan_is_better_than_the_best(freeze: tuple[str, ...], devices: int) -> None:
+    job = job_of(TINY, freeze=freeze)
+    plans = list(everything(job, devices))
+    sizes = sorted({plan.memory for plan in plans})
+    for memory in (*sizes[:: max(1, len(sizes) // 5)], sizes[-1]):
+        best = min(plan.step_s for plan in plans if plan.fits(memory))
+        offered = found(job, devices, memory)
+        assert offered[0].step_s <= best * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    depth=st.integers(1, 5),
+    layers=st.integers(1, 5),
+    vocabulary=st.sampled_from([16, 20_000]),
+    length=st.sampled_from([64, 4096]),
+    media=st.sampled_from([0.0, 0.3]),
+    link=st.sampled_from([0.1, 300.0]),
+    peak=st.sampled_from([0.01, 350.0]),
+    batch=st.sampled_from([1, 2, 6]),
+    freeze=st.sampled_from(FREEZES),
+    engine=st.sampled_from([QVL, MEGATRON]),
+    devices=st.sampled_from([2, 3]),
+    share=st.floats(0, 1),
+)
+def test_no_plan_is_better_than_the_best_whatever_is_slow(
+    depth: int,
+    layers: int,
+    vocabulary: int,
+    length: int,
+    media: float,
+    link: float,
+    peak: float,
+    batch: int,
+    freeze: tuple[str, ...],
+    engine: Engine,
+    devices: int,
+    share: float,
+) -> None:
+    spec = replace(
+        TINY,
+        vision=replace(TINY.vision, depth=depth, full_attention_blocks=()),
+        text=replace(TINY.text, num_layers=layers, vocab_size=vocabulary),
+    )
+    job = job_of(
+        spec,
+        workload=replace(assumed_workload(length), media_tokens=media * length),
+        device=replace(device_facts("ascend-910b2"), near_gb_per_s=link, peak_tflops=peak, base_gib=0.0),
+        global_batch=batch,
+        freeze=freeze,
+        engine=engine,
+    )
+    plans = list(everything(job, devices))
+    if not plans:
+        assert not search(job, devices, 1e18)
+        return
+    sizes = sorted(plan.memory for plan in plans)
+    memory = sizes[int(share * (len(sizes) - 1))]
+    best = min(plan.step_s for plan in plans if plan.fits(memory))
+    assert search(job, devices, memory, top=1)[0].step_s <= best * (1 + 1e-9)
+
+
+def test_where_the_search_finds_nothing_there_is_nothing() -> None:
+    job = job_of(TINY, global_batch=4)
+    plans = list(everything(job, 4))
+    least = min(plan.memory for plan in plans)
+    assert not found(job, 4, least * 0.999)
+    assert found(job, 4, least * 1.001)
+    short = shortfall(job, 4, least * 0.9).least
+    assert short is not None
+    assert short.memory <= least * 1.001
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    spec=st.sampled_from([TINY, SEVEN, load_spec("qwen2.5-vl-3b"), load_spec("qwen2.5-vl-32b")]),
+    freeze=st.sampled_from(FREEZES),
+    devices=st.sampled_from([1, 2, 6, 8, 12, 16, 64]),
+    memory=st.floats(1.0, 80.0),
+    more=st.floats(1.0, 3.0),
+    batch=st.sampled_from([8, 24, 96]),
+    length=st.sampled_from([64, 1024, 8192]),
+    has_adapters=st.booleans(),
+)
+def test_plans_are_legal_and_fit_and_more_memory_is_never_worse(
+    spec: ModelSpec,
+    freeze: tuple[str, ...],
+    devices: int,
+    memory: float,
+    more: float,
+    batch: int,
+    length: int,
+    has_adapters: bool,
+) -> None:
+    job = job_of(
+        spec,
+        freeze=freeze,
+        global_batch=batch,
+        workload=assumed_workload(length),
+        lora=LORA if has_adapters else None,
+    )
+    plans = search(job, devices, memory * GIB, top=3)
+    for plan in plans:
+        assert not check_layout(spec, plan.layout)
+        assert plan.layout.world_size == devices
+        assert plan.fits(memory * GIB)
+        assert batch % (plan.micro_batch * plan.layout.dp) == 0
+        assert sum(plan.shares.values()) == pytest.approx(1)
+        assert 0 <= plan.bubble < 1
+    assert [plan.step_s for plan in plans] == sorted(plan.step_s for plan in plans)
+    larger = search(job, devices, memory * more * GIB, top=1)
+    if plans:
+        assert larger[0].step_s <= plans[0].step_s * (1 + 1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(devices=st.sampled_from([1, 2, 4, 8]), memory=st.floats(2.0, 64.0), batch=st.integers(1, 8))
+def test_plans_for_answers_keep_vision_on_the_first_stage(devices: int, memory: float, batch: int) -> None:
+    job = job_of(SEVEN, task="generate", batch=batch, new_tokens=100)
+    for plan in search(job, devices, memory * GIB):
+        assert not check_layout(SEVEN, plan.layout, inference=True)
+        assert plan.fits(memory * GIB)
+        assert all(stage.memory.gradients == 0 for stage in plan.stages)
+        assert sum(stage.memory.kv_cache for stage in plan.stages) > 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    pp=st.integers(1, 6),
+    batch=st.integers(1, 40),
+    freeze=st.sampled_from(FREEZES[:3]),
+    data=st.data(),
+)
+def test_the_account_of_the_pipeline_is_near_the_simulated_clock(
+    pp: int, batch: int, freeze: tuple[str, ...], data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(1, 27), min_size=pp - 1, max_size=pp - 1, unique=True)))
+    text = tuple(b - a for a, b in zip([0, *cuts], [*cuts, 28], strict=True))
+    layout = Layout(pp=pp, vision_stages=(32, *[0] * (pp - 1)), text_stages=text)
+    plan = make_plan(job_of(SEVEN, freeze=freeze, global_batch=batch), layout)
+    times = [
+        StageTimes(
+            forward=(stage.forward.total,) * batch,
+            backward=(stage.backward.total,) * batch if stage.backward.total else (),
+        )
+        for stage in plan.stages
+    ]
+    account = plan.fill_s + (batch - 1) * plan.stages[plan.slowest].micro_batch_s
+    # Any split, however lopsided; balanced ones agree (below).
+    assert 0.7 * account <= simulate(times).makespan <= 1.15 * account
+    assert plan.step_s >= account * (1 - 1e-9)
+
+
+def test_balanced_stages_have_the_known_bubble() -> None:
+    vision = replace(SEVEN.vision, depth=1, full_attention_blocks=())
+    spec = replace(SEVEN, vision=vision, text=replace(SEVEN.text, vocab_size=16))
+    load = replace(assumed_workload(4096), media_tokens=0.0, labels=0.0)
+    job = job_of(spec, freeze=("vision", "merger"), global_batch=12, workload=load)
+    plan = make_plan(job, Layout(pp=4, vision_stages=(1, 0, 0, 0), text_stages=(7, 7, 7, 7)))
+    # (p - 1) / (m + p - 1), and a little for what the last stage does not run again.
+    assert 3 / 15 <= plan.bubble == pytest.approx(3 / 15, abs=0.06)
+
+
+def test_a_sharper_device_is_faster_and_a_slower_link_is_slower() -> None:
+    job = job_of(SEVEN, freeze=("vision", "merger"))
+    layout = Layout(tp=2, pp=2, dp=2, vision_stages=(32, 0), text_stages=(12, 16))
+    plain = make_plan(job, layout, zero1=True)
+    sharper = replace(job, device=replace(job.device, peak_tflops=1000.0))
+    slower = replace(job, device=replace(job.device, near_gb_per_s=5.0))
+    assert make_plan(sharper, layout, zero1=True).step_s < plain.step_s < make_plan(slower, layout, zero1=True).step_s
+
+
+def test_recomputation_saves_memory_and_costs_time() -> None:
+    job = job_of(SEVEN, workload=assumed_workload(8192))
+    layout = Layout.single(SEVEN)
+    plain = make_plan(job, layout)
+    recomputed = make_plan(job, layout, recompute=frozenset({"text"}))
+    assert recomputed.memory < plain.memory
+    assert recomputed.step_s > plain.step_s
+    assert recomputed.recompute_value() == ["text"]
+
+
+def test_zero1_cuts_the_optimizer_and_nothing_else() -> None:
+    job = job_of(SEVEN)
+    layout = Layout(dp=4, vision_stages=(32,), text_stages=(28,))
+    whole, sliced = make_plan(job, layout), make_plan(job, layout, zero1=True)
+    assert sliced.stages[0].memory.moments == pytest.approx(whole.stages[0].memory.moments / 4, rel=1e-6)
+    assert sliced.stages[0].memory.weights == whole.stages[0].memory.weights
