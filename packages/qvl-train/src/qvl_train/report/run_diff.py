@@ -1,0 +1,258 @@
+"""What differs between two runs: recipe, data, weights, versions, environment, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qvl_train.report.meanings import Effect, Meaning, recipe_meaning, version_meaning
+from qvl_train.report.metrics_file import MetricsFile
+from qvl_train.report.run_history import RunFacts
+
+GROUPS = ("recipe", "data", "weights", "versions", "environment")
+ABSENT = "–"
+_DATA, _WEIGHTS, _ENVIRONMENT = ("data",), ("weights",), ("env", "launch")
+_MACHINE = ("python", "platform")
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One thing that is not the same; `ours` and `theirs` as text, `ABSENT` where a side does not have it."""
+
+    group: str
+    key: str
+    ours: str
+    theirs: str
+    meaning: Meaning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A number that both runs, or one of them, came to."""
+
+    name: str
+    ours: float | None
+    theirs: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long two runs had the same losses: to the bit through `same_until`, then other ones at `step`.
+
+    `step` is 0 where no loss differs, `common` counts the steps that both have.
+    """
+
+    common: int
+    same_until: int
+    step: int = 0
+    ours: float = 0.0
+    theirs: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDiff:
+    """Two runs compared. `notices` say what could not be."""
+
+    differences: tuple[Difference, ...]
+    outcomes: tuple[Outcome, ...]
+    course: Course | None
+    notices: tuple[str, ...]
+
+    def of(self, group: str) -> list[Difference]:
+        """Give the differences of a group, the gravest first."""
+        order = list(Effect)
+        return sorted((one for one in self.differences if one.group == group), key=lambda one: order.index(one.meaning.effect))
+
+    @property
+    def verdict(self) -> str:
+        """Say in a sentence whether the runs compute the same."""
+        grave = [one for one in self.differences if one.meaning.effect in (Effect.TENSORS, Effect.NUMBERS)]
+        doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
+        unsure = "; not everything could be compared" if self.notices else ""
+        if grave:
+            named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
+            return f"The runs compute different things, by {_counted(len(grave))}: {named}{unsure}."
+        if doubtful:
+            return f"The runs may come to different numbers, by {_counted(len(doubtful))}{unsure}."
+        if self.differences:
+            return f"Nothing differs that changes what is computed, beyond rounding{unsure}."
+        return f"Nothing differs that a run records{unsure}."
+
+
+def diff_runs(
+    ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile
+) -> RunDiff:
+    """Compare two runs by what their folders say."""
+    found = [*_recipe(ours, theirs), *_hashes(ours, theirs), *_versions(ours, theirs), *_history(ours, theirs)]
+    notices = [f"A: {text}" for text in ours.notices] + [f"B: {text}" for text in theirs.notices]
+    if ours.run_id and ours.run_id == theirs.run_id:
+        notices.append(f"Both folders are of the same run, {ours.run_id}.")
+    return RunDiff(
+        differences=tuple(found),
+        outcomes=tuple(_outcomes(our_metrics, their_metrics)),
+        course=_course(our_metrics, their_metrics),
+        notices=tuple(notices),
+    )
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the leaves of tables, and of lists of tables, with their dotted keys: `data.sources[0].path`."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for place, one in enumerate(value):
+                yield from flatten(one, f"{name}[{place}].")
+        else:
+            yield name, value
+
+
+def _recipe(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    if not (ours.recipe and theirs.recipe):
+        return
+    one, other = dict(flatten(ours.recipe)), dict(flatten(theirs.recipe))
+    for key in dict.fromkeys([*one, *other]):
+        # JSON tells 1 from 1.0 and from true, which are equal in Python.
+        if _text(one, key) == _text(other, key):
+            continue
+        table = key.split(".")[0]
+        group = next(
+            (name for name, tables in (("data", _DATA), ("weights", _WEIGHTS), ("environment", _ENVIRONMENT)) if table in tables),
+            "recipe",
+        )
+        yield Difference(
+            group=group, key=key, ours=_text(one, key), theirs=_text(other, key), meaning=recipe_meaning(key)
+        )
+
+
+def _hashes(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    for name in dict.fromkeys([*ours.hashes, *theirs.hashes]):
+        one, other = ours.hashes.get(name), theirs.hashes.get(name)
+        if one == other:
+            continue
+        group = name if name in GROUPS else "data"
+        yield Difference(
+            group=group, key=f"{name} hash", ours=_digest(one), theirs=_digest(other), meaning=_hash_meaning(name, one, other)
+        )
+
+
+def _hash_meaning(name: str, one: object, other: object) -> Meaning:
+    if one is None or other is None:
+        return Meaning(effect=Effect.UNKNOWN, text="only one of the runs has recorded it")
+    if name == "weights":
+        return Meaning(effect=Effect.NUMBERS, text="training starts from other weights, whatever their path is")
+    return Meaning(
+        effect=Effect.NUMBERS,
+        text="other records or media, or others of them are used: of files with the same path, their content has changed",
+    )
+
+
+def _versions(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    one, other = ours.known_versions, theirs.known_versions
+    for name in dict.fromkeys([*one, *other]):
+        if one.get(name) != other.get(name):
+            yield Difference(
+                group="environment" if name in _MACHINE else "versions",
+                key=name,
+                ours=str(one.get(name, ABSENT)),
+                theirs=str(other.get(name, ABSENT)),
+                meaning=version_meaning(name),
+            )
+
+
+def _history(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    one, other = _continued(ours), _continued(theirs)
+    if one != other:
+        meaning = Meaning(effect=Effect.PERHAPS, text="a run was continued with changed settings, data or versions")
+        yield Difference(group="recipe", key="continued", ours=one, theirs=other, meaning=meaning)
+
+
+def _continued(facts: RunFacts) -> str:
+    said = []
+    for entry in facts.history:
+        changed = [str(text) for text in entry.get("differences") or ()]
+        versions = entry.get("versions")
+        changed += [f"{name} {' -> '.join(map(str, pair))}" for name, pair in versions.items()] if isinstance(versions, dict) else []
+        said.append(f"after step {entry.get('after_step')}: {'; '.join(changed)}")
+    return " | ".join(said) or ABSENT
+
+
+def _outcomes(ours: MetricsFile, theirs: MetricsFile) -> Iterator[Outcome]:
+    rows = (
+        ("last loss", "loss", "last"),
+        ("last validation loss", "validation_loss", "last"),
+        ("lowest validation loss", "validation_loss", "min"),
+        ("last accuracy, %", "eval_accuracy_percent", "last"),
+        ("tokens/s, median", "tokens_per_s", "median"),
+        ("step, s, median", "step_time_s", "median"),
+        ("peak memory, GiB", "memory_peak_gib", "max"),
+        ("last step", "loss", "step"),
+    )
+    for name, key, how in rows:
+        one, other = _summary(ours, key, how), _summary(theirs, key, how)
+        if one is not None or other is not None:
+            yield Outcome(name=name, ours=one, theirs=other)
+
+
+def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:
+    steps, values = metrics.series(key)
+    if not len(values):
+        return None
+    if how in ("last", "step"):
+        return float(values[-1] if how == "last" else steps[-1])
+    return float({"min": np.min, "max": np.max, "median": np.median}[how](values))
+
+
+def _course(ours: MetricsFile, theirs: MetricsFile) -> Course | None:
+    our_steps, our_losses = ours.series("loss")
+    their_steps, their_losses = theirs.series("loss")
+    common, one, other = np.intersect1d(our_steps, their_steps, assume_unique=True, return_indices=True)
+    if not len(common):
+        return None
+    differs = np.flatnonzero(our_losses[one] != their_losses[other])
+    if not len(differs):
+        return Course(common=len(common), same_until=int(common[-1]))
+    at = int(differs[0])
+    return Course(
+        common=len(common),
+        same_until=int(common[at - 1]) if at else 0,
+        step=int(common[at]),
+        ours=float(our_losses[one[at]]),
+        theirs=float(their_losses[other[at]]),
+    )
+
+
+def course_text(course: Course) -> str:
+    """Say how long the losses were the same."""
+    if not course.step:
+        return f"Losses are equal to the bit in all {course.common:,} steps that both runs have."
+    spread = abs(course.ours - course.theirs) / max(abs(course.ours), abs(course.theirs), 1e-300)
+    began = f"equal to the bit until step {course.same_until:,}, then" if course.same_until else "different from the start:"
+    return (
+        f"Losses are {began} {course.ours!r} against {course.theirs!r} at step {course.step:,} "
+        f"(relative difference {spread:.1e})."
+    )
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    if key not in table:
+        return ABSENT
+    value = table[key]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _digest(value: object) -> str:
+    if value is None:
+        return ABSENT
+    *head, digest = str(value).split(":")
+    return ":".join([*head, digest[:_HASH_DIGITS]])
+
+
+def _counted(number: int) -> str:
+    return "1 difference" if number == 1 else f"{number:,} differences"

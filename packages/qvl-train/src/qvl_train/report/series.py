@@ -1,0 +1,68 @@
+"""Long series for small drawings: thinned without losing a peak, smoothed without moving one, cut where rows lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Points of one drawn line: two for each column of pixels of a phone, enough for a desk.
+MOST_POINTS = 700
+# Below so many rows the line itself is smooth enough to be read.
+_SMOOTH_FROM = 30
+_WINDOW_SHARE = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Values over steps: int64 [N] ascending and float64 [N]."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def pieces(self) -> Iterator[Series]:
+        """Give the parts without a hole: neighbours are at most the usual distance apart, and a half."""
+        gaps = np.diff(self.steps)
+        cuts = np.flatnonzero(gaps > 1.5 * np.median(gaps)) + 1 if len(gaps) > 1 else []
+        for steps, values in zip(np.split(self.steps, cuts), np.split(self.values, cuts), strict=True):
+            if len(steps):
+                yield Series(steps=steps, values=values)
+
+    def thinned(self, most: int = MOST_POINTS) -> Series:
+        """Give at most about so many points: of each stretch its lowest and its highest one."""
+        if len(self) <= most:
+            return self
+        edges = np.linspace(0, len(self), most // 2 + 1).astype(np.int64)
+        kept = {0, len(self) - 1}
+        for first, after in zip(edges[:-1], edges[1:], strict=True):
+            part = self.values[first:after]
+            kept |= {int(first + part.argmin()), int(first + part.argmax())}
+        places = np.array(sorted(kept))
+        return Series(steps=self.steps[places], values=self.values[places])
+
+    def smoothed(self) -> Series | None:
+        """Give the mean over a window around each row, a fortieth of all wide; None for a short series."""
+        if len(self) < _SMOOTH_FROM:
+            return None
+        half = max(2, len(self) // _WINDOW_SHARE // 2)
+        total = np.concatenate([[0.0], np.cumsum(self.values)])
+        first = np.maximum(0, np.arange(len(self)) - half)
+        after = np.minimum(len(self), np.arange(len(self)) + half + 1)
+        return Series(steps=self.steps, values=(total[after] - total[first]) / (after - first))
+
+    def summed(self) -> Series:
+        """Add up from the first row on; a row stands for the steps since the row before it."""
+        if not len(self):
+            return self
+        gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= _usual(self.steps) else np.nan)
+        gaps = np.where(np.isnan(gaps), _usual(self.steps), gaps)
+        return Series(steps=self.steps, values=np.cumsum(self.values * gaps))
+
+
+def _usual(steps: NDArray[np.int64]) -> int:
+    return int(np.median(np.diff(steps))) if len(steps) > 1 else 1
