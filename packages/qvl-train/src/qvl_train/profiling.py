@@ -28,9 +28,9 @@ class StepProfile:
     """
 
     def __init__(
-        self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None], start: Callable[[Path], Any]
+        self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None], start: Callable[[Path, int], Any]
     ) -> None:
-        """`start` starts a profiler that writes into a folder, and gives it; it has `step` and `stop`."""
+        """`start` starts a profiler of so many steps that writes into a folder, and gives it; it has `step`, `stop`."""
         self._folder = folder
         self._steps = steps
         self._say = say
@@ -46,7 +46,7 @@ class StepProfile:
                 # Of an earlier try: two traces of the same steps would be counted twice.
                 shutil.rmtree(self._folder, ignore_errors=True)
                 make_folder(self._folder)
-            self._profiler = self._start(self._folder)
+            self._profiler = self._start(self._folder, self._steps[1] - step + 1)
         except Exception as error:  # whatever the profiler has, training is not about it
             self._give_up(error)
 
@@ -54,13 +54,14 @@ class StepProfile:
         """Count the step, and stop the profiler after the last one."""
         if self._profiler is None or self._steps is None:
             return
-        if step >= self._steps[1]:
-            self._stop()
-            return
         try:
+            # With the last one the profiler writes what it has.
             self._profiler.step()
         except Exception as error:
             self._give_up(error)
+            return
+        if step >= self._steps[1]:
+            self._stop()
 
     def __enter__(self) -> StepProfile:
         return self
@@ -88,18 +89,16 @@ class StepProfile:
         self._say(f"warning: no profile: {type(error).__name__}: {first[:200]}")
 
 
-def step_profile(
-    folder: Path, steps: tuple[int, int] | None, world: World, say: Callable[[str], None]
-) -> StepProfile:
+def step_profile(folder: Path, steps: tuple[int, int] | None, world: World, say: Callable[[str], None]) -> StepProfile:
     """Give the profile of this rank: of nothing where it is not the one of its stage that is profiled."""
     is_one = world.place.dp == 0 and world.place.tp == 0
     place = folder / PROFILE / f"rank_{world.rank:03d}"
     return StepProfile(place, steps if is_one else None, say, start_profiler)
 
 
-def start_profiler(folder: Path) -> Any:
+def start_profiler(folder: Path, steps: int) -> Any:
     """Start MindSpore's profiler: framework and host, and the device where there is one (not verified on a device)."""
-    from mindspore.profiler import ProfilerActivity, profile, tensorboard_trace_handler
+    from mindspore.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
     activities = [ProfilerActivity.CPU]
     if current_device() == "ascend":
@@ -107,6 +106,7 @@ def start_profiler(folder: Path) -> Any:
     profiler = profile(
         activities=activities,
         start_profile=False,
+        schedule=schedule(wait=0, warmup=0, active=steps, repeat=1),
         on_trace_ready=tensorboard_trace_handler(str(folder), analyse_flag=True),
     )
     profiler.start()

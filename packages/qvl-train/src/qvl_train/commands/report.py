@@ -48,7 +48,9 @@ def register(app: typer.Typer) -> None:
 
 def _check(runs: list[Path], out: Path | None, *, watch: bool) -> None:
     if watch and out is not None:
-        raise typer.BadParameter("--watch serves the page and writes none; leave one of the two out", param_hint="--out")
+        raise typer.BadParameter(
+            "--watch serves the page and writes none; leave one of the two out", param_hint="--out"
+        )
     if len(runs) > _MOST_RUNS:
         raise typer.BadParameter(f"{len(runs)} runs; a page shows {_MOST_RUNS} at most", param_hint="RUN...")
     resolved = [run.resolve() for run in runs]

@@ -67,7 +67,12 @@ def print_diff(target: Console, diff: RunDiff, ours: str, theirs: str) -> None:
         if found:
             print_heading(target, TITLES[group])
             rows = [
-                (printable(one.key), _cut(one.ours), _cut(one.theirs), f"{one.meaning.effect.value}: {one.meaning.text}")
+                (
+                    printable(one.key),
+                    _cut(one.ours),
+                    _cut(one.theirs),
+                    f"{one.meaning.effect.value}: {one.meaning.text}",
+                )
                 for one in found
             ]
             print_table(target, ("key", "A", "B", "what it means"), rows)

@@ -26,7 +26,7 @@ class Line:
     name: str
     series: Series
     colour: int
-    style: Literal["line", "faint", "points", "dashed"] = "line"
+    style: Literal["line", "faint", "points", "dashed", "wide"] = "line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,7 @@ def line_chart(
     first = min(int(line.series.steps[0]) for line in lines)
     last = max(int(line.series.steps[-1]) for line in lines)
     label = f"{unit} over steps {first:,} to {last:,}: {', '.join(dict.fromkeys(line.name for line in lines))}"
-    drawings = [
-        _drawing(lines, axis, (first, last), size=size, unit=unit, marks=marks, label=label) for size in _SIZES
-    ]
+    drawings = [_drawing(lines, axis, (first, last), size=size, unit=unit, marks=marks, label=label) for size in _SIZES]
     reading = {
         "first": first,
         "last": max(last, first + 1),
@@ -185,9 +183,7 @@ def _beyond(lines: Sequence[Line], axis: Axis) -> Iterator[Html]:
     if count:
         highest = max(float(line.series.values.max()) for line in lines)
         values = "1 value lies" if count == 1 else f"{count:,} values lie"
-        yield element(
-            "p", f"{values} above the drawing, the highest at {number_text(highest)}.", class_="soft small"
-        )
+        yield element("p", f"{values} above the drawing, the highest at {number_text(highest)}.", class_="soft small")
 
 
 def _read(line: Line) -> dict[str, Any]:

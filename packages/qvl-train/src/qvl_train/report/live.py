@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_S
     server_version, sys_version = "qvl", ""
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class calls it
+    def do_GET(self) -> None:
         """Answer with the page or its state."""
         if not self._is_ours():
             self._send(HTTPStatus.FORBIDDEN, "text/plain", "this server answers only to its own address\n")

@@ -48,7 +48,7 @@ RECIPE_MEANINGS: dict[str, Meaning] = {
         schema="the recipe's format has other rules",
         weights="training starts from other weights",
         data__sources="other samples, or the same in other shares",
-        data__validation="validation losses are of other samples and cannot be compared; what is held out is not learned",
+        data__validation="validation losses are of other samples; what is held out is not learned",
         data__sequence_length="other samples are too long, and packs are longer",
         data__too_long="other samples are left out or shrunk",
         data__packing="batches hold packs instead of samples: other steps, other number of tokens in each",
@@ -59,8 +59,8 @@ RECIPE_MEANINGS: dict[str, Meaning] = {
         data__video="videos have other frames or another size: other tokens",
         data__loss_on="other tokens are learned; losses are means over other tokens",
         data__grounding="coordinates in the answers are other ones",
-        train__steps="a longer or shorter run, over which the learning rate is spread: it differs from the first step on",
-        train__epochs="a longer or shorter run, over which the learning rate is spread: it differs from the first step on",
+        train__steps="another length, over which the learning rate is spread: it differs from the first step on",
+        train__epochs="another length, over which the learning rate is spread: it differs from the first step on",
         train__global_batch="a step takes another number of samples; steps cannot be compared, samples seen can",
         train__seed="another order of samples, and other random numbers in dropout and in weights that are drawn",
         train__loss_reduction="token losses are weighted differently: losses and gradients are other ones",
@@ -103,11 +103,9 @@ RECIPE_MEANINGS: dict[str, Meaning] = {
     ),
     **_all(
         Effect.FILES,
-        extends="what the recipe was written from; every value is compared by itself",
         train__save="when checkpoints are written, and which are kept",
         train__log="which numbers are told, and when",
         output="where the run writes",
-        expected="what somebody measured earlier; nothing reads it in a run",
     ),
 }
 
@@ -116,7 +114,9 @@ VERSION_MEANINGS: dict[str, Meaning] = {
     "mindspore": Meaning(effect=Effect.PERHAPS, text="computes: kernels, and so rounding, speed or a repaired mistake"),
     "qvl-core": Meaning(effect=Effect.PERHAPS, text="has the model and its kernels: see its changelog"),
     "qvl-train": Meaning(effect=Effect.PERHAPS, text="has optimizer, schedule and loss: see its changelog"),
-    "qvl-data": Meaning(effect=Effect.PERHAPS, text="makes tokens and pixels of records; the data hash does not cover that"),
+    "qvl-data": Meaning(
+        effect=Effect.PERHAPS, text="makes tokens and pixels of records; the data hash does not cover that"
+    ),
     "transformers": Meaning(effect=Effect.PERHAPS, text="has tokenizer and chat template: other tokens are possible"),
     "tokenizers": Meaning(effect=Effect.PERHAPS, text="cuts text into tokens: other tokens are possible"),
     "pillow": Meaning(effect=Effect.PERHAPS, text="decodes and resizes images: pixels may differ a little"),

@@ -32,6 +32,18 @@ class MetricsFile:
     of a step that occurs again the later value counts, as a run that is continued repeats steps.
     """
 
+    wrong_lines: int
+    half_line: bool
+    failed_saves: list[tuple[int, str]]
+    _place: int
+    _line: int
+    _identity: tuple[int, int] | None
+    _steps: dict[str, array[int]]
+    _values: dict[str, array[float]]
+    _not_finite: dict[str, int]
+    _first: dict[str, int]
+    _named: list[tuple[int, str]]
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._forget()
@@ -104,22 +116,23 @@ class MetricsFile:
             lines = "1 line is" if self.wrong_lines == 1 else f"{self.wrong_lines:,} lines are"
             yield f"{METRICS}: {lines} left out ({named}{more})."
         for key, count in self._not_finite.items():
-            yield f"{key}: {count:,} value{'' if count == 1 else 's'} NaN or infinite, first at step {self._first[key]}."
+            values = "1 value is" if count == 1 else f"{count:,} values are"
+            yield f"{key}: {values} NaN or infinite, first at step {self._first[key]:,}."
         if self.half_line:
             yield f"{METRICS} ends in the middle of a row: it was being written, or the run was killed."
 
     def _forget(self) -> None:
         self._place = 0
         self._line = 0
-        self._identity: tuple[int, int] | None = None
-        self._steps: dict[str, array[int]] = {}
-        self._values: dict[str, array[float]] = {}
-        self._not_finite: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._named: list[tuple[int, str]] = []
+        self._identity = None
+        self._steps = {}
+        self._values = {}
+        self._not_finite = {}
+        self._first = {}
+        self._named = []
         self.wrong_lines = 0
         self.half_line = False
-        self.failed_saves: list[tuple[int, str]] = []
+        self.failed_saves = []
 
     def _take(self, line: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a run's profiles say: operations by the time that they took, summed from the traces of the profiled processes."""
+"""What a run's profiles say: operations by the time that they took, summed from the traces of the processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def profile_card(run: RunHistory, *, is_alone: bool) -> Html | None:
     for trace in traces[:_MOST_TRACES]:
         parts += _trace(run, trace)
     if len(traces) > _MOST_TRACES:
-        parts.append(element("p", f"{len(traces) - _MOST_TRACES:,} more traces are in {PROFILE}/.", class_="soft small"))
+        parts.append(
+            element("p", f"{len(traces) - _MOST_TRACES:,} more traces are in {PROFILE}/.", class_="soft small")
+        )
     title = "Profile" if is_alone else f"Profile of {run.name}"
     return card(title, *parts, id="profile" if is_alone else None)
 

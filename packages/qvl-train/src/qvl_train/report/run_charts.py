@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from qvl_data.inspection.markup import Html, element
 from qvl_data.inspection.page import card, table
@@ -29,7 +29,7 @@ class Charts:
     def cards(self) -> Iterator[Html]:
         """Give the cards, those that have something to show."""
         yield from self._card("loss", "Loss", self._loss(), unit="loss", may_be_log=True)
-        accuracy = self._plain("eval_accuracy_percent", "accuracy", style="points")
+        accuracy = self._plain("eval_accuracy_percent", "accuracy", points=True)
         yield from self._card("evaluation", "Evaluation during training", accuracy, unit="% right")
         throughput = self._noisy("tokens_per_s", "")
         yield from self._card("throughput", "Throughput", throughput, unit="tokens/s", from_zero=True)
@@ -73,23 +73,37 @@ class Charts:
             smooth = series.smoothed()
             name = self._name(run, what)
             if smooth is None:
-                clear.append(Line(name=name, series=series, colour=colour))
+                clear.append(Line(name=name, series=series, colour=colour, style=self._style(place)))
                 continue
             if len(self._runs) == 1:
                 faint.append(Line(name=what or "each step", series=series, colour=colour, style="faint"))
-            clear.append(Line(name=f"{name}, smoothed" if what else self._name(run, "smoothed"), series=smooth,
-                              colour=colour))  # fmt: skip
+            name = f"{name}, smoothed" if what else self._name(run, "smoothed")
+            clear.append(Line(name=name, series=smooth, colour=colour, style=self._style(place)))
         return [*faint, *clear]
 
-    def _plain(self, key: str, what: str, *, style: Any = "line") -> list[Line]:
+    def _style(self, place: int) -> Literal["line", "wide"]:
+        """Draw the first of several wider: another line with the same values lies on it and hides nothing."""
+        return "wide" if len(self._runs) > 1 and place == 0 else "line"
+
+    def _plain(self, key: str, what: str, *, points: bool = False) -> list[Line]:
         return [
-            Line(name=self._name(run, what), series=_series(run, key), colour=place % COLOURS, style=style)
+            Line(
+                name=self._name(run, what),
+                series=_series(run, key),
+                colour=place % COLOURS,
+                style="points" if points else self._style(place),
+            )
             for place, run in enumerate(self._runs)
         ]
 
     def _samples(self) -> list[Line]:
         return [
-            Line(name=self._name(run, "samples"), series=_series(run, "samples").summed(), colour=place % COLOURS)
+            Line(
+                name=self._name(run, "samples"),
+                series=_series(run, "samples").summed(),
+                colour=place % COLOURS,
+                style=self._style(place),
+            )
             for place, run in enumerate(self._runs)
         ]
 

@@ -17,6 +17,8 @@ GROUPS = ("recipe", "data", "weights", "versions", "environment")
 ABSENT = "–"
 _DATA, _WEIGHTS, _ENVIRONMENT = ("data",), ("weights",), ("env", "launch")
 _MACHINE = ("python", "platform")
+# What somebody has measured, and what a recipe was written from: nothing of a run comes from them.
+_NO_SETTINGS = ("expected", "extends")
 _HASH_DIGITS = 16
 
 
@@ -66,7 +68,9 @@ class RunDiff:
     def of(self, group: str) -> list[Difference]:
         """Give the differences of a group, the gravest first."""
         order = list(Effect)
-        return sorted((one for one in self.differences if one.group == group), key=lambda one: order.index(one.meaning.effect))
+        return sorted(
+            (one for one in self.differences if one.group == group), key=lambda one: order.index(one.meaning.effect)
+        )
 
     @property
     def verdict(self) -> str:
@@ -84,9 +88,7 @@ class RunDiff:
         return f"Nothing differs that a run records{unsure}."
 
 
-def diff_runs(
-    ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile
-) -> RunDiff:
+def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile) -> RunDiff:
     """Compare two runs by what their folders say."""
     found = [*_recipe(ours, theirs), *_hashes(ours, theirs), *_versions(ours, theirs), *_history(ours, theirs)]
     notices = [f"A: {text}" for text in ours.notices] + [f"B: {text}" for text in theirs.notices]
@@ -117,18 +119,38 @@ def _recipe(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
     if not (ours.recipe and theirs.recipe):
         return
     one, other = dict(flatten(ours.recipe)), dict(flatten(theirs.recipe))
+    _join_lonely(one, other)
+    _join_lonely(other, one)
     for key in dict.fromkeys([*one, *other]):
-        # JSON tells 1 from 1.0 and from true, which are equal in Python.
-        if _text(one, key) == _text(other, key):
-            continue
         table = key.split(".")[0]
+        # JSON tells 1 from 1.0 and from true, which are equal in Python.
+        if table in _NO_SETTINGS or _text(one, key) == _text(other, key):
+            continue
         group = next(
-            (name for name, tables in (("data", _DATA), ("weights", _WEIGHTS), ("environment", _ENVIRONMENT)) if table in tables),
+            (
+                name
+                for name, tables in (("data", _DATA), ("weights", _WEIGHTS), ("environment", _ENVIRONMENT))
+                if table in tables
+            ),
             "recipe",
         )
         yield Difference(
             group=group, key=key, ours=_text(one, key), theirs=_text(other, key), meaning=recipe_meaning(key)
         )
+
+
+def _join_lonely(table: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Make one entry of an element of a list, such as `data.sources[1]`, that only one side has."""
+    elements: dict[str, dict[str, Any]] = {}
+    for key in table:
+        if "]." in key:
+            name, _, rest = key.partition("].")
+            elements.setdefault(f"{name}]", {})[rest] = table[key]
+    for name, values in elements.items():
+        if not any(key.startswith(f"{name}.") for key in other):
+            for rest in values:
+                del table[f"{name}.{rest}"]
+            table[name] = values
 
 
 def _hashes(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
@@ -138,7 +160,11 @@ def _hashes(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
             continue
         group = name if name in GROUPS else "data"
         yield Difference(
-            group=group, key=f"{name} hash", ours=_digest(one), theirs=_digest(other), meaning=_hash_meaning(name, one, other)
+            group=group,
+            key=f"{name} hash",
+            ours=_digest(one),
+            theirs=_digest(other),
+            meaning=_hash_meaning(name, one, other),
         )
 
 
@@ -149,7 +175,7 @@ def _hash_meaning(name: str, one: object, other: object) -> Meaning:
         return Meaning(effect=Effect.NUMBERS, text="training starts from other weights, whatever their path is")
     return Meaning(
         effect=Effect.NUMBERS,
-        text="other records or media, or others of them are used: of files with the same path, their content has changed",
+        text="other records or media, or others of them are used; where paths are the same, the files have changed",
     )
 
 
@@ -178,7 +204,11 @@ def _continued(facts: RunFacts) -> str:
     for entry in facts.history:
         changed = [str(text) for text in entry.get("differences") or ()]
         versions = entry.get("versions")
-        changed += [f"{name} {' -> '.join(map(str, pair))}" for name, pair in versions.items()] if isinstance(versions, dict) else []
+        changed += (
+            [f"{name} {' -> '.join(map(str, pair))}" for name, pair in versions.items()]
+            if isinstance(versions, dict)
+            else []
+        )
         said.append(f"after step {entry.get('after_step')}: {'; '.join(changed)}")
     return " | ".join(said) or ABSENT
 
@@ -206,7 +236,9 @@ def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:
         return None
     if how in ("last", "step"):
         return float(values[-1] if how == "last" else steps[-1])
-    return float({"min": np.min, "max": np.max, "median": np.median}[how](values))
+    if how == "median":
+        return float(np.median(values))
+    return float(values.min() if how == "min" else values.max())
 
 
 def _course(ours: MetricsFile, theirs: MetricsFile) -> Course | None:
@@ -233,7 +265,9 @@ def course_text(course: Course) -> str:
     if not course.step:
         return f"Losses are equal to the bit in all {course.common:,} steps that both runs have."
     spread = abs(course.ours - course.theirs) / max(abs(course.ours), abs(course.theirs), 1e-300)
-    began = f"equal to the bit until step {course.same_until:,}, then" if course.same_until else "different from the start:"
+    began = (
+        f"equal to the bit until step {course.same_until:,}, then" if course.same_until else "different from the start:"
+    )
     return (
         f"Losses are {began} {course.ours!r} against {course.theirs!r} at step {course.step:,} "
         f"(relative difference {spread:.1e})."

@@ -22,7 +22,7 @@ _TABLES = ("recipe", "versions", "hashes")
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What `run.json` says, as far as it can be read: tables that are not there are empty. `format` is 0 without one."""
+    """What `run.json` says, as far as it can be read; what is not there is empty, and `format` 0."""
 
     format: int = 0
     run_id: str = ""

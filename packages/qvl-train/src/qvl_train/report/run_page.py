@@ -22,6 +22,7 @@ PAGE = "report.html"
 COMPARISON = "comparison.html"
 # Steps whose times tell how long the rest will take.
 _RECENT = 50
+_LAST_LOSSES = 20
 _MOST_SETTINGS = 600
 
 
@@ -45,7 +46,12 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False) -> Html:
         _tiles(runs[0]) if len(runs) == 1 else _compared(runs),
         _notices(runs),
         *(
-            diff_card(diff_runs(runs[0].facts, run.facts, runs[0].metrics, run.metrics), runs[0].name, run.name, id_=f"diff-{place}")
+            diff_card(
+                diff_runs(runs[0].facts, run.facts, runs[0].metrics, run.metrics),
+                runs[0].name,
+                run.name,
+                id_=f"diff-{place}",
+            )
             for place, run in enumerate(runs[1:], 1)
         ),
         *cards,
@@ -123,7 +129,8 @@ def _recent_loss(run: RunHistory) -> str:
     _, values = run.metrics.series("loss")
     if len(values) < 2:
         return ""
-    return f"first {number_text(float(values[0]))}, mean of the last {min(20, len(values))} {number_text(float(values[-20:].mean()))}"
+    last = values[-_LAST_LOSSES:]
+    return f"first {number_text(float(values[0]))}, mean of the last {len(last)} {number_text(float(last.mean()))}"
 
 
 def _samples(run: RunHistory) -> float | None:
@@ -178,7 +185,10 @@ def _compared(runs: Sequence[RunHistory]) -> Html:
         (
             element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
             _state(run),
-            *(number_text(value) for value in (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))),
+            *(
+                number_text(value)
+                for value in (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
+            ),
             seconds_text(step) if (step := _median(run, "step_time_s")) is not None else "–",
             number_text(_peak(run)),
             number_text(_samples(run)),
@@ -206,9 +216,7 @@ def _settings(run: RunHistory) -> Html | None:
         ("Continued", list(_continued(run))),
     ]
     parts = [
-        element("details", element("summary", title), element("dl", *_pairs(pairs)))
-        for title, pairs in tables
-        if pairs
+        element("details", element("summary", title), element("dl", *_pairs(pairs))) for title, pairs in tables if pairs
     ]
     if facts.command:
         parts.insert(0, element("p", element("code", facts.command)))

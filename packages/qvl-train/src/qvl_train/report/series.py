@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Points of one drawn line: two for each column of pixels of a phone, enough for a desk.
+# Points of one drawn line: enough for a desk.
 MOST_POINTS = 700
 # Below so many rows the line itself is smooth enough to be read.
 _SMOOTH_FROM = 30
@@ -28,7 +29,8 @@ class Series:
     def pieces(self) -> Iterator[Series]:
         """Give the parts without a hole: neighbours are at most the usual distance apart, and a half."""
         gaps = np.diff(self.steps)
-        cuts = np.flatnonzero(gaps > 1.5 * np.median(gaps)) + 1 if len(gaps) > 1 else []
+        usual = np.median(gaps) if len(gaps) else 1
+        cuts = np.flatnonzero(gaps > 1.5 * usual) + 1
         for steps, values in zip(np.split(self.steps, cuts), np.split(self.values, cuts), strict=True):
             if len(steps):
                 yield Series(steps=steps, values=values)
@@ -39,7 +41,7 @@ class Series:
             return self
         edges = np.linspace(0, len(self), most // 2 + 1).astype(np.int64)
         kept = {0, len(self) - 1}
-        for first, after in zip(edges[:-1], edges[1:], strict=True):
+        for first, after in pairwise(edges):
             part = self.values[first:after]
             kept |= {int(first + part.argmin()), int(first + part.argmax())}
         places = np.array(sorted(kept))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from qvl_data.inspection.markup import Html, element
+from qvl_data.inspection.markup import Child, Html, element
 from qvl_data.inspection.page import table
 
 from qvl_train.meter import PARTS
@@ -98,18 +98,26 @@ def split_bar(split: TimeSplit) -> Html:
     for part in split.parts:
         wide = 100 * part.mean_s / max(1e-12, split.step_s)
         title = element("title", f"{part.name}: {seconds_text(part.mean_s)} of a step, {wide:.1f} %")
-        rects.append(element("rect", title, x=round(left, 2), y=0, width=round(wide, 2), height=10, class_=_colour(part)))
+        rects.append(
+            element("rect", title, x=round(left, 2), y=0, width=round(wide, 2), height=10, class_=_colour(part))
+        )
         left += wide
     label = ", ".join(f"{part.name} {100 * part.mean_s / max(1e-12, split.step_s):.0f} %" for part in split.parts)
     return element(
-        "svg", *rects, viewBox="0 0 100 10", preserveAspectRatio="none", role="img", aria_label=label, class_="split-bar"
+        "svg",
+        *rects,
+        viewBox="0 0 100 10",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=label,
+        class_="split-bar",
     )
 
 
 def split_table(split: TimeSplit) -> Html:
     """Give the parts with their totals, shares and means of a step; then what came between the steps."""
     whole = split.total_s + sum(seconds for _, seconds in split.between)
-    rows = [
+    rows: list[tuple[Child, ...]] = [
         (
             element("span", element("span", class_=f"key {_colour(part)}"), part.name),
             seconds_text(part.total_s),
@@ -152,7 +160,10 @@ def _change(values: Sequence[float]) -> list[str]:
     if len(values) != 2:
         return []
     before, after = values
-    return [f"{100 * (after / before - 1):+.1f} %" if before and after else "–"]
+    if not (before and after):
+        return ["–"]
+    factor = after / before
+    return [f"{factor:,.3g} times" if factor > 3 else f"{100 * (factor - 1):+.1f} %"]
 
 
 def _area(split: TimeSplit, width: int, height: int, class_: str) -> Html:
