@@ -6,13 +6,13 @@ What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails cost
 
 from __future__ import annotations
 
-import shutil
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.device import current_device
-from qvl_core.durable import explained, make_folder
+from qvl_core.durable import explained, make_folder, remove_folder
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import World
@@ -44,8 +44,11 @@ class StepProfile:
         try:
             with explained(self._folder):
                 # Of an earlier try: two traces of the same steps would be counted twice.
-                shutil.rmtree(self._folder, ignore_errors=True)
+                if self._folder.is_dir():
+                    remove_folder(self._folder)
                 make_folder(self._folder)
+                if not self._folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", str(self._folder))
             self._profiler = self._start(self._folder, self._steps[1] - step + 1)
         except Exception as error:  # whatever the profiler has, training is not about it
             self._give_up(error)

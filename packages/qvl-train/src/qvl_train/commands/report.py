@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def _check(runs: list[Path], out: Path | None, *, watch: bool) -> None:
         )
     if len(runs) > _MOST_RUNS:
         raise typer.BadParameter(f"{len(runs)} runs; a page shows {_MOST_RUNS} at most", param_hint="RUN...")
-    resolved = [run.resolve() for run in runs]
+    resolved = [os.path.realpath(run) for run in runs]
     twice = [run for place, run in enumerate(runs) if resolved[place] in resolved[:place]]
     if twice:
         raise typer.BadParameter(f"{twice[0]} is named twice", param_hint="RUN...")

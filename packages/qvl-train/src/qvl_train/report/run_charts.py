@@ -17,6 +17,7 @@ from qvl_train.report.time_split import compared_table, split_area, split_bar, s
 COLOURS = 6
 # A run of more processes than these has a table of the largest only.
 _MOST_RANKS = 16
+_MOST_MARK_TEXT = 300
 
 
 class Charts:
@@ -162,7 +163,6 @@ def _series(run: RunHistory, key: str) -> Series:
 
 def _marks(run: RunHistory) -> Iterator[tuple[int, str]]:
     """Give the steps after which the run went on with something else."""
-    for entry in run.facts.history:
-        step = entry.get("after_step")
-        if isinstance(step, int):
-            yield step, "continued with changes"
+    for one in run.facts.continued:
+        if one.step is not None:
+            yield one.step, f"continued with {'; '.join(one.changes)[:_MOST_MARK_TEXT]}"

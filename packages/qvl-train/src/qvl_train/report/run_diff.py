@@ -58,12 +58,17 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDiff:
-    """Two runs compared. `notices` say what could not be."""
+    """Two runs compared. `notices` are to know, and not `is_complete` is what could not be compared as a whole.
+
+    `asks` where one of the runs evaluates or infers instead of training.
+    """
 
     differences: tuple[Difference, ...]
     outcomes: tuple[Outcome, ...]
     course: Course | None
     notices: tuple[str, ...]
+    is_complete: bool = True
+    asks: bool = False
 
     def of(self, group: str) -> list[Difference]:
         """Give the differences of a group, the gravest first."""
@@ -75,9 +80,10 @@ class RunDiff:
     @property
     def verdict(self) -> str:
         """Say in a sentence whether the runs compute the same."""
-        grave = [one for one in self.differences if one.meaning.effect in (Effect.TENSORS, Effect.NUMBERS)]
+        counted = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
+        grave = [one for one in self.differences if one.meaning.effect in counted]
         doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
-        unsure = "; not everything could be compared" if self.notices else ""
+        unsure = "; not everything could be compared" if not self.is_complete else ""
         if grave:
             named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
             return f"The runs compute different things, by {_counted(len(grave))}: {named}{unsure}."
@@ -96,9 +102,11 @@ def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
         differences=tuple(found),
-        outcomes=tuple(_outcomes(our_metrics, their_metrics)),
+        outcomes=(*_outcomes(our_metrics, their_metrics), *_scores(ours, theirs)),
         course=_course(our_metrics, their_metrics),
         notices=tuple(notices),
+        is_complete=not (ours.notices or theirs.notices),
+        asks=any(one.task not in ("", "sft") for one in (ours, theirs)),
     )
 
 
@@ -200,17 +208,7 @@ def _history(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
 
 
 def _continued(facts: RunFacts) -> str:
-    said = []
-    for entry in facts.history:
-        changed = [str(text) for text in entry.get("differences") or ()]
-        versions = entry.get("versions")
-        changed += (
-            [f"{name} {' -> '.join(map(str, pair))}" for name, pair in versions.items()]
-            if isinstance(versions, dict)
-            else []
-        )
-        said.append(f"after step {entry.get('after_step')}: {'; '.join(changed)}")
-    return " | ".join(said) or ABSENT
+    return " | ".join(f"after step {one.step}: {'; '.join(one.changes)}" for one in facts.continued) or ABSENT
 
 
 def _outcomes(ours: MetricsFile, theirs: MetricsFile) -> Iterator[Outcome]:
@@ -228,6 +226,18 @@ def _outcomes(ours: MetricsFile, theirs: MetricsFile) -> Iterator[Outcome]:
         one, other = _summary(ours, key, how), _summary(theirs, key, how)
         if one is not None or other is not None:
             yield Outcome(name=name, ours=one, theirs=other)
+
+
+def _scores(ours: RunFacts, theirs: RunFacts) -> Iterator[Outcome]:
+    """Give the scores that an evaluation has recorded in `run.json`."""
+    for name in ("accuracy_percent", "unreadable_percent", "rows"):
+        one, other = ((facts.result or {}).get(name) for facts in (ours, theirs))
+        if isinstance(one, int | float) or isinstance(other, int | float):
+            yield Outcome(name=name.replace("_percent", ", %"), ours=_number(one), theirs=_number(other))
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,15 @@ from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
 _TABLES = ("recipe", "versions", "hashes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """That a run went on with something else: after which step, when, and what was changed, as texts."""
+
+    step: int | None
+    at: str
+    changes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,19 @@ class RunFacts:
         if steps is None and self.result is not None:
             steps = self.result.get("steps")
         return steps if isinstance(steps, int) else None
+
+    @property
+    def continued(self) -> list[Continuation]:
+        """What the run was continued with; what an entry does not say is left out."""
+        found = []
+        for entry in self.history:
+            step, changes, versions = entry.get("after_step"), entry.get("differences"), entry.get("versions")
+            texts = [str(text) for text in changes] if isinstance(changes, list) else []
+            for name, pair in versions.items() if isinstance(versions, dict) else ():
+                texts.append(f"{name} {' -> '.join(map(str, pair)) if isinstance(pair, list) else pair}")
+            number = step if isinstance(step, int) else None
+            found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
+        return found
 
     @property
     def known_versions(self) -> dict[str, str]:
@@ -115,7 +138,9 @@ def open_runs(folders: list[Path]) -> list[RunHistory]:
 
 def open_any_runs(folders: list[Path]) -> list[RunHistory]:
     """Read folders of runs of any task. Raises OutputError with the problems of all of them."""
-    problems: list[Problem] = []
+    problems = [problem for folder in folders if (problem := problem_with(folder)) is not None]
+    if problems:
+        raise OutputError(problems)
     runs: list[RunHistory] = []
     for folder, name in zip(folders, run_names(folders), strict=True):
         try:
@@ -128,8 +153,6 @@ def open_any_runs(folders: list[Path]) -> list[RunHistory]:
 
 
 def _open(folder: Path, name: str) -> RunHistory:
-    if (problem := problem_with(folder)) is not None:
-        raise OutputError(problem)
     run = RunHistory(
         folder=folder,
         name=name,
@@ -166,7 +189,8 @@ def problem_with(folder: Path) -> Problem | None:
 
 def run_names(folders: list[Path]) -> list[str]:
     """Give each folder the shortest end of its path that no other one has."""
-    parts = [folder.resolve().parts for folder in folders]
+    # `resolve` raises where a link leads to itself.
+    parts = [Path(os.path.realpath(folder)).parts for folder in folders]
     names = []
     for own in parts:
         length = 1

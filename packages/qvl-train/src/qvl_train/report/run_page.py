@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
@@ -15,6 +16,7 @@ from qvl_train.report.profile_card import profile_card
 from qvl_train.report.run_charts import COLOURS, Charts
 from qvl_train.report.run_diff import diff_runs, flatten
 from qvl_train.report.run_history import RunHistory
+from qvl_train.report.series import Series
 
 # What `qvl report` writes; it replaces no other page than its own.
 MAKER = "qvl report"
@@ -134,8 +136,6 @@ def _recent_loss(run: RunHistory) -> str:
 
 
 def _samples(run: RunHistory) -> float | None:
-    from qvl_train.report.series import Series
-
     steps, values = run.metrics.series("samples")
     return float(Series(steps=steps, values=values).summed().values[-1]) if len(values) else None
 
@@ -229,15 +229,9 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> Iterator[Html]:
 
 
 def _value(value: object) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _continued(run: RunHistory) -> Iterator[tuple[str, str]]:
-    for entry in run.facts.history:
-        texts = [str(text) for text in entry.get("differences") or ()]
-        versions = entry.get("versions")
-        if isinstance(versions, dict):
-            texts += [f"{name}: {' -> '.join(map(str, pair))}" for name, pair in versions.items()]
-        yield f"after step {entry.get('after_step')}, {entry.get('at')}", "; ".join(texts)
+    for one in run.facts.continued:
+        yield f"after step {one.step}, {one.at}", "; ".join(one.changes)
