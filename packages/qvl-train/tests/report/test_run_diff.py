@@ -15,8 +15,8 @@ from qvl_train.report.diff_card import diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
 from qvl_train.report.run_diff import RunDiff, course_text, diff_runs, flatten
 from qvl_train.report.run_history import open_any_runs
-from run_folders import recipe, record, rows, validations, write_run
 from rich.console import Console
+from run_folders import recipe, record, rows, validations, write_run
 
 KEYS = [key for key, _ in flatten(recipe())]
 LEAVES = sorted({".".join(str(part) for part in path if not isinstance(part, int)) for path, _ in all_keys()})

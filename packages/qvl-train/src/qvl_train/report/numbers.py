@@ -15,7 +15,7 @@ def number_text(value: float | None) -> str:
     if size >= 1000:
         return f"{value:,.0f}"
     if size < 1e-3:
-        return f"{value:.3g}"
+        return f"{value:.4g}"
     digits = max(0, 3 - math.floor(math.log10(size)))
     return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
