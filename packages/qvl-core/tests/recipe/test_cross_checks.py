@@ -28,6 +28,19 @@ def only(problems: list[Problem]) -> Problem:
             "model.freeze",
             "nothing is left to train",
         ),
+        (
+            ["train.log.profile=[10, 10]"],
+            ["train.log.profile=[12, 10]"],
+            "train.log.profile",
+            "before its first one, 12",
+        ),
+        (["train.log.profile=[1, 100]"], ["train.log.profile=[1, 101]"], "train.log.profile", "names 101 steps"),
+        (
+            ["train.steps=12", "train.log.profile=[10, 12]"],
+            ["train.steps=11", "train.log.profile=[10, 12]"],
+            "train.log.profile",
+            "the run has train.steps = 11",
+        ),
         (["train.schedule.min_lr=1e-3"], ["train.schedule.min_lr=2e-3"], "train.schedule.min_lr", "more than"),
         (
             ["data.image.min_pixels=1000", "data.image.max_pixels=1000"],
