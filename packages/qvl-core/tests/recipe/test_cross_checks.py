@@ -29,12 +29,17 @@ def only(problems: list[Problem]) -> Problem:
             "nothing is left to train",
         ),
         (
-            ["train.log.profile=[10, 10]"],
-            ["train.log.profile=[12, 10]"],
+            ["train.log.profile=[2, 2]"],
+            ["train.log.profile=[3, 2]"],
             "train.log.profile",
-            "before its first one, 12",
+            "before its first one, 3",
         ),
-        (["train.log.profile=[1, 100]"], ["train.log.profile=[1, 101]"], "train.log.profile", "names 101 steps"),
+        (
+            ["train.steps=200", "train.log.profile=[1, 100]"],
+            ["train.steps=200", "train.log.profile=[1, 101]"],
+            "train.log.profile",
+            "names 101 steps",
+        ),
         (
             ["train.steps=12", "train.log.profile=[10, 12]"],
             ["train.steps=11", "train.log.profile=[10, 12]"],

@@ -53,9 +53,7 @@ def test_package_registers_the_commands_that_the_core_says_it_has() -> None:
     assert set(entries) == {name for name, package in COMMAND_PACKAGES.items() if package == "qvl-train"}
 
 
-def test_report_writes_into_the_folder_and_again_over_its_own_page(
-    qvl: Callable[..., Result], runs: list[Path]
-) -> None:
+def test_report_writes_into_the_folder_and_over_its_own_page(qvl: Callable[..., Result], runs: list[Path]) -> None:
     for _ in range(2):
         found = qvl("report", runs[0])
         assert (found.code, found.err) == (0, "")

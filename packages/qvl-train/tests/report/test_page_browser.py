@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines += [{"step": step, "eval_accuracy_percent": step / 4} for step in (100, 300)]
     history = [{"after_step": 120, "differences": [HOSTILE], "versions": {"numpy": ["1", "2"]}}]
     write_run(folder, lines, content=record({HOSTILE: HOSTILE}, history=history), memory=[0.9, 1.0])
+    trace = folder / "profile" / "rank_000" / ("host_" * 30) / "ASCEND_PROFILER_OUTPUT" / "trace_view.json"
+    trace.parent.mkdir(parents=True)
+    trace.write_text(json.dumps([{"ph": "X", "name": HOSTILE * 5, "dur": "100"}]), encoding="utf-8")
     (folder / "report.html").write_text(run_page(open_runs([folder])), encoding="utf-8")
     return folder / "report.html"
 
