@@ -41,6 +41,13 @@ def test_smoothing_keeps_a_constant_and_a_straight_line_inside() -> None:
     np.testing.assert_allclose(line.values[20:-20], np.arange(400.0)[20:-20], rtol=1e-9)
 
 
+def test_smoothing_does_not_reach_over_a_hole() -> None:
+    steps = np.array([*range(1, 51), *range(101, 151)])
+    smooth = Series(steps=steps, values=np.where(steps < 60, 5.0, 1.0)).smoothed()
+    assert smooth is not None
+    assert set(smooth.values.round(12)) == {5.0, 1.0}
+
+
 def test_a_line_is_cut_where_rows_lack() -> None:
     holed = Series(steps=np.array([1, 2, 3, 8, 9, 20]), values=np.arange(6.0))
     assert [piece.steps.tolist() for piece in holed.pieces()] == [[1, 2, 3], [8, 9], [20]]

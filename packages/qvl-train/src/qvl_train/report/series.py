@@ -48,14 +48,15 @@ class Series:
         return Series(steps=self.steps[places], values=self.values[places])
 
     def smoothed(self) -> Series | None:
-        """Give the mean over a window around each row, a fortieth of all wide; None for a short series."""
+        """Give the mean over a window around each row, a fortieth of all wide; None for a short series.
+
+        No window reaches over a hole.
+        """
         if len(self) < _SMOOTH_FROM:
             return None
         half = max(2, len(self) // _WINDOW_SHARE // 2)
-        total = np.concatenate([[0.0], np.cumsum(self.values)])
-        first = np.maximum(0, np.arange(len(self)) - half)
-        after = np.minimum(len(self), np.arange(len(self)) + half + 1)
-        return Series(steps=self.steps, values=(total[after] - total[first]) / (after - first))
+        means = [_means(piece.values, half) for piece in self.pieces()]
+        return Series(steps=self.steps, values=np.concatenate(means))
 
     def summed(self) -> Series:
         """Add up from the first row on; a row stands for the steps since the row before it."""
@@ -64,6 +65,13 @@ class Series:
         gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= _usual(self.steps) else np.nan)
         gaps = np.where(np.isnan(gaps), _usual(self.steps), gaps)
         return Series(steps=self.steps, values=np.cumsum(self.values * gaps))
+
+
+def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(0, np.arange(len(values)) - half)
+    after = np.minimum(len(values), np.arange(len(values)) + half + 1)
+    return (total[after] - total[first]) / (after - first)
 
 
 def _usual(steps: NDArray[np.int64]) -> int:
