@@ -61,6 +61,14 @@ def test_a_row_stands_for_the_steps_since_the_row_before(every: int, seen: float
     assert series([16.0] * 10, every=every).summed().values[-1] == seen
 
 
+def test_very_many_holes_cost_no_more_than_few() -> None:
+    steps = np.arange(100_000) * 7 // 6
+    holed = Series(steps=steps, values=np.sin(steps))
+    drawn = list(holed.drawn())
+    assert len(drawn) == 201
+    assert sum(map(len, drawn)) < 1500
+
+
 def test_what_was_seen_before_the_first_row_of_a_file_without_its_beginning_is_not_invented() -> None:
     assert series([16.0] * 3, first=101).summed().values.tolist() == [16.0, 32.0, 48.0]
 

@@ -154,8 +154,7 @@ def _drawn(line: Line, place: _Place) -> Iterator[Html]:
             title = element("title", f"step {int(step):,}: {line.name} {number_text(float(value))}")
             yield element("circle", title, cx=float(cx), cy=float(cy), r=4, class_=f"dot {colour}")
         return
-    for piece in line.series.pieces():
-        shown = piece.thinned()
+    for shown in line.series.drawn():
         x, y = place.x(shown.steps), place.y(shown.values)
         if len(shown) == 1:
             yield element("circle", cx=float(x[0]), cy=float(y[0]), r=2, class_=f"dot {colour} {line.style}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 # Points of one drawn line: enough for a desk.
 MOST_POINTS = 700
+MOST_CUTS = 200
 # Below so many rows the line itself is smooth enough to be read.
 _SMOOTH_FROM = 30
 _WINDOW_SHARE = 40
@@ -27,10 +28,15 @@ class Series:
         return len(self.steps)
 
     def pieces(self) -> Iterator[Series]:
-        """Give the parts without a hole: neighbours are at most the usual distance apart, and a half."""
+        """Give the parts without a hole: neighbours are at most the usual distance apart, and a half.
+
+        Of very many holes only the widest ones cut.
+        """
         gaps = np.diff(self.steps)
         usual = np.median(gaps) if len(gaps) else 1
         cuts = np.flatnonzero(gaps > 1.5 * usual) + 1
+        if len(cuts) > MOST_CUTS:
+            cuts = np.sort(cuts[np.argsort(-gaps[cuts - 1], kind="stable")[:MOST_CUTS]])
         for steps, values in zip(np.split(self.steps, cuts), np.split(self.values, cuts), strict=True):
             if len(steps):
                 yield Series(steps=steps, values=values)
@@ -46,6 +52,11 @@ class Series:
             kept |= {int(first + part.argmin()), int(first + part.argmax())}
         places = np.array(sorted(kept))
         return Series(steps=self.steps[places], values=self.values[places])
+
+    def drawn(self) -> Iterator[Series]:
+        """Give the parts without a hole, together of about so many points as a drawing shows."""
+        for piece in self.pieces():
+            yield piece.thinned(max(2, MOST_POINTS * len(piece) // len(self)))
 
     def smoothed(self) -> Series | None:
         """Give the mean over a window around each row, a fortieth of all wide; None for a short series.
