@@ -13,7 +13,7 @@ import typer
 from qvl_core.cli.boundary import guarded
 from qvl_core.cli.plugins import COMMAND_PACKAGES
 from qvl_train.commands import diff, report
-from run_folders import record, rows, write_run
+from run_folders import HOSTILE, record, rows, write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,16 @@ def test_diff_tells_people(qvl: Callable[..., Result], runs: list[Path]) -> None
 def test_diff_tells_programs(qvl: Callable[..., Result], runs: list[Path]) -> None:
     content = json.loads(qvl("diff", *runs, "--format", "json").out)
     assert [(one["key"], one["a"], one["b"]) for one in content["differences"]] == [("train.seed", "42", "7")]
+
+
+def test_what_a_folder_holds_moves_no_terminal(qvl: Callable[..., Result], tmp_path: Path) -> None:
+    write_run(tmp_path / "plain", rows([1]), content=record())
+    odd = write_run(
+        tmp_path / "odd\x1b[2J", [*rows([1]), {"step": 1, "save_failed": HOSTILE}], content=record({HOSTILE: "\udc80"})
+    )
+    for found in (qvl("report", odd), qvl("diff", tmp_path / "plain", odd), qvl("diff", odd, odd, "--format", "json")):
+        assert found.code == 0
+        assert "\x1b" not in (found.err + found.out).replace(str(odd), "")
 
 
 def test_diff_of_runs_of_another_version_goes_as_far_as_it_can(qvl: Callable[..., Result], tmp_path: Path) -> None:

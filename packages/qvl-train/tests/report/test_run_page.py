@@ -88,6 +88,18 @@ def test_a_hole_breaks_the_lines(tmp_path: Path) -> None:
     assert "Without numbers: steps 9 to 14" in holed
 
 
+def test_a_slow_first_step_is_told_and_does_not_press_the_others_flat(tmp_path: Path) -> None:
+    lines = rows(range(1, 101))
+    lines[0]["tokens_per_s"] = 1e6
+    write_run(tmp_path, lines, content=record())
+    assert "1 value lies above the drawing, the highest at 1,000,000." in body_of(tmp_path)
+
+
+def test_stages_have_a_chart_of_their_bubble(tmp_path: Path) -> None:
+    write_run(tmp_path, [{**row, "bubble": 0.4} for row in rows(range(1, 10))], content=record())
+    assert "Pipeline bubble" in titles(body_of(tmp_path))
+
+
 def test_what_an_older_version_did_not_split_is_a_part_of_its_own(tmp_path: Path) -> None:
     old = [
         {key: value for key, value in row.items() if key not in ("forward_s", "backward_s", "other_s")}

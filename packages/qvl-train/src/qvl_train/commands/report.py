@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qvl_train.report.run_history import RunHistory
 
 _MOST_RUNS = 12
+_MOST_LINE = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +71,7 @@ def _target(runs: list[Path], out: Path | None) -> Path:
 
 def _write(runs: list[RunHistory], target: Path, *, overwrite: bool) -> None:
     from qvl_core.cli.terminal import bytes_text
+    from qvl_core.input_file import printable
     from qvl_data.inspection.page_file import write_page
 
     from qvl_train.report.run_page import MAKER, run_page
@@ -78,7 +80,7 @@ def _write(runs: list[RunHistory], target: Path, *, overwrite: bool) -> None:
     typer.echo(f"{target}: {bytes_text(target.stat().st_size)}")
     for run in runs:
         for notice in run.notices():
-            typer.echo(f"{run.name}: {notice}", err=True)
+            typer.echo(printable(f"{run.name}: {notice}", _MOST_LINE), err=True)
 
 
 def _watch(runs: list[RunHistory], port: int) -> None:

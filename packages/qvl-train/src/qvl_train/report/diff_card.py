@@ -32,6 +32,7 @@ _TONES = {
     Effect.UNKNOWN: "warn",
 }
 _MOST_TEXT = 400
+_MOST_LINE = 4000
 
 
 def diff_card(diff: RunDiff, ours: str, theirs: str, *, id_: str = "diff") -> Html:
@@ -53,10 +54,10 @@ def print_diff(target: Console, diff: RunDiff, ours: str, theirs: str) -> None:
     from qvl_core.cli.terminal import print_heading, print_table
 
     def say(text: str) -> None:
-        target.print(text, highlight=False, markup=False)
+        target.print(printable(text, _MOST_LINE), highlight=False, markup=False)
 
-    say(f"A {printable(ours)}")
-    say(f"B {printable(theirs)}")
+    say(f"A {ours}")
+    say(f"B {theirs}")
     say(diff.verdict)
     if diff.course is not None:
         say(course_text(diff.course))
@@ -104,7 +105,8 @@ def diff_json(diff: RunDiff, ours: str, theirs: str) -> str:
         "outcomes": [{"name": one.name, "a": one.ours, "b": one.theirs} for one in diff.outcomes],
         "notices": list(diff.notices),
     }
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    # Escaped, so that any terminal and encoding takes it.
+    return json.dumps(content, indent=2)
 
 
 def _group(diff: RunDiff, group: str, ours: str, theirs: str) -> Iterator[Html]:

@@ -178,7 +178,9 @@ def _legend(lines: Sequence[Line]) -> list[Html]:
 
 
 def _beyond(lines: Sequence[Line], axis: Axis) -> Iterator[Html]:
-    count = sum(int((line.series.values > axis.high).sum()) for line in lines if line.style != "faint")
+    # The values themselves, where there is a smoothed line too.
+    lines = [line for line in lines if line.style == "faint"] or lines
+    count = sum(int((line.series.values > axis.high).sum()) for line in lines)
     if count:
         highest = max(float(line.series.values.max()) for line in lines)
         values = "1 value lies" if count == 1 else f"{count:,} values lie"

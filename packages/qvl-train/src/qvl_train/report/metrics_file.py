@@ -23,6 +23,8 @@ METRICS = "metrics.jsonl"
 _NAMED = 3
 # No row of ours comes near: a longer line is of another file.
 _MOST_LINE_BYTES = 1 << 20
+# Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
+_LARGEST, _SMALLEST = 1e100, 1e-100
 
 
 class MetricsFile:
@@ -155,6 +157,10 @@ class MetricsFile:
             number = float(value)
         except OverflowError:
             number = math.inf
+        if abs(number) > _LARGEST:
+            number = math.inf
+        elif abs(number) < _SMALLEST:
+            number = 0.0
         if not math.isfinite(number):
             self._first.setdefault(key, step)
             self._not_finite[key] = self._not_finite.get(key, 0) + 1

@@ -36,7 +36,9 @@ class Charts:
         yield from self._card("throughput", "Throughput", throughput, unit="tokens/s", from_zero=True)
         yield from self._time()
         bubble = self._noisy("bubble", "")
-        yield from self._card("bubble", "Pipeline bubble", bubble, unit="idle share of the stages' time", from_zero=True)
+        yield from self._card(
+            "bubble", "Pipeline bubble", bubble, unit="idle share of the stages' time", from_zero=True
+        )
         yield from self._memory()
         yield from self._card("lr", "Learning rate", self._plain("lr", ""), unit="learning rate", from_zero=True)
         norms = self._noisy("gradient_norm", "")

@@ -226,11 +226,20 @@ def read_facts(folder: Path) -> RunFacts:
         run_id=str(content.get("run_id", "")),
         started=str(content.get("started", "")),
         command=" ".join(map(str, command)) if isinstance(command, list) else "",
-        **{name: content[name] if name not in wrong else {} for name in _TABLES},
+        recipe=content["recipe"] if "recipe" not in wrong else {},
+        versions=_texts(content.get("versions")),
+        hashes=_texts(content.get("hashes")),
         result=result if isinstance(result, dict) else None,
         history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
         notices=tuple(notices),
     )
+
+
+def _texts(table: object) -> dict[str, str]:
+    """Give a table of texts; other values as their JSON."""
+    if not isinstance(table, dict):
+        return {}
+    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
 
 
 def _memory(folder: Path) -> tuple[float, ...]:

@@ -116,7 +116,7 @@ def split_bar(split: TimeSplit) -> Html:
 
 def split_table(split: TimeSplit) -> Html:
     """Give the parts with their totals, shares and means of a step; then what came between the steps."""
-    whole = split.total_s + sum(seconds for _, seconds in split.between)
+    whole = max(1e-12, split.total_s + sum(seconds for _, seconds in split.between))
     rows: list[tuple[Child, ...]] = [
         (
             element("span", element("span", class_=f"key {_colour(part)}"), part.name),
@@ -169,7 +169,7 @@ def _change(values: Sequence[float]) -> list[str]:
 def _area(split: TimeSplit, width: int, height: int, class_: str) -> Html:
     left, top, bottom, right = 44, 30, height - 30, width - 16
     count = len(split.edges) - 1
-    most = max(float(sum(part.bins[at] for part in split.parts)) for at in range(count))
+    most = max(1e-12, *(float(sum(part.bins[at] for part in split.parts)) for at in range(count)))
     first, last = int(split.edges[0]), int(split.edges[-1])
 
     def x(step: float) -> float:
