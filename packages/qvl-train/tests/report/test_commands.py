@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,3 +144,16 @@ def test_diff_of_runs_of_another_version_goes_as_far_as_it_can(qvl: Callable[...
     assert found.code == 0
     assert "A: run.json has format 0; this version knows 1" in found.out
     assert "train.seed" in found.out
+
+
+def test_reports_and_differences_need_no_framework(runs: list[Path], tmp_path: Path) -> None:
+    code = (
+        "import sys, typer\n"
+        "for name in ('mindspore', 'torch', 'transformers', 'tensorboardX', 'PIL', 'av'): sys.modules[name] = None\n"
+        "from qvl_train.commands import diff, report\n"
+        "app = typer.Typer()\n"
+        "report.register(app); diff.register(app)\n"
+        "app(sys.argv[1:])\n"
+    )
+    for words in (["report", str(runs[0])], ["diff", *map(str, runs)]):
+        subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=tmp_path, capture_output=True)

@@ -77,7 +77,7 @@ def _write(runs: list[RunHistory], target: Path, *, overwrite: bool) -> None:
     from qvl_train.report.run_page import MAKER, run_page
 
     write_page(target, run_page(runs), overwrite=overwrite, maker=MAKER)
-    typer.echo(f"{target}: {bytes_text(target.stat().st_size)}")
+    typer.echo(f"{printable(str(target))}: {bytes_text(target.stat().st_size)}")
     for run in runs:
         for notice in run.notices():
             typer.echo(printable(f"{run.name}: {notice}", _MOST_LINE), err=True)
