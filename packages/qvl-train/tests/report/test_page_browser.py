@@ -79,6 +79,12 @@ def test_can_be_read_at_every_width_and_colour(
         "[...figure.querySelectorAll('svg')].filter((one) => one.clientWidth).length)"
     )
     assert set(page.run(drawn)) == {1}
+    # All of its lines, and their keys.
+    hidden = (
+        "[...document.querySelectorAll('.stroke, .dot, .legend .key')]"
+        ".filter((one) => getComputedStyle(one).display === 'none').length"
+    )
+    assert page.run(hidden) == 0
     assert page.run("[...document.querySelectorAll('svg.chart')].filter((s) => s.clientWidth > 0).every((s) => "
                     "s.getBoundingClientRect().width / s.viewBox.baseVal.width > 0.75)")  # fmt: skip
 

@@ -26,7 +26,7 @@ class Line:
     name: str
     series: Series
     colour: int
-    style: Literal["line", "faint", "points", "dashed", "wide"] = "line"
+    style: Literal["line", "faint", "points", "dashed", "broad"] = "line"
 
 
 @dataclass(frozen=True, kw_only=True)

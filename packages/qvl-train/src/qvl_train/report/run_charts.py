@@ -86,9 +86,9 @@ class Charts:
             clear.append(Line(name=name, series=smooth, colour=colour, style=self._style(place)))
         return [*faint, *clear]
 
-    def _style(self, place: int) -> Literal["line", "wide"]:
+    def _style(self, place: int) -> Literal["line", "broad"]:
         """Draw the first of several wider: another line with the same values lies on it and hides nothing."""
-        return "wide" if len(self._runs) > 1 and place == 0 else "line"
+        return "broad" if len(self._runs) > 1 and place == 0 else "line"
 
     def _plain(self, key: str, what: str, *, points: bool = False) -> list[Line]:
         return [

@@ -196,7 +196,7 @@ def _compared(runs: Sequence[RunHistory]) -> Html:
         for place, run in enumerate(runs)
     ]
     columns = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
-    return card("Runs", table(columns, rows, right=columns[2:]), id="runs")
+    return card("Runs", table(columns, rows, right=columns[1:]), id="runs")
 
 
 def _notices(runs: Sequence[RunHistory]) -> Html | None:
