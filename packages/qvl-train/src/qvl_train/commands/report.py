@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("report")
     def report(
-        runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trainings: output.dir.")],
+        runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of trainings: output.dir.")],
         out: Annotated[
             Path | None,
             typer.Option(
@@ -54,11 +54,11 @@ def _check(runs: list[Path], out: Path | None, *, watch: bool) -> None:
             "--watch serves the page and writes none; leave one of the two out", param_hint="--out"
         )
     if len(runs) > _MOST_RUNS:
-        raise typer.BadParameter(f"{len(runs)} runs; a page shows {_MOST_RUNS} at most", param_hint="RUN...")
+        raise typer.BadParameter(f"{len(runs)} runs; a page shows {_MOST_RUNS} at most", param_hint="RUN")
     resolved = [os.path.realpath(run) for run in runs]
     twice = [run for place, run in enumerate(runs) if resolved[place] in resolved[:place]]
     if twice:
-        raise typer.BadParameter(f"{twice[0]} is named twice", param_hint="RUN...")
+        raise typer.BadParameter(f"{twice[0]} is named twice", param_hint="RUN")
 
 
 def _target(runs: list[Path], out: Path | None) -> Path:
