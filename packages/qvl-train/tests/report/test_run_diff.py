@@ -13,7 +13,8 @@ from qvl_core.recipe.draft import all_keys
 from qvl_core.run_folder import FREE_TO_CHANGE, RECORDED_PACKAGES
 from qvl_train.report.diff_card import diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
-from qvl_train.report.run_diff import RunDiff, course_text, diff_runs, flatten
+from qvl_train.report.outcomes import course_text
+from qvl_train.report.run_diff import RunDiff, diff_runs, flatten
 from qvl_train.report.run_history import open_any_runs
 from rich.console import Console
 from run_folders import recipe, record, rows, validations, write_run

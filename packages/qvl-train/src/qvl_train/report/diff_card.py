@@ -13,7 +13,8 @@ from qvl_data.inspection.page import card
 
 from qvl_train.report.meanings import Effect
 from qvl_train.report.numbers import number_text
-from qvl_train.report.run_diff import GROUPS, RunDiff, course_text
+from qvl_train.report.outcomes import course_text
+from qvl_train.report.run_diff import GROUPS, RunDiff
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from qvl_train.report.meanings import Effect, Meaning, recipe_meaning, version_meaning
 from qvl_train.report.metrics_file import MetricsFile
+from qvl_train.report.outcomes import Course, Outcome, course, outcomes, scores
 from qvl_train.report.run_history import RunFacts
 
 GROUPS = ("recipe", "data", "weights", "versions", "environment")
@@ -31,29 +30,6 @@ class Difference:
     ours: str
     theirs: str
     meaning: Meaning
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A number that both runs, or one of them, came to."""
-
-    name: str
-    ours: float | None
-    theirs: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """How long two runs had the same losses: to the bit through `same_until`, then other ones at `step`.
-
-    `step` is 0 where no loss differs, `common` counts the steps that both have.
-    """
-
-    common: int
-    same_until: int
-    step: int = 0
-    ours: float = 0.0
-    theirs: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +78,8 @@ def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
         differences=tuple(found),
-        outcomes=(*_outcomes(our_metrics, their_metrics), *_scores(ours, theirs)),
-        course=_course(our_metrics, their_metrics),
+        outcomes=(*outcomes(our_metrics, their_metrics), *scores(ours, theirs)),
+        course=course(our_metrics, their_metrics),
         notices=tuple(notices),
         is_complete=not (ours.notices or theirs.notices),
         asks=any(one.task not in ("", "sft") for one in (ours, theirs)),
@@ -209,79 +185,6 @@ def _history(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
 
 def _continued(facts: RunFacts) -> str:
     return " | ".join(f"after step {one.step}: {'; '.join(one.changes)}" for one in facts.continued) or ABSENT
-
-
-def _outcomes(ours: MetricsFile, theirs: MetricsFile) -> Iterator[Outcome]:
-    rows = (
-        ("last loss", "loss", "last"),
-        ("last validation loss", "validation_loss", "last"),
-        ("lowest validation loss", "validation_loss", "min"),
-        ("last accuracy, %", "eval_accuracy_percent", "last"),
-        ("tokens/s, median", "tokens_per_s", "median"),
-        ("step, s, median", "step_time_s", "median"),
-        ("peak memory, GiB", "memory_peak_gib", "max"),
-        ("last step", "loss", "step"),
-    )
-    for name, key, how in rows:
-        one, other = _summary(ours, key, how), _summary(theirs, key, how)
-        if one is not None or other is not None:
-            yield Outcome(name=name, ours=one, theirs=other)
-
-
-def _scores(ours: RunFacts, theirs: RunFacts) -> Iterator[Outcome]:
-    """Give the scores that an evaluation has recorded in `run.json`."""
-    for name in ("accuracy_percent", "unreadable_percent", "rows"):
-        one, other = ((facts.result or {}).get(name) for facts in (ours, theirs))
-        if isinstance(one, int | float) or isinstance(other, int | float):
-            yield Outcome(name=name.replace("_percent", ", %"), ours=_number(one), theirs=_number(other))
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:
-    steps, values = metrics.series(key)
-    if not len(values):
-        return None
-    if how in ("last", "step"):
-        return float(values[-1] if how == "last" else steps[-1])
-    if how == "median":
-        return float(np.median(values))
-    return float(values.min() if how == "min" else values.max())
-
-
-def _course(ours: MetricsFile, theirs: MetricsFile) -> Course | None:
-    our_steps, our_losses = ours.series("loss")
-    their_steps, their_losses = theirs.series("loss")
-    common, one, other = np.intersect1d(our_steps, their_steps, assume_unique=True, return_indices=True)
-    if not len(common):
-        return None
-    differs = np.flatnonzero(our_losses[one] != their_losses[other])
-    if not len(differs):
-        return Course(common=len(common), same_until=int(common[-1]))
-    at = int(differs[0])
-    return Course(
-        common=len(common),
-        same_until=int(common[at - 1]) if at else 0,
-        step=int(common[at]),
-        ours=float(our_losses[one[at]]),
-        theirs=float(their_losses[other[at]]),
-    )
-
-
-def course_text(course: Course) -> str:
-    """Say how long the losses were the same."""
-    if not course.step:
-        return f"Losses are equal to the bit in all {course.common:,} steps that both runs have."
-    spread = abs(course.ours - course.theirs) / max(abs(course.ours), abs(course.theirs), 1e-300)
-    began = (
-        f"equal to the bit until step {course.same_until:,}, then" if course.same_until else "different from the start:"
-    )
-    return (
-        f"Losses are {began} {course.ours!r} against {course.theirs!r} at step {course.step:,} "
-        f"(relative difference {spread:.1e})."
-    )
 
 
 def _text(table: Mapping[str, Any], key: str) -> str:
