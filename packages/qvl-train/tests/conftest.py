@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "recipes" / "tiny"
 
-# `thread_worlds` lies beside this file; `sharded_folders` writes folders of any layout and `power_cut` is a disk that
-# loses power: the tests of qvl-core have them.
+# `thread_worlds` and `run_folders` lie beside this file. Tests of other packages have `devtools`, which drives a
+# browser (qvl-data), `sharded_folders`, which writes folders of any layout, and `power_cut`, a disk that loses power.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT / "packages" / "qvl-data" / "tests"))
 sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests"))
 sys.path.insert(0, str(ROOT / "packages" / "qvl-core" / "tests" / "weights"))
 

@@ -28,6 +28,24 @@ def only(problems: list[Problem]) -> Problem:
             "model.freeze",
             "nothing is left to train",
         ),
+        (
+            ["train.log.profile=[2, 2]"],
+            ["train.log.profile=[3, 2]"],
+            "train.log.profile",
+            "before its first one, 3",
+        ),
+        (
+            ["train.steps=200", "train.log.profile=[1, 100]"],
+            ["train.steps=200", "train.log.profile=[1, 101]"],
+            "train.log.profile",
+            "names 101 steps",
+        ),
+        (
+            ["train.steps=12", "train.log.profile=[10, 12]"],
+            ["train.steps=11", "train.log.profile=[10, 12]"],
+            "train.log.profile",
+            "the run has train.steps = 11",
+        ),
         (["train.schedule.min_lr=1e-3"], ["train.schedule.min_lr=2e-3"], "train.schedule.min_lr", "more than"),
         (
             ["data.image.min_pixels=1000", "data.image.max_pixels=1000"],

@@ -63,6 +63,13 @@ def test_page_forbids_everything_but_itself() -> None:
     assert reader.text == HOSTILE
 
 
+def test_page_that_asks_its_server_may_fetch_from_there_and_from_nowhere_else() -> None:
+    asking = page("title", element("p"), code="const one = 1;\n", asks_its_server=True)
+    silent = page("title", element("p"), code="const one = 1;\n")
+    assert asking.replace("; connect-src &#x27;self&#x27;", "") == silent
+    assert "connect-src" not in silent
+
+
 def test_page_with_a_script_allows_that_script_and_its_style_and_nothing_else() -> None:
     text = page("title", element("p", HOSTILE), css="p { color: red; }", code="const one = 1;\n")
     policy = re.search(r'content="(default-src[^"]*)"', text)

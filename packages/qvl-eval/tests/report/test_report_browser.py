@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devtools import BrowserPage, find_browser
+from devtools import CONTRAST, BrowserPage, find_browser
 from qvl_eval.report import write_report
 from qvl_eval.report.row_verdicts import JudgedRow, Result, judged_rows
 from report_cases import HOSTILE, PROTOCOL, RULES, SUBJECTS, Pictures, choice_rows, picture, results_of
@@ -21,29 +21,6 @@ pytestmark = pytest.mark.skipif(
 
 SHOWN = "[...document.querySelectorAll('#list > article h3')].map((head) => head.textContent.slice(4))"
 PLACE = "document.querySelector('#pager .place').textContent"
-# Contrast of every text with what lies behind it, by WCAG 2.1; those below the wanted ratio.
-CONTRAST = """(() => {
-  const part = (value) => { const s = value / 255; return s <= 0.03928 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4; };
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
-  const behind = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const found = numbers(getComputedStyle(at).backgroundColor);
-      if (found.length < 4 || found[3] > 0) return found;
-    }
-    return [255, 255, 255];
-  };
-  const low = [], UNSEEN = ['SCRIPT', 'NOSCRIPT', 'STYLE', 'OPTION'];
-  for (const node of document.querySelectorAll('body *')) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.disabled || UNSEEN.includes(node.tagName)) continue;
-    const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const name = `${node.tagName}.${node.className}`;
-    if (ratio < 4.5) low.push(`${name}: ${ratio.toFixed(2)} ${node.textContent.slice(0, 40)}`);
-  }
-  return [...new Set(low)];
-})()"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from qvl_train.interrupt import Interrupt
 from qvl_train.memory import host_peak_gib
 from qvl_train.meter import Meter
 from qvl_train.optimizer import Optimizer
+from qvl_train.profiling import step_profile
 from qvl_train.reports import Reports
 from qvl_train.run_saves import RunSaves
 from qvl_train.schedule import learning_rate
@@ -91,6 +92,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
         Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
         _batches(job) as source,
         RunSaves(job, train, reports, contents) as saves,
+        step_profile(job.folder, train.log.profile, job.world, reports.note) as profile,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
         if step == 0:
@@ -103,6 +105,8 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             clock.switch("other")
             step += 1
             lr = _rate(train, step, job.steps)
+            with table.between("profiling", clock):
+                profile.before(step)
             try:
                 result = take_step(micro_batches, lr=lr, step=step)
             except NotFiniteError as error:
@@ -111,6 +115,8 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             with table.between("saving", clock):
                 saves.hear(result.messages)
             signal_name = result.signal_name
+            with table.between("profiling", clock):
+                profile.after(step)
             job.stamp("first step")
             row = _row(step, lr, result)
             table.add(row)

@@ -18,6 +18,7 @@ from qvl_core.recipe import data_checks
 from qvl_core.recipe.draft import Draft
 from qvl_core.recipe.merge import EXCLUSIVE
 from qvl_core.recipe.problems import error, warning
+from qvl_core.recipe.sections.train import MOST_PROFILED_STEPS
 from qvl_core.recipe.wording import shown
 from qvl_core.specs.model_spec import ModelSpec
 
@@ -34,6 +35,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_something_trains(draft)
     yield from check_adapters(draft)
     yield from check_learning_rates(draft)
+    yield from check_profile(draft)
     yield from data_checks.check_recipe(draft)
     yield from check_precision(draft)
     yield from check_sampling(draft)
@@ -146,6 +148,26 @@ def check_learning_rates(draft: Draft) -> Iterator[Problem]:
     if taken and taken[1] > taken[0]:
         message = f"is {taken[1]}, more than train.optimizer.lr = {taken[0]}"
         yield error("train.schedule.min_lr", message, f"min_lr = {taken[0]} or less")
+
+
+def check_profile(draft: Draft) -> Iterator[Problem]:
+    """Refuse steps to profile that are none, too many, or after the run."""
+    taken = draft.take("train.log.profile")
+    if taken is None or taken[0] is None:
+        return
+    first, last = taken[0]
+    if last < first:
+        message = f"ends with step {last}, before its first one, {first}"
+        yield error("train.log.profile", message, f"profile = [{last}, {first}]")
+        return
+    if last - first + 1 > MOST_PROFILED_STEPS:
+        message = f"names {last - first + 1:,} steps; a trace of at most {MOST_PROFILED_STEPS} can be used"
+        yield error("train.log.profile", message, f"profile = [{first}, {first + 2}]")
+    steps = draft.take("train.steps")
+    if steps is not None and steps[0] is not None and last > steps[0]:
+        begin = max(1, steps[0] - (last - first))
+        message = f"ends with step {last}, but the run has train.steps = {steps[0]}"
+        yield error("train.log.profile", message, f"profile = [{begin}, {steps[0]}]")
 
 
 def check_precision(draft: Draft) -> Iterator[Problem]:

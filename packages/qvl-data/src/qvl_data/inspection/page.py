@@ -12,18 +12,26 @@ from qvl_data.inspection.page_file import DATA_PAGE, mark
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, *parts: Child | Iterable[Child], css: str = "", code: str = "", maker: str = DATA_PAGE) -> str:
+def page(
+    title: str,
+    *parts: Child | Iterable[Child],
+    css: str = "",
+    code: str = "",
+    maker: str = DATA_PAGE,
+    asks_its_server: bool = False,
+) -> str:
     """Give a whole page of a title and the children of its `main`; `css` is added to that of all pages.
 
     `code` is the page's own script. A page that has one allows it and its style sheet by their hashes and no other,
     so that no element of it can have a `style` or an event attribute. `maker` is the command that writes the page.
+    The script of a page that `asks_its_server` may fetch from where the page came from, and from nowhere else.
     """
     sheet = style_sheet(files("qvl_data.inspection").joinpath("page.css").read_text(encoding="utf-8") + css)
     own = script(code) if code else None
     head = join(
         element("meta", charset="utf-8"),
         "\n",
-        element("meta", http_equiv="Content-Security-Policy", content=_policy(sheet, own)),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(sheet, own, asks_its_server)),
         "\n",
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         "\n",
@@ -36,10 +44,12 @@ def page(title: str, *parts: Child | Iterable[Child], css: str = "", code: str =
     return document(head, join(element("main", *parts), own), mark=mark(maker))
 
 
-def _policy(sheet: Html, own: Html | None) -> str:
+def _policy(sheet: Html, own: Html | None, asks_its_server: bool) -> str:
     if own is None:
         return POLICY
     rules = f"style-src {policy_hash(sheet)}; script-src {policy_hash(own)}"
+    if asks_its_server:
+        rules += "; connect-src 'self'"
     return f"default-src 'none'; img-src data:; {rules}; base-uri 'none'; form-action 'none'"
 
 

@@ -10,6 +10,10 @@ from qvl_core.lora_table import LoraTarget
 from qvl_core.recipe.sections.section import Components, Section, section_defaults
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+StepNumber = Annotated[int, Field(ge=1, le=10**9)]
+
+# A trace has every operation of every step in it.
+MOST_PROFILED_STEPS = 100
 
 
 class LearningRateScale(Section):
@@ -206,6 +210,12 @@ class LogSection(Section):
         examples=[354.0],
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard files. Default true.", examples=[True])
+    profile: Annotated[tuple[StepNumber, StepNumber], Strict(False)] | None = Field(
+        default=None,
+        description="First and last step that MindSpore's profiler looks at, both included, at most 100 of them: its "
+        "traces go to profile/ in the run's folder, of one process of each pipeline stage. Default: absent, none.",
+        examples=[[10, 12]],
+    )
 
 
 class TrainSection(Section):

@@ -25,6 +25,31 @@ _FLAGS = (
 )
 
 
+# Contrast of every text with what lies behind it, by WCAG 2.1; those below the wanted ratio.
+CONTRAST = """(() => {
+  const part = (value) => { const s = value / 255; return s <= 0.03928 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4; };
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const found = numbers(getComputedStyle(at).backgroundColor);
+      if (found.length < 4 || found[3] > 0) return found;
+    }
+    return [255, 255, 255];
+  };
+  const low = [], UNSEEN = ['SCRIPT', 'NOSCRIPT', 'STYLE', 'OPTION'];
+  for (const node of document.querySelectorAll('body *')) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!own || !node.checkVisibility() || node.disabled || UNSEEN.includes(node.tagName)) continue;
+    const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const name = `${node.tagName}.${node.className}`;
+    if (ratio < 4.5) low.push(`${name}: ${ratio.toFixed(2)} ${node.textContent.slice(0, 40)}`);
+  }
+  return [...new Set(low)];
+})()"""
+
+
 def find_browser() -> str | None:
     """Give the path of an installed Chromium or Chrome; None where there is none."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
@@ -114,6 +139,11 @@ class BrowserPage:
             if found.get("id") == number:
                 assert "error" not in found, found
                 return found["result"]
+
+    def visit(self, address: str) -> None:
+        """Open a page of a server and wait until it is loaded."""
+        self._go("about:blank")
+        self._go(address)
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file and wait until it is loaded and drawn."""

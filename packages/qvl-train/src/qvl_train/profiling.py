@@ -1,0 +1,116 @@
+"""MindSpore's profiler on some steps of a run: what `train.log.profile` asks for.
+
+One process of each pipeline stage is profiled, the first replica's first slice: the others of its stage do the same.
+What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails costs its trace and a warning, not the run.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvl_core.device import current_device
+from qvl_core.durable import explained, make_folder, remove_folder
+
+if TYPE_CHECKING:
+    from qvl_core.parallel.world import World
+
+PROFILE = "profile"
+TRACE = "trace_view.json"
+
+
+class StepProfile:
+    """Profiles the steps from `first` to `last`, both included. Call `before` and `after` around each step.
+
+    Use it as a context manager: a run that ends early leaves no profiler running.
+    """
+
+    def __init__(
+        self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None], start: Callable[[Path, int], Any]
+    ) -> None:
+        """`start` starts a profiler of so many steps that writes into a folder, and gives it; it has `step`, `stop`."""
+        self._folder = folder
+        self._steps = steps
+        self._say = say
+        self._start = start
+        self._profiler: Any = None
+
+    def before(self, step: int) -> None:
+        """Start the profiler where this is the first step to be profiled, or one of them after a run went on."""
+        if self._steps is None or self._profiler is not None or not self._steps[0] <= step <= self._steps[1]:
+            return
+        try:
+            with explained(self._folder):
+                # Of an earlier try: two traces of the same steps would be counted twice.
+                if self._folder.is_dir():
+                    remove_folder(self._folder)
+                make_folder(self._folder)
+                if not self._folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", str(self._folder))
+            self._profiler = self._start(self._folder, self._steps[1] - step + 1)
+        except Exception as error:  # whatever the profiler has, training is not about it
+            self._give_up(error)
+
+    def after(self, step: int) -> None:
+        """Count the step, and stop the profiler after the last one."""
+        if self._profiler is None or self._steps is None:
+            return
+        try:
+            # With the last one the profiler writes what it has.
+            self._profiler.step()
+        except Exception as error:
+            self._give_up(error)
+            return
+        if step >= self._steps[1]:
+            self._stop()
+
+    def __enter__(self) -> StepProfile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            return
+        try:
+            profiler.stop()
+        except Exception as error:
+            self._give_up(error)
+            return
+        if any(self._folder.glob(f"**/{TRACE}")):
+            self._say(f"profile written to {self._folder}")
+        else:
+            self._say(f"warning: the profiler has written no {TRACE} to {self._folder}")
+
+    def _give_up(self, error: Exception) -> None:
+        self._steps = self._profiler = None
+        first = next(iter(str(error).splitlines()), "")
+        self._say(f"warning: no profile: {type(error).__name__}: {first[:200]}")
+
+
+def step_profile(folder: Path, steps: tuple[int, int] | None, world: World, say: Callable[[str], None]) -> StepProfile:
+    """Give the profile of this rank: of nothing where it is not the one of its stage that is profiled."""
+    is_one = world.place.dp == 0 and world.place.tp == 0
+    place = folder / PROFILE / f"rank_{world.rank:03d}"
+    return StepProfile(place, steps if is_one else None, say, start_profiler)
+
+
+def start_profiler(folder: Path, steps: int) -> Any:
+    """Start MindSpore's profiler: framework and host, and the device where there is one (not verified on a device)."""
+    from mindspore.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
+
+    activities = [ProfilerActivity.CPU]
+    if current_device() == "ascend":
+        activities.append(ProfilerActivity.NPU)
+    profiler = profile(
+        activities=activities,
+        start_profile=False,
+        schedule=schedule(wait=0, warmup=0, active=steps, repeat=1),
+        on_trace_ready=tensorboard_trace_handler(str(folder), analyse_flag=True),
+    )
+    profiler.start()
+    return profiler

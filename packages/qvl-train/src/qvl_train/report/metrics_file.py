@@ -1,0 +1,183 @@
+"""The numbers of a run, read as they are: a file that grows, has holes, or was written by another version.
+
+What cannot be used is counted and told, never guessed at. Values are kept as columns, so that long runs stay small.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from qvl_core.errors import OutputError
+from qvl_core.input_file import open_regular_file, printable
+
+METRICS = "metrics.jsonl"
+# Lines with something wrong that are named; all are counted.
+_NAMED = 3
+# No row of ours comes near: a longer line is of another file.
+_MOST_LINE_BYTES = 1 << 20
+# Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
+_LARGEST, _SMALLEST = 1e100, 1e-100
+
+
+class MetricsFile:
+    """Reads `metrics.jsonl`; `update` takes what has been appended since, or all anew where the file is another one.
+
+    A row is a JSON object with a whole `step` of at least 0. Numbers of other keys are kept, one value for each step:
+    of a step that occurs again the later value counts, as a run that is continued repeats steps.
+    """
+
+    wrong_lines: int
+    half_line: bool
+    failed_saves: list[tuple[int, str]]
+    _place: int
+    _line: int
+    _identity: tuple[int, int] | None
+    _steps: dict[str, array[int]]
+    _values: dict[str, array[float]]
+    _not_finite: dict[str, int]
+    _first: dict[str, int]
+    _named: list[tuple[int, str]]
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def update(self) -> bool:
+        """Read what is new, and say whether there was anything. A file that is not there has no rows.
+
+        Raises OutputError where something other than a regular file is in its place.
+        """
+        if not self._path.exists():
+            was_there = self._place > 0
+            self._forget()
+            return was_there
+        with open_regular_file(self._path, error_type=OutputError) as file:
+            found = os.fstat(file.fileno())
+            identity = (found.st_dev, found.st_ino)
+            # A run that goes on replaces the file by one without the rows that it repeats.
+            if identity != self._identity or found.st_size < self._place:
+                self._forget()
+                self._identity = identity
+            began = self._place
+            file.seek(began)
+            while line := file.readline(_MOST_LINE_BYTES):
+                if not line.endswith(b"\n"):
+                    if len(line) < _MOST_LINE_BYTES or not _skip_line(file):
+                        break
+                    line = b""
+                self._place = file.tell()
+                self._line += 1
+                if line.strip():
+                    self._take(line)
+                elif not line:
+                    self._refuse("longer than any row")
+            self.half_line = found.st_size > self._place
+        return self._place != began
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that have a number, in the order in which they first came."""
+        return list(self._values)
+
+    def series(self, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give (steps, values) of a key, steps ascending, each once, finite values only; empty for an unknown key."""
+        if key not in self._values:
+            return np.empty(0, np.int64), np.empty(0)
+        steps = np.frombuffer(self._steps[key], np.int64).copy()
+        values = np.frombuffer(self._values[key], np.float64).copy()
+        if len(steps) > 1 and (np.diff(steps) <= 0).any():
+            # The last one of equal steps.
+            _, last = np.unique(steps[::-1], return_index=True)
+            chosen = len(steps) - 1 - last
+            steps, values = steps[chosen], values[chosen]
+        kept = np.isfinite(values)
+        return steps[kept], values[kept]
+
+    def lost_steps(self, key: str) -> list[tuple[int, int]]:
+        """Give the (first, last) steps without a row of this key, seen by the usual distance of its rows."""
+        steps, _ = self.series(key)
+        if len(steps) < 3:
+            return []
+        gaps = np.diff(steps)
+        usual = int(np.median(gaps))
+        return [(int(steps[at]) + usual, int(steps[at + 1]) - usual) for at in np.flatnonzero(gaps > usual)]
+
+    def notices(self) -> Iterator[str]:
+        """Say what of the file could not be used, a sentence each."""
+        if self.wrong_lines:
+            named = "; ".join(f"line {number}: {why}" for number, why in self._named)
+            more = f"; and {self.wrong_lines - len(self._named):,} more" if self.wrong_lines > len(self._named) else ""
+            lines = "1 line is" if self.wrong_lines == 1 else f"{self.wrong_lines:,} lines are"
+            yield f"{METRICS}: {lines} left out ({named}{more})."
+        for key, count in self._not_finite.items():
+            values = "1 value is" if count == 1 else f"{count:,} values are"
+            yield f"{key}: {values} NaN or infinite, first at step {self._first[key]:,}."
+        if self.half_line:
+            yield f"{METRICS} ends in the middle of a row: it was being written, or the run was killed."
+
+    def _forget(self) -> None:
+        self._place = 0
+        self._line = 0
+        self._identity = None
+        self._steps = {}
+        self._values = {}
+        self._not_finite = {}
+        self._first = {}
+        self._named = []
+        self.wrong_lines = 0
+        self.half_line = False
+        self.failed_saves = []
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            self._refuse(printable(str(error), 80))
+            return
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**62:
+            self._refuse("not an object with a whole step")
+            return
+        for key, value in row.items():
+            if key == "save_failed" and isinstance(value, str):
+                self.failed_saves.append((step, value))
+            elif key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                self._keep(key, step, value)
+
+    def _keep(self, key: str, step: int, value: float) -> None:
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if abs(number) > _LARGEST:
+            number = math.inf
+        elif abs(number) < _SMALLEST:
+            number = 0.0
+        if not math.isfinite(number):
+            self._first.setdefault(key, step)
+            self._not_finite[key] = self._not_finite.get(key, 0) + 1
+        if key not in self._values:
+            self._steps[key], self._values[key] = array("q"), array("d")
+        self._steps[key].append(step)
+        self._values[key].append(number)
+
+    def _refuse(self, why: str) -> None:
+        self.wrong_lines += 1
+        if len(self._named) < _NAMED:
+            self._named.append((self._line, why))
+
+
+def _skip_line(file: BinaryIO) -> bool:
+    """Read to the end of the line, and say whether it has one."""
+    while rest := file.readline(_MOST_LINE_BYTES):
+        if rest.endswith(b"\n"):
+            return True
+    return False

@@ -1,0 +1,109 @@
+"""What came of two runs: their numbers beside each other, and until which step they were the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qvl_train.report.metrics_file import MetricsFile
+from qvl_train.report.run_history import RunFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A number that both runs, or one of them, came to."""
+
+    name: str
+    ours: float | None
+    theirs: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long two runs had the same losses: to the bit through `same_until`, then other ones at `step`.
+
+    `step` is 0 where no loss differs, `common` counts the steps that both have.
+    """
+
+    common: int
+    same_until: int
+    step: int = 0
+    ours: float = 0.0
+    theirs: float = 0.0
+
+
+def outcomes(ours: MetricsFile, theirs: MetricsFile) -> Iterator[Outcome]:
+    """Give what two trainings came to, as far as one of them has it."""
+    rows = (
+        ("last loss", "loss", "last"),
+        ("last validation loss", "validation_loss", "last"),
+        ("lowest validation loss", "validation_loss", "min"),
+        ("last accuracy, %", "eval_accuracy_percent", "last"),
+        ("tokens/s, median", "tokens_per_s", "median"),
+        ("step, s, median", "step_time_s", "median"),
+        ("peak memory, GiB", "memory_peak_gib", "max"),
+        ("last step", "loss", "step"),
+    )
+    for name, key, how in rows:
+        one, other = _summary(ours, key, how), _summary(theirs, key, how)
+        if one is not None or other is not None:
+            yield Outcome(name=name, ours=one, theirs=other)
+
+
+def scores(ours: RunFacts, theirs: RunFacts) -> Iterator[Outcome]:
+    """Give the scores that an evaluation has recorded in `run.json`."""
+    for name in ("accuracy_percent", "unreadable_percent", "rows"):
+        one, other = ((facts.result or {}).get(name) for facts in (ours, theirs))
+        if isinstance(one, int | float) or isinstance(other, int | float):
+            yield Outcome(name=name.replace("_percent", ", %"), ours=_number(one), theirs=_number(other))
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:
+    steps, values = metrics.series(key)
+    if not len(values):
+        return None
+    if how in ("last", "step"):
+        return float(values[-1] if how == "last" else steps[-1])
+    if how == "median":
+        return float(np.median(values))
+    return float(values.min() if how == "min" else values.max())
+
+
+def course(ours: MetricsFile, theirs: MetricsFile) -> Course | None:
+    """Give how long the losses of two runs are equal; None where they have no step in common."""
+    our_steps, our_losses = ours.series("loss")
+    their_steps, their_losses = theirs.series("loss")
+    common, one, other = np.intersect1d(our_steps, their_steps, assume_unique=True, return_indices=True)
+    if not len(common):
+        return None
+    differs = np.flatnonzero(our_losses[one] != their_losses[other])
+    if not len(differs):
+        return Course(common=len(common), same_until=int(common[-1]))
+    at = int(differs[0])
+    return Course(
+        common=len(common),
+        same_until=int(common[at - 1]) if at else 0,
+        step=int(common[at]),
+        ours=float(our_losses[one[at]]),
+        theirs=float(their_losses[other[at]]),
+    )
+
+
+def course_text(found: Course) -> str:
+    """Say how long the losses were the same."""
+    if not found.step:
+        return f"Losses are equal to the bit in all {found.common:,} steps that both runs have."
+    spread = abs(found.ours - found.theirs) / max(abs(found.ours), abs(found.theirs), 1e-300)
+    began = (
+        f"equal to the bit until step {found.same_until:,}, then" if found.same_until else "different from the start:"
+    )
+    return (
+        f"Losses are {began} {found.ours!r} against {found.theirs!r} at step {found.step:,} "
+        f"(relative difference {spread:.1e})."
+    )

@@ -1,0 +1,257 @@
+"""A run as its folder tells it: recipe and versions, numbers, memory, checkpoints; and what is missing or odd there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qvl_core.errors import InputError, OutputError, Problem
+from qvl_core.input_file import printable, readable
+from qvl_core.json_file import read_json_object
+from qvl_core.run_folder import RECORD_FORMAT, RUN_FILE
+
+from qvl_train.report.metrics_file import METRICS, MetricsFile
+from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
+
+_MOST_NAMED = 5
+_TABLES = ("recipe", "versions", "hashes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """That a run went on with something else: after which step, when, and what was changed, as texts."""
+
+    step: int | None
+    at: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What `run.json` says, as far as it can be read; what is not there is empty, and `format` 0."""
+
+    format: int = 0
+    run_id: str = ""
+    started: str = ""
+    command: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        return str(self.recipe.get("task", ""))
+
+    @property
+    def total_steps(self) -> int | None:
+        """How many steps the run is to take, where its recipe or its result says so."""
+        train = self.recipe.get("train")
+        steps = train.get("steps") if isinstance(train, Mapping) else None
+        if steps is None and self.result is not None:
+            steps = self.result.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def continued(self) -> list[Continuation]:
+        """What the run was continued with; what an entry does not say is left out."""
+        found = []
+        for entry in self.history:
+            step, changes, versions = entry.get("after_step"), entry.get("differences"), entry.get("versions")
+            texts = [str(text) for text in changes] if isinstance(changes, list) else []
+            for name, pair in versions.items() if isinstance(versions, dict) else ():
+                texts.append(f"{name} {' -> '.join(map(str, pair)) if isinstance(pair, list) else pair}")
+            number = step if isinstance(step, int) else None
+            found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
+        return found
+
+    @property
+    def known_versions(self) -> dict[str, str]:
+        """The versions that the run was last continued with."""
+        versions = dict(self.versions)
+        for entry in self.history:
+            changed = entry.get("versions")
+            for name, pair in changed.items() if isinstance(changed, Mapping) else ():
+                if isinstance(pair, list) and len(pair) == 2:
+                    versions[str(name)] = str(pair[1])
+        return versions
+
+
+@dataclass(kw_only=True)
+class RunHistory:
+    """A run and its numbers. `update` reads what has come since; `name` tells runs of one page apart."""
+
+    folder: Path
+    name: str
+    facts: RunFacts
+    metrics: MetricsFile
+    memory_gib: tuple[float, ...] = ()
+
+    def update(self) -> bool:
+        """Read what is new, and say whether there was anything. Raises OutputError where it cannot be."""
+        facts, memory = read_facts(self.folder), _memory(self.folder)
+        has_changed = self.metrics.update() or facts != self.facts or memory != self.memory_gib
+        self.facts, self.memory_gib = facts, memory
+        return has_changed
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has a loss; 0 without one."""
+        steps, _ = self.metrics.series("loss")
+        return int(steps[-1]) if len(steps) else 0
+
+    def notices(self) -> list[str]:
+        """Say what is missing or odd, a sentence each."""
+        found = [*self.facts.notices, *self.metrics.notices()]
+        if not len(self.metrics.series("loss")[0]):
+            found.append(f"No step is in {METRICS} yet.")
+        holes = self.metrics.lost_steps("loss")
+        if holes:
+            named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
+            more = f" and {len(holes) - _MOST_NAMED:,} more" if len(holes) > _MOST_NAMED else ""
+            found.append(f"Without numbers: steps {named}{more}; lines are broken there.")
+        lost = self.metrics.series("metrics_rows_lost")[1]
+        if len(lost):
+            found.append(f"{int(lost.sum()):,} rows were lost while the disk was full.")
+        for step, why in self.metrics.failed_saves[:_MOST_NAMED]:
+            found.append(f"The checkpoint of step {step:,} was not written: {printable(why)}")
+        return found
+
+
+def open_runs(folders: list[Path]) -> list[RunHistory]:
+    """Read folders of trainings, with names that tell them apart. Raises OutputError with the problems of all of them.
+
+    What a run has written before it was killed is enough; a folder that is of another task, or of no run, is a problem.
+    """
+    runs = open_any_runs(folders)
+    problems = [_other_task(run.folder, run.facts.task) for run in runs if run.facts.task not in ("", "sft")]
+    if problems:
+        raise OutputError(problems)
+    return runs
+
+
+def open_any_runs(folders: list[Path]) -> list[RunHistory]:
+    """Read folders of runs of any task. Raises OutputError with the problems of all of them."""
+    problems = [problem for folder in folders if (problem := problem_with(folder)) is not None]
+    if problems:
+        raise OutputError(problems)
+    runs: list[RunHistory] = []
+    for folder, name in zip(folders, run_names(folders), strict=True):
+        try:
+            runs.append(_open(folder, name))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise OutputError(problems)
+    return runs
+
+
+def _open(folder: Path, name: str) -> RunHistory:
+    run = RunHistory(
+        folder=folder,
+        name=name,
+        facts=read_facts(folder),
+        metrics=MetricsFile(folder / METRICS),
+        memory_gib=_memory(folder),
+    )
+    run.metrics.update()
+    return run
+
+
+def problem_with(folder: Path) -> Problem | None:
+    """Give what is wrong where the folder is none that a run has written to; None where it is one."""
+    where = printable(str(folder))
+    try:
+        with readable(folder, error_type=OutputError):
+            is_there, is_folder = folder.exists(), folder.is_dir()
+            has_record, has_metrics = (folder / RUN_FILE).exists(), (folder / METRICS).exists()
+            inside = sorted(one.parent.name for one in folder.glob(f"*/{RUN_FILE}")) if is_folder else []
+    except InputError as error:
+        return error.problems[0]
+    if not is_there:
+        return Problem(where=where, message="there is no such folder", fix="give output.dir of the run's recipe")
+    if not is_folder:
+        fix = printable(str(folder.parent)) if folder.name in (RUN_FILE, METRICS) else "give output.dir of the recipe"
+        return Problem(where=where, message="is a file, not the folder of a run", fix=fix)
+    if has_record or has_metrics:
+        return None
+    fix = "give output.dir of the run's recipe"
+    if inside:
+        fix = "\n".join(printable(str(folder / name)) for name in inside[:_MOST_NAMED])
+    return Problem(where=where, message=f"is not the folder of a run: it has neither {RUN_FILE} nor {METRICS}", fix=fix)
+
+
+def run_names(folders: list[Path]) -> list[str]:
+    """Give each folder the shortest end of its path that no other one has."""
+    # `resolve` raises where a link leads to itself.
+    parts = [Path(os.path.realpath(folder)).parts for folder in folders]
+    names = []
+    for own in parts:
+        length = 1
+        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
+
+
+def read_facts(folder: Path) -> RunFacts:
+    """Read `run.json` as far as it goes: another format or a broken file is a notice, not an end."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return RunFacts(notices=(f"There is no {RUN_FILE}: recipe, versions and hashes of this run are not known.",))
+    try:
+        content = read_json_object(path, error_type=OutputError)
+    except InputError as error:
+        told = printable(error.problems[0].message)
+        return RunFacts(notices=(f"{RUN_FILE} cannot be used: {told}.",))
+    version = content.get("format")
+    notices = []
+    if version != RECORD_FORMAT:
+        notices.append(
+            f"{RUN_FILE} has format {printable(str(version))}; this version knows {RECORD_FORMAT}: "
+            "what it has under the same names is shown."
+        )
+    wrong = [name for name in _TABLES if not isinstance(content.get(name), dict)]
+    if wrong:
+        notices.append(f"{RUN_FILE} has no {' and no '.join(wrong)}.")
+    result, history, command = content.get("result"), content.get("history"), content.get("command")
+    return RunFacts(
+        format=version if isinstance(version, int) else 0,
+        run_id=str(content.get("run_id", "")),
+        started=str(content.get("started", "")),
+        command=" ".join(map(str, command)) if isinstance(command, list) else "",
+        recipe=content["recipe"] if "recipe" not in wrong else {},
+        versions=_texts(content.get("versions")),
+        hashes=_texts(content.get("hashes")),
+        result=result if isinstance(result, dict) else None,
+        history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
+        notices=tuple(notices),
+    )
+
+
+def _texts(table: object) -> dict[str, str]:
+    """Give a table of texts; other values as their JSON."""
+    if not isinstance(table, dict):
+        return {}
+    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
+
+
+def _memory(folder: Path) -> tuple[float, ...]:
+    """Give every rank's peak in GiB; nothing where the run has not ended, or the file is not such a one."""
+    try:
+        found = json.loads((folder / MEMORY_FILE).read_text(encoding="utf-8"))[MEMORY_KEY]
+        return tuple(float(value) for value in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _other_task(folder: Path, task: str) -> Problem:
+    message = f'is the folder of a run with task = "{printable(task)}"; this page is of trainings'
+    fix = f"qvl eval report {printable(str(folder))}" if task == "eval" else "give the folder of a training"
+    return Problem(where=printable(str(folder)), key="task", message=message, fix=fix)

@@ -1,0 +1,89 @@
+"""Long series for small drawings: thinned without losing a peak, smoothed without moving one, cut where rows lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Points of one drawn line: enough for a desk.
+MOST_POINTS = 700
+MOST_CUTS = 200
+# Below so many rows the line itself is smooth enough to be read.
+_SMOOTH_FROM = 30
+_WINDOW_SHARE = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Values over steps: int64 [N] ascending and float64 [N]."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def pieces(self) -> Iterator[Series]:
+        """Give the parts without a hole: neighbours are at most the usual distance apart, and a half.
+
+        Of very many holes only the widest ones cut.
+        """
+        gaps = np.diff(self.steps)
+        usual = np.median(gaps) if len(gaps) else 1
+        cuts = np.flatnonzero(gaps > 1.5 * usual) + 1
+        if len(cuts) > MOST_CUTS:
+            cuts = np.sort(cuts[np.argsort(-gaps[cuts - 1], kind="stable")[:MOST_CUTS]])
+        for steps, values in zip(np.split(self.steps, cuts), np.split(self.values, cuts), strict=True):
+            if len(steps):
+                yield Series(steps=steps, values=values)
+
+    def thinned(self, most: int = MOST_POINTS) -> Series:
+        """Give at most about so many points: of each stretch its lowest and its highest one."""
+        if len(self) <= most:
+            return self
+        edges = np.linspace(0, len(self), most // 2 + 1).astype(np.int64)
+        kept = {0, len(self) - 1}
+        for first, after in pairwise(edges):
+            part = self.values[first:after]
+            kept |= {int(first + part.argmin()), int(first + part.argmax())}
+        places = np.array(sorted(kept))
+        return Series(steps=self.steps[places], values=self.values[places])
+
+    def drawn(self) -> Iterator[Series]:
+        """Give the parts without a hole, together of about so many points as a drawing shows."""
+        for piece in self.pieces():
+            yield piece.thinned(max(2, MOST_POINTS * len(piece) // len(self)))
+
+    def smoothed(self) -> Series | None:
+        """Give the mean over a window around each row, a fortieth of all wide; None for a short series.
+
+        No window reaches over a hole.
+        """
+        if len(self) < _SMOOTH_FROM:
+            return None
+        half = max(2, len(self) // _WINDOW_SHARE // 2)
+        means = [_means(piece.values, half) for piece in self.pieces()]
+        return Series(steps=self.steps, values=np.concatenate(means))
+
+    def summed(self) -> Series:
+        """Add up from the first row on; a row stands for the steps since the row before it."""
+        if not len(self):
+            return self
+        gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= _usual(self.steps) else np.nan)
+        gaps = np.where(np.isnan(gaps), _usual(self.steps), gaps)
+        return Series(steps=self.steps, values=np.cumsum(self.values * gaps))
+
+
+def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(0, np.arange(len(values)) - half)
+    after = np.minimum(len(values), np.arange(len(values)) + half + 1)
+    return (total[after] - total[first]) / (after - first)
+
+
+def _usual(steps: NDArray[np.int64]) -> int:
+    return int(np.median(np.diff(steps))) if len(steps) > 1 else 1

@@ -1,0 +1,135 @@
+"""The live page: newer with every row, for this machine and for no other site."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qvl_core.errors import OutputError
+from qvl_train.report.live import HOST, LiveRuns, LiveServer
+from qvl_train.report.run_history import open_runs
+from run_folders import record, rows, write_run
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    write_run(tmp_path / "run", rows(range(1, 4)), content=record())
+    with LiveServer(LiveRuns(open_runs([tmp_path / "run"])), 0) as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def ask(server: LiveServer, path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+    connection = http.client.HTTPConnection(HOST, server.server_address[1], timeout=20)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.getheaders())
+    finally:
+        connection.close()
+
+
+def state(server: LiveServer, version: str = "") -> dict[str, Any]:
+    status, text, _ = ask(server, f"/state.json?version={version}")
+    assert status == 200
+    return json.loads(text)
+
+
+def test_listens_on_this_machine_only(server: LiveServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_gives_the_page_and_then_what_is_new(server: LiveServer, tmp_path: Path) -> None:
+    status, page, headers = ask(server, "/")
+    assert status == 200
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "step 3 of 300" in page
+    first = state(server)
+    assert "step 3 of 300" in first["body"]
+    assert "body" not in state(server, first["version"])
+    write_run(tmp_path / "run", rows(range(1, 6)))
+    second = state(server, first["version"])
+    assert second["version"] != first["version"]
+    assert "step 5 of 300" in second["body"]
+    assert second["said"].startswith("live: last number ")
+
+
+def test_says_when_the_run_has_finished(server: LiveServer, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", rows(range(1, 301)), content=record(result={"steps": 300}))
+    found = state(server)
+    assert (found["said"], found["tone"]) == ("finished", "good")
+    assert "finished, 300 steps" in found["body"]
+
+
+def test_what_cannot_be_read_any_more_is_told_and_the_old_page_stays(server: LiveServer, tmp_path: Path) -> None:
+    first = state(server)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.unlink()
+    path.mkdir()
+    found = state(server, first["version"])
+    assert "not a regular file" in found["problem"]
+    path.rmdir()
+    write_run(tmp_path / "run", rows(range(1, 10)))
+    healed = state(server, first["version"])
+    assert healed["problem"] == ""
+    assert "step 9 of 300" in healed["body"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", "", "127.0.0.1.evil:{port}"])
+def test_refuses_requests_that_do_not_name_it(server: LiveServer, host: str) -> None:
+    status, text, _ = ask(server, "/state.json", Host=host.format(port=server.server_address[1]))
+    assert status == 403
+    assert "loss" not in text
+
+
+def test_refuses_scripts_of_other_sites(server: LiveServer) -> None:
+    assert ask(server, "/state.json", Origin="http://evil.example")[0] == 403
+    assert ask(server, "/state.json", Origin=server.address.rstrip("/"))[0] == 200
+    assert ask(server, "/", Host=f"localhost:{server.server_address[1]}")[0] == 200
+
+
+def test_a_request_that_names_two_hosts_is_refused(server: LiveServer) -> None:
+    port = server.server_address[1]
+    with socket.create_connection((HOST, port), timeout=20) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: evil\r\n\r\n".encode())
+        assert b" 403 " in connection.recv(1000)
+
+
+def test_serves_no_file_and_takes_no_other_method(server: LiveServer) -> None:
+    for path in ("/run.json", "/../run.json", "/metrics.jsonl", "//etc/passwd"):
+        assert ask(server, path)[0] == 404
+    connection = http.client.HTTPConnection(HOST, server.server_address[1], timeout=20)
+    connection.request("POST", "/", body="x")
+    assert connection.getresponse().status == 501
+    connection.close()
+
+
+def test_answers_are_not_kept_and_not_framed(server: LiveServer) -> None:
+    _, _, headers = ask(server, "/")
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_taken_port_is_told_with_a_way_out(server: LiveServer, tmp_path: Path) -> None:
+    port = server.server_address[1]
+    with pytest.raises(OutputError) as caught:
+        LiveServer(LiveRuns(open_runs([tmp_path / "run"])), port)
+    assert caught.value.problems[0].key == f"--port {port}"
+    assert "--port 0" in caught.value.problems[0].fix
+
+
+def test_a_run_without_a_row_waits(tmp_path: Path) -> None:
+    write_run(tmp_path, content=record())
+    found = LiveRuns(open_runs([tmp_path])).state("")
+    assert found["said"] == "live: waiting for the first step"

@@ -1,0 +1,151 @@
+"""The page in a real browser: every width and colour can be read, values are told under the pointer, live is live."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devtools import CONTRAST, BrowserPage, find_browser
+from qvl_train.report.live import LiveRuns, LiveServer
+from qvl_train.report.run_history import open_runs
+from qvl_train.report.run_page import run_page
+from run_folders import HOSTILE, record, rows, validations, write_run
+
+BROWSER = find_browser()
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium or chrome is installed: the page was not looked at"
+)
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740, "phone": True}
+POINT = """(() => {
+  const drawing = [...document.querySelectorAll('figure[data-chart=%s] svg')].find((one) => one.clientWidth);
+  const box = drawing.getBoundingClientRect();
+  drawing.dispatchEvent(new PointerEvent('pointermove',
+    {bubbles: true, clientX: box.left + box.width * %s, clientY: box.top + 50}));
+  return document.querySelector('figure[data-chart=%s] output').textContent;
+})()"""
+STEP = "document.querySelector('header .badge').textContent"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[BrowserPage]:
+    assert BROWSER is not None
+    with BrowserPage(BROWSER) as shown:
+        yield shown
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    lines = [*rows([*range(1, 101), *range(121, 301)]), *validations([100, 200, 300])]
+    lines += [{"step": step, "eval_accuracy_percent": step / 4} for step in (100, 300)]
+    history = [{"after_step": 120, "differences": [HOSTILE], "versions": {"numpy": ["1", "2"]}}]
+    write_run(folder, lines, content=record({HOSTILE: HOSTILE}, history=history), memory=[0.9, 1.0])
+    trace = folder / "profile" / "rank_000" / ("host_" * 30) / "ASCEND_PROFILER_OUTPUT" / "trace_view.json"
+    trace.parent.mkdir(parents=True)
+    trace.write_text(json.dumps([{"ph": "X", "name": HOSTILE * 5, "dur": "100"}]), encoding="utf-8")
+    (folder / "report.html").write_text(run_page(open_runs([folder])), encoding="utf-8")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    write_run(folder / "a", rows(range(1, 301)), content=record())
+    write_run(folder / "b", rows(range(1, 201), scale=1.3), content=record({"train.seed": 7, "layout.pp": 2}))
+    (folder / "page.html").write_text(run_page(open_runs([folder / "a", folder / "b"])), encoding="utf-8")
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
+def test_can_be_read_at_every_width_and_colour(
+    page: BrowserPage, request: pytest.FixtureRequest, name: str, dark: bool, size: dict[str, int]
+) -> None:
+    page.forget()
+    page.look(**size, dark=dark)
+    page.open(request.getfixturevalue(name))
+    page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.run(CONTRAST) == []
+    # Nothing is wider than the window but what scrolls by itself.
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    # One drawing of each chart is seen, the one for this width.
+    drawn = (
+        "[...document.querySelectorAll('figure.lines')].map((figure) => "
+        "[...figure.querySelectorAll('svg')].filter((one) => one.clientWidth).length)"
+    )
+    assert set(page.run(drawn)) == {1}
+    # All of its lines, and their keys.
+    hidden = (
+        "[...document.querySelectorAll('.stroke, .dot, .legend .key')]"
+        ".filter((one) => getComputedStyle(one).display === 'none').length"
+    )
+    assert page.run(hidden) == 0
+    assert page.run("[...document.querySelectorAll('svg.chart')].filter((s) => s.clientWidth > 0).every((s) => "
+                    "s.getBoundingClientRect().width / s.viewBox.baseVal.width > 0.75)")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_asks_nobody_and_runs_only_its_own_script(page: BrowserPage, request: pytest.FixtureRequest, name: str) -> None:
+    path = request.getfixturevalue(name)
+    page.forget()
+    page.look(**WIDE)
+    page.open(path)
+    page.settle()
+    assert [address for address in page.requests if not address.startswith(("about:", path.resolve().as_uri()))] == []
+    assert (page.said, page.blocked) == ([], [])
+    assert page.run("document.images.length") == 0
+
+
+def test_tells_the_values_under_the_pointer(page: BrowserPage, one: Path) -> None:
+    page.look(**WIDE)
+    page.open(one)
+    told = page.run(POINT % ("loss", 1.0, "loss"))
+    assert told.startswith("step 300: training, smoothed ")
+    assert "validation 0.1034" in told
+    assert page.run(POINT % ("lr", 0.0, "lr")).startswith("step 1: each step 0.0009967")
+    place = "Number([...document.querySelectorAll('figure[data-chart=loss] .cursor')][0].getAttribute('x1'))"
+    assert page.run(place) == 1040 - 16
+
+
+def test_is_whole_without_scripts(one: Path) -> None:
+    assert BROWSER is not None
+    with BrowserPage(BROWSER, scripts=False) as page:
+        page.open(one)
+        assert page.is_visible("figure[data-chart=loss] svg.wide")
+        assert "Time of a step" in page.texts("h2")
+        assert page.texts(".tile b")[0] == "0.04332"
+
+
+def test_a_live_page_follows_the_run(page: BrowserPage, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", rows([1, 2]), content=record())
+    with LiveServer(LiveRuns(open_runs([tmp_path / "run"])), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        page.forget()
+        page.look(**WIDE)
+        page.visit(server.address)
+        assert page.run(STEP) == "step 2 of 300"
+        renewed = "new Promise((done) => document.addEventListener('qvl-renewed', () => done(%s), {once: true}))"
+        page.run("document.querySelector('details').open = true")
+        write_run(tmp_path / "run", rows(range(1, 41)), content=record())
+        while page.run(renewed % STEP) != "step 40 of 300":
+            pass
+        # What a person had opened stays open, and the pointer reads the new numbers.
+        assert page.run("document.querySelector('details').open")
+        assert page.run(POINT % ("lr", 1.0, "lr")).startswith("step 40: ")
+        write_run(tmp_path / "run", rows(range(1, 301)), content=record(result={"steps": 300}))
+        while page.run(renewed % STEP) != "finished, 300 steps":
+            pass
+        assert (page.said, page.blocked) == ([], [])
+        assert {address.split("?")[0] for address in page.requests if not address.startswith("about:")} <= {
+            server.address,
+            f"{server.address}state.json",
+            f"{server.address}favicon.ico",
+        }
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,138 @@
+"""Folders of runs that are whole, half-written, foreign, or of another version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qvl_core.errors import OutputError
+from qvl_train.report.run_history import open_any_runs, open_runs, run_names
+from run_folders import record, rows, validations, write_run
+
+
+def test_reads_a_whole_run(tmp_path: Path) -> None:
+    lines = [*rows(range(1, 301)), *validations([300])]
+    write_run(tmp_path / "run", lines, content=record(result={"steps": 300}), memory=[0.9, 1.1])
+    (run,) = open_runs([tmp_path / "run"])
+    assert (run.name, run.last_step, run.memory_gib) == ("run", 300, (0.9, 1.1))
+    assert run.facts.total_steps == 300
+    assert run.facts.command == "qvl run recipe.toml"
+    assert run.notices() == []
+
+
+def test_a_foreign_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    write_run(tmp_path / "runs" / "b", rows([1]), content=record())
+    write_run(tmp_path / "runs" / "a", rows([1]), content=record())
+    with pytest.raises(OutputError) as caught:
+        open_runs([tmp_path / "nothing", tmp_path / "notes.txt", tmp_path, tmp_path / "runs"])
+    messages = [problem.message for problem in caught.value.problems]
+    assert messages == [
+        "there is no such folder",
+        "is a file, not the folder of a run",
+        "is not the folder of a run: it has neither run.json nor metrics.jsonl",
+        "is not the folder of a run: it has neither run.json nor metrics.jsonl",
+    ]
+    assert caught.value.problems[3].fix == f"{tmp_path}/runs/a\n{tmp_path}/runs/b"
+
+
+def test_a_file_of_the_run_leads_to_its_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    with pytest.raises(OutputError) as caught:
+        open_runs([tmp_path / "run.json"])
+    assert caught.value.problems[0].fix == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_path_that_no_system_has_is_a_problem_and_no_crash(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError):
+        open_runs([tmp_path / name])
+
+
+def test_an_evaluation_is_told_its_own_command(tmp_path: Path) -> None:
+    write_run(tmp_path, content=record({"task": "eval"}))
+    with pytest.raises(OutputError) as caught:
+        open_runs([tmp_path])
+    assert caught.value.problems[0].fix == f"qvl eval report {tmp_path}"
+    assert open_any_runs([tmp_path])[0].facts.task == "eval"
+
+
+@pytest.mark.parametrize(
+    ("content", "notice"),
+    [
+        (None, "There is no run.json"),
+        ('{"format": 1, "reci', "run.json cannot be used: not JSON"),
+        ("[]", "run.json cannot be used: holds a JSON list"),
+        ("", "run.json cannot be used: not JSON"),
+        ({"format": 1}, "run.json has no recipe and no versions and no hashes."),
+        ({**record(), "format": 2}, "run.json has format 2; this version knows 1"),
+        ({"recipe": {}, "versions": {}, "hashes": {}}, "run.json has format None; this version knows 1"),
+    ],
+)
+def test_a_record_that_is_missing_broken_or_of_another_version_costs_no_numbers(
+    tmp_path: Path, content: Any, notice: str
+) -> None:
+    write_run(tmp_path, rows(range(1, 4)), content=content)
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 3
+    assert notice in run.notices()[0]
+
+
+def test_what_another_version_has_under_the_same_names_is_shown(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content={**record(), "format": 2, "history": "none", "command": 7, "result": 3})
+    (run,) = open_runs([tmp_path])
+    assert run.facts.recipe["task"] == "sft"
+    assert (run.facts.history, run.facts.command, run.facts.result) == ((), "", None)
+
+
+def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.notices() == ["No step is in metrics.jsonl yet."]
+
+
+def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
+    lines = [
+        *rows([1, 2, 3, 7, 8]),
+        {"step": 8, "metrics_rows_lost": 3},
+        {"step": 8, "save_failed": "No space left on device"},
+    ]
+    write_run(tmp_path, lines, content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.notices() == [
+        "Without numbers: steps 4 to 6; lines are broken there.",
+        "3 rows were lost while the disk was full.",
+        "The checkpoint of step 8 was not written: No space left on device",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"peak_memory_gib": 7}', '{"peak_memory_gib": ["much"]}'])
+def test_a_broken_memory_file_is_as_none(tmp_path: Path, text: str) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    (tmp_path / "memory.json").write_text(text)
+    assert open_runs([tmp_path])[0].memory_gib == ()
+
+
+def test_update_takes_what_is_new(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    (run,) = open_runs([tmp_path])
+    assert not run.update()
+    write_run(tmp_path, rows([1, 2]), content=record(result={"steps": 2}))
+    assert run.update()
+    assert run.last_step == 2
+    assert run.facts.result == {"steps": 2}
+
+
+def test_versions_are_those_that_the_run_was_last_continued_with(tmp_path: Path) -> None:
+    history = [
+        {"after_step": 4, "versions": {"mindspore": ["1.0", "2.0"]}},
+        {"versions": {"mindspore": ["2.0", "3.0"]}},
+    ]
+    write_run(tmp_path, content=record(history=history))
+    assert open_runs([tmp_path])[0].facts.known_versions["mindspore"] == "3.0"
+
+
+def test_names_tell_runs_apart() -> None:
+    assert run_names([Path("/a/x/run"), Path("/a/y/run"), Path("/a/z")]) == ["x/run", "y/run", "z"]
+    assert run_names([Path("/a/run"), Path("/a/run")]) == ["//a/run", "//a/run"]

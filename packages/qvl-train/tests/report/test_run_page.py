@@ -1,0 +1,190 @@
+"""The page of a run holds its numbers, says what is missing, and runs nothing that a folder smuggles in."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qvl_train.report.run_history import open_runs
+from qvl_train.report.run_page import page_body, run_page
+from run_folders import HOSTILE, record, rows, validations, write_run
+
+
+def body_of(*folders: Path) -> str:
+    return page_body(open_runs(list(folders)))
+
+
+def readings(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_shows_every_number_of_the_issue(tmp_path: Path) -> None:
+    lines = [
+        *rows(range(1, 101)),
+        *validations([50, 100]),
+        {"step": 100, "eval_accuracy_percent": 91.5, "eval_s": 3.0},
+        {"step": 100, "save_copy_s": 0.1, "save_wait_s": 0.2, "save_s": 1.0},
+    ]
+    write_run(tmp_path, lines, content=record(result={"steps": 100}), memory=[0.9, 1.25])
+    page = body_of(tmp_path)
+    assert titles(page) == [
+        "Loss",
+        "Evaluation during training",
+        "Throughput",
+        "Time of a step",
+        "Memory",
+        "Learning rate",
+        "Gradient norm",
+        "Samples seen",
+        f"How {tmp_path.name} was run",
+    ]
+    for tile in ("1,600</b><span>samples seen", "1.25 GiB</b>", "500 ms</b>", "1,480</b>", "91.5 %</b>"):
+        assert tile in page
+    assert "finished, 100 steps" in page
+    charts = readings(page)
+    assert charts["samples"]["lines"][0]["values"][-1] == "1,600"
+    assert {line["name"] for line in charts["loss"]["lines"]} == {"training, smoothed", "validation"}
+    for name in ("data", "forward", "backward", "communication", "waiting for others", "optimizer", "validation"):
+        assert f"{name}</span>" in page or f">{name}</td>" in page
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path, content=record())
+    page = body_of(tmp_path)
+    assert "No step is in metrics.jsonl yet." in page
+    assert titles(page) == ["To know", f"How {tmp_path.name} was run"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_steps_have_a_page(tmp_path: Path, count: int) -> None:
+    write_run(tmp_path, rows(range(1, count + 1)), content=record())
+    page = body_of(tmp_path)
+    assert f"step {count} of 300" in page
+    assert "left at this pace" in page
+    assert len(readings(page)["loss"]["lines"][0]["steps"]) == count
+
+
+def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path, rows(range(1, 50)))
+    page = body_of(tmp_path)
+    assert "There is no run.json" in page
+    assert titles(page)[:2] == ["To know", "Loss"]
+
+
+def test_a_hole_breaks_the_lines(tmp_path: Path) -> None:
+    write_run(tmp_path / "whole", rows(range(1, 21)), content=record())
+    write_run(tmp_path / "holed", rows([*range(1, 9), *range(15, 21)]), content=record())
+    whole, holed = body_of(tmp_path / "whole"), body_of(tmp_path / "holed")
+    assert holed.count('class="stroke line c0"') == 2 * whole.count('class="stroke line c0"')
+    assert "Without numbers: steps 9 to 14" in holed
+
+
+def test_a_slow_first_step_is_told_and_does_not_press_the_others_flat(tmp_path: Path) -> None:
+    lines = rows(range(1, 101))
+    lines[0]["tokens_per_s"] = 1e6
+    write_run(tmp_path, lines, content=record())
+    assert "1 value lies above the drawing, the highest at 1,000,000." in body_of(tmp_path)
+
+
+def test_stages_have_a_chart_of_their_bubble(tmp_path: Path) -> None:
+    write_run(tmp_path, [{**row, "bubble": 0.4} for row in rows(range(1, 10))], content=record())
+    assert "Pipeline bubble" in titles(body_of(tmp_path))
+
+
+def test_what_an_older_version_did_not_split_is_a_part_of_its_own(tmp_path: Path) -> None:
+    old = [
+        {key: value for key, value in row.items() if key not in ("forward_s", "backward_s", "other_s")}
+        for row in rows(range(1, 40))
+    ]
+    write_run(tmp_path, old, content=record())
+    assert "not split</span>" in body_of(tmp_path)
+
+
+def test_a_continuation_is_marked(tmp_path: Path) -> None:
+    history = [{"after_step": 20, "at": "2026-11-27", "differences": ["train.seed: here 1, there 2"], "versions": {}}]
+    write_run(tmp_path, rows(range(1, 41)), content=record(history=history))
+    page = body_of(tmp_path)
+    assert "step 20: continued with train.seed: here 1, there 2" in page
+    assert "after step 20, 2026-11-27" in page
+
+
+def test_nothing_of_a_folder_becomes_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>&run"
+    content = record(
+        {"output.dir": HOSTILE, HOSTILE: HOSTILE},
+        command=["qvl", HOSTILE],
+        run_id=HOSTILE,
+        started=HOSTILE,
+        history=[{"after_step": 1, "differences": [HOSTILE], "versions": {HOSTILE: [HOSTILE, HOSTILE]}}],
+    )
+    content["versions"] = {HOSTILE: HOSTILE}
+    content["hashes"] = {HOSTILE: HOSTILE}
+    lines: list[Any] = [*rows([1, 2, 3]), {"step": 3, "save_failed": HOSTILE, HOSTILE: 1.0}, "<script>\n"]
+    write_run(folder, lines, content=content)
+    write_run(tmp_path / "other", rows([1]), content=record())
+    for page in (run_page(open_runs([folder])), run_page(open_runs([folder, tmp_path / "other"]), live=True)):
+        assert "<img" not in page
+        assert "\x1b" not in page
+        assert "\u202e" not in page
+        assert "<b>&run" not in page
+        assert page.count("</script>") == 2
+
+
+def test_a_page_asks_nobody_and_a_live_one_only_its_server(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1, 2]), content=record())
+    runs = open_runs([tmp_path])
+    assert "connect-src" not in run_page(runs)
+    assert "connect-src &#x27;self&#x27;" in run_page(runs, live=True)
+    for page in (run_page(runs), run_page(runs, live=True)):
+        assert "default-src &#x27;none&#x27;" in page
+        assert "unsafe-inline" not in page
+        assert " style=" not in page
+        assert "http://" not in page
+
+
+def test_several_runs_are_beside_each_other_with_their_differences(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", rows(range(1, 41)), content=record())
+    write_run(tmp_path / "b", rows(range(1, 31), scale=1.1), content=record({"train.seed": 7}))
+    write_run(tmp_path / "c", content=record({"train.seed": 8}))
+    page = body_of(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert titles(page)[:4] == ["Runs", "To know", "What differs: a and b", "What differs: a and c"]
+    assert "The runs compute different things, by 1 difference: train.seed." in page
+    assert "c: No step is in metrics.jsonl yet." in page
+    names = [line["name"] for line in readings(page)["loss"]["lines"]]
+    assert names == ["a training, smoothed", "b training, smoothed"]
+
+
+def test_a_long_run_has_a_page_of_bounded_size(tmp_path: Path) -> None:
+    write_run(tmp_path, rows(range(1, 20_001), total=20_000), content=record({"train.steps": 20_000}))
+    assert len(run_page(open_runs([tmp_path]))) < 600_000
+
+
+def test_a_profile_is_summed_by_operation(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1, 2]), content=record())
+    trace = tmp_path / "profile" / "rank_000" / "host_1_ascend_ms" / "ASCEND_PROFILER_OUTPUT" / "trace_view.json"
+    trace.parent.mkdir(parents=True)
+    # Times are texts there.
+    events = [
+        {"ph": "X", "name": name, "dur": time} for name, time in (("MatMul", "3000000"), ("Add", 1e6), ("MatMul", 1e6))
+    ]
+    trace.write_text(json.dumps([{"ph": "M", "name": "process_name"}, *events]))
+    page = body_of(tmp_path)
+    assert "<h2>Profile</h2>" in page
+    assert re.search(r"MatMul</td><td[^>]*>2</td><td[^>]*>4 s</td><td[^>]*>80.0 %</td>", page)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "7", '[{"ph": "X"}]', '[{"ph": "X", "name": "a", "dur": "long"}]'])
+def test_a_broken_profile_is_told(tmp_path: Path, text: str) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    (tmp_path / "profile" / "rank_000").mkdir(parents=True)
+    (tmp_path / "profile" / "rank_000" / "trace_view.json").write_text(text)
+    assert "No operation is in this trace." in body_of(tmp_path)

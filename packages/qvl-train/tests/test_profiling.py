@@ -1,0 +1,121 @@
+"""The steps that were asked for are profiled, no others, and a profiler that fails does not stop a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from qvl_train.profiling import StepProfile, step_profile
+
+
+class Profiler:
+    """Stands for MindSpore's: notes what is asked of it, and leaves a trace where it is stopped."""
+
+    def __init__(self, calls: list[str], *, fails: str = "", leaves: bool = True) -> None:
+        self._calls = calls
+        self._fails = fails
+        self._leaves = leaves
+        self._folder = Path()
+
+    def start(self, folder: Path, steps: int) -> Any:
+        self._folder = folder
+        self._note(f"start {steps}")
+        return self
+
+    def step(self) -> None:
+        self._note("step")
+
+    def stop(self) -> None:
+        self._note("stop")
+        if self._leaves:
+            (self._folder / "trace_view.json").write_text("[]")
+
+    def _note(self, call: str) -> None:
+        self._calls.append(call)
+        if self._fails and call.startswith(self._fails):
+            raise RuntimeError("no such\ndevice")
+
+
+def run(folder: Path, steps: tuple[int, int] | None, taken: range, profiler: Profiler) -> list[str]:
+    said: list[str] = []
+    with StepProfile(folder / "rank_000", steps, said.append, profiler.start) as profile:
+        for step in taken:
+            profile.before(step)
+            profile.after(step)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken", "calls"),
+    [
+        ((10, 12), range(1, 20), ["start 3", "step", "step", "step", "stop"]),
+        ((1, 1), range(1, 5), ["start 1", "step", "stop"]),
+        # The run went on in the middle of them, or ended there.
+        ((10, 12), range(12, 20), ["start 1", "step", "stop"]),
+        ((10, 12), range(1, 12), ["start 3", "step", "step", "stop"]),
+        ((10, 12), range(13, 20), []),
+        (None, range(1, 20), []),
+    ],
+)
+def test_profiles_the_steps_that_were_asked_for(
+    tmp_path: Path, steps: tuple[int, int] | None, taken: range, calls: list[str]
+) -> None:
+    found: list[str] = []
+    said = run(tmp_path, steps, taken, Profiler(found))
+    assert found == calls
+    assert said == ([f"profile written to {tmp_path / 'rank_000'}"] if calls else [])
+
+
+@pytest.mark.parametrize("fails", ["start", "step", "stop"])
+def test_a_profiler_that_fails_costs_a_warning(tmp_path: Path, fails: str) -> None:
+    found: list[str] = []
+    said = run(tmp_path, (2, 3), range(1, 9), Profiler(found, fails=fails))
+    assert said == ["warning: no profile: RuntimeError: no such"]
+    assert len([call for call in found if call.startswith(fails)]) == 1
+
+
+def test_a_profiler_that_leaves_nothing_is_told(tmp_path: Path) -> None:
+    (said,) = run(tmp_path, (1, 1), range(1, 2), Profiler([], leaves=False))
+    assert said.startswith("warning: the profiler has written no trace_view.json")
+
+
+def test_an_older_try_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rank_000" / "old").mkdir(parents=True)
+    run(tmp_path, (1, 1), range(1, 2), Profiler([]))
+    assert [entry.name for entry in (tmp_path / "rank_000").iterdir()] == ["trace_view.json"]
+
+
+def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "rank_000").write_text("a file in its place")
+    found: list[str] = []
+    (said,) = run(tmp_path, (1, 1), range(1, 2), Profiler(found))
+    assert said.startswith("warning: no profile: ")
+    assert found == []
+
+
+@pytest.mark.parametrize(("dp", "tp", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+def test_one_process_of_each_stage_is_profiled(tmp_path: Path, dp: int, tp: int, expected: bool) -> None:
+    world = SimpleNamespace(rank=3, place=SimpleNamespace(dp=dp, tp=tp, pp=1))
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), lambda text: None)
+    assert (profile._steps is not None) is expected
+    assert profile._folder == tmp_path / "profile" / "rank_003"
+
+
+def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:
+    ms = pytest.importorskip("mindspore")
+    import numpy as np
+    from qvl_train.profiling import start_profiler
+    from qvl_train.report.profile_card import read_operations
+
+    said: list[str] = []
+    left = ms.Tensor(np.ones((8, 8), np.float32))
+    with StepProfile(tmp_path / "rank_000", (2, 3), said.append, start_profiler) as profile:
+        for step in range(1, 5):
+            profile.before(step)
+            ms.mint.matmul(left, left).asnumpy()
+            profile.after(step)
+    assert said == [f"profile written to {tmp_path / 'rank_000'}"]
+    (trace,) = (tmp_path / "rank_000").glob("**/trace_view.json")
+    assert {one.name: one.calls for one in read_operations(trace)}["MatMul"] == 2
