@@ -47,7 +47,9 @@ def reference() -> str:
     rows = [_row(name, field) for name, field in fields.items()]
     passed = ["| variable | values | runtime default | meaning | set it when |", "|---|---|---|---|---|", *rows]
     torch = ["| variable | what it does in the PyTorch adapter | in qvl |", "|---|---|---|"]
-    torch += [f"| `{name}` | {what} | {INSTEAD.get(name, 'leave it out')} |" for name, what in MEANING_FOR_TORCH.items()]
+    torch += [
+        f"| `{name}` | {what} | {INSTEAD.get(name, 'leave it out')} |" for name, what in MEANING_FOR_TORCH.items()
+    ]
     refused = ["| variable | stated by |", "|---|---|"]
     refused += [f"| `{name}` | {key} |" for name, key in RECIPE_KEYS.items()]
     refused += [f"| `{name}` | the launcher, for each process |" for name in LAUNCHER]

@@ -54,7 +54,7 @@ NEIGHBOURS = (
     "WARNING: 2 of 1000 samples are longer than data.sequence_length",
     "HCCL_CONNECT_TIMEOUT is 120 in this shell and 1200 in the recipe; the recipe's value is used",
     "ValueError: the image is 20 x 4000 pixels",
-    "  File \"loop.py\", line 50, in train",
+    '  File "loop.py", line 50, in train',
 )
 PLACE = RankPlace(
     rank=0, node=0, device=0, place=Coordinate(pp=0, dp=0, tp=0), vision_layers=(0, 1), text_layers=(0, 1)

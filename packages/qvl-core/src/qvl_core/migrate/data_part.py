@@ -48,8 +48,12 @@ def put_data(job: Job) -> None:
     """State [data] from data_*.json. Raises nothing: what is missing goes to job.stuck."""
     sheet = job.data
     if sheet is None:
+        broken = [name for name in job.folder.broken if name.startswith("data_")]
         fix = f"put data_{job.key}.json beside the script, or write data.sources yourself"
-        job.missing("the data file is not there, and nothing else names the training data", "data.sources", fix)
+        what = "the data file is not there, and nothing else names the training data"
+        if broken:
+            what, fix = f"{', '.join(broken)} cannot be read", "correct the file, see above"
+        job.missing(what, "data.sources", fix)
         return
     streaming = sheet.get("basic_parameters", "streaming")
     _put_sources(job, sheet, streams=bool(streaming and streaming.value))
@@ -125,9 +129,7 @@ def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
         setting = stated[name]
         if setting is not None and isinstance(setting.value, str):
             named[name] = setting.value
-    score = {
-        kind: sum(named.get(name) == value for name, value in names.items()) for kind, names in _FORMATS.items()
-    }
+    score = {kind: sum(named.get(name) == value for name, value in names.items()) for kind, names in _FORMATS.items()}
     kind = max(score, key=lambda name: score[name])
     usual = {**_DEFAULTS, **_FORMATS[kind]}
     return kind, {name: value for name, value in named.items() if value != usual.get(name)}

@@ -66,7 +66,9 @@ NO_EFFECT_DATA = {
         _UNUSED,
     ),
     **dict.fromkeys(("batch_size", "seed"), _BY_COMMAND_LINE),
-    **dict.fromkeys(("packing", "neat_packing"), "packing was never selected in that version; data.packing = true packs"),
+    **dict.fromkeys(
+        ("packing", "neat_packing"), "packing was never selected in that version; data.packing = true packs"
+    ),
     **dict.fromkeys(("ranking", "chosen", "rejected"), "preference pairs are used by DPO only"),
 }
 
@@ -88,7 +90,17 @@ NO_COUNTERPART_DATA = {
     "val_max_samples": "give a validation file of that many records",
 }
 
+_TOKENS = "token ids are read from the checkpoint"
+
 NO_COUNTERPART_MODEL = {
+    "model_id": "the model is known by its sizes",
+    **dict.fromkeys(
+        (
+            *("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id", "vision_token_id"),
+            *("bos_token_id", "eos_token_id", "pad_token_id"),
+        ),
+        _TOKENS,
+    ),
     "use_remove_padding": "data.packing = true packs samples; attention masks of any length are made by themselves",
     "parallel_output": "the output is gathered where it is needed",
     "img_context_token_id": "places of images and videos are found token by token: both may stand in one run",
@@ -103,9 +115,7 @@ NO_COUNTERPART_ANSWERS = {
     "dtype": "model.dtype",
     "kv_cache": "the cache is always used",
     "use_cache": "the cache is always used",
-    "eos_token_id": "read from the checkpoint",
-    "pad_token_id": "read from the checkpoint",
-    "bos_token_id": "read from the checkpoint",
+    **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), _TOKENS),
     "evaluation_impl": "one process for each device",
     "use_custom_prompt": "prompts are those of eval.rules",
     "image_processer_path": "the processor is that of weights.source",

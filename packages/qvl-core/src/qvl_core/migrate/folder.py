@@ -56,7 +56,7 @@ class Sheet:
 
     def _all(self, value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         if isinstance(value, dict):
-            yield from ((( *path, key), inner) for key, inner in value.items())
+            yield from (((*path, key), inner) for key, inner in value.items())
             for key, inner in value.items():
                 yield from self._all(inner, (*path, key))
 

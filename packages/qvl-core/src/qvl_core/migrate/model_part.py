@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from qvl_core.layout import Layout
-from qvl_core.layout_rules import check_stages
+from qvl_core.layout_rules import check_stages, check_tensor_degree
 from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Setting
-from qvl_core.recipe.environment_rules import FAMILIES, INSTEAD, TORCH_ONLY
+from qvl_core.recipe.environment_rules import INSTEAD, TORCH_ONLY
 from qvl_core.recipe.sections import EnvSection
 from qvl_core.specs import load_spec, shipped_names
 from qvl_core.specs.model_spec import ModelSpec
@@ -90,6 +91,9 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     pp = stated or (len(known[0][0]) if known else 1)
     job.draft.put("layout.tp", tp, tp_said)
     job.draft.put("layout.pp", pp, pp_said, "" if pp_said else "from the length of the stage lists" if known else "")
+    if spec and tp_said:
+        # Told here, with its line: a wrong degree makes a nonsense of the batch too, which is told first otherwise.
+        job.stuck += [replace(problem, where=tp_said.where) for problem in check_tensor_degree(spec, tp)]
     cp = job.option("context-parallel-size") or job.variable("CP")
     if cp and (job.whole(cp, least=1) or 1) > 1:
         job.leave("no_counterpart", cp, "qvl has no context parallelism; its devices become replicas")
@@ -100,9 +104,7 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     return tp, pp
 
 
-def _put_stages(
-    job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, known: list[Any], inference: bool
-) -> None:
+def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, known: list[Any], inference: bool) -> None:
     (vision, vision_said), (text, text_said) = known
     if pp == 1 and len(vision) == len(text) > 1:
         used = "pp = 1, which ignores the lists, as in the reference stack"
@@ -140,7 +142,9 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         job.ledger.contradict(f"the number of processes is {world}, but {product}", settings, product)
     if per_node is None:
         per_node = world or tp * pp
-        job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {per_node} are taken")
+        job.ledger.remark(
+            job.launch.file if job.launch else job.key, f"no device count is stated: {per_node} are taken"
+        )
     job.draft.put("launch.device", "ascend")
     job.draft.put("launch.devices_per_node", per_node, per_said)
     job.draft.put("launch.nodes", nodes, nodes_said)
@@ -172,8 +176,9 @@ def put_environment(job: Job) -> None:
             job.leave("no_effect", setting, why)
         elif ours:
             _put_variable(job, name, setting)
-        elif name.startswith(FAMILIES):
-            job.leave("no_counterpart", setting, "not among qvl's variables: set it in the shell that starts qvl")
+        else:
+            why = "not among qvl's variables: set it in the shell that starts qvl, if it is needed"
+            job.leave("no_counterpart", setting, why)
 
 
 def _put_variable(job: Job, name: str, setting: Setting) -> None:
@@ -196,6 +201,9 @@ def _put_variable(job: Job, name: str, setting: Setting) -> None:
 def put_weights(job: Job, hf_folder: Setting | None) -> None:
     """State weights.source: the HF folder, which qvl loads into any layout; tell what LOAD_PATH holds."""
     loaded = job.option("load") or job.variable("LOAD_PATH", "CKPT_LOAD_DIR")
+    if job.draft.task == "sft" and job.data is None:
+        # The missing data file is the one problem to tell.
+        return
     if hf_folder is None or not isinstance(hf_folder.value, str) or not hf_folder.value.strip():
         fix = "state weights.source yourself: the folder of the HF checkpoint"
         job.missing("no file names the HF folder (model_name_or_path, from_pretrained)", "weights.source", fix)
@@ -247,7 +255,9 @@ def _compare(job: Job, spec: ModelSpec) -> None:
     flag = job.option("vocab-size")
     size = job.model.get("text_decoder", "vocab_size")
     if flag and size and job.whole(flag) not in (None, size.value):
-        job.ledger.contradict("two sizes of the vocabulary", [flag, size], "the model file's, as in the reference stack")
+        job.ledger.contradict(
+            "two sizes of the vocabulary", [flag, size], "the model file's, as in the reference stack"
+        )
     for setting in job.model.under("text_decoder") + job.model.under("image_encoder"):
         job.model.taken.add(tuple(setting.said.split(".")))
 

@@ -75,7 +75,7 @@ def _summary(migration: Migration, out: str) -> str:
     good = [made for made in migration.made if not made.problems]
     ledger = migration.ledger
     lines = [f"{migration.folder}: {_count(len(good), 'recipe')} written to {out}" if good else "no recipe written"]
-    lines += [f"  {made.file}: {made.task}, {made.values and _of(made)}" for made in good]
+    lines += [f"  {made.file}: {made.task}, {_of(made)}" for made in good]
     bad = [made for made in migration.made if made.problems]
     lines += [f"  {made.file}: not written, {_count(len(made.problems), 'problem')}" for made in bad]
     counts = {fate: sum(row.fate == fate for row in ledger.left) for fate in _FATES}
@@ -99,7 +99,8 @@ def _recipe(made: Made) -> str:
     for row in made.values:
         stated = f"{row.key} = {toml_value(row.value)}"
         origin = f"{row.where} {row.said}" if row.where else "stated by no file"
-        rows.append(f"{stated:<{width}}  {origin}" + (f" ({row.note})" if row.note else ""))
+        bare = not row.where and row.note.startswith("not stated")
+        rows.append(f"{stated:<{width}}  " + (row.note if bare else origin + (f" ({row.note})" if row.note else "")))
     title = f"{made.file}: values and where they come from" if not made.problems else f"{made.file}: not written"
     return _titled(title, rows)
 
@@ -120,7 +121,8 @@ def _recipe_json(made: Made) -> dict[str, Any]:
 
 def _left(row: Left) -> str:
     value = " ".join(row.value.split())
-    shown = f" = {value if len(value) <= 80 else value[:77] + '...'}" if value != "True" else ""
+    # A flag has no value: its name says all.
+    shown = f" = {value if len(value) <= 80 else value[:77] + '...'}" if value not in ("true", "") else ""
     return f"{row.where}: {row.said}{shown}: {row.why}"
 
 

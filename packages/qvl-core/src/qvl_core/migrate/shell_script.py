@@ -93,7 +93,9 @@ class _Reader:
     def _assign(self, name: str, texts: list[Text], line: int, *, exported: bool = False, append: bool = False) -> None:
         before = self._script.variables.get(name)
         if append and before is not None:
-            texts = [*before.texts, *texts] if len(before.texts) != 1 or len(texts) != 1 else [before.texts[0] + texts[0]]
+            texts = (
+                [*before.texts, *texts] if len(before.texts) != 1 or len(texts) != 1 else [before.texts[0] + texts[0]]
+            )
         new = Variable(texts=tuple(texts), line=line, exported=exported or bool(before and before.exported))
         under = self._depth > 0 or self._conditional
         if under and before is not None and before.text != new.text:
