@@ -21,14 +21,14 @@ SAMPLES = {
     "shared object file: No such file or directory",
     "no-ascend-in-mindspore": "RuntimeError: Unsupported device target Ascend. This process only supports one of the "
     "['CPU'].",
-    "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py:357]"
+    "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py]"
     " MindSpore version 2.1.1 and Ascend AI software package (Ascend Data Center Solution)version 1.84 does not match",
-    "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] LoadOpInfoJson] Get op "
+    "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op "
     "info json suffix path failed, soc_version: Ascend310P3",
-    "cann-halves-differ": "LoadLib: error = opp/built-in/op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
+    "cann-halves-differ": "LoadLib: error = op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
     "old-c-library": "ImportError: /lib/x86_64-linux-gnu/libm.so.6: version `GLIBC_2.27' not found (required by x.so)",
     "npu-in-use-or-hidden": "dcmi module initialize failed. ret is -8005",
-    "device-absent": "[PID: 379] 2026-05-01-10:59:07.429.194 Device_Absent/Abnormal(EL0001): Device not found or invalid.",
+    "device-absent": "[PID: 379] 2026-05-01 Device_Absent/Abnormal(EL0001): Device not found or invalid.",
     "device-lost": "Device[0] lost heartbeat.[FUNC:SyncTask][FILE:direct_hwts_engine.cc][LINE:407]",
     "device-memory": "[PID: 210907] 2026-04-09-21:56:40.384.694 Memory_Allocation_Failure(EL0004): Failed to allocate "
     "memory requested by GE module.",
@@ -39,13 +39,13 @@ SAMPLES = {
     "aicpu-exception": "The error from device(chipId:0, dieId:0), serial number is 13, an exception occurred during "
     "AICPU execution, stream_id:2, task_id:19016, errcode:21008, msg:inner error.",
     "aicore-exception": "Message info[0]:RTS_HWTS: aicore exception, slot_id=31, stream_id=3",
-    "hccl-transport": "EI0009: [PID: 2225827] 2025-09-24-20:59:48.119.066 Transport init error. Reason: [Create][DestLink]"
+    "hccl-transport": "EI0009: [PID: 2225827] 2025-09-24-20:59:48 Transport init error. Reason: [Create][DestLink]"
     "Create Dest error!",
     "hccl-connect-timeout": "EI0006: 2024-08-05-18:15:21.270.506 Getting socket times out. Reason: Remote Rank did not "
     "send the data in time.",
     "hccl-exec-timeout": "EI0002: [PID: 13075] The wait execution of the Notify register times out. Reason: The Notify "
     "register has not received the Notify record from remote rank: [unknown].",
-    "stream-timeout": "EE1002: 2024-09-03-16:50:00.041.231 Stream synchronize timeout. rtDeviceSynchronize execute failed",
+    "stream-timeout": "EE1002: 2024-09-03-16:50:00 Stream synchronize timeout. rtDeviceSynchronize execute failed",
     "hccl-init": "[ERROR] HCCL(36035): [op_base.cc:974] errNo[0x0000000005000002]HcclCommInitRootInfo failed.",
     "worker-lost": "[mindspore/parallel/cluster/process_entity/_api.py:431] Time out nodes are ['3']",
 }

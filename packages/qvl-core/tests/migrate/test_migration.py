@@ -14,8 +14,7 @@ from qvl_core.errors import OutputError, RecipeError
 from qvl_core.migrate import report
 from qvl_core.migrate.migration import Made, Migration, migrate, write
 from qvl_core.recipe import load_recipe
-
-from .conftest import DATA, FINETUNE
+from reference_stack_files import DATA, FINETUNE
 
 ROOT = Path(__file__).resolve().parents[4]
 FINETUNE_FILE = "finetune_qwen2_5_vl_7b.sh"

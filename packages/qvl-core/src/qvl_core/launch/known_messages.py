@@ -84,7 +84,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"dcmi mod(?:ule|el) initializ\w+ failed.*-80(?:05|20)|because the device is used\. ret is -8020",
         cause="the driver refuses this container: the device belongs to another one, or device nodes or the driver "
         "folder are not mounted",
-        fix="give the container free devices, davinci_manager, devmm_svm, hisi_hdc and the driver folder; docs/ascend.md",
+        fix="give the container free devices, davinci_manager, devmm_svm, hisi_hdc and the driver folder",
         source="vllm-project/vllm-ascend#2698, Project-HAMi/ascend-device-plugin#23, Ascend/cann-container-image#46",
     ),
     KnownMessage(
@@ -103,7 +103,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-memory",
-        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem size|NPU out of memory",
+        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem|NPU out of memory",
         cause="the memory of the device is used up, by this run or by another process on it",
         fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
         "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
@@ -152,7 +152,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="hccl-transport",
         pattern=r"EI0009|Transport init error",
-        cause="two devices could not open the link between them: the other one failed earlier, or their network differs",
+        cause="two devices could not open the link between them: the other failed earlier, or their network differs",
         fix="read the log of the other rank that the line names first; between machines check addresses and TLS: "
         "hccn_tool -i 0 -tls -g",
         source="vllm-project/vllm-ascend#3162",
@@ -178,7 +178,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="stream-timeout",
         pattern=r"EE1002|[Ss]tream sync(?:hronize)? timeout|runtime result = 507046",
-        cause="the device did not finish its queue in time, most often because a collective in it waits for another rank",
+        cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
         fix="look for a rank that failed first; then as for EI0002",
         source="Ascend/pytorch#48, Ascend/pytorch#62",
     ),

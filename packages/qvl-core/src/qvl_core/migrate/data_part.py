@@ -7,7 +7,7 @@ from typing import Any
 from qvl_core.migrate.fates import NO_COUNTERPART_DATA, NO_EFFECT_DATA
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, clean_path
-from qvl_core.migrate.ledger import Setting
+from qvl_core.migrate.ledger import Fate, Setting
 
 _VIDEO_TOKEN = 151656
 _IMAGE_TOKEN = 151655
@@ -214,16 +214,19 @@ def _put_validation(job: Job, sheet: Sheet) -> None:
 
 
 def _leave_rest(job: Job, sheet: Sheet) -> None:
-    cutoff = sheet.get("cutoff_len")
-    job.leave("no_effect", cutoff, "was refused there; --seq-length is the cutoff")
+    job.leave("no_effect", sheet.get("cutoff_len"), "was refused there; --seq-length is the cutoff")
     for setting in sheet.under("attr"):
         name = setting.said.rpartition(".")[2]
         if name in NO_EFFECT_DATA and setting.value:
             job.leave("no_effect", setting, NO_EFFECT_DATA[name])
     in_map = sheet.get("basic_parameters", "num_workers")
     job.leave("no_counterpart", in_map, "processes of the pre-computed map, which qvl does not have")
-    for fate, table in (("no_effect", NO_EFFECT_DATA), ("no_counterpart", NO_COUNTERPART_DATA)):
+    tables: tuple[tuple[Fate, dict[str, str]], ...] = (
+        ("no_effect", NO_EFFECT_DATA),
+        ("no_counterpart", NO_COUNTERPART_DATA),
+    )
+    for fate, table in tables:
         for name, why in table.items():
-            setting = sheet.get(name)
-            if setting is not None and setting.value is not None:
-                job.leave("no_effect" if fate == "no_effect" else "no_counterpart", setting, why)
+            found = sheet.get(name)
+            if found is not None and found.value is not None:
+                job.leave(fate, found, why)

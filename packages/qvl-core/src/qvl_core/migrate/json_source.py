@@ -1,4 +1,4 @@
-"""JSON with the line of every value. Strict, but a repeated key is kept and told: the reference's reader takes the last."""
+"""JSON with the line of every value. Strict, but a repeated key is kept and told: the usual reader takes the last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from json.decoder import JSONDecodeError, scanstring
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 Path = tuple[str, ...]

@@ -222,7 +222,7 @@ class _Reader:
         self._heredocs.clear()
 
     def _options(self) -> None:
-        """Take the options of the command that starts the program: the one with a program's file or the most options."""
+        """Take the options of the command that starts the program: one of a launcher, or with the most options."""
         started = [words for words in self._commands if words and PurePath(words[0].chars).name in _PROGRAMS]
         counted = [(sum(word.chars.startswith("--") for word in words), words) for words in started or self._commands]
         count, words = max(counted, key=lambda pair: pair[0], default=(0, []))

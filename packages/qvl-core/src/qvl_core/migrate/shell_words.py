@@ -259,7 +259,7 @@ class Expansion:
         value = self.lookup(name)
         if whole:
             return [Text(GAP, (line,))] if value is None else value
-        is_set = value is not None and not (operator or "").startswith(":") or bool(value and value[0].chars)
+        is_set = (value is not None and not (operator or "").startswith(":")) or bool(value and value[0].chars)
         if not operator:
             return self._variable(name, line)
         if operator.endswith("+"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 WHEN = {
     "ASCEND_RT_VISIBLE_DEVICES": "Some devices are ill or taken by others. As many as launch.devices_per_node.",
-    "ASCEND_SLOG_PRINT_TO_STDOUT": "1 while looking for the cause of a CANN error, so that it stands in the rank's log.",
+    "ASCEND_SLOG_PRINT_TO_STDOUT": "1 while looking for the cause of a CANN error: it then stands in the rank's log.",
     "ASCEND_GLOBAL_LOG_LEVEL": "1 or 2 for a CANN support case, never for a long run: logs of gigabytes, slower steps.",
     "ASCEND_PROCESS_LOG_PATH": "The home folder is small, shared or read-only.",
     "ACLNN_CACHE_LIMIT": "100000 for images of many sizes: each size makes operators of its own.",
-    "HCCL_CONNECT_TIMEOUT": "1200 where weights load from shared storage or machines start minutes apart; 7200 for 72B.",
+    "HCCL_CONNECT_TIMEOUT": "1200 where weights load from shared storage, machines start minutes apart; 7200 for 72B.",
     "HCCL_EXEC_TIMEOUT": "Only where a step may truly take longer than 30 minutes: a hang is found this late.",
     "HCCL_BUFFSIZE": "Smaller when memory is short by a few hundred MB; larger for large messages.",
     "HCCL_DETERMINISTIC": "Two runs have to be equal to the bit.",
