@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from qvl_core.migrate.migration import Migration, migrate
-from reference_stack_files import ANSWER_SCRIPT, DATA, EVALUATE, FINETUNE, INFERENCE, MODEL
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reference_stack_files import (
+    ANSWER_SCRIPT,
+    DATA,
+    EVALUATE,
+    FINETUNE,
+    INFERENCE,
+    MODEL,
+)
 
 Change = Callable[[str, str, str], None]
 Edit = Callable[[str, Callable[[dict[str, Any]], Any]], None]
