@@ -33,7 +33,8 @@ def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
         "show": {"--set", "--params", "--help"},
         "recipes": {"--help"},
         "schema": {"--help"},
-        "doctor": {"--json", "--help"},
+        "migrate": {"--out", "--overwrite", "--format", "--help"},
+        "doctor": {"--recipe", "--json", "--help"},
     }
     import typer
     from qvl_core.cli.app import build_app

@@ -81,3 +81,12 @@ def test_without_mindspore_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch, 
     assert first.fix == "pip install 'qvl-core[mindspore]'"
     assert {row.level for row in rest} == {"skipped"}
     assert "pairs with your CANN" in mindspore.check_mindspore({}, needed=needed, ascend=True)[0].fix
+
+
+def test_a_c_library_older_than_the_wheel_needs(tmp_path: Path) -> None:
+    assert mindspore.check_libstdcxx([tmp_path]).level == "skipped"
+    (tmp_path / "libstdc++.so.6").write_bytes(b"GLIBCXX_3.4.25")
+    row = mindspore.check_libstdcxx([tmp_path])
+    assert (row.level, "libstdcxx-ng" in row.fix) == ("warn", True)
+    (tmp_path / "libstdc++.so.6").write_bytes(b"GLIBCXX_3.4.25\0GLIBCXX_3.4.26\0")
+    assert mindspore.check_libstdcxx([tmp_path]).level == "ok"

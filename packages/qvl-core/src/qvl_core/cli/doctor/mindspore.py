@@ -7,7 +7,7 @@ import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
@@ -17,6 +17,14 @@ OLDEST, NEWEST = (2, 7), (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+# What MindSpore's wheels are linked against.
+NEWEST_SYMBOL = b"GLIBCXX_3.4.26"
+# A conda environment's own comes first; then Debian's, Red Hat's and openEuler's places.
+LIBRARY_FOLDERS = (
+    Path(sys.prefix) / "lib",
+    *(Path(f"/usr/lib/{machine}-linux-gnu") for machine in ("x86_64", "aarch64")),
+    *(Path(folder) for folder in ("/usr/lib64", "/lib64", "/usr/lib")),
+)
 # On a busy two-core machine the import alone takes ten seconds.
 DEADLINE_S = 60.0
 
@@ -32,6 +40,9 @@ assert slope.asnumpy().ravel().tolist() == [4.0, 6.0], slope
 print("ok")
 """
 
+# What has nothing to look at without MindSpore.
+LATER = ("mindspore-wheel", "mindspore-version", "libstdcxx", "mindspore-run")
+
 Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
 
 
@@ -45,10 +56,13 @@ def check_mindspore(
     present = _presence(needed, ascend)
     rows = [present]
     if present.level != "ok":
-        return [*rows, *(_skipped(name) for name in ("mindspore-wheel", "mindspore-version", "mindspore-run"))]
+        return [
+            *rows,
+            *(_skipped(name) for name in LATER),
+        ]
     wheel = check_wheel(_folder())
     version = check_version(installed_version("mindspore") or "")
-    rows += [wheel, version]
+    rows += [wheel, version, check_libstdcxx()]
     rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run or _run_child))
     return rows
 
@@ -87,6 +101,23 @@ def check_wheel(folder: Path, machine: str = "") -> Row:
         fix = "pip install --force-reinstall --no-cache-dir mindspore, on this machine"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
+
+
+def check_libstdcxx(folders: Sequence[Path] = LIBRARY_FOLDERS) -> Row:
+    """Check that a C++ library as new as MindSpore needs is installed: GCC 9's or newer."""
+    name = "libstdcxx"
+    found = [path for folder in folders if (path := folder / "libstdc++.so.6").exists()]
+    if not found:
+        return Row(check=name, level="skipped", evidence="no libstdc++.so.6 where it usually lies")
+    for path in found:
+        try:
+            if NEWEST_SYMBOL in path.read_bytes():
+                return Row(check=name, level="ok", evidence=f"{path} has {NEWEST_SYMBOL.decode()}")
+        except OSError:
+            continue
+    evidence = f"{found[0]} has no {NEWEST_SYMBOL.decode()}"
+    fix = "conda install libstdcxx-ng, or a system with GCC 9 or newer"
+    return Row(check=name, level="warn", evidence=evidence, fix=fix)
 
 
 def check_run(environment: Mapping[str, str], run: Runner) -> Row:
