@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -368,3 +369,60 @@ def test_an_output_that_cannot_be_written_is_refused(run: Run, stack: Path, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write(run(), tmp_path / "file" / "out", {})
+
+
+def test_too_few_devices_are_told_with_the_machines_that_are_needed(run: Run, change) -> None:
+    change(FINETUNE_FILE, "TP=1", "TP=4")
+    (problem, *_) = made(run(), "sft").problems
+    assert problem.where == f"{FINETUNE_FILE}:{FINETUNE.splitlines().index('NPUS_PER_NODE=8') + 1}"
+    assert "makes 8 devices in all; tp 4 x pp 4 needs 16" in problem.message
+    assert problem.fix.startswith("NNODES=2")
+
+
+def test_a_batch_that_is_not_the_product_of_its_parts_is_told(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--global-batch-size ${GBS}", "--global-batch-size 64")
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if "make 192 samples, not 64" in row.what]
+    assert len(row.places) == 2
+    assert values(found, "sft")["train.global_batch"] == 64
+
+
+def test_two_hf_folders_for_one_model_are_told(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["tokenizer"].update(from_pretrained="./other/Qwen-7B"))
+    (row,) = [row for row in run().ledger.contradictions if "two HF folders" in row.what]
+    assert {where.partition(":")[0] for where, _ in row.places} == {"data_7b.json", "evaluate_qwen2_5_vl_7b.json"}
+
+
+def test_a_fraction_held_out_of_a_stream_never_had_an_effect(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(streaming=True, val_rate=0.1))
+    found = run()
+    assert "data.validation" not in values(found, "sft")
+    assert not made(found, "sft").problems
+    assert any(row.said.endswith("val_rate") for row in found.ledger.left if row.fate == "no_effect")
+
+
+def test_a_torch_launch_is_read_as_well(run: Run, stack: Path) -> None:
+    path = stack / FINETUNE_FILE
+    text = (
+        path.read_text()
+        .replace("--local_worker_num", "--nproc_per_node")
+        .replace("--worker_num $WORLD_SIZE", "--nnodes $NNODES")
+    )
+    path.write_text(text.replace("msrun $DIST", "torchrun $DIST"))
+    row = values(run(), "sft")
+    assert (row["launch.devices_per_node"], row["launch.nodes"], row["train.global_batch"]) == (8, 1, 192)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_folders_give_a_report_or_a_problem_and_nothing_else(run: Run, stack: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        path = rng.choice(sorted(stack.iterdir()))
+        text = path.read_text(encoding="utf-8")
+        at = rng.randrange(max(1, len(text)))
+        cut = text[:at] if rng.random() < 0.3 else text[: at + 1] + rng.choice("\"$({\\\n'`0,") + text[at + 2 :]
+        path.write_text(cut, encoding="utf-8")
+    found = run()
+    assert report.as_text(found, "out")
+    for one in found.made:
+        assert one.problems or one.text

@@ -82,6 +82,7 @@ def _fill_common(job: Job) -> None:
     sheet = job.model
     assert sheet is not None
     hf_folder = sheet.get("tokenizer", "from_pretrained") or sheet.get("from_pretrained")
+    _compare_folders(job, hf_folder)
     spec = put_model(job, hf_folder)
     job.draft.put("model.dtype", "bfloat16", sheet.get("dtype"))
     tp, pp = put_layout(job, spec, inference=True)
@@ -101,6 +102,16 @@ def _fill_common(job: Job) -> None:
     _put_generation(job)
     put_environment(job)
     _load_twice(job)
+
+
+def _compare_folders(job: Job, hf_folder: Setting | None) -> None:
+    """Tell where training and this task name different HF folders for one size."""
+    data = job.folder.sheet("data", job.key)
+    theirs = data.get("preprocess_parameters", "model_name_or_path") if data else None
+    if hf_folder is None or theirs is None or clean_path(hf_folder.text) == clean_path(theirs.text):
+        return
+    used = "each recipe has the folder of its own file"
+    job.ledger.contradict("two HF folders for one model", [theirs, hf_folder], used)
 
 
 def _put_generation(job: Job) -> None:

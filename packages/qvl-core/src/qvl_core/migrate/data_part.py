@@ -204,12 +204,14 @@ def _put_validation(job: Job, sheet: Sheet) -> None:
         sources = job.draft.value("data.sources") or [{}]
         kept = {key: sources[0][key] for key in ("format", "media_root", "tags") if key in sources[0]}
         job.draft.put("data.validation", {"path": clean_path(path.text), **kept}, path, note)
+    elif rate and fraction and job.draft.value("data.streaming"):
+        job.leave("no_effect", rate, "streaming takes val_dataset only")
     elif rate and fraction and 0 < fraction < 1:
         job.draft.put("data.validation", {"fraction": fraction}, rate, note)
     elif rate and rate.value not in (None, 0):
         job.ledger.remark(rate.where, f"val_rate = {rate.text} is no fraction between 0 and 1: no validation")
     for setting in (path, rate):
-        if setting is not None and setting.value not in (None, 0, ""):
+        if setting is not None and setting.value not in (None, 0, "") and job.draft.value("data.validation"):
             job.leave("no_effect", setting, "pretrain_vlm.py of that version ignored it (written: qvl validates)")
 
 

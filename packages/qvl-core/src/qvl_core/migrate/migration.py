@@ -112,7 +112,12 @@ def _link(job: Job, kind: Kind) -> None:
         job.data = _named(job, "--mm-data", "MM_DATA") or folder.sheet("data", job.key)
         job.model = _named(job, "--mm-model", "MM_MODEL") or folder.sheet("model", job.key)
     else:
-        job.model = folder.sheets.get((kind, job.key)) or _named(job, "--mm-model", "MM_MODEL")
+        own = folder.sheets.get((kind, job.key))
+        named = _named(job, "--mm-model", "MM_MODEL")
+        job.model = named or own
+        if own and named and own is not named and job.launch:
+            text = f"the script names {named.file}, not {own.file}: the named one is used"
+            job.ledger.remark(job.launch.file, text)
 
 
 def _named(job: Job, option: str, variable: str) -> Sheet | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from qvl_core.errors import Problem
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_stages, check_tensor_degree
 from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
@@ -156,7 +157,12 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
     rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
     job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
     job.variable("GRAD_ACC_STEP", "DP")
-    dp = max(1, per_node * nodes // (tp * pp))
+    devices = per_node * nodes
+    if devices < tp * pp and per_said:
+        message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
+        fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
+        job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
+    dp = max(1, devices // (tp * pp))
     return Layout(tp=tp, pp=pp, dp=dp, vision_stages=(), text_stages=())
 
 

@@ -77,6 +77,7 @@ def _put_batches(job: Job, layout: Layout) -> None:
     micro = job.whole(micro_said, least=1) or 1
     batch_said = job.option("global-batch-size") or job.variable("GBS")
     batch = job.whole(batch_said, least=1)
+    _check_accumulation(job, micro, batch, batch_said, layout)
     note = "" if batch else "not stated: micro batch times replicas, as Megatron has it"
     batch = batch or micro * layout.dp
     samples_said = job.option("train-samples")
@@ -101,6 +102,18 @@ def _put_batches(job: Job, layout: Layout) -> None:
     reduction = "token" if token else "sample" if sample else "micro_batch"
     note = "" if token or sample else "the reference's; qvl's own recipes use token, which no batch size changes"
     job.draft.put("train.loss_reduction", reduction, token or sample, note)
+
+
+def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting | None, layout: Layout) -> None:
+    """Tell where micro batch, accumulation and replicas do not make the global batch that is stated."""
+    accumulation_said = job.variable("GRAD_ACC_STEP")
+    accumulation = job.whole(accumulation_said, least=1)
+    if not accumulation or not batch or not said or not accumulation_said:
+        return
+    product = micro * accumulation * layout.dp
+    if product != batch:
+        text = f"{micro} x {accumulation} x {layout.dp} replicas make {product} samples, not {batch}"
+        job.ledger.contradict(text, [accumulation_said, said], f"train.global_batch = {batch}")
 
 
 def _put_optimizer(job: Job) -> None:
