@@ -16,6 +16,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--recipe", metavar="RECIPE", help="Check what this recipe needs, too.", show_default=False),
         ] = None,
+        devices: Annotated[
+            bool, typer.Option("--devices", help="Compute on an NPU, too; takes up to a minute.")
+        ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     ) -> int:
         """Look at this machine and this installation, and say how to mend what is wrong.
@@ -28,6 +31,6 @@ def register(app: typer.Typer) -> None:
 
         from qvl_core.cli.doctor import report
 
-        rows = report.examine(os.environ, recipe) if recipe else report.examine(os.environ)
+        rows = report.examine(os.environ, recipe, use_npu=devices)
         print(report.as_json(rows) if json else report.as_text(rows))
         return report.exit_code(rows)

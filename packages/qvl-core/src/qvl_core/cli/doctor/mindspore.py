@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.launch.known_messages import known_in
 
 OLDEST, NEWEST = (2, 7), (2, 10)
 # The first version with wheels for Python 3.12.
@@ -135,6 +136,28 @@ def check_run(environment: Mapping[str, str], run: Runner) -> Row:
         return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
     return Row(check=name, level="fail", evidence=last.strip()[:300], fix=fix)
+
+
+def check_device_run(environment: Mapping[str, str], run: Runner | None = None) -> Row:
+    """Check that MindSpore computes on an NPU: the same product and gradient, in a child process with a deadline."""
+    name = "npu-run"
+    program = SMOKE.replace('set_device("CPU")', 'set_device("Ascend")')
+    try:
+        done = (run or _run_child)([sys.executable, "-c", program], {**environment, "GLOG_v": "3"})
+    except subprocess.TimeoutExpired:
+        evidence = f"did not compute a 2 x 2 product on an NPU within {DEADLINE_S:.0f} s"
+        fix = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    if done.returncode == 0:
+        return Row(check=name, level="ok", evidence="a product and its gradient are right on an NPU")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if known := known_in(lines):
+        return Row(
+            check=name, level="fail", evidence=f"{known[0].line[:200]}: {known[0].known.cause}", fix=known[0].known.fix
+        )
+    last = lines[-1] if lines else f"exit code {done.returncode}"
+    fix = "the rows above name what CANN and driver lack; else search this line in docs/environment.md"
+    return Row(check=name, level="fail", evidence=last[:300], fix=fix)
 
 
 def elf_machine(library: Path) -> str | None:

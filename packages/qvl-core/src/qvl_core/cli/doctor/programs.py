@@ -36,7 +36,9 @@ def check_starters(environment: Mapping[str, str]) -> Row:
     ]
     bindings = importlib.util.find_spec("mpi4py") is not None
     evidence = f"{', '.join(found) or 'neither msrun nor mpiexec'}; mpi4py {'is' if bindings else 'is not'} installed"
-    if "msrun" in found or ("mpiexec" in found and bindings):
+    # msrun is a script that imports MindSpore: without that it is no use.
+    starts = "msrun" in found and importlib.util.find_spec("mindspore") is not None
+    if starts or ("mpiexec" in found and bindings):
         return Row(check="starters", level="ok", evidence=evidence)
     fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-train[mpi]'. One process needs neither"
     return Row(check="starters", level="warn", evidence=evidence, fix=fix)

@@ -16,11 +16,20 @@ from qvl_core.errors import EXIT_DONE, EXIT_NOT_INSTALLED, EXIT_WRONG_INPUT
 # Rows about what a user wrote or named, not about the machine.
 INPUT_CHECKS = ("recipe", "recipe-weights", "recipe-files")
 
+_BEFORE_NPU = ("mindspore", "mindspore-wheel", "mindspore-run", "npu-devices", "npu-permission", "cann")
 
-def examine(environment: Mapping[str, str], recipe: str | None = None, *, devices: Path = Path("/dev")) -> list[Row]:
+
+def examine(
+    environment: Mapping[str, str],
+    recipe: str | None = None,
+    *,
+    devices: Path = Path("/dev"),
+    use_npu: bool = False,
+) -> list[Row]:
     """Run every check, in the order in which their causes follow from each other. Takes some seconds.
 
-    With `recipe`, the path of one, what that run needs is checked too; `devices` is where device nodes lie.
+    With `recipe`, the path of one, what that run needs is checked too; `devices` is where device nodes lie. An NPU
+    is only computed on with `use_npu`: somebody else may be at work on it.
     """
     npu = ascend.ascend_wanted(environment, devices)
     runs_models = any(installed_version(name) for name in ("qvl-train", "qvl-eval"))
@@ -52,6 +61,10 @@ def examine(environment: Mapping[str, str], recipe: str | None = None, *, device
         network.check_host_names(loaded),
         shell_values.check_hccl(loaded, environment) if wants_npu else _not_wanted("hccl-values"),
     ]
+    if use_npu:
+        able = npu and not any(row.level == "fail" and row.check in _BEFORE_NPU for row in rows)
+        missing = Row(check="npu-run", level="skipped", evidence="an earlier check failed, or there is no NPU")
+        rows.append(mindspore.check_device_run(environment) if able else missing)
     rows += recipe_rows
     if loaded is not None:
         capacity = needs.npu_capacity(ascend.smi_output(environment))
