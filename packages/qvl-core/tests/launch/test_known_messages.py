@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from qvl_core.launch.blame import StarterReport
 from qvl_core.launch.failures import Failure
-from qvl_core.launch.known_messages import KNOWN, explained_lines, known_in
+from qvl_core.launch.known_messages import INNER_ERROR, KNOWN, explained_lines, known_in
 from qvl_core.launch.log_file import LAUNCHER_LOG, rank_log
 from qvl_core.launch.report import Reporter
 from qvl_core.launch.watch import Look
@@ -26,6 +27,10 @@ SAMPLES = {
     "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op "
     "info json suffix path failed, soc_version: Ascend310P3",
     "cann-halves-differ": "LoadLib: error = op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
+    "operators-of-another-chip": "E30006: 2025-11-19-11:14:58.516.606 Failed to verify the OPP",
+    "device-not-visible": "SetDevice:Set visible device failed, invalid device=0, input visible devices:4",
+    "device-service": "tsd client wait response fail, device response code[1]. unknown device error.[FUNC:WaitRsp]",
+    "inner-error": "EZ9999: Inner Error!",
     "old-c-library": "ImportError: /lib/x86_64-linux-gnu/libm.so.6: version `GLIBC_2.27' not found (required by x.so)",
     "npu-in-use-or-hidden": "dcmi module initialize failed. ret is -8005",
     "device-absent": "[PID: 379] 2026-05-01 Device_Absent/Abnormal(EL0001): Device not found or invalid.",
@@ -74,7 +79,7 @@ LOOK = Look(
 
 
 def test_every_known_message_has_a_sample() -> None:
-    assert set(SAMPLES) == {known.name for known in KNOWN}
+    assert set(SAMPLES) == {known.name for known in (*KNOWN, INNER_ERROR)}
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
@@ -90,7 +95,7 @@ def test_ordinary_lines_are_not_known(line: str) -> None:
 
 
 def test_every_row_cites_issues_and_says_what_to_do() -> None:
-    for known in KNOWN:
+    for known in (*KNOWN, INNER_ERROR):
         assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*", known.source), known.name
         assert known.cause
         assert known.fix
@@ -100,6 +105,22 @@ def test_what_names_a_cause_stands_before_the_wait_that_echoes_it() -> None:
     found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES["device-memory"]])
     assert [match.known.name for match in found] == ["device-memory", "hccl-connect-timeout"]
     assert "fix: " in explained_lines(found)[2]
+
+
+def test_an_inner_error_is_told_only_where_nothing_else_is() -> None:
+    assert [match.known.name for match in known_in([SAMPLES["inner-error"]])] == ["inner-error"]
+    assert [match.known.name for match in known_in([SAMPLES["inner-error"], SAMPLES["device-memory"]])] == [
+        "device-memory"
+    ]
+
+
+def test_what_msrun_and_its_scheduler_wrote_is_looked_through_where_no_rank_began(tmp_path: Path) -> None:
+    (tmp_path / LAUNCHER_LOG).write_text("nothing of use")
+    (tmp_path / "node_000").mkdir()
+    (tmp_path / "node_000" / "scheduler.log").write_text(SAMPLES["scheduler-port-taken"])
+    assert "unset the MS_ variables" in Reporter([PLACE], tmp_path).starter_failed("msrun", 1)
+    early = replace(LOOK, process=0)
+    assert "unset the MS_ variables" in Reporter([PLACE], tmp_path).vanished(early, None, seen_s=1.0)
 
 
 def test_a_rank_that_raises_is_told_with_cause_and_fix(tmp_path: Path) -> None:

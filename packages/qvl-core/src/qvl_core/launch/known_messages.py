@@ -73,6 +73,13 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="Ascend/samples#21",
     ),
     KnownMessage(
+        name="operators-of-another-chip",
+        pattern=r"E30006|Failed to verify the OPP",
+        cause="the operators (opp) of CANN are not those of this chip or of this toolkit",
+        fix="install the CANN operator package for this chip, of the same version as the toolkit; one set_env.sh only",
+        source="vllm-project/vllm-ascend#4284",
+    ),
+    KnownMessage(
         name="old-c-library",
         pattern=r"version [`']GLIBC(?:XX)?_[\d.]+' not found",
         cause="the system's C or C++ library is older than the one that the wheel was built with",
@@ -86,6 +93,13 @@ KNOWN: tuple[KnownMessage, ...] = (
         "folder are not mounted",
         fix="give the container free devices, davinci_manager, devmm_svm, hisi_hdc and the driver folder",
         source="vllm-project/vllm-ascend#2698, Project-HAMi/ascend-device-plugin#23, Ascend/cann-container-image#46",
+    ),
+    KnownMessage(
+        name="device-not-visible",
+        pattern=r"Set visible device failed, invalid device",
+        cause="ASCEND_RT_VISIBLE_DEVICES names devices that this machine or container does not have",
+        fix="name those that npu-smi info lists, from 0 inside a container, as many as launch.devices_per_node",
+        source="gpustack/gpustack#3352",
     ),
     KnownMessage(
         name="device-absent",
@@ -116,6 +130,13 @@ KNOWN: tuple[KnownMessage, ...] = (
         "fit",
         fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
         source="Ascend/samples#21, Ascend/samples#16, hw-native-sys/PTOAS#341",
+    ),
+    KnownMessage(
+        name="device-service",
+        pattern=r"tsd client wait response fail",
+        cause="the service on the device did not start: driver and CANN do not fit, or the device is ill",
+        fix="npu-smi info, and reset the device if nobody uses it; `qvl doctor` compares driver, CANN and MindSpore",
+        source="hiyouga/LlamaFactory#3839, vllm-project/vllm-ascend#4284",
     ),
     KnownMessage(
         name="hccl-port-taken",
@@ -199,12 +220,24 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
 )
 
+# Says only that something inside CANN failed: told where no other row fits.
+INNER_ERROR = KnownMessage(
+    name="inner-error",
+    pattern=r"E[EZI]9999",
+    cause="something inside CANN failed; the lines below it name the function",
+    fix="run again with env.ASCEND_GLOBAL_LOG_LEVEL = 1 and env.ASCEND_SLOG_PRINT_TO_STDOUT = 1, and read what comes "
+    "before it; `qvl doctor --devices` tries the device on its own",
+    source="mindspore-ai/mindspore#319, tile-ai/tilelang-ascend#82",
+)
+
 
 def known_in(lines: Iterable[str]) -> tuple[Match, ...]:
     """Give the known messages among the lines, those that explain most first, at most two."""
     kept = [line[:_LINE_LIMIT] for line in lines]
-    found = []
-    for known in KNOWN:
+    found: list[Match] = []
+    for known in (*KNOWN, INNER_ERROR):
+        if known is INNER_ERROR and found:
+            break
         pattern = re.compile(known.pattern)
         line = next((line for line in kept if pattern.search(line)), None)
         if line is not None:

@@ -39,7 +39,7 @@ class Reporter:
         if failure.exit_code == EXIT_INTERRUPTED:
             text = "qvl: a worker was told to end by a signal that did not come through its launcher"
         log = rank_log(self._logs, failure.rank)
-        known = self._known(log, text)
+        known = self._known(log, text=text)
         return "\n".join([text, *known, f"{self.name(failure.rank)} failed first; its log: {log}"])
 
     def vanished(self, look: Look, report: StarterReport | None, *, seen_s: float) -> str:
@@ -49,7 +49,7 @@ class Reporter:
             how = _how(report)
         if not look.process:
             path = self._logs / LAUNCHER_LOG
-            starter = [*self._known(path), *self._end(path, "the end of its starter's output")]
+            starter = [*self._known(path, *self._msrun_logs()), *self._end(path, "the end of its starter's output")]
             return "\n".join([f"{self.name(look.rank)} {how}, before it could begin", *starter])
         lines = [f"{self.name(look.rank)}, process {look.process}, {how}", *self._state(look, seen_s)]
         if report is not None and report.signal_number == signal.SIGKILL:
@@ -98,11 +98,17 @@ class Reporter:
             how = f"was killed by {_signal_name(-code)}"
         head = f"{name} {how} before the workers had done their work"
         path = self._logs / LAUNCHER_LOG
-        return "\n".join([head, *self._known(path), *self._end(path, "the end of its output")])
+        known = self._known(path, *self._msrun_logs())
+        return "\n".join([head, *known, *self._end(path, "the end of its output")])
 
-    def _known(self, path: Path, text: str = "") -> list[str]:
-        """Explain what the log's last section, or an error's text, is known to mean."""
-        return explained_lines(known_in([*text.splitlines(), *last_lines(path, _SEARCHED_LINES)]))
+    def _known(self, *paths: Path, text: str = "") -> list[str]:
+        """Explain what the logs' last sections, or an error's text, are known to mean."""
+        lines = [line for path in paths for line in last_lines(path, _SEARCHED_LINES)]
+        return explained_lines(known_in([*text.splitlines(), *lines]))
+
+    def _msrun_logs(self) -> list[Path]:
+        """Give what msrun has kept of its scheduler and of workers before these opened logs of their own."""
+        return sorted(self._logs.glob("node_*/*.log"))[:_SHOWN_RANKS]
 
     def _states(self, looks: Sequence[Look]) -> list[str]:
         at_work = [look for look in looks if not look.done]
