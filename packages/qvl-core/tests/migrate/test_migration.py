@@ -60,6 +60,46 @@ def test_the_guides_7b_gives_our_recipe_and_every_difference_is_explained(run: R
     assert different == set(EXPLAINED)
 
 
+@pytest.mark.parametrize(
+    ("size", "shape", "layout", "batch"),
+    [
+        ("3b", (36, 2048, 11008, 16, 2, 151936, 3420), (1, 1, 1, [32], [36]), 32),
+        ("32b", (64, 5120, 27648, 40, 8, 152064, 3456), (2, 8, 2, [32] + [0] * 7, [1] + [9] * 7), 96),
+        ("72b", (80, 8192, 29568, 64, 8, 152064, 3456), (2, 8, 8, [32] + [0] * 7, [6] + [11] * 6 + [8]), 96),
+    ],
+    ids=["3b", "32b", "72b"],
+)
+def test_the_other_sizes_give_our_recipes(stack: Path, size: str, shape, layout, batch: int, tmp_path: Path) -> None:
+    layers, hidden, ffn, heads, groups, vocabulary, vision_ffn = shape
+    tp, pp, nodes, vision, text = layout
+    model = json.loads((stack / "model_7b.json").read_text())
+    model["text_decoder"].update(
+        num_layers=layers,
+        hidden_size=hidden,
+        ffn_hidden_size=ffn,
+        num_attention_heads=heads,
+        num_query_groups=groups,
+        vocab_size=vocabulary,
+        pipeline_num_layers=text,
+        **({"recompute_granularity": "full"} if size == "72b" else {}),
+    )
+    model["image_encoder"]["vision_encoder"].update(ffn_hidden_size=vision_ffn, pipeline_num_layers=vision)
+    script = FINETUNE.replace("_7b.json", f"_{size}.json").replace("TP=1", f"TP={tp}").replace("PP=4", f"PP={pp}")
+    script = script.replace("NNODES=1", f"NNODES={nodes}").replace("GRAD_ACC_STEP=96", f"GRAD_ACC_STEP={batch}")
+    data = (stack / "data_7b.json").read_text().replace("7B-Instruct", f"{size.upper()}-Instruct")
+    for path in stack.iterdir():
+        path.unlink()
+    (stack / f"model_{size}.json").write_text(json.dumps(model, indent=1))
+    (stack / f"data_{size}.json").write_text(data)
+    (stack / f"finetune_qwen2_5_vl_{size}.sh").write_text(script.replace("152064", str(vocabulary)))
+    found = migrate(stack, tmp_path / "out")
+    assert not found.ledger.contradictions
+    theirs = written(found, tmp_path / "out")[f"{size}_sft"]
+    ours = flat(load_recipe(ROOT / "recipes" / f"{size}_sft.toml").resolved())
+    different = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
+    assert different - {"launch.master"} == set(EXPLAINED)
+
+
 def test_inference_and_evaluation_give_our_recipes_but_for_what_is_explained(run: Run, tmp_path: Path) -> None:
     found = written(run(), tmp_path / "out")
     for task, explained in (

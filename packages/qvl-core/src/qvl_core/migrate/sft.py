@@ -36,7 +36,11 @@ def fill_sft(job: Job) -> None:
     layout = put_launch(job, tp, pp)
     zero = job.option("use-distributed-optimizer")
     job.draft.put("layout.dp", layout.dp, note="devices / (tp * pp)")
-    job.draft.put("layout.zero1", zero is not None, zero)
+    alone = layout.dp == 1
+    if alone:
+        job.leave("no_effect", zero, "one replica: there is nobody to split the optimizer with")
+    note = "one replica: nothing to split" if alone and zero else ""
+    job.draft.put("layout.zero1", zero is not None and not alone, zero, note)
     _put_recompute(job)
     put_weights(job, hf_folder)
     put_data(job)
