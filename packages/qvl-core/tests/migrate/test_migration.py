@@ -466,3 +466,17 @@ def test_damaged_folders_give_a_report_or_a_problem_and_nothing_else(run: Run, s
     assert report.as_text(found, "out")
     for one in found.made:
         assert one.problems or one.text
+
+
+def test_a_variable_that_is_not_what_its_option_says_is_told(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--micro-batch-size ${MBS}", "--micro-batch-size 2")
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if row.what.startswith("MBS is not")]
+    assert [text for _, text in row.places] == ["MBS = 1", "--micro-batch-size = 2"]
+    assert values(found, "sft")["train.micro_batch"] == 2
+
+
+def test_the_folder_above_is_told_where_the_files_are(stack: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        migrate(stack.parent, Path("out"))
+    assert caught.value.problems[0].fix == f"qvl migrate {stack}"

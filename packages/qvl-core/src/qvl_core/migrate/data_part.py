@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from qvl_core.migrate.fates import NO_COUNTERPART_DATA, NO_EFFECT_DATA
@@ -81,7 +82,9 @@ def put_data(job: Job) -> None:
 
 def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     stated = sheet.get("basic_parameters", "dataset")
-    if stated is None or not isinstance(stated.value, str) or not stated.value.strip():
+    if stated and isinstance(stated.value, list) and all(isinstance(path, str) for path in stated.value):
+        stated = replace(stated, value=",".join(stated.value))
+    if stated is None or not isinstance(stated.value, str) or not stated.value.strip(" ,"):
         job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself")
         return
     root = sheet.get("basic_parameters", "dataset_dir")

@@ -132,9 +132,20 @@ def read_folder(path: Path) -> Folder:
         _read(entry, folder)
     if folder.empty:
         message = "holds none of data_*.json, model_*.json, finetune_*.sh, inference_*.json/.sh, evaluate_*.json/.sh"
-        fix = "name the folder that holds them, in the reference stack examples/mindspore/qwen2.5vl"
+        fix = f"qvl migrate {_below(path)}"
         raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
     return folder
+
+
+def _below(path: Path) -> str:
+    """Name the folder that was meant: one below that holds such files, else where the reference stack has them."""
+    for folder in (path / "examples" / "mindspore" / "qwen2.5vl", *sorted(path.iterdir())):
+        try:
+            if folder.is_dir() and any(_NAME.fullmatch(entry.name) for entry in folder.iterdir()):
+                return printable(str(folder))
+        except OSError:
+            continue
+    return "MindSpeed-MM/examples/mindspore/qwen2.5vl"
 
 
 def _read(entry: Path, folder: Folder) -> None:

@@ -14,6 +14,23 @@ from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Fate, Ledger, RecipeDraft, Setting
 from qvl_core.migrate.shell_words import GAP
 
+_PAIRS = (
+    ("tensor-model-parallel-size", "TP"),
+    ("pipeline-model-parallel-size", "PP"),
+    ("context-parallel-size", "CP"),
+    ("micro-batch-size", "MBS"),
+    ("global-batch-size", "GBS"),
+    ("seq-length", "SEQ_LEN"),
+    ("local-worker-num", "NPUS_PER_NODE"),
+    ("worker-num", "WORLD_SIZE"),
+    ("master-addr", "MASTER_ADDR"),
+    ("master-port", "MASTER_PORT"),
+    ("mm-data", "MM_DATA"),
+    ("mm-model", "MM_MODEL"),
+    ("load", "LOAD_PATH"),
+    ("save", "SAVE_PATH"),
+)
+
 
 @dataclass(kw_only=True)
 class Job:
@@ -75,6 +92,14 @@ class Job:
     def leave_options(self, fate: Fate, table: Mapping[str, str]) -> None:
         for name, why in table.items():
             self.leave(fate, self.launch.option(name) if self.launch else None, why)
+
+    def compare_pairs(self) -> None:
+        """Tell where a script's variable is not what its option says: the option is what the program got."""
+        for option, variable in _PAIRS:
+            stated, held = self.option(option), self.variable(variable)
+            if stated and held and isinstance(stated.value, str) and stated.text.strip() != held.text.strip():
+                what = f"{variable} is not what --{option} says"
+                self.ledger.contradict(what, [held, stated], f"--{option} {stated.text[:80]}, as in the script")
 
     def missing(self, what: str, key: str, fix: str) -> None:
         self.stuck.append(Problem(where=str(self.folder.path), key=key, message=what, fix=fix))

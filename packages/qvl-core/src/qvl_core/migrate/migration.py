@@ -133,6 +133,7 @@ def _named(job: Job, option: str, variable: str) -> Sheet | None:
 
 
 def _fill(job: Job, kind: Kind) -> None:
+    job.compare_pairs()
     if kind == "finetune":
         if job.model is None:
             text = "no model file: layers per stage are derived, vision and merger are frozen as in all shipped ones"
