@@ -480,3 +480,15 @@ def test_the_folder_above_is_told_where_the_files_are(stack: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         migrate(stack.parent, Path("out"))
     assert caught.value.problems[0].fix == f"qvl migrate {stack}"
+
+
+def test_dos_line_ends_change_nothing(run: Run, stack: Path) -> None:
+    before = values(run(), "sft")
+    path = stack / FINETUNE_FILE
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert values(run(), "sft") == before
+
+
+def test_what_a_script_sources_is_told(run: Run) -> None:
+    (row,) = [row for row in run().ledger.left if row.said == "source"]
+    assert (row.where, row.value) == (f"{FINETUNE_FILE}:2", "/usr/local/Ascend/ascend-toolkit/set_env.sh")

@@ -170,6 +170,9 @@ def put_environment(job: Job) -> None:
     """State [env] from what the script exports: known names in their ranges; tell the others."""
     if job.launch is None:
         return
+    for line, path in job.launch.script.sources:
+        sourced = Setting(value=path, where=f"{job.launch.file}:{line}", said="source")
+        job.leave("no_counterpart", sourced, "source it in the shell that starts qvl")
     for name, variable in job.launch.script.variables.items():
         ours = name in EnvSection.model_fields
         if not (variable.exported or ours or name in TORCH_ONLY):
