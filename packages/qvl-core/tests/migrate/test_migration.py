@@ -492,3 +492,10 @@ def test_dos_line_ends_change_nothing(run: Run, stack: Path) -> None:
 def test_what_a_script_sources_is_told(run: Run) -> None:
     (row,) = [row for row in run().ledger.left if row.said == "source"]
     assert (row.where, row.value) == (f"{FINETUNE_FILE}:2", "/usr/local/Ascend/ascend-toolkit/set_env.sh")
+
+
+def test_workers_of_the_data_file_never_had_an_effect(run: Run, change) -> None:
+    change(FINETUNE_FILE, " \\\n    --num-workers 8", "")
+    found = run()
+    assert "data.workers" not in values(found, "sft")
+    assert any(row.said == "dataloader_param.num_workers" for row in found.ledger.left if row.fate == "no_effect")

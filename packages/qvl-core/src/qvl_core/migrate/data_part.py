@@ -69,10 +69,10 @@ def put_data(job: Job) -> None:
     _put_validation(job, sheet)
     workers = job.option("num-workers")
     in_file = sheet.get("dataloader_param", "num_workers")
-    if workers or in_file:
-        job.draft.put("data.workers", job.whole(workers) if workers else 0, workers or in_file)
-    if workers and in_file:
-        job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers")
+    number = job.whole(workers)
+    if number is not None:
+        job.draft.put("data.workers", number, workers)
+    job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers, or its default")
     cache = sheet.get("basic_parameters", "cache_dir")
     if cache and isinstance(cache.value, str) and cache.value.strip():
         note = "on a local disk of each machine, never a shared one"

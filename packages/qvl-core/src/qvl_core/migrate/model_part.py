@@ -78,8 +78,8 @@ def put_freeze(job: Job) -> None:
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
             frozen.append(component)
-    note = "" if said else "not stated: the reference's default"
-    job.draft.put("model.freeze", frozen, said, note)
+    note = "not stated: the reference's default" if job.model else "not stated: all shipped model files freeze both"
+    job.draft.put("model.freeze", frozen, said, "" if said else note)
 
 
 def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[int, int]:
