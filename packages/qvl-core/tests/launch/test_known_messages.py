@@ -26,6 +26,7 @@ SAMPLES = {
     " MindSpore version 2.1.1 and Ascend AI software package (Ascend Data Center Solution)version 1.84 does not match",
     "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op "
     "info json suffix path failed, soc_version: Ascend310P3",
+    "cann-python-part": "[ERROR] TUNE(2440326,python): ModuleNotFoundError: No module named 'tbe.common'",
     "cann-halves-differ": "LoadLib: error = op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
     "operators-of-another-chip": "E30006: 2025-11-19-11:14:58.516.606 Failed to verify the OPP",
     "device-not-visible": "SetDevice:Set visible device failed, invalid device=0, input visible devices:4",
@@ -87,6 +88,22 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
     first = known_in(["something else", SAMPLES[name]])[0]
     assert first.known.name == name
     assert first.line == SAMPLES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("hccl-init", "HCCL function error: hcclCommInitRootInfoConfig(numRanks, &rootInfo, rank), error code is 1"),
+        ("operators-not-installed", "Ascend opp_kernels is not installed"),
+        ("cann-python-part", "ModuleNotFoundError: No module named 'decorator'"),
+        ("hccl-port-taken", "Communication_Error_Bind_IP_Port(EI0019)"),
+        ("hccl-connect-timeout", "Communication_Error_Get_Socket(EI0006): Getting socket times out."),
+        ("npu-in-use-or-hidden", "dcmi model initialized failed, because the device is used. ret is -8020"),
+        ("aicore-exception", "RuntimeError: AclrtSynchronizeDeviceWithTimeout, error code is 507015"),
+    ],
+)
+def test_other_forms_of_the_same_message_are_known_too(name: str, line: str) -> None:
+    assert known_in([line])[0].known.name == name
 
 
 @pytest.mark.parametrize("line", NEIGHBOURS)

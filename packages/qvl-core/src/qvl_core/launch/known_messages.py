@@ -60,10 +60,18 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="operators-not-installed",
-        pattern=r"Get op info json suffix path failed|Load op info json failed",
+        pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed",
         cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
         fix="install the CANN operator package for this chip, of the same version as the toolkit",
-        source="mindspore-ai/mindspore#246",
+        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2",
+    ),
+    KnownMessage(
+        name="cann-python-part",
+        pattern=r"No module named '(?:tbe|te|decorator)\b",
+        cause="the Python part of CANN does not load in this environment: set_env.sh was not sourced here, or what it "
+        "needs is not installed",
+        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of CANN's",
+        source="Ascend/pytorch#29, microsoft/onnxruntime#14121",
     ),
     KnownMessage(
         name="cann-halves-differ",
@@ -205,11 +213,11 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="hccl-init",
-        pattern=r"HcclCommInitRootInfo\w* failed|HcclGetRootInfo|hccl initialize failed",
+        pattern=r"[Hh]cclCommInitRootInfo\w*(?: fail|\(.*error code)|HcclGetRootInfo|hccl initialize failed",
         cause="HCCL could not form the group of ranks: wrong network interface, a device used twice, or a taken port",
         fix="several machines: env.HCCL_SOCKET_IFNAME with the interface that reaches the others; one machine: free "
         "devices and ports, `qvl doctor --recipe RECIPE`",
-        source="gpustack/gpustack#2021, vllm-project/vllm-ascend#405, vllm-project/vllm-ascend#4725",
+        source="gpustack/gpustack#2021, vllm-project/vllm-ascend#2712, vllm-project/vllm-ascend#405",
     ),
     KnownMessage(
         name="worker-lost",
