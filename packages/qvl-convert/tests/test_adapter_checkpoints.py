@@ -10,12 +10,15 @@ from qvl_core.lora_table import Lora, adapter_table, factor_names
 from qvl_core.params import parameter_table
 from qvl_core.weights.hf_folder import open_hf_folder
 from qvl_core.weights.hf_writer import write_hf_folder
+from qvl_core.weights.local_tensors import local_values
+from qvl_core.weights.lora import merged_values, open_any_adapter
 from qvl_core.weights.manifest import FileRecord
 from qvl_core.weights.manifest_reader import read_manifest
 from qvl_core.weights.peft_writer import WEIGHTS_FILE, peft_key
 from qvl_core.weights.safetensors_header import read_header
 from qvl_core.weights.safetensors_writer import checksum_of_file
 from qvl_core.weights.tensor_io import read_tensor, tensor_from_array
+from qvl_core.weights.whole_tensors import open_whole_tensors
 from sharded_folders import write_sharded
 
 SINGLE = Layout(vision_stages=(2,), text_stages=(3,))
@@ -82,6 +85,16 @@ def test_export_writes_a_peft_folder_that_merges(qvl, make, adapters, layout, tm
             wanted = wanted + 1.5 * b @ a
         # fp32: the sum of two products is rounded once.
         np.testing.assert_allclose(read_tensor(merged[row.name]), wanted, rtol=1e-6, atol=1e-6)
+    # What loads the base with the adapter on top has these bits, in any layout.
+    opened = open_whole_tensors(tmp_path / "base")
+    for folder in (tmp_path / "step", tmp_path / "adapter"):
+        adapter = open_any_adapter(folder, make.spec)
+        for pp, tp in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            wanted = dict(local_values(open_whole_tensors(tmp_path / "merged"), CUT, pp, tp))
+            loaded = dict(merged_values(opened, adapter, CUT, pp, tp))
+            assert {name: one.tobytes() for name, one in loaded.items()} == {
+                name: one.tobytes() for name, one in wanted.items()
+            }
 
 
 @untied

@@ -79,6 +79,13 @@ def test_convert_shows_its_help_without_them(tmp_path: Path, words: tuple[str, .
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [("score", "--help"), ("eval", "compare", "--help")], ids=" ".join)
+def test_scoring_shows_its_help_without_them(tmp_path: Path, words: tuple[str, ...]) -> None:
+    pytest.importorskip("qvl_eval", reason="qvl-eval is not installed")
+    done = _run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_python_interface_is_lazy() -> None:
     code = (
         "import sys, qvl_core; assert 'pydantic' not in sys.modules; assert qvl_core.__version__; "

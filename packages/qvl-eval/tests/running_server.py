@@ -145,10 +145,11 @@ class RunningServer:
             # Connections inherit it: a client that does not read is noticed after little.
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
         self.port = self._listener.getsockname()[1]
-        self._stop: queue.Queue[Any] = queue.Queue()
+        stop: queue.Queue[Any] = queue.Queue()
+        self._on_start = stop.put
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self.begin_stop = self._stop.get(timeout=WAIT_S)
+        self.begin_stop = stop.get(timeout=WAIT_S)
         return self
 
     def __exit__(
@@ -197,6 +198,15 @@ class RunningServer:
         lines = self.get("/metrics")[1].decode().splitlines()
         return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")))
 
+    def run_here(self) -> int:
+        """Serve in this thread until a signal comes, say the port, and give the exit code."""
+        self._listener = bind("127.0.0.1", 0, has_token=False)
+        port = self._listener.getsockname()[1]
+        self._on_start = lambda _: print(port, flush=True)
+        self._run()
+        assert self.exit_code is not None
+        return self.exit_code
+
     def _run(self) -> None:
         processor = tiny_processor()
         served = Served(
@@ -205,6 +215,7 @@ class RunningServer:
             options=GenerationOptions(max_new_tokens=64, eos_token_id=(STOP, 490)),
             make_job=functools.partial(make_job, processor, window=self.window),
             slots=self.slots,
+            held_tokens=self.window,
         )
         self.exit_code = serve(
             EngineThread(lambda: Driver(self.scheduler, processor.chat.decode)),
@@ -214,7 +225,7 @@ class RunningServer:
             root=self.root,
             listener=self._listener,
             drain_s=self.drain_s,
-            on_start=self._stop.put,
+            on_start=self._on_start,
         )
 
 
@@ -257,3 +268,9 @@ def read_all(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
+
+
+if __name__ == "__main__":
+    # A process of its own, for tests that send it signals. Answers never end unless their request says when.
+    endless = RunningServer(scheduler=FakeScheduler("word ", endless=True), window=100_000_000)
+    raise SystemExit(endless.run_here())

@@ -89,18 +89,17 @@ def cut(weights: Path, tmp_path: Path) -> Path:
 
 
 @needs_mindspore
-def test_sharded_weights_of_another_layout_answer_alike_with_reshard_and_are_refused_without(
-    write_recipe: WriteRecipe, cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("more", [(), ("--reshard",)], ids=["plain", "reshard"])
+def test_an_evaluation_cuts_sharded_weights_of_another_layout_anew_and_says_so_once(
+    write_recipe: WriteRecipe, cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
     recipe, hf, sharded = write_recipe("eval"), f"output.dir={tmp_path}/hf", f"output.dir={tmp_path}/sharded"
     assert qvl(capsys, "run", recipe, "--set", hf)[0] == 0
-    words = ("run", recipe, "--set", sharded, "--set", f"weights.source={cut}")
-    code, _, errors = qvl(capsys, *words)
-    assert code == 2
-    assert f"fix: qvl convert reshard --sharded {cut} --out {cut}-tp1-pp1 --tp 1 --pp 1" in errors
-    code, _, errors = qvl(capsys, *words, "--reshard")
+    code, _, errors = qvl(capsys, "run", recipe, "--set", sharded, "--set", f"weights.source={cut}", *more)
     assert code == 0, errors
-    assert "is cut for tp 2, pp 2 (vision stages 4,0; text stages 1,3); this run has tp 1, pp 1" in errors
+    said = "is cut for tp 2, pp 2 (vision stages 4,0; text stages 1,3); cut anew while loading for tp 1, pp 1"
+    assert errors.count(said) == 1
+    assert "--reshard" not in errors
     answers = [
         [json.loads(line)["prediction"] for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
         for name in ("hf", "sharded")
@@ -155,14 +154,6 @@ def test_missing_weights_end_with_exit_2(
     assert code == 2
     assert "weights.source" in errors
     assert "fix: train first" in errors
-
-
-def test_several_processes_end_with_exit_2_and_the_settings_to_type(
-    write_recipe: WriteRecipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, errors = qvl(capsys, "infer", write_recipe("infer"), "--prompt", "Which?", "--set", "layout.dp=2")
-    assert code == 2
-    assert "--set layout.dp=1" in errors
 
 
 def test_an_infer_recipe_run_as_a_task_points_to_the_command(

@@ -83,6 +83,55 @@ def test_a_stop_string_ends_an_answer_before_it_and_its_work(
     scheduler.cancels.get(timeout=WAIT_S)
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "finish"),
+    [
+        ("ello, 你", "H", "stop"),
+        ("o, 你好 👋!", "Hell", "stop"),
+        (["👋", "Hello"], "", "stop"),
+        (["!?", "你x", "👋!!"], ANSWER, "stop"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_may_begin_and_end_within_tokens(
+    client: Any, stop: Any, text: str, finish: str, stream: bool
+) -> None:
+    found = client.chat.completions.create(model="tiny", messages=MESSAGES, stop=stop, stream=stream)
+    if not stream:
+        assert (found.choices[0].message.content, found.choices[0].finish_reason) == (text, finish)
+        return
+    chunks = list(found)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert chunks[-1].choices[0].finish_reason == finish
+
+
+def test_clients_see_the_id_of_their_request(client: Any) -> None:
+    assert client.chat.completions.create(model="tiny", messages=MESSAGES)._request_id.startswith("req_")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=MESSAGES, n=2)
+    assert caught.value.request_id.startswith("req_")
+    assert caught.value.param == "n"
+
+
+def test_a_client_that_tries_again_gets_its_answer_in_the_end(server: RunningServer, scheduler: FakeScheduler) -> None:
+    scheduler.failures = 1
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=3, timeout=WAIT_S) as client:
+        found = client.chat.completions.create(model="tiny", messages=MESSAGES)
+    assert found.choices[0].message.content == ANSWER
+
+
+def test_a_stream_that_its_client_closes_ends_its_work() -> None:
+    scheduler = FakeScheduler("word ", endless=True)
+    server = RunningServer(scheduler=scheduler, window=100_000_000)
+    with server, openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=WAIT_S) as client:
+        found = client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True, max_tokens=90_000_000)
+        assert next(iter(found)).choices[0].delta.role == "assistant"
+        found.close()
+        scheduler.cancels.get(timeout=WAIT_S)
+        # The slot is another one's now.
+        assert client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=2).usage
+
+
 def test_a_conversation_goes_on_with_the_client_s_own_objects(client: Any, scheduler: FakeScheduler) -> None:
     first = client.chat.completions.create(model="tiny", messages=MESSAGES)
     messages = [

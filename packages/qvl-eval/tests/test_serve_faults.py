@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -16,6 +15,7 @@ pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
 
 from qvl_eval.serve.limits import Limits
 from running_server import WAIT_S, FakeScheduler, RunningServer, asked, data_url, png, raw_request, read_all
+from waiting import in_time
 
 ANSWER = "A fine day."
 LONG = "word " * 400
@@ -23,12 +23,6 @@ LONG = "word " * 400
 
 def body_of(**more: Any) -> bytes:
     return json.dumps(asked(**more)).encode()
-
-
-def in_time(condition: Callable[[], bool]) -> bool:
-    """Wait until something is so."""
-    pause = threading.Event()
-    return any(condition() or pause.wait(0.02) for _ in range(int(WAIT_S / 0.02)))
 
 
 def test_all_of_many_clients_at_a_time_are_answered_or_told_to_come_back() -> None:

@@ -75,6 +75,13 @@ def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains
         assert [status for status, _ in found] == [200] * 16
         texts = [json.loads(data)["choices"][0]["message"]["content"].strip() for _, data in found]
         assert texts == expected * 4
+        chance = {**bodies[0], "temperature": 1.5, "max_tokens": 12}
+        seeds = [7, 8, 7, None, 7, None]
+        found = list(pool.map(lambda seed: post(port, {**chance, "seed": seed}), seeds))
+        texts = [json.loads(data)["choices"][0]["message"]["content"] for _, data in found]
+        # Whatever else was under way; and another seed, or none, is another answer.
+        assert texts[0] == texts[2] == texts[4]
+        assert len({texts[number] for number in (0, 1, 3, 5)}) == 4
         late = [pool.submit(post, port, {**body, "stream": True}) for body in bodies]
         found = [one.result() for one in late]
         assert all(data.rstrip().endswith(b"data: [DONE]") for _, data in found)
@@ -88,7 +95,6 @@ def test_answers_are_those_of_qvl_infer_whatever_is_under_way_and_sigterm_drains
         (("--host", "0.0.0.0"), "nothing says who may ask"),
         (("--allow-root", "/"), "the whole file system"),
         (("--token-file", "none"), "there is no such file"),
-        (("--set", "layout.dp=2"), "--set layout.dp=1"),
     ],
 )
 def test_a_wrong_command_line_ends_with_exit_2_before_the_model_is_loaded(

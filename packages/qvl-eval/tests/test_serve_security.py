@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="qvl-eval[serve] is not installed")
 
 from qvl_core.errors import InputError
-from qvl_eval.serve.access_rules import bind, checked_root, host_names, read_token
+from qvl_eval.serve.access_rules import bind, checked_root, host_names, listen, read_token
 from qvl_eval.serve.guard import Access
 from qvl_eval.serve.limits import Limits
 from running_server import (
@@ -51,6 +54,14 @@ def root(tmp_path: Path) -> Path:
     (root / "folder").symlink_to(tmp_path / "outside")
     (root / "text.png").write_text("not a picture")
     os.mkfifo(root / "pipe.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "empty.png").touch()
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(root / "socket.png"))
+    if os.geteuid() == 0:
+        with suppress(OSError):  # Not in every container.
+            os.mknod(root / "device.png", stat.S_IFCHR | 0o666, os.makedev(1, 5))
     return root.resolve()
 
 
@@ -88,6 +99,36 @@ def test_a_token_is_read_without_its_line_end(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n")
     assert read_token(path) == TOKEN.encode()
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [(0o600, ""), (0o400, ""), (0o640, "warning"), (0o644, "warning"), (0o666, "can replace the token")],
+)
+def test_a_token_that_others_may_read_is_warned_of_and_one_they_may_write_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, said: str
+) -> None:
+    path = tmp_path / "a token"
+    path.write_text(TOKEN)
+    path.chmod(mode)
+    try:
+        read_token(path)
+        found = capsys.readouterr().err
+    except InputError as error:
+        found = str(error)
+    assert said in found if said else found == ""
+    assert TOKEN not in found
+    if said:
+        assert f"chmod 600 '{path}'" in found
+
+
+def test_a_port_that_another_took_since_it_was_bound_is_told() -> None:
+    # Linux lets two processes bind while neither listens, as while both load a model.
+    first = bind("127.0.0.1", 0, has_token=False)
+    with first, bind("127.0.0.1", first.getsockname()[1], has_token=False) as second:
+        listen(first)
+        with pytest.raises(InputError, match="cannot be listened on"):
+            listen(second)
 
 
 @pytest.mark.parametrize("root", ["/", "/etc/passwd", "none"])
@@ -186,7 +227,19 @@ def test_nothing_outside_of_the_root_and_no_odd_file_is_read(root: Path) -> None
         "none.png",
         "inner",
         "pipe.png",
+        "zero.png",
+        "loop.png",
+        "socket.png",
+        "device.png",
+        "empty.png",
         "text.png",
+        "a.png/b.png",
+        "x" * 5000,
+        "file://localhost/a.png",
+        "file:///a.png%00.jpg",
+        "FILE:///etc/passwd",
+        "file:////etc/passwd",
+        "%2fetc%2fpasswd",
         "\ud800.png",
     )
     with RunningServer(scheduler=FakeScheduler("ok"), root=root) as server:

@@ -20,6 +20,14 @@ WORKER_GROUP = "qvl.workers"
 TASK_PACKAGES = {"sft": "qvl-train", "eval": "qvl-eval", "infer": "qvl-eval"}
 
 
+StartWorkers = Callable[..., "str | None"]
+"""Starts a recipe's workers and watches them until they are done, as `RunOptions` says.
+
+By keyword: `variables` are added to their environment; `stop`, a threading.Event, ends them as soon as it is set; with
+`shown=False` what rank 0 prints goes to its log only.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What the command line of `qvl run` says besides the recipe.
@@ -37,7 +45,7 @@ class RunOptions:
     accept_changes: bool = False
     node_rank: int | None = None
     debug: bool = False
-    start_workers: Callable[[], str | None] | None = None
+    start_workers: StartWorkers | None = None
 
 
 Task = Callable[["Recipe", RunOptions], int]

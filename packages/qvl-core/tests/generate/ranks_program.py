@@ -1,11 +1,19 @@
-"""Run by `test_ranks.py` in four processes: every layout gives every request the tokens of one process."""
+"""Run by `test_ranks.py` in four processes: every layout gives every request the tokens of one process.
+
+The argument says which layouts: "even", or "odd" with what else a layout has to stand: few requests, weights that are
+not finite, training.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from mindspore import Tensor, ops
+from qvl_core.batch import IGNORE
+from qvl_core.errors import RunError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.answer_all import answer_all
 from qvl_core.generate.cache import BLOCK
@@ -14,6 +22,7 @@ from qvl_core.generate.request import Request
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL, flatten_prompt
+from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.stage import build_stage
 from qvl_core.parallel.world import World, connect
 from qvl_core.params import parameter_table
@@ -21,13 +30,19 @@ from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.sharding import cut
 from small_models import TIED, UNTIED, image_prompt, lively_model, lively_weights, text_prompt
 
-LAYOUTS: list[tuple[ModelSpec, Layout]] = [
+EVEN: list[tuple[ModelSpec, Layout]] = [
     (TIED, Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 1))),
     (TIED, Layout(tp=2, dp=2, vision_stages=(2,), text_stages=(2,))),
     (TIED, Layout(pp=4, vision_stages=(1, 1, 0, 0), text_stages=(0, 0, 1, 1))),
     (UNTIED, Layout(pp=2, dp=2, vision_stages=(3, 0), text_stages=(1, 2))),
     (UNTIED, Layout(pp=4, vision_stages=(3, 0, 0, 0), text_stages=(0, 1, 1, 1))),
     (UNTIED, Layout(tp=2, pp=2, vision_stages=(3, 0), text_stages=(0, 3))),
+]
+ODD: list[tuple[ModelSpec, Layout]] = [
+    (TIED, Layout(dp=4, vision_stages=(2,), text_stages=(2,))),
+    (TIED, Layout(tp=2, pp=2, vision_stages=(1, 1), text_stages=(0, 2))),
+    (UNTIED, Layout(pp=4, vision_stages=(1, 1, 1, 0), text_stages=(0, 0, 0, 3))),
+    (UNTIED, Layout(pp=2, dp=2, vision_stages=(3, 0), text_stages=(2, 1))),
 ]
 OPTIONS = (
     GenerationOptions(max_new_tokens=12),
@@ -79,9 +94,60 @@ def part_of(spec: ModelSpec, world: World) -> Qwen25VL:
     return build_stage(spec, world, local())
 
 
+def check_few(model: Qwen25VL, spec: ModelSpec, world: World) -> None:
+    """Fewer requests than replicas, down to none."""
+    for count in (2, 1, 0):
+        whole = requests(spec)[:count]
+        alone = answer_all(lively_model(spec), whole, slots=2, max_tokens=2 * BLOCK)
+        assert answer_all(model, whole, slots=2, max_tokens=2 * BLOCK, world=world) == alone, (world.layout, count)
+
+
+def check_not_finite(model: Qwen25VL, spec: ModelSpec, world: World) -> None:
+    """Only the last stage sees the scores; every rank of the replica fails, and the next scheduler answers."""
+    norm = model.model.norm if model.model is not None else None
+    held = None if norm is None else norm.weight.asnumpy().copy()
+    if norm is not None:
+        norm.weight.set_data(Tensor(np.full_like(held, np.nan)))
+    scheduler = Scheduler(model, slots=1, max_tokens=BLOCK, engine=Engine(model, 1, BLOCK, world=world))
+    scheduler.submit(requests(spec)[2])
+    try:
+        scheduler.step()
+    except RunError as error:
+        assert "request 2: the scores of new token 0 are NaN or infinite" in str(error), error
+    else:
+        raise AssertionError("scores that are not finite were taken")
+    if norm is not None:
+        norm.weight.set_data(Tensor(held))
+    check_few(model, spec, world)
+
+
+def check_training(spec: ModelSpec, world: World) -> None:
+    """Train with and without answers between the steps: the weights are the same to the bit."""
+    prompt = flatten_prompt(spec, **image_prompt(spec)).batch
+    batch = replace(prompt, labels=np.append(prompt.input_ids[1:], IGNORE).astype(np.int32))
+    weights = [np.full(len(batch.loss_rows), 0.1, np.float32)]
+    trained, answers = [], []
+    for asks in (False, True):
+        model = part_of(spec, world)
+        pipeline = Pipeline(model, world, recompute="full")
+        for step in range(1, 4):
+            if asks:
+                answers.append(answer_all(model, requests(spec)[:3], slots=2, max_tokens=2 * BLOCK, world=world))
+            pipeline.step = step
+            _, gradients = pipeline.gradients([batch], weights)
+            for parameter, gradient in zip(pipeline.trainable, gradients, strict=True):
+                ops.assign(parameter, parameter - 0.1 * gradient)
+        trained.append({name: array.copy() for name, array in model.named_arrays()})
+    for name, array in trained[0].items():
+        np.testing.assert_array_equal(trained[1][name], array, err_msg=name)
+    assert answers[0] != answers[-1], "training changes no answer here"
+    assert all(found == answers for found in world.exchange(answers))
+
+
 def main() -> None:
     """Go through the layouts."""
-    for spec, layout in LAYOUTS:
+    is_odd = sys.argv[1] == "odd"
+    for spec, layout in ODD if is_odd else EVEN:
         world = connect(layout, spec)
         expected = answers(Scheduler(lively_model(spec), slots=10, max_tokens=10 * BLOCK), requests(spec))
         model = part_of(spec, world)
@@ -94,6 +160,10 @@ def main() -> None:
         alone = answer_all(lively_model(spec), whole, slots=2, max_tokens=2 * BLOCK)
         together = answer_all(model, whole, slots=2, max_tokens=2 * BLOCK, world=world)
         assert together == alone, (spec.name, layout, together, alone)
+        if is_odd:
+            check_few(model, spec, world)
+            check_not_finite(model, spec, world)
+            check_training(spec, world)
         world.close()
     print(f"rank {world.rank} held")
 

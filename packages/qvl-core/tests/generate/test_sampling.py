@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from qvl_core.generate import GenerationOptions, sampling
@@ -40,7 +42,7 @@ def test_top_k_keeps_ties_with_the_last_one() -> None:
 # From the worst up: 0.05, 0.10, 0.25, 0.50, 1.00; what stays within 1 - p goes.
 @pytest.mark.parametrize(
     ("probability", "expected"),
-    [(1.0, [0, 1, 2, 3, 4]), (0.92, [0, 2, 3, 4]), (0.85, [0, 2, 3]), (0.7, [0, 2]), (0.4, [0]), (1e-6, [0])],
+    [(1.0, [0, 1, 2, 3, 4]), (0.92, [0, 2, 3, 4]), (0.85, [0, 2, 3]), (0.7, [0, 2]), (0.4, [0]), (1e-6, [0]), (0.0, [0])],
 )
 def test_top_p_keeps_the_best_that_reach_the_probability(probability: float, expected: list[int]) -> None:
     assert kept(sampling.keep_top_p(SCORES, probability)) == expected
@@ -88,3 +90,33 @@ def test_a_hidden_token_is_never_drawn() -> None:
     scores = np.array([-np.inf, 0.0, -np.inf], np.float32)
     rng = sampling.row_generator(0, 0)
     assert {sampling.draw(scores, rng) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-39, 1e-30, 1e-6])
+def test_next_to_no_temperature_takes_the_best(temperature: float) -> None:
+    scores, rng = np.array([3.0, -1e30, 2.9, -np.inf, -50.0], np.float32), sampling.row_generator(0, 0)
+    options = GenerationOptions(do_sample=True, temperature=temperature, top_k=4, top_p=0.99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert {sampling.choose_token(scores, NOTHING_SEEN, options, rng) for _ in range(20)} == {0}
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e300])
+def test_any_temperature_leaves_hidden_tokens_out(temperature: float) -> None:
+    scores, rng = np.array([3.0, -2.0, 2.9], np.float32), sampling.row_generator(0, 0)
+    options = GenerationOptions(do_sample=True, temperature=temperature, min_new_tokens=1, eos_token_id=0)
+    chosen = {sampling.choose_token(scores, NOTHING_SEEN, options, rng) for _ in range(60)}
+    assert chosen == {1, 2}
+
+
+def test_a_stop_token_outside_of_the_vocabulary_has_no_effect() -> None:
+    # A tokenizer's stop tokens beside a model with a small vocabulary; -1 stands for none in some files.
+    scores, rng = np.array([1.0, 1.5, 2.0], np.float32), sampling.row_generator(0, 0)
+    options = GenerationOptions(min_new_tokens=3, eos_token_id=(151645, -1))
+    assert sampling.choose_token(scores, NOTHING_SEEN, options, rng) == 2
+
+
+def test_a_greater_top_k_than_the_vocabulary_and_all_of_top_p_keep_everything() -> None:
+    options = GenerationOptions(do_sample=True, top_k=10**9, top_p=1.0, temperature=1e6)
+    rng = sampling.row_generator(2, 0)
+    assert {sampling.choose_token(SCORES, NOTHING_SEEN, options, rng) for _ in range(200)} == {0, 1, 2, 3, 4}

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
-from qvl_core.errors import InputError
+from mindspore import Tensor
+from qvl_core.errors import InputError, RunError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.request import NO_TOKEN, Event, Request
 from qvl_core.generate.scheduler import Scheduler
-from qvl_core.model import flatten_prompt
+from qvl_core.model import Qwen25VL, flatten_prompt
 from qvl_core.specs.model_spec import ModelSpec
-from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, text_prompt
+from small_models import SPECS, TIED, TOKENS, UNTIED, image_prompt, lively_model, lively_weights, text_prompt
 
 PENALTY = GenerationOptions(max_new_tokens=14, repetition_penalty=1.3)
 SAMPLED = GenerationOptions(max_new_tokens=5, do_sample=True, temperature=1.5, top_k=30, top_p=0.9)
@@ -208,3 +209,58 @@ def test_cache_memory_is_that_of_the_formula() -> None:
     text = UNTIED.text
     token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * 4
     assert engine.cache.held_bytes == token * engine.cache.rows * engine.cache.capacity == token * 4 * BLOCK
+
+
+def test_refuses_an_id_that_is_in_use_and_takes_it_again_afterwards() -> None:
+    scheduler = Scheduler(lively_model(TIED), slots=1, max_tokens=BLOCK)
+    options = GenerationOptions(max_new_tokens=2)
+    for ended in ("finished", "cancelled"):
+        scheduler.submit(request(TIED, 1, options, "one"))
+        with pytest.raises(InputError, match="request one: request_id"):
+            scheduler.submit(request(TIED, 1, options, "one"))
+        if ended == "cancelled":
+            scheduler.cancel("one")
+        assert run(scheduler)["one"][-1].finished is not None
+
+
+@pytest.mark.parametrize(
+    "options", [GenerationOptions(max_new_tokens=9), GenerationOptions(max_new_tokens=9, do_sample=True)]
+)
+def test_scores_that_are_not_finite_end_the_scheduler_and_not_the_next_one(options: GenerationOptions) -> None:
+    model = Qwen25VL.from_spec(UNTIED, lively_weights(UNTIED))
+    scheduler = Scheduler(model, slots=2, max_tokens=2 * BLOCK)
+    scheduler.submit(request(UNTIED, 1, options))
+    scheduler.step()
+    held = model.head_weight.asnumpy().copy()
+    broken = held.copy()
+    broken[5] = np.nan
+    model.head_weight.set_data(Tensor(broken))
+    with pytest.raises(RunError, match="request one: the scores of new token 1 are NaN or infinite"):
+        scheduler.step()
+    for call in (scheduler.step, lambda: scheduler.submit(request(UNTIED, 1, options, "two"))):
+        with pytest.raises(RunError, match=r"earlier step failed \(RunError: request one.*\)\n.*new scheduler"):
+            call()
+    model.head_weight.set_data(Tensor(held))
+    after = Scheduler(model, slots=2, max_tokens=2 * BLOCK)
+    after.submit(request(UNTIED, 1, PENALTY))
+    assert tokens(run(after)["one"]) == alone(UNTIED, 1, PENALTY)
+
+
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+def test_a_failure_inside_a_step_is_not_covered_up(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(lively_model(TIED), 2, 2 * BLOCK)
+    scheduler = Scheduler(lively_model(TIED), slots=2, max_tokens=2 * BLOCK, engine=engine)
+    scheduler.submit(request(TIED, 1, PENALTY, "one"))
+    scheduler.step()
+    scheduler.submit(request(TIED, 4, PENALTY, "two"))
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, part, fail)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.step()
+    with pytest.raises(RunError, match="earlier step failed"):
+        scheduler.step()
+    assert lively_model(TIED).generate(**prompts(TIED)[1], max_new_tokens=1).shape == (1, 10)

@@ -107,3 +107,39 @@ def test_refuses_an_image_cut_in_two() -> None:
     ids.insert(5, 1)
     with pytest.raises(DataError, match="not next to each other"):
         flatten({**arrays, "input_ids": np.array([ids])})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", [[1, 2], [3]], "rows of different lengths"),
+        ("input_ids", [[1.0, 2.0]], "dims of integers"),
+        ("input_ids", [1, 2], "2 dims of integers"),
+        ("input_ids", np.zeros((0, 4), np.int64), "without any token"),
+        ("input_ids", np.zeros((2, 0), np.int64), "without any token"),
+        ("attention_mask", [[1.0, 1.0]], "dims of integers"),
+        ("attention_mask", [[0, 0]], "without any token"),
+        ("pixel_values", "cat.jpg", "not an array of numbers"),
+        ("pixel_values", [[1.0, 2.0], [3.0]], "not an array of numbers"),
+    ],
+)
+def test_refuses_what_is_not_an_array_of_the_right_kind(name: str, value: object, message: str) -> None:
+    arrays: Arrays = {"input_ids": np.array([[1, 2]])}
+    with pytest.raises(DataError, match=message) as caught:
+        flatten({**arrays, name: value})
+    expected = "attention_mask" if "without" in message else name
+    assert [problem.key for problem in caught.value.problems] == [expected]
+
+
+def test_takes_bools_and_any_integers_as_mask() -> None:
+    ids = np.array([[0, 5, 6], [7, 8, 9]], np.int32)
+    for mask in ([[False, True, True], [True] * 3], np.array([[0, 1, 1], [1, 1, 1]], np.int8)):
+        batch = flatten({"input_ids": ids, "attention_mask": mask}).batch
+        assert (batch.input_ids.tolist(), batch.sequence_lengths) == ([5, 6, 7, 8, 9], (2, 3))
+
+
+def test_zeros_inside_a_row_are_left_out_as_at_its_ends() -> None:
+    masked = flatten({"input_ids": np.array([[1, 99, 2, 3]]), "attention_mask": np.array([[1, 0, 1, 1]])}).batch
+    plain = flatten({"input_ids": np.array([[1, 2, 3]])}).batch
+    np.testing.assert_array_equal(masked.input_ids, plain.input_ids)
+    np.testing.assert_array_equal(masked.position_ids, plain.position_ids)

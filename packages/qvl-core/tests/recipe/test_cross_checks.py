@@ -56,6 +56,30 @@ def only(problems: list[Problem]) -> Problem:
             "eval.rules",
             "no rules for digits_test",
         ),
+        (
+            [*EVAL, "eval.benchmark=held_out", "eval.rules=['exact']"],
+            [*EVAL, "eval.benchmark=held_out", "eval.rules=['exact','mindspeed']"],
+            "eval.rules",
+            'is "mindspeed", which has no rules for held_out',
+        ),
+        (
+            [*EVAL, "eval.benchmark=mmmu_dev_val", "eval.rules=['vlmevalkit-2025-09','mmmu-official']"],
+            [*EVAL, "eval.benchmark=chartqa_test", "eval.rules=['vlmevalkit-2025-09','mmmu-official']"],
+            "eval.rules",
+            "no rules for chartqa_test",
+        ),
+        (
+            [*EVAL, "eval.benchmark=mmmu_dev_val", "eval.rules=vlmevalkit-2026-06+mmmu-official"],
+            [*EVAL, "eval.rules=vlmevalkit-2026-06+mmmu-official"],
+            "eval.rules",
+            "no rules for ai2d_test",
+        ),
+        (
+            [*EVAL, "eval.rules=['mindspeed','vlmevalkit-legacy']"],
+            [*EVAL, "eval.rules=['mindspeed','mindspeed']"],
+            "eval.rules",
+            'names "mindspeed" twice',
+        ),
     ],
 )
 def test_rule(load, refuse, good: list[str], bad: list[str], key: str, message: str) -> None:
@@ -64,6 +88,21 @@ def test_rule(load, refuse, good: list[str], bad: list[str], key: str, message: 
     assert problem.key == key
     assert message in problem.message
     assert problem.fix
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (EVAL[1:], "the training never evaluates"),
+        ([*EVAL, "eval.every=5"], 'has a meaning with task = "sft" only'),
+    ],
+)
+def test_warns_of_an_evaluation_that_never_comes(load, settings, message: str) -> None:
+    assert message in only([one for one in load(*settings).warnings if one.key == "eval.every"]).message
+
+
+def test_an_evaluation_every_so_many_steps_of_a_training_is_no_problem(load) -> None:
+    assert load(*EVAL[1:], "eval.every=5").eval.every == 5
 
 
 def test_everything_may_be_frozen_where_adapters_train(load) -> None:

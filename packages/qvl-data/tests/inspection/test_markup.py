@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import PageReader
-from qvl_data.inspection.markup import Html, element, escaped, join, visible
-from qvl_data.inspection.page import POLICY, page
+from qvl_data.inspection.markup import Html, data_block, element, escaped, join, policy_hash, script, visible
+from qvl_data.inspection.page import POLICY, card, page
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=\"alert('x')\">&lt;b&gt;"
 
@@ -56,3 +61,41 @@ def test_page_forbids_everything_but_itself() -> None:
     assert reader.policy == POLICY == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert HOSTILE in reader.titles
     assert reader.text == HOSTILE
+
+
+def test_page_with_a_script_allows_that_script_and_its_style_and_nothing_else() -> None:
+    text = page("title", element("p", HOSTILE), css="p { color: red; }", code="const one = 1;\n")
+    policy = re.search(r'content="(default-src[^"]*)"', text)
+    assert policy is not None
+    rules = policy[1].replace("&#x27;", "'")
+    for tag, name in (("style", "style-src"), ("script", "script-src")):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{name} 'sha256-{digest}'" in rules
+    assert "unsafe" not in rules
+    assert rules.startswith("default-src 'none'; img-src data:;")
+    assert rules.endswith("base-uri 'none'; form-action 'none'")
+
+
+def test_policy_hash_is_that_of_the_content() -> None:
+    digest = base64.b64encode(hashlib.sha256(b"\nx = 1").digest()).decode()
+    assert policy_hash(script("x = 1")) == f"'sha256-{digest}'"
+
+
+@pytest.mark.parametrize("code", ["'</script>'", "'</SCRIPT '", "'<!--'"])
+def test_script_that_would_end_its_element_is_refused(code: str) -> None:
+    with pytest.raises(AssertionError):
+        script(code)
+
+
+def test_data_come_back_and_end_no_element() -> None:
+    value = {HOSTILE: ["\u202e", "<!--", 1, None]}
+    found = data_block("x", value)
+    assert found.count("<") == 2
+    assert json.loads(found[found.index(">") + 1 : found.rindex("<")]) == value
+
+
+def test_card_can_be_linked_to() -> None:
+    assert card("Title", id="here").startswith('<section class="card" id="here">')
+    assert card("Title").startswith('<section class="card">')

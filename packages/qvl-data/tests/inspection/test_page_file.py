@@ -44,3 +44,12 @@ def test_refuses_a_folder_and_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="named pipe"):
         require_page_place(tmp_path / "pipe")
+
+
+def test_makers_leave_each_others_pages_alone(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    write_page(target, page("one", "text", maker="qvl eval"), maker="qvl eval")
+    write_page(target, page("two", "text", maker="qvl eval").encode(), maker="qvl eval")
+    with pytest.raises(OutputError, match="not a page of `qvl data`"):
+        write_page(target, PAGE)
+    assert "two" in target.read_text(encoding="utf-8")

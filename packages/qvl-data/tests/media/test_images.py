@@ -14,7 +14,7 @@ from data_files import save_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from qvl_data.media.images import ImageError, ImageFacts, check_image, decode_image, load_image
+from qvl_data.media.images import ImageError, ImageFacts, check_image, decode_image, decode_reduced, load_image
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -304,3 +304,28 @@ def test_facts_are_plain_values(tmp_path: Path) -> None:
     found = check_image(save_image(tmp_path / "x.png"))
     assert found == ImageFacts(height=60, width=80, digest=found.digest)
     assert len(found.digest) == 64
+
+
+def test_a_reduced_picture_is_the_whole_picture_and_no_smaller_than_asked() -> None:
+    image = Image.new("RGB", (640, 320), "blue")
+    image.paste((255, 0, 0), (0, 0, 320, 320))
+    reduced = decode_reduced(encoded(image, "JPEG", quality=95), 100)
+    assert reduced.size == (160, 80)
+    left, right = reduced.getpixel((20, 40)), reduced.getpixel((140, 40))
+    assert left[0] > 240 > 15 > left[2]
+    assert right[2] > 240 > 15 > right[0]
+    assert decode_reduced(encoded(image), 100).size == (640, 320)
+
+
+def test_a_reduced_picture_is_turned_and_made_rgb_like_any() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_reduced(encoded(Image.new("L", (640, 320), 7), "JPEG", exif=exif), 100)
+    assert turned.size == (80, 160)
+    assert turned.mode == "RGB"
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", encoded(Image.new("RGB", (90, 90)), "JPEG")[:-20]])
+def test_a_reduced_picture_is_refused_like_any(content: bytes) -> None:
+    with pytest.raises(ImageError):
+        decode_reduced(content, 10)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from qvl_core.cli.parameters import Settings
 
+from qvl_eval import commands_report, commands_score
+
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+    from qvl_core.tasks import StartWorkers
 
 AnyRecipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe, a TOML file; of any task.", show_default=False)
@@ -18,11 +21,16 @@ System = Annotated[
     str | None,
     typer.Option("--system", metavar="TEXT", help="The system prompt; the checkpoint's own without it."),
 ]
-Slots = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Answers that are under way at a time.")]
+Slots = Annotated[
+    int, typer.Option("--batch", min=1, max=1024, help="Answers that are under way at a time, on each replica.")
+]
 HeldTokens = Annotated[
     int,
     typer.Option(
-        "--held-tokens", min=64, max=100_000_000, help="Tokens of prompts and answers that the cache has room for."
+        "--held-tokens",
+        min=64,
+        max=100_000_000,
+        help="Tokens of prompts and answers that the cache has room for, on each replica.",
     ),
 ]
 
@@ -32,6 +40,10 @@ def register(app: typer.Typer) -> None:
     app.command("infer")(infer)
     app.command("chat")(chat)
     app.command("serve")(serve)
+    commands_score.register(app)
+    group = next(one.typer_instance for one in app.registered_groups if one.name == "eval")
+    assert group is not None, "commands_score makes the group"
+    commands_report.register(group)
 
 
 def infer(
@@ -77,12 +89,15 @@ def infer(
 
     prompts = prompt or []
     work.require_questions(prompts, source, output, recipe)
-    loaded = _load(recipe, settings)
+    loaded, start = _load(recipe, settings, "infer")
     capacity = work.Capacity(slots=batch, held_tokens=held_tokens)
     if source is not None and output is not None:
-        return work.infer_file(loaded, source, output, capacity, media_root=media_root, system=system)
+        return work.infer_file(
+            loaded, source, output, capacity, media_root=media_root, system=system, start_workers=start
+        )
     questions = questions_of(prompts, image or [], video or [], system)
-    for question, result in zip(questions, work.infer(loaded, questions, capacity), strict=True):
+    results = work.infer(loaded, questions, capacity, start_workers=start)
+    for question, result in zip(questions, results, strict=True):
         typer.echo(work.as_json(loaded, question, result) if json else result["answer"])
     return 0
 
@@ -98,7 +113,8 @@ def chat(
     """
     from qvl_eval.chat.terminal import talk
 
-    return talk(_load(recipe, settings), system=system)
+    loaded, start = _load(recipe, settings, "chat")
+    return talk(loaded, system=system, start_workers=start)
 
 
 def serve(
@@ -173,15 +189,14 @@ def serve(
             new_tokens=max_new_tokens,
         ),
     )
-    return run_server(_load(recipe, settings), options)
+    loaded, start = _load(recipe, settings, "serve")
+    return run_server(loaded, options, start)
 
 
-def _load(recipe: str, settings: list[str] | None) -> Recipe:
-    """Read the recipe and put its environment into this process."""
-    from qvl_core.cli.launch import export_here
-    from qvl_core.launch_plan import launch_plan
+def _load(recipe: str, settings: list[str] | None, command: str) -> tuple[Recipe, StartWorkers | None]:
+    """Read the recipe, put its environment into this process, and give what starts its workers if it needs any."""
+    from qvl_core.cli.launch import prepare_answering
     from qvl_core.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())
-    export_here(launch_plan(loaded, settings or (), ()))
-    return loaded
+    return loaded, prepare_answering(loaded, settings or (), command)

@@ -1,139 +1,119 @@
 """Evaluate a model on a benchmark: answer the rows that are not answered yet, then score all of them.
 
-Nothing is written before recipe, data, images and weights are known to be good.
+Here is what the process does that a person started; what answers is in `replica`. Nothing is written before recipe,
+data, images and weights are known to be good.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from qvl_core.durable import FolderLock, atomic_write
-from qvl_core.errors import DataError, OutputError, Problem, RecipeError
+from qvl_core.durable import FolderLock, remove_leftovers
+from qvl_core.errors import EXIT_DONE, OutputError, Problem, RunError
 from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
-from qvl_core.weights_fit import open_weights
 from rich.console import Console
 
-from qvl_eval.answering import Answer, Answerer, load_answerer
-from qvl_eval.benchmarks import Benchmark, find_benchmark
-from qvl_eval.prediction_log import LOG_NAME, Prediction, PredictionLog, read_predictions
-from qvl_eval.protocol import Protocol, model_digest, protocol_of
-from qvl_eval.score import Scored, Scores, score_row, summarise
-from qvl_eval.show import AnsweringProgress, show_scores
-from qvl_eval.tsv import SHOWN_PROBLEMS, Row, read_benchmark
+from qvl_eval.conclude import Conclusion, conclude, result_of
+from qvl_eval.evaluation import Evaluation, check_pictures, notices, prepare
+from qvl_eval.prediction_log import Prediction, done_answers, gather
+from qvl_eval.replica import Replica, answer_share, check_first
+from qvl_eval.replica_model import load_replica
+from qvl_eval.show import checking_progress
+from qvl_eval.work_plan import PLAN_NAME, WorkPlan, make_plan, spread
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
     from qvl_core.tasks import RunOptions
-    from qvl_data.processor import Processor
-    from qvl_data.samples import Sample
-
-SCORES_NAME = "scores.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A checked evaluation: what is asked, under which protocol, and where it goes."""
-
-    recipe: Recipe
-    benchmark: Benchmark
-    rows: tuple[Row, ...]
-    protocol: Protocol
-    folder: Path
 
 
 def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None) -> int:
     """Run an evaluation recipe to its end and give the exit code 0.
 
     Continues what a killed run has left; says so and stops where everything is done. Raises InputError for bad
-    recipe, data, weights or output folder, NotInstalledError for a benchmark of another version.
+    recipe, data, weights or output folder, NotInstalledError for a benchmark of another version, PreflightError where
+    the first answers look broken.
     """
     console = console or Console()
-    evaluation = prepare(recipe, reshard=options.reshard)
-    record = _own_record(evaluation, options)
-    if _is_finished(record, evaluation):
-        console.print(f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False)
-        _conclude(evaluation, _answered(evaluation), console)
-        return 0
-    _check_images(evaluation)
-    answerer = load_answerer(recipe, reshard=options.reshard)
+    if options.node_rank not in (None, 0):
+        # Of several machines the first one keeps the folder.
+        _start_workers(options)
+        return EXIT_DONE
+    evaluation = prepare(recipe)
+    for line in notices(evaluation):
+        console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    record, changes = _own_record(evaluation, options)
+    if record is not None and _is_finished(record, evaluation):
+        console.print(
+            f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False, soft_wrap=True
+        )
+        with FolderLock(evaluation.folder):
+            conclusion = conclude(evaluation, _done(evaluation), console)
+            _write_result(record, evaluation, conclusion)
+        return EXIT_DONE
+    with checking_progress(console) as advance:
+        check_pictures(evaluation, advance)
+    is_alone = recipe.parallel.world_size == 1
+    replica = _load(evaluation) if is_alone else None
     with FolderLock(evaluation.folder):
         check_unchanged(record, evaluation.folder)
-        if record is None:
-            record = RunRecord.start(recipe.resolved(), evaluation.protocol.hashes)
-            record.write(evaluation.folder)
-        answer_rows(evaluation, answerer, console)
-        scores = _conclude(evaluation, _answered(evaluation), console)
-        dataclasses.replace(record, result=_result(scores)).write(evaluation.folder)
-    return 0
+        remove_leftovers(evaluation.folder)
+        record = _started(record, evaluation, changes)
+        record.write(evaluation.folder)
+        _answer(evaluation, replica, options, console)
+        conclusion = conclude(evaluation, _all_done(evaluation), console)
+        _write_result(record, evaluation, conclusion)
+        (evaluation.folder / PLAN_NAME).unlink(missing_ok=True)
+    return EXIT_DONE
 
 
-def prepare(recipe: Recipe, *, reshard: bool = False) -> Evaluation:
-    """Read and check everything but the images and the tensors. Raises InputError, NotInstalledError."""
-    section = recipe.eval
-    assert section is not None, "the schema demands [eval] for task eval"
-    if recipe.parallel.world_size > 1:
-        message = f"the layout has {recipe.parallel.world_size} processes; this version of qvl-eval runs in one"
-        fix = "--set layout.tp=1 --set layout.pp=1 --set layout.dp=1"
-        raise RecipeError(Problem(where=recipe.path, key="layout", message=message, fix=fix))
-    benchmark = find_benchmark(section.benchmark, section.rules, where=recipe.path)
-    file = read_benchmark(Path(section.data), columns=benchmark.columns)
-    weights = open_weights(recipe, reshard=reshard)
-    protocol = protocol_of(recipe, data_digest=file.digest, weights_digest=model_digest(weights))
-    return Evaluation(
-        recipe=recipe,
-        benchmark=benchmark,
-        rows=file.rows[: section.limit] if section.limit else file.rows,
-        protocol=protocol,
-        folder=Path(recipe.output.dir),
-    )
-
-
-def answer_rows(evaluation: Evaluation, answerer: Answerer, console: Console) -> None:
-    """Answer the rows that `predictions.jsonl` does not have, in file order, and append them batch by batch."""
-    path = evaluation.folder / LOG_NAME
-    done = read_predictions(path, evaluation.protocol.digest)
-    left = [row for row in evaluation.rows if row.index not in done]
-    section = evaluation.recipe.eval
-    assert section is not None
-    bar = AnsweringProgress(console, done=len(evaluation.rows) - len(left), rows=len(evaluation.rows))
-    with PredictionLog(path) as log, bar:
-        for rows in _batches(left, section.batch):
-            answers = answerer.answer([prompt_of(row, answerer.processor) for row in rows])
-            log.add(_prediction(evaluation, row, answer) for row, answer in zip(rows, answers, strict=True))
-            bar.advance(len(rows))
-
-
-def prompt_of(row: Row, processor: Processor) -> Sample:
-    """Give the model input of a row: its pictures, then its question. Raises DataError naming the row."""
-    from qvl_data.prompt import build_prompt
-
-    return build_prompt(processor, row.images, row.question, sample_id=f"row {row.index}")
-
-
-def score_predictions(
-    benchmark: Benchmark, rules: str, rows: Sequence[Row], predictions: Mapping[str, Prediction]
-) -> tuple[Scored, ...]:
-    """Score every row that has an answer, in file order."""
-    return tuple(
-        Scored(
-            index=row.index,
-            category=row.category,
-            answer=row.answer,
-            prediction=predictions[row.index].prediction,
-            score=score_row(benchmark.name, predictions[row.index].prediction, row.answer, rules=rules),
+def _answer(evaluation: Evaluation, replica: Replica | None, options: RunOptions, console: Console) -> None:
+    """Plan what is left and answer it, here or in processes of their own; put the answers in the file's order."""
+    folder = evaluation.folder
+    done = _done(evaluation, drop_others=options.accept_changes)
+    gather(folder, evaluation.keys)
+    indexes = [row.index for row in evaluation.rows]
+    plan = make_plan(indexes, done, evaluation.protocol.digest, preflight=evaluation.section.preflight.rows)
+    if done:
+        console.print(
+            f"{folder}: {len(done)} of {len(indexes)} rows were answered before", highlight=False, soft_wrap=True
         )
-        for row in rows
-        if row.index in predictions
-    )
+    first = spread(indexes, evaluation.section.preflight.rows)
+    if not plan.preflight and first:
+        # They were answered by an earlier run, which they may have stopped.
+        check_first(evaluation, [done[index] for index in first], lambda text: _say(console, text))
+    if plan.preflight or plan.left:
+        _work(evaluation, plan, replica, options, console)
+        gather(folder, evaluation.keys)
 
 
-def _own_record(evaluation: Evaluation, options: RunOptions) -> RunRecord | None:
-    """Give the record of the run to continue, None for a new one. Raises OutputError for anybody else's folder."""
+def _work(
+    evaluation: Evaluation, plan: WorkPlan, replica: Replica | None, options: RunOptions, console: Console
+) -> None:
+    if replica is not None:
+        answer_share(evaluation, replica, plan, console)
+        return
+    plan.write(evaluation.folder)
+    _start_workers(options)
+
+
+def _start_workers(options: RunOptions) -> None:
+    assert options.start_workers is not None, "the command `qvl run` says how to start workers"
+    if options.start_workers() is not None:
+        raise KeyboardInterrupt
+
+
+def _load(evaluation: Evaluation) -> Replica:
+    loaded, driver = load_replica(evaluation, None)
+    return Replica(loaded=loaded, driver=driver)
+
+
+def _own_record(evaluation: Evaluation, options: RunOptions) -> tuple[RunRecord | None, list[str]]:
+    """Give the record of the run to continue, None for a new one, and the accepted differences.
+
+    Raises OutputError for anybody else's folder.
+    """
     folder = evaluation.folder
     if options.resume not in ("auto", "never"):
         message = f"an evaluation continues in its own folder; it has no checkpoint such as {options.resume}"
@@ -143,72 +123,47 @@ def _own_record(evaluation: Evaluation, options: RunOptions) -> RunRecord | None
         message = f"holds the run {record.run_id}, and --resume never forbids to continue it"
         fix = "choose another folder: --set output.dir=runs/another_name"
         raise OutputError(Problem(where=str(folder), key="output.dir", message=message, fix=fix))
+    changes: list[str] = []
     if record is not None:
-        check_continues(record, folder, evaluation.recipe.resolved(), evaluation.protocol.hashes)
+        recipe, hashes = evaluation.recipe.resolved(), evaluation.protocol.hashes
+        changes = check_continues(record, folder, recipe, hashes, accept=options.accept_changes)
     check_writable(folder)
-    return record
+    return record, changes
 
 
-def _check_images(evaluation: Evaluation) -> None:
-    """Decode every picture once: a broken one is told before the model is loaded, not an hour later."""
-    from qvl_data.media.images import ImageError, decode_image
-
-    assert evaluation.recipe.eval is not None
-    problems = []
-    for row in evaluation.rows:
-        for image in row.images:
-            try:
-                decode_image(image)
-            except ImageError as error:
-                where = f"{evaluation.recipe.eval.data}:{row.line}"
-                problems.append(Problem(where=where, key=f"row {row.index}, image", message=str(error)))
-    if problems:
-        raise DataError(problems[:SHOWN_PROBLEMS])
+def _started(record: RunRecord | None, evaluation: Evaluation, changes: list[str]) -> RunRecord:
+    recipe, hashes = evaluation.recipe.resolved(), evaluation.protocol.hashes
+    if record is None:
+        return RunRecord.start(recipe, hashes)
+    return record.changed(recipe, hashes, changes, step=0) if changes else record
 
 
-def _is_finished(record: RunRecord | None, evaluation: Evaluation) -> bool:
-    return record is not None and record.result is not None and record.result.get("rows") == len(evaluation.rows)
+def _is_finished(record: RunRecord, evaluation: Evaluation) -> bool:
+    result = record.result or {}
+    if result.get("rows") != len(evaluation.rows) or record.hashes != evaluation.protocol.hashes:
+        return False
+    return len(_done(evaluation)) == len(evaluation.rows)
 
 
-def _answered(evaluation: Evaluation) -> tuple[Scored, ...]:
-    assert evaluation.recipe.eval is not None
-    predictions = read_predictions(evaluation.folder / LOG_NAME, evaluation.protocol.digest)
-    return score_predictions(evaluation.benchmark, evaluation.recipe.eval.rules, evaluation.rows, predictions)
+def _done(evaluation: Evaluation, *, drop_others: bool = False) -> Mapping[str, Prediction]:
+    return done_answers(evaluation.folder, evaluation.keys, drop_others=drop_others)
 
 
-def _conclude(evaluation: Evaluation, rows: tuple[Scored, ...], console: Console) -> Scores:
-    """Write the scores and show them."""
-    assert evaluation.recipe.eval is not None
-    scores = summarise(evaluation.benchmark, evaluation.recipe.eval.rules, rows)
-    content = {"protocol": evaluation.protocol.settings, **scores.as_json()}
-    atomic_write(evaluation.folder / SCORES_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    show_scores(console, scores, rows, title=evaluation.benchmark.title)
-    console.print(
-        f"answers: {evaluation.folder / LOG_NAME}\nscores:  {evaluation.folder / SCORES_NAME}", highlight=False
-    )
-    return scores
+def _all_done(evaluation: Evaluation) -> Mapping[str, Prediction]:
+    """Give all answers. Raises RunError where replicas have written to another disk than this one's."""
+    done = _done(evaluation)
+    missing = [row.index for row in evaluation.rows if row.index not in done]
+    if missing:
+        raise RunError(
+            f"{evaluation.folder}: {len(missing)} of {len(evaluation.rows)} rows have no answer (first: {missing[0]})\n"
+            "  fix: put output.dir on a disk that all machines share, and run the same command again"
+        )
+    return done
 
 
-def _result(scores: Scores) -> dict[str, Any]:
-    return {
-        "rows": scores.overall.rows,
-        "accuracy_percent": scores.overall.accuracy_percent,
-        "chance_percent": scores.chance_percent,
-    }
+def _write_result(record: RunRecord, evaluation: Evaluation, conclusion: Conclusion) -> None:
+    dataclasses.replace(record, result=result_of(evaluation, conclusion)).write(evaluation.folder)
 
 
-def _prediction(evaluation: Evaluation, row: Row, answer: Answer) -> Prediction:
-    return Prediction(
-        protocol=evaluation.protocol.digest,
-        index=row.index,
-        category=row.category,
-        question=row.question,
-        answer=row.answer,
-        prediction=answer.text,
-        new_tokens=answer.new_tokens,
-    )
-
-
-def _batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.errors import EXIT_WRONG_INPUT, DataError, InputError, OutputError, Problem, RecipeError
 from qvl_core.input_file import printable
-from qvl_core.weights_fit import open_weights
 from rich.console import Console
 
 from qvl_eval.answer_file import AnswerFile, in_order
 from qvl_eval.answers.driver import Driver, answer_all, make_driver, window_of
 from qvl_eval.answers.job import Job, make_job
-from qvl_eval.answers.model import LoadedModel, load_model, require_one_process
-from qvl_eval.protocol import model_digest
+from qvl_eval.answers.model import weights_digest
+from qvl_eval.answers.opening import AnsweringModel, open_model
 from qvl_eval.questions import Question, read_questions
 from qvl_eval.show import AnsweringProgress
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+    from qvl_core.tasks import StartWorkers
 
 DEFAULT_SLOTS = 8
 # Of the keys and values held at a time; a model of 7B in bfloat16 needs 1.8 GiB for them.
@@ -40,7 +40,10 @@ SHOWN_PROBLEMS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """How many questions are answered at a time, and how many tokens of prompts and answers are held for them."""
+    """How many questions are answered at a time, and how many tokens of prompts and answers are held for them.
+
+    Each replica of a layout (dp) has so many.
+    """
 
     slots: int = DEFAULT_SLOTS
     held_tokens: int = DEFAULT_HELD_TOKENS
@@ -56,7 +59,7 @@ class _Answered:
 
 
 def answer_questions(
-    loaded: LoadedModel, questions: Iterable[Question], capacity: Capacity, *, driver: Driver | None = None
+    loaded: AnsweringModel, questions: Iterable[Question], capacity: Capacity, *, driver: Driver | None = None
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Give each question with its result, as they are done: `answer`, `finish` and counts of tokens, or `error`."""
     driver = driver or make_driver(loaded, slots=capacity.slots, max_tokens=capacity.held_tokens)
@@ -71,7 +74,7 @@ def answer_questions(
             growing[made.job_id] = _Answered(question=question, prompt_tokens=made.prompt_tokens)
             yield made
 
-    for piece in answer_all(driver, jobs(), ahead=capacity.slots):
+    for piece in answer_all(driver, jobs(), ahead=capacity.slots * loaded.replicas):
         while failed:
             yield failed.popleft()
         answered = growing[piece.job_id]
@@ -87,21 +90,25 @@ def answer_questions(
     yield from failed
 
 
-def infer(recipe: Recipe, questions: Sequence[Question], capacity: Capacity) -> list[dict[str, Any]]:
+def infer(
+    recipe: Recipe, questions: Sequence[Question], capacity: Capacity, *, start_workers: StartWorkers | None = None
+) -> list[dict[str, Any]]:
     """Answer the questions of a command line, in their order. The first that cannot be asked raises DataError."""
-    require_one_process(recipe, "qvl infer")
-    loaded = load_model(recipe)
     results: dict[int, dict[str, Any]] = {}
-    for question, result in answer_questions(loaded, questions, capacity):
-        if "error" in result:
-            raise DataError(Problem(where=question.where, message=result["error"]))
-        results[question.index] = result
+    with open_model(recipe, start_workers) as loaded:
+        for question, result in answer_questions(loaded, questions, capacity):
+            if "error" in result:
+                raise DataError(Problem(where=question.where, message=result["error"]))
+            results[question.index] = result
     return [results[question.index] for question in questions]
 
 
 def as_json(recipe: Recipe, question: Question, result: dict[str, Any]) -> str:
     """Give one line of JSON with the question and the answer."""
-    return json.dumps({**question.shown, **result, "weights": recipe.weights.source}, ensure_ascii=False)
+    weights = {"weights": recipe.weights.source}
+    if recipe.weights.adapter is not None:
+        weights["adapter"] = recipe.weights.adapter
+    return json.dumps({**question.shown, **result, **weights}, ensure_ascii=False)
 
 
 def infer_file(
@@ -113,6 +120,7 @@ def infer_file(
     media_root: Path | None = None,
     system: str | None = None,
     console: Console | None = None,
+    start_workers: StartWorkers | None = None,
 ) -> int:
     """Answer a file of questions into a file of answers, going on behind what is there, and give the exit code.
 
@@ -120,7 +128,6 @@ def infer_file(
     read or written and for answers that were given under other settings.
     """
     console = console or Console(stderr=True)
-    require_one_process(recipe, "qvl infer")
     if output.exists() and source.exists() and output.samefile(source):
         raise OutputError(Problem(where=str(output), message="is the file of questions", fix="--output ANSWERS.jsonl"))
     count = sum(1 for _ in read_questions(source, media_root))
@@ -136,18 +143,23 @@ def infer_file(
             file.check(question.index, question.digest)
         if file.done:
             console.print(f"{output}: {file.done} of {count} were answered before", highlight=False, soft_wrap=True)
-        bad = _answer_into(file, recipe, questions, count, capacity, console)
+        bad: list[str] = []
+        if file.done < count:
+            with open_model(recipe, start_workers) as loaded:
+                bad = _answer_into(file, loaded, questions, count, capacity, console)
     return _conclude(file, count, bad, console)
 
 
 def _answer_into(
-    file: AnswerFile, recipe: Recipe, questions: Iterator[Question], count: int, capacity: Capacity, console: Console
+    file: AnswerFile,
+    loaded: AnsweringModel,
+    questions: Iterator[Question],
+    count: int,
+    capacity: Capacity,
+    console: Console,
 ) -> list[str]:
     """Answer what is left, and list what could not be answered."""
     bad: list[str] = []
-    if file.done == count:
-        return bad
-    loaded = load_model(recipe)
     rows = (
         (question.index, _row(file, question, result))
         for question, result in answer_questions(loaded, questions, capacity)
@@ -178,14 +190,14 @@ def _conclude(file: AnswerFile, count: int, bad: Sequence[str], console: Console
 
 
 def _prepared(
-    loaded: LoadedModel, questions: Iterable[Question], capacity: Capacity
+    loaded: AnsweringModel, questions: Iterable[Question], capacity: Capacity
 ) -> Iterator[tuple[Question, Job | str]]:
     """Give questions as jobs, or with what is wrong with them; a thread makes as many ahead as there are slots."""
     left = iter(questions)
     with ThreadPoolExecutor(1, thread_name_prefix="questions") as pool:
         made: deque[tuple[Question, Future[Job | str]]] = deque()
         while True:
-            for question in itertools.islice(left, capacity.slots - len(made)):
+            for question in itertools.islice(left, capacity.slots * loaded.replicas - len(made)):
                 made.append((question, pool.submit(_make, loaded, question, capacity)))
             if not made:
                 return
@@ -193,7 +205,7 @@ def _prepared(
             yield question, future.result()
 
 
-def _make(loaded: LoadedModel, question: Question, capacity: Capacity) -> Job | str:
+def _make(loaded: AnsweringModel, question: Question, capacity: Capacity) -> Job | str:
     from qvl_data.prompt import one_question
 
     if question.problem:
@@ -215,7 +227,7 @@ def _make(loaded: LoadedModel, question: Question, capacity: Capacity) -> Job | 
 def _run_digest(recipe: Recipe, system: str | None) -> str:
     """Give one hash for everything but the question that decides an answer."""
     settings = {
-        "weights": model_digest(open_weights(recipe)),
+        "weights": weights_digest(recipe),
         "dtype": recipe.model.dtype,
         "image": recipe.data.image.model_dump(mode="json"),
         "video": recipe.data.video.model_dump(mode="json"),

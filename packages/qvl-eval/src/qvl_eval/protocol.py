@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The settings and hashes under which rows are answered. How many rows at a time is not among them."""
+    """The settings and hashes under which rows are answered. How many rows at a time, and where, is not among them."""
 
     settings: dict[str, Any]
 
@@ -31,11 +31,13 @@ class Protocol:
 
 
 def protocol_of(recipe: Recipe, *, data_digest: str, weights_digest: str) -> Protocol:
-    """Collect the protocol of an evaluation recipe."""
+    """Collect the protocol of a recipe with [eval]; its `data.image` holds the limits that count."""
     assert recipe.eval is not None, "the schema demands [eval] for task eval"
     return Protocol(
         settings={
             "benchmark": recipe.eval.benchmark,
+            "prompts": recipe.eval.prompts,
+            "compat": recipe.eval.compat,
             "data": data_digest,
             "weights": weights_digest,
             "dtype": recipe.model.dtype,

@@ -1,30 +1,53 @@
-"""What a person sees of an evaluation: a bar while it runs, then the score against chance and a few rows."""
+"""What a person sees of an evaluation: a bar while it runs, then the scores and a few rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qvl_eval.score import Group, Scored, Scores
+if TYPE_CHECKING:
+    from qvl_eval.benchmarks import Benchmark
+    from qvl_eval.conclude import Conclusion
+    from qvl_eval.score.judged import Judged
+    from qvl_eval.score.summary import Group
 
 EXAMPLES = 5
 LINES_IN_A_LOG = 10
+# Off a terminal a line comes at least this often, and other replicas' files are looked at this often.
+SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_LOOKS = 2.0
 _SHOWN_CHARACTERS = 60
 
 
 class AnsweringProgress:
-    """Show how many rows are answered and the time left. Use it as a context manager."""
+    """Show how many rows are answered and the time left. Use it as a context manager.
 
-    def __init__(self, console: Console, *, done: int, rows: int) -> None:
-        self._console = console
-        self._done = done
+    The time left is what the rest takes at the pace since the start; rows that were done before do not count for it.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        done: int,
+        rows: int,
+        shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._clock = console, clock
+        self._first = self._done = done
         self._rows = rows
         self._every = max(1, rows // LINES_IN_A_LOG)
+        self._started = self._looked = self._told = clock()
+        self._is_shown = shown
         self._bar = Progress(
             TextColumn("[bold]answering"),
             BarColumn(bar_width=None),
@@ -32,17 +55,43 @@ class AnsweringProgress:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (shown and console.is_terminal),
         )
         self._task = self._bar.add_task("answering", total=rows, completed=done)
 
+    @property
+    def is_due(self) -> bool:
+        """Tell whether it is time to look at what others have done."""
+        return self._clock() - self._looked > SECONDS_BETWEEN_LOOKS
+
     def advance(self, rows: int) -> None:
-        """Show that this many more rows are answered; off a terminal, about ten lines in all."""
-        before, self._done = self._done, self._done + rows
-        self._bar.advance(self._task, rows)
-        crossed = before // self._every != self._done // self._every
-        if not self._console.is_terminal and (crossed or self._done == self._rows):
-            self._console.print(f"answered {self._done}/{self._rows} rows", highlight=False)
+        """Show that this many more rows are answered."""
+        self.show(self._done + rows)
+
+    def show(self, done: int) -> None:
+        """Show that this many rows are answered in all; off a terminal, about ten lines, or one a minute."""
+        before, self._done = self._done, done
+        now = self._looked = self._clock()
+        self._bar.update(self._task, completed=done)
+        if not self._is_shown or self._console.is_terminal or done == before:
+            return
+        crossed = before // self._every != done // self._every
+        if crossed or done == self._rows or now - self._told > SECONDS_BETWEEN_LINES:
+            self._told = now
+            self._console.print(f"answered {done}/{self._rows} rows{self._left(now)}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print lines above the bar."""
+        self._console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+    def _left(self, now: float) -> str:
+        new = self._done - self._first
+        if not new or self._done >= self._rows:
+            return ""
+        seconds = (now - self._started) / new * (self._rows - self._done)
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f", {hours}:{minutes:02d}:{rest:02d} left" if hours else f", {minutes}:{rest:02d} left"
 
     def __enter__(self) -> AnsweringProgress:
         self._bar.start()
@@ -54,43 +103,78 @@ class AnsweringProgress:
         self._bar.stop()
 
 
-def show_scores(console: Console, scores: Scores, rows: Sequence[Scored], *, title: str) -> None:
-    """Print the table of accuracies, the sentence that sums it up, and example rows, wrong ones first."""
-    console.print(f"{title} ({scores.benchmark}, rules {scores.rules})", highlight=False)
+@contextmanager
+def checking_progress(console: Console) -> Iterator[Callable[[], None]]:
+    """Show, on a terminal, how many pictures are checked; gives what counts one."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking the pictures", total=None)
+        yield lambda: bar.advance(task)
+
+
+def show_scores(console: Console, benchmark: Benchmark, conclusion: Conclusion) -> None:
+    """Print the tables of scores, example rows, wrong ones first, and the sentence that sums it up."""
+    scores, judged = conclusion.results[0]
+    console.print(f"{benchmark.title} ({benchmark.name}, rules {scores.rules})", highlight=False)
+    console.print(_groups(benchmark, scores.groups, scores.headline, scores.overall))
+    if len(conclusion.results) > 1:
+        console.print(_rule_sets(conclusion))
+        console.print(f"the rule sets differ on {len(conclusion.differing)} rows; see the report", highlight=False)
+    console.print(_examples(judged))
+    group = scores.headline
+    right = group.percent * group.rows / 100
+    of = "" if group.name == scores.overall.name else f" of {group.name}"
+    sentence = f"accuracy {group.percent:.1f} % ({right:g} of {group.rows} questions{of})"
+    if benchmark.chance is not None:
+        sentence += f"; chance is {100 * benchmark.chance:.1f} %"
+    if group.failed:
+        sentence += f"; nothing could be read out of {group.failed} answers ({group.failed_percent:.1f} %)"
+    if conclusion.empty_answers:
+        sentence += f"; {conclusion.empty_answers} answers were empty"
+    console.print(sentence, highlight=False, soft_wrap=True)
+    for one in conclusion.refused[:EXAMPLES]:
+        text = f"row {one.index} could not be asked: {one.problem}"
+        console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _groups(benchmark: Benchmark, groups: Sequence[Group], headline: Group, overall: Group) -> Table:
     table = Table()
     table.add_column("rows of")
-    for name in ("rows", "right", "accuracy %"):
+    for name in ("rows", "accuracy %", "unreadable %"):
         table.add_column(name, justify="right")
-    for group in scores.categories if len(scores.categories) > 1 else ():
-        table.add_row(*_cells(group))
+    for group in groups if len(groups) > 1 else ():
+        table.add_row(*_cells(group), style="bold" if group == headline else None)
     table.add_section()
-    table.add_row(*_cells(scores.overall), style="bold")
-    table.add_row("chance", "", "", f"{scores.chance_percent:.1f}", style="dim")
-    console.print(table)
-    console.print(_examples(rows))
-    overall = scores.overall
-    empty = f"; {scores.empty_answers} answers were empty" if scores.empty_answers else ""
-    console.print(
-        f"accuracy {overall.accuracy_percent:.1f} % ({overall.right:g} of {overall.rows} questions); "
-        f"chance is {scores.chance_percent:.1f} %{empty}",
-        highlight=False,
-    )
+    table.add_row(*_cells(overall), style="bold" if overall == headline else None)
+    if benchmark.chance is not None:
+        table.add_row("chance", "", f"{100 * benchmark.chance:.1f}", "", style="dim")
+    return table
 
 
-def _examples(rows: Sequence[Scored]) -> Table:
-    wrong = [row for row in rows if row.score < 1][:EXAMPLES]
-    right = [row for row in rows if row.score >= 1][: max(2, EXAMPLES - len(wrong))]
+def _rule_sets(conclusion: Conclusion) -> Table:
+    table = Table(title="the same answers under each rule set", title_justify="left")
+    table.add_column("rules")
+    table.add_column("rows of")
+    for name in ("rows", "accuracy %", "unreadable %"):
+        table.add_column(name, justify="right")
+    for scores, _ in conclusion.results:
+        table.add_row(escape(scores.rules), *_cells(scores.headline))
+    return table
+
+
+def _examples(judged: Sequence[Judged]) -> Table:
+    wrong = [one for one in judged if one.score < 1][:EXAMPLES]
+    right = [one for one in judged if one.score >= 1][: max(2, EXAMPLES - len(wrong))]
     table = Table(title="examples", title_justify="left")
-    for name in ("row", "answered", "expected", ""):
+    for name in ("row", "answered", "expected", "", "rule"):
         table.add_column(name)
-    for row in (*wrong, *right):
-        verdict = "right" if row.score >= 1 else "wrong"
-        table.add_row(escape(row.index), _short(row.prediction), _short(row.answer), verdict)
+    for one in (*wrong, *right):
+        verdict = "right" if one.score >= 1 else f"{one.score:.2f}" if one.score else "wrong"
+        table.add_row(escape(one.row.index), _short(one.row.prediction), _short(one.row.answer), verdict, one.rule)
     return table
 
 
 def _cells(group: Group) -> tuple[str, str, str, str]:
-    return escape(group.name), str(group.rows), f"{group.right:g}", f"{group.accuracy_percent:.1f}"
+    return escape(group.name), str(group.rows), f"{group.percent:.1f}", f"{group.failed_percent:.1f}"
 
 
 def _short(text: str) -> str:

@@ -22,14 +22,18 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     `qvl infer`.
     """
     if recipe.task == "infer":
-        return _infer(recipe)
+        return _infer(recipe, options)
     from qvl_eval.evaluate import evaluate
 
     return evaluate(recipe, options)
 
 
-def _infer(recipe: Recipe) -> int:
-    """Answer the questions of [infer]."""
+def _infer(recipe: Recipe, options: RunOptions) -> int:
+    """Answer the questions of [infer]. Of several machines, the first one asks; the others only hold the model."""
+    if options.node_rank not in (None, 0):
+        assert options.start_workers is not None, "a recipe of several machines has several processes"
+        options.start_workers()
+        return 0
     from qvl_eval.infer import Capacity, infer, infer_file
     from qvl_eval.questions import questions_of
 
@@ -45,9 +49,18 @@ def _infer(recipe: Recipe) -> int:
     if section.input is not None:
         root = None if section.media_root is None else Path(section.media_root)
         output = Path(recipe.output.dir) / ANSWERS
-        return infer_file(recipe, Path(section.input), output, capacity, media_root=root, system=section.system)
+        return infer_file(
+            recipe,
+            Path(section.input),
+            output,
+            capacity,
+            media_root=root,
+            system=section.system,
+            start_workers=options.start_workers,
+        )
     assert section.prompt is not None, "checked above"
     images, videos = ([Path(path) for path in paths] for paths in (section.images, section.videos))
-    for result in infer(recipe, questions_of([section.prompt], images, videos, section.system), capacity):
+    questions = questions_of([section.prompt], images, videos, section.system)
+    for result in infer(recipe, questions, capacity, start_workers=options.start_workers):
         typer.echo(result["answer"])
     return 0

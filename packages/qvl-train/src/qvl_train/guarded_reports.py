@@ -46,6 +46,11 @@ class GuardedReports:
         """Show a line."""
         self._reports.note(text)
 
+    def keep_answers(self, step: int, lines: str) -> None:
+        """Keep the answers of an evaluation, if they can be kept."""
+        if self.problem is None:
+            self._try(lambda: self._reports.keep_answers(step, lines))
+
     def keep_memory(self, peak_gib: Sequence[float]) -> None:
         """Keep every rank's largest resident memory, if it can be kept."""
         if self.problem is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import mindspore as ms
+from qvl_core.evaluators import Evaluator
 from qvl_core.lora_table import COMPONENTS, is_factor
 from qvl_core.model import Qwen25VL
 from qvl_core.parallel.pipeline import Pipeline
@@ -19,6 +20,7 @@ from qvl_data import BatchIterator, PreparedData, batches
 from qvl_data.batching.bad_samples import BadSamples
 
 from qvl_train.bad_sample_file import totals_of
+from qvl_train.evaluation import evaluate
 from qvl_train.guarded_reports import GuardedReports
 from qvl_train.interrupt import Interrupt
 from qvl_train.memory import host_peak_gib
@@ -56,6 +58,8 @@ class Job:
     """Items, samples or packs, that the steps before `first_step` took."""
     bad_samples: BadSamples | None = None
     """Is told which samples this replica could not use; the rank's log alone if None."""
+    evaluator: Evaluator | None = None
+    """Evaluates the model now and then, where the recipe has it."""
     stamp: Callable[[str], None] = lambda name: None
     """Keeps the time at which something was reached first, for the launcher."""
 
@@ -113,6 +117,8 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             _tell(job, row, result, reports, stragglers)
             with table.between("validation", clock):
                 signal_name = _validate(job, step, reports, interrupt, signal_name)
+            with table.between("evaluation", clock):
+                signal_name = evaluate(job, step, reports, interrupt, signal_name)
             # The step that ends the run is saved below, once, and waited for.
             if step % train.save.every == 0 and step != job.steps and signal_name is None:
                 with table.between("saving", clock):

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from qvl_core.durable import atomic_write
+from qvl_core.durable import atomic_write, explained, make_folder
 
 if TYPE_CHECKING:
     from qvl_train.metrics import MetricsLog, Row
     from qvl_train.progress import TrainingProgress
 
+EVALUATIONS = "evaluations"
 MEMORY_FILE = "memory.json"
 MEMORY_KEY = "peak_memory_gib"
 
@@ -36,6 +37,10 @@ class Reports(Protocol):
 
     def note(self, text: str) -> None:
         """Show a line."""
+        ...
+
+    def keep_answers(self, step: int, lines: str) -> None:
+        """Keep the answers of an evaluation after `step` updates."""
         ...
 
     def keep_memory(self, peak_gib: Sequence[float]) -> None:
@@ -69,6 +74,13 @@ class FirstRankReports:
         """Print a line above the bar."""
         self._progress.note(text)
 
+    def keep_answers(self, step: int, lines: str) -> None:
+        """Write `evaluations/step_NNNNNN.jsonl`."""
+        folder = self._folder / EVALUATIONS
+        with explained(folder):
+            make_folder(folder)
+        atomic_write(folder / f"step_{step:06d}.jsonl", lines)
+
     def keep_memory(self, peak_gib: Sequence[float]) -> None:
         """Write the file."""
         atomic_write(self._folder / MEMORY_FILE, (json.dumps({MEMORY_KEY: list(peak_gib)}) + "\n").encode())
@@ -95,6 +107,9 @@ class NoReports:
         """Do nothing."""
 
     def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def keep_answers(self, step: int, lines: str) -> None:
         """Do nothing."""
 
     def keep_memory(self, peak_gib: Sequence[float]) -> None:

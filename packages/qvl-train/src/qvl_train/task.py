@@ -40,6 +40,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
     record = _past_run(folder, recipe, options) if is_first else read_record(folder)
     weights = _check_weights(recipe, reshard=options.reshard)
     data = _check_data(recipe, console)
+    _check_evaluation(recipe, console)
     hashes = {"data": data.data_hash, "weights": _weights_hash(recipe, weights)}
     changes: list[str] = []
     if record is not None:
@@ -136,6 +137,15 @@ def _check_data(recipe: Recipe, console: Console) -> PreparedData:
     for line in data.report.lines():
         _say(console, line)
     return data
+
+
+def _check_evaluation(recipe: Recipe, console: Console) -> None:
+    """Look at what the model will be evaluated on. Raises NotInstalledError, InputError."""
+    from qvl_core.evaluators import load_evaluator
+
+    evaluator = load_evaluator(recipe)
+    for line in evaluator.check() if evaluator is not None else ():
+        _say(console, f"warning: {line}")
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def say(console: Console, text: str) -> None:
 def _prepare_job(
     recipe: Recipe, options: RunOptions, data: PreparedData, world: World, console: Console, board: Board
 ) -> Job:
+    from qvl_core.evaluators import load_evaluator
     from qvl_core.parallel.pipeline import Pipeline
 
     from qvl_train.bad_sample_file import bad_samples_of
@@ -135,6 +136,7 @@ def _prepare_job(
         first_step=start.state.step if start is not None else 0,
         consumed_samples=start.state.consumed_samples if start is not None else 0,
         bad_samples=bad_samples_of(recipe, world, folder),
+        evaluator=load_evaluator(recipe),
         stamp=board.stamp,
     )
 

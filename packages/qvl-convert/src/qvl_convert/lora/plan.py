@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qvl_core.input_file import printable
+from qvl_core.weights.lora.adapter import open_adapter
+from qvl_core.weights.lora.fit import require_fit
+from qvl_core.weights.lora.merge import MergeReport, merge_report, merge_transforms
+from qvl_core.weights.lora.targets import Targets
 from qvl_core.weights.names import Naming
 from qvl_core.weights.whole_tensors import WholeTensors
 
-from qvl_convert.lora.adapter import open_adapter
-from qvl_convert.lora.fit import require_fit
-from qvl_convert.lora.merge import MergeReport, merge_report, merge_transforms
-from qvl_convert.lora.targets import Targets
 from qvl_convert.plan_hf import plan_hf
 from qvl_convert.progress import counted
 from qvl_convert.transfer import Job

@@ -29,7 +29,9 @@ def require_inputs(recipe: Recipe) -> None:
 def _missing(recipe: Recipe) -> Iterator[Problem]:
     weights = f"download {recipe.spec.name} there, or --set weights.source=DIR"
     yield from _absent(recipe, "weights.source", recipe.weights.source, weights)
-    if recipe.task == "eval" and recipe.eval:
+    fix = "train one (recipes/7b_lora_sft.toml), or --set weights.adapter=DIR"
+    yield from _absent(recipe, "weights.adapter", recipe.weights.adapter, fix)
+    if recipe.eval and (recipe.task == "eval" or (recipe.task == "sft" and recipe.eval.every)):
         yield from _absent(recipe, "eval.data", recipe.eval.data, "get the benchmark, or --set eval.data=FILE")
     if recipe.task == "sft":
         fix = "paths are relative to the working directory: start qvl where they are right, or correct them"

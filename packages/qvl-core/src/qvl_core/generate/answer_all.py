@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from qvl_core.errors import InputError
-from qvl_core.generate.cache import blocks
-from qvl_core.generate.engine import Engine
+from qvl_core.generate.engine import borrowed_engine
 from qvl_core.generate.request import Event, Request
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.model.qwen25vl import Qwen25VL
@@ -27,23 +26,24 @@ def answer_all(
 
     In a `world` every rank has its part of the model and calls this with the same requests; each replica answers its
     share, with so many slots and tokens of its own, and all ranks get all answers. `on_event` sees those of the rank's
-    replica as they come. Raises InputError, before anything runs, with every request that can never be answered.
+    replica as they come. Raises InputError, before anything runs, with every request that can never be answered. The
+    model may be in training (see `borrowed_engine`).
     """
-    engine = Engine(model, slots, blocks(max_tokens), world=world)
-    scheduler = Scheduler(model, slots=slots, max_tokens=max_tokens, engine=engine)
-    problems = [problem for problem in map(scheduler.check, requests) if problem is not None]
-    if problems:
-        raise InputError(problems)
+    assert len({request.request_id for request in requests}) == len(requests), "two requests have the same id"
     replica, replicas = (world.place.dp, world.layout.dp) if world is not None else (0, 1)
     answers: dict[str, list[int]] = {request.request_id: [] for request in requests[replica::replicas]}
-    assert len({request.request_id for request in requests}) == len(requests), "two requests have the same id"
-    for request in requests[replica::replicas]:
-        scheduler.submit(request)
-    while not scheduler.is_idle:
-        for event in scheduler.step():
-            answers[event.request_id].append(event.token)
-            if on_event is not None:
-                on_event(event)
+    with borrowed_engine(model, slots, max_tokens, world=world) as engine:
+        scheduler = Scheduler(model, slots=slots, max_tokens=max_tokens, engine=engine)
+        problems = [problem for problem in map(scheduler.check, requests) if problem is not None]
+        if problems:
+            raise InputError(problems)
+        for request in requests[replica::replicas]:
+            scheduler.submit(request)
+        while not scheduler.is_idle:
+            for event in scheduler.step():
+                answers[event.request_id].append(event.token)
+                if on_event is not None:
+                    on_event(event)
     gathered = _gathered(answers, world) if world is not None else answers
     return {request.request_id: gathered[request.request_id] for request in requests}
 

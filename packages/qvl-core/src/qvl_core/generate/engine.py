@@ -6,7 +6,10 @@ stage gets the scores. Replicas (dp) know nothing of each other.
 
 On CPU a step is fast in two ways that cost something first, so both wait until a number of steps has shown that there
 are many: the layers are compiled for the step's size, and the output head's weight is copied in the transposed layout,
-which one row is multiplied by in less than half of the time. Neither changes a token.
+which one row is multiplied by in less than half of the time. Neither changes a token. What is compiled reads the model's
+own weights; the copy of the head is compared with them whenever the first sequence comes.
+
+A model in training may generate between two steps, on all ranks of its world: `borrowed_engine`.
 
 Legend: B slots of a step, N prompts, D model width, V vocabulary.
 """
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from mindspore import Tensor, ops
@@ -23,8 +27,10 @@ from numpy.typing import NDArray
 
 from qvl_core.batch import Batch
 from qvl_core.device import current_device
-from qvl_core.generate.cache import DecodeStep, KVCache, PrefillStep
+from qvl_core.errors import InputError, Problem
+from qvl_core.generate.cache import DecodeStep, KVCache, PrefillStep, blocks
 from qvl_core.generate.compiled_step import CompiledLayers
+from qvl_core.generate.head_copy import HeadCopy
 from qvl_core.generate.prompts import join_prompts
 from qvl_core.layout import Layout
 from qvl_core.model.plan import Plan, plan_tokens
@@ -38,7 +44,12 @@ from qvl_core.stage_part import flow_after
 PATIENCE = 32
 # Sizes that are compiled at most: a layer of one takes some 2.6 MB.
 MOST_COMPILED = 16
-
+_NO_BFLOAT16 = Problem(
+    where="model",
+    key="dtype",
+    message="is bfloat16, which MindSpore cannot multiply on CPU",
+    fix='load it with dtype="float32"',
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +62,11 @@ class Engine:
     ) -> None:
         """Hold at most `slots` sequences and `max_tokens` tokens, a multiple of the cache's blocks.
 
-        The weights must not change while sequences are held.
+        The weights may change whenever no sequence is held. Raises InputError for a dtype that the device cannot
+        multiply.
         """
+        if model.dtype == "bfloat16" and current_device() == "cpu":
+            raise InputError(_NO_BFLOAT16)
         self._model = model
         self._world = world or SingleWorld(Layout.single(model.spec))
         self._patience = patience
@@ -66,16 +80,25 @@ class Engine:
         self._steps_of: Counter[tuple[int, int, int]] = Counter()
         self._sizes: set[tuple[int, int, int]] = set()
         self._steps = 0
-        self._head_DV: Tensor | None = None
+        self._head: HeadCopy | None = None
 
     def clear(self, slots: int, max_tokens: int) -> None:
-        """Forget all sequences and what was copied of the weights, and take other bounds."""
+        """Forget all sequences, and take other bounds."""
         self.cache.clear(slots, max_tokens)
-        self._steps, self._head_DV = 0, None
+
+    def forget_head(self) -> None:
+        """Free the copy of the output head; it is made again after as many steps as the first one."""
+        self._head, self._steps = None, 0
+
+    def runs_in(self, world: World | None) -> bool:
+        """Tell whether the other parts of its model are those of this world."""
+        return self._world is world or (world is None and isinstance(self._world, SingleWorld))
 
     def prefill(self, prompts: Sequence[Batch], slots: Sequence[int]) -> NDArray[np.float32] | None:
         """Run one-sample prompts into slots; give the scores [N, V] of each one's next token, None on other stages."""
         batch = join_prompts(prompts)
+        if not self.cache.lengths.any():
+            self._begin()
         step = self.cache.prefill(slots, batch.sequence_lengths)
         hidden_TD = self._advance(self._model.plan(batch), self._arrived(batch.tokens, batch.grid_patches), step)
         if hidden_TD is None:
@@ -107,6 +130,14 @@ class Engine:
         is_last = pipeline.index == pipeline.size - 1
         summed: NDArray[np.int32] = pipeline.sum(Tensor(tokens if is_last else np.zeros_like(tokens))).asnumpy()
         return summed
+
+    def _begin(self) -> None:
+        """Look at the model anew: since there was no sequence it may have been trained."""
+        if self._head is not None and not self._head.is_of(self._model.head_weight):
+            self.forget_head()
+        if self._model.dropout is not None:
+            # The last micro batch's masks; the next one sets its own.
+            self._model.dropout.end()
 
     def _arrived(self, tokens: int, patches: int) -> Tensor | None:
         """Receive what the stage before made; None on the first stage, and before the text without media."""
@@ -152,12 +183,50 @@ class Engine:
 
     def _scores(self, hidden_BD: Tensor) -> NDArray[np.float32]:
         """Give the scores over the whole vocabulary, on every rank of the last stage."""
-        if self._head_DV is None and self._steps > self._patience and current_device() == "cpu":
-            self._head_DV = Tensor.from_numpy(np.ascontiguousarray(self._model.head_weight.asnumpy().T))
-        logits_BW = self._model.logits(hidden_BD, self._head_DV).float()
+        if self._head is None and self._steps > self._patience and current_device() == "cpu":
+            self._head = HeadCopy(self._model.head_weight)
+        logits_BW = self._model.logits(hidden_BD, None if self._head is None else self._head.weight_DV).float()
         tensor = self._world.tensor
         if tensor.size > 1:
             parts_tBW = tensor.gather(logits_BW.reshape(-1)).reshape(tensor.size, *logits_BW.shape)
             logits_BW = parts_tBW.swapaxes(0, 1).reshape(logits_BW.shape[0], -1)
         scores: NDArray[np.float32] = logits_BW.asnumpy()
         return scores
+
+
+@contextmanager
+def borrowed_engine(model: Qwen25VL, slots: int, max_tokens: int, *, world: World | None = None) -> Iterator[Engine]:
+    """Give the engine that the model keeps while none is in use, or a new one, and leave it with the model.
+
+    The way to answer now and then, as between two steps of a training run: what is compiled is found again (MindSpore
+    never frees compiled code, so an engine for each time would grow by some MB a layer), while the cache and the copy
+    of the output head are freed. In a `world` all ranks of a replica do the same:
+
+        with borrowed_engine(model, 8, 8 * 1024, world=world) as engine:
+            scheduler = Scheduler(model, slots=8, max_tokens=8 * 1024, engine=engine)
+            ...                                  # submit and step until it is idle
+
+    `answer_all` does this itself. The model's state is of no concern: nothing depends on `set_train`, recomputation and
+    frozen parts make no difference to a forward pass, dropout is switched off (the next micro batch sets its own
+    masks), no random number of the process is drawn and no weight is written, so training goes on bit for bit as if
+    nobody had asked. After an error the engine is not kept.
+    """
+    engine = take_engine(model, slots, blocks(max_tokens), world=world)
+    yield engine
+    engine.forget_head()
+    give_back(engine, model)
+
+
+def take_engine(model: Qwen25VL, slots: int, max_tokens: int, *, world: World | None = None) -> Engine:
+    """Give the engine that the model keeps, if it is of this world, or a new one."""
+    engine, model.idle_engine = model.idle_engine, None
+    if engine is None or not engine.runs_in(world):
+        return Engine(model, slots, max_tokens, world=world)
+    engine.clear(slots, max_tokens)
+    return engine
+
+
+def give_back(engine: Engine, model: Qwen25VL) -> None:
+    """Leave an engine with its model until the next time."""
+    engine.clear(0, 0)
+    model.idle_engine = engine

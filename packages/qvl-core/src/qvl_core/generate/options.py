@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class GenerationOptions:
     top_k: int = 0
     """Keep the k best tokens; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the best tokens that together reach this probability, above 0 to 1; 1 keeps all."""
+    """Keep the best tokens that together reach this probability, 0 to 1; 1 keeps all, 0 the best one."""
     repetition_penalty: float = 1.0
     """Makes tokens already in the row less likely, above 0; 1 changes nothing. Applies to greedy choice too."""
     eos_token_id: int | tuple[int, ...] = ()
@@ -48,7 +49,7 @@ class GenerationOptions:
     """Of the random numbers, from 0. Row b draws from stream (seed, b), whatever the other rows do."""
 
     def __post_init__(self) -> None:
-        problems = tuple(_problems(self))
+        problems = tuple(_wrong_types(self)) or tuple(_problems(self))
         if problems:
             raise InputError(problems)
 
@@ -114,13 +115,38 @@ def _read_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+def _wrong_types(options: GenerationOptions) -> Iterator[Problem]:
+    # "no" would be true and 1.5 a size of an array.
+    kinds: tuple[tuple[str, type, Iterable[object]], ...] = (
+        ("a whole number", Integral, ("max_new_tokens", "min_new_tokens", "top_k", "seed")),
+        ("a number", Real, ("temperature", "top_p", "repetition_penalty")),
+    )
+    for wanted, kind, keys in kinds:
+        for key in keys:
+            value = getattr(options, str(key))
+            if not isinstance(value, kind) or isinstance(value, bool):
+                yield _wrong_type(str(key), value, wanted)
+    if not isinstance(options.do_sample, bool | np.bool_):
+        yield _wrong_type("do_sample", options.do_sample, "true or false")
+    stops = options.eos_token_id if isinstance(options.eos_token_id, list | tuple) else (options.eos_token_id,)
+    if not all(isinstance(stop, Integral) and not isinstance(stop, bool) for stop in stops):
+        yield _wrong_type("eos_token_id", options.eos_token_id, "a token id or several")
+    pad = options.pad_token_id
+    if pad is not None and (not isinstance(pad, Integral) or isinstance(pad, bool)):
+        yield _wrong_type("pad_token_id", pad, "a token id")
+
+
+def _wrong_type(key: str, value: object, wanted: str) -> Problem:
+    return Problem(where="generation options", key=key, message=f"is {value!r}; it has to be {wanted}")
+
+
 def _problems(options: GenerationOptions) -> Iterator[Problem]:
     checks = (
         ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
         ("min_new_tokens", options.min_new_tokens, options.min_new_tokens >= 0, "0 or more"),
         ("temperature", options.temperature, 0.0 <= options.temperature < math.inf, "0 or more"),
         ("top_k", options.top_k, options.top_k >= 0, "0 or more"),
-        ("top_p", options.top_p, 0.0 < options.top_p <= 1.0, "above 0 and at most 1"),
+        ("top_p", options.top_p, 0.0 <= options.top_p <= 1.0, "from 0 to 1"),
         ("repetition_penalty", options.repetition_penalty, 0.0 < options.repetition_penalty < math.inf, "above 0"),
         ("seed", options.seed, 0 <= options.seed < 2**64, "from 0 to 2**64 - 1"),
     )

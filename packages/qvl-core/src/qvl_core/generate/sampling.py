@@ -28,14 +28,21 @@ def choose_token(
 
     `seen_ids` are the row's prompt and new tokens, without padding; `new_tokens` counts the latter.
     """
+    scores_V = processed(scores_V, seen_ids, options, new_tokens=new_tokens)
+    return draw(scores_V, generator) if options.samples else int(scores_V.argmax())
+
+
+def processed(
+    scores_V: Scores, seen_ids: NDArray[np.integer], options: GenerationOptions, *, new_tokens: int
+) -> Scores:
+    """Give the scores that the token is chosen by, as HF's logits processors make them; -inf for what is left out."""
     scores_V = penalise_repetition(scores_V, seen_ids, options.repetition_penalty)
     if new_tokens < options.min_new_tokens:
         scores_V = hide(scores_V, options.stop_ids)
     if not options.samples:
-        return int(scores_V.argmax())
-    scores_V = scores_V / np.float32(options.temperature)
-    scores_V = keep_top_p(keep_top_k(scores_V, options.top_k), options.top_p)
-    return draw(scores_V, generator)
+        return scores_V
+    scores_V = keep_top_k(cool(scores_V, options.temperature), options.top_k)
+    return keep_top_p(scores_V, options.top_p)
 
 
 def row_generator(seed: int, row: int) -> np.random.Generator:
@@ -58,10 +65,23 @@ def penalise_repetition(scores_V: Scores, seen_ids: NDArray[np.integer], penalty
 
 
 def hide(scores_V: Scores, ids: tuple[int, ...]) -> Scores:
-    """Set the scores of these tokens to -inf."""
+    """Set the scores of these tokens to -inf; an id outside of the vocabulary, which is never chosen, has none."""
     scores_V = scores_V.copy()
-    scores_V[list(ids)] = -np.inf
+    scores_V[[one for one in ids if 0 <= one < len(scores_V)]] = -np.inf
     return scores_V
+
+
+def cool(scores_V: Scores, temperature: float) -> Scores:
+    """Divide by the temperature.
+
+    Where float32 has no room for it, the best score is put at 0 first, which changes no probability.
+    """
+    limits = np.finfo(np.float32)
+    largest = float(np.abs(scores_V[np.isfinite(scores_V)]).max(initial=0.0))
+    if limits.tiny <= temperature <= limits.max and largest < temperature * float(limits.max):
+        return scores_V / np.float32(temperature)
+    with np.errstate(over="ignore"):
+        return ((scores_V.astype(np.float64) - scores_V.max()) / temperature).astype(np.float32)
 
 
 def keep_top_k(scores_V: Scores, count: int) -> Scores:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_core.errors import InputError, Problem
+from qvl_core.errors import InputError, Problem, RunError
 from qvl_core.generate.cache import blocks
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import next_positions
@@ -27,10 +27,16 @@ from qvl_core.model.qwen25vl import Qwen25VL
 
 # Answers that are under way wait while prompts are run.
 PREFILL_TOKENS = 4096
+# Stands for a token where scores are NaN or infinite, so that all ranks hear of it.
+_NOT_FINITE = -2
 
 
 class Scheduler:
-    """The requests of one model. Not thread-safe: one thread owns it."""
+    """The requests of one model. Not thread-safe: one thread owns it.
+
+    After an error inside `step` it is of no use any more, for the cache may hold half a step: it refuses further calls.
+    The model and new schedulers of it are not concerned.
+    """
 
     def __init__(
         self,
@@ -57,6 +63,8 @@ class Scheduler:
         self._waiting: deque[_Answer] = deque()
         self._active: list[_Answer] = []
         self._cancelled: list[_Answer] = []
+        self._ids: set[str] = set()
+        self._failure: str | None = None
 
     @property
     def active(self) -> int:
@@ -89,11 +97,16 @@ class Scheduler:
         return None
 
     def submit(self, request: Request) -> None:
-        """Put a request at the end of the queue. Raises InputError if it can never run."""
+        """Put a request at the end of the queue. Raises InputError if it can never run, or its id is in use."""
         assert len(request.prompt.sequence_lengths) == 1, f"{len(request.prompt.sequence_lengths)} samples in a request"
+        self._require_sound()
         problem = self.check(request)
+        if problem is None and request.request_id in self._ids:
+            message = "another request of this id has not ended"
+            problem = Problem(where=f"request {request.request_id}", key="request_id", message=message)
         if problem is not None:
             raise InputError(problem)
+        self._ids.add(request.request_id)
         self._waiting.append(_Answer(request, next_positions(request.prompt, self._spec.position_rule), self._window))
 
     def cancel(self, request_id: str) -> None:
@@ -104,9 +117,25 @@ class Scheduler:
             else:
                 self._release(answer)
             self._cancelled.append(answer)
+            self._ids.discard(request_id)
 
     def step(self) -> list[Event]:
-        """Advance every active request by a token and start those that there is room for."""
+        """Advance every active request by a token and start those that there is room for.
+
+        Raises RunError on every rank if scores are NaN or infinite, or if an earlier step failed.
+        """
+        self._require_sound()
+        try:
+            return self._advance()
+        except BaseException as error:
+            self._failure = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise
+
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise RunError(f"an earlier step failed ({self._failure})\n  fix: make a new scheduler")
+
+    def _advance(self) -> list[Event]:
         events = [answer.cancelled() for answer in self._cancelled]
         self._cancelled = []
         if self._active:
@@ -147,9 +176,14 @@ class Scheduler:
         if scores_BV is not None:
             tokens_B[:] = [answer.choose(scores_V) for answer, scores_V in zip(answers, scores_BV, strict=True)]
         tokens_B = self._engine.agree(tokens_B)
+        for answer, token in zip(answers, tokens_B, strict=True):
+            if token == _NOT_FINITE:
+                name, place = answer.request.request_id, answer.new_tokens
+                raise RunError(f"request {name}: the scores of new token {place} are NaN or infinite; look at the weights")
         events = [answer.add(int(token)) for answer, token in zip(answers, tokens_B, strict=True)]
         for answer, event in zip(tuple(answers), events, strict=True):
             if event.finished:
+                self._ids.discard(event.request_id)
                 self._release(answer)
         return events
 
@@ -185,6 +219,11 @@ class _Answer:
         return int(self._ids[self.tokens + self._new - 1])
 
     @property
+    def new_tokens(self) -> int:
+        """Count the tokens of the answer."""
+        return self._new
+
+    @property
     def position(self) -> NDArray[np.int32]:
         """Give the positions [3] of the newest token."""
         return self._first_position_3 + (self._new - 1)
@@ -200,7 +239,9 @@ class _Answer:
         return len(self._ids)
 
     def choose(self, scores_V: NDArray[np.float32]) -> int:
-        """Give the next token."""
+        """Give the next token, or _NOT_FINITE."""
+        if not np.isfinite(scores_V.max()):
+            return _NOT_FINITE
         seen = self._ids[: self.tokens + self._new]
         return choose_token(scores_V, seen, self.request.options, self._generator, new_tokens=self._new)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvl_core.generate.cache import blocks
-from qvl_core.generate.engine import Engine
+from qvl_core.generate.engine import give_back, take_engine
 from qvl_core.generate.options import GenerationOptions
 from qvl_core.generate.prompts import split_prompts
 from qvl_core.generate.request import Request
@@ -37,8 +37,7 @@ def stream_tokens(model: Qwen25VL, prompt: Prompt, options: GenerationOptions) -
     prompts = split_prompts(prompt.batch, model.spec)
     room = len(prompts) * blocks(max(prompt.batch.sequence_lengths) + options.max_new_tokens)
     # Two answers may be under way at a time: each takes an engine of its own.
-    engine, model.idle_engine = model.idle_engine or Engine(model, len(prompts), room), None
-    engine.clear(len(prompts), room)
+    engine = take_engine(model, len(prompts), room)
     scheduler = Scheduler(model, slots=len(prompts), max_tokens=room, prefill_tokens=prompt.batch.tokens, engine=engine)
     for row, one in enumerate(prompts):
         scheduler.submit(Request(prompt=one, options=options, request_id=str(row), row=row))
@@ -48,8 +47,7 @@ def stream_tokens(model: Qwen25VL, prompt: Prompt, options: GenerationOptions) -
         for event in scheduler.step():
             tokens[int(event.request_id)], active[int(event.request_id)] = event.token, True
         yield Step(tokens=tokens, active=active)
-    engine.clear(0, 0)
-    model.idle_engine = engine
+    give_back(engine, model)
 
 
 def complete(model: Qwen25VL, prompt: Prompt, padded_ids: ArrayLike, options: GenerationOptions) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -65,17 +66,18 @@ class Start:
     nodes: int = 1
 
 
-def supervise(start: Start, screen: TextIO | None) -> str | None:
+def supervise(start: Start, screen: TextIO | None, stop: threading.Event | None = None) -> str | None:
     """Run the command until its workers are done; rank 0's output goes to `screen` as it comes.
 
     Gives None, or the name of the signal that made the workers stop early. Raises the error of the rank that failed
-    first, as `RankError` or RunError; KeyboardInterrupt after a second request.
+    first, as `RankError` or RunError; KeyboardInterrupt after a second request, or as soon as `stop` is set: outside
+    the main thread no signal comes here, and who has started this there says so.
     """
     with explained(start.logs):
         make_folder(start.logs)
     folder = processes.temporary_folder()
     try:
-        return _Supervisor(start, folder, screen).run()
+        return _Supervisor(start, folder, screen, stop or threading.Event()).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,8 +85,9 @@ def supervise(start: Start, screen: TextIO | None) -> str | None:
 class _Supervisor:
     """One start. `run` is called once."""
 
-    def __init__(self, start: Start, folder: Path, screen: TextIO | None) -> None:
+    def __init__(self, start: Start, folder: Path, screen: TextIO | None, stop: threading.Event) -> None:
         self._start = start
+        self._stop = stop
         self._folder = folder
         self._reader = BoardReader(folder, [place.rank for place in start.places])
         self._tail = LogTail(rank_log(start.logs, 0), screen if start.node == 0 else None)
@@ -172,6 +175,8 @@ class _Supervisor:
                 raise self._stuck(verdicts[0], looks)
             self._follow(request, looks)
             self._ask_others(now)
+            if self._stop.is_set():
+                raise KeyboardInterrupt
             time.sleep(PERIOD_S)
 
     def _show(self) -> None:

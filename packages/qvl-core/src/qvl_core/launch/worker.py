@@ -88,13 +88,15 @@ def _run(words: argparse.Namespace) -> None:
 
     recipe = load_recipe(words.recipe, words.settings)
     options = RunOptions(resume=words.resume, reshard=words.reshard, accept_changes=words.accept_changes)
-    load_worker(recipe.task)(recipe, options)
+    load_worker(words.task or recipe.task)(recipe, options)
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m qvl_core.launch.worker", description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", dest="settings", default=[])
+    # Not the recipe's own: any recipe's weights can answer questions.
+    parser.add_argument("--task", default="")
     parser.add_argument("--resume", default="auto")
     parser.add_argument("--reshard", action="store_true")
     parser.add_argument("--accept-changes", action="store_true")

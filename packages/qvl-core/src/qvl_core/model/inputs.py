@@ -7,6 +7,7 @@ Legend: B rows, T tokens in a padded row, F tokens that are not padding (flat), 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,7 +152,7 @@ def _ordered_patches(
     ):
         counts = grids.prod(axis=1)
         width = spec.vision.patch_dim
-        patches = np.zeros((0, width), np.float32) if values is None else np.asarray(values, np.float32)
+        patches = np.zeros((0, width), np.float32) if values is None else _numbers(name, values)
         if patches.shape != (counts.sum(), width):
             _refuse(name, f"has shape {patches.shape}; the {len(grids)} grids need {(int(counts.sum()), width)}")
         blocks += np.split(patches, np.cumsum(counts)[:-1]) if len(grids) else []
@@ -168,11 +169,21 @@ def _grids(name: str, values: ArrayLike | None) -> NDArray[np.int64]:
 
 
 def _integers(name: str, values: ArrayLike, dims: int) -> NDArray[np.int64]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        _refuse(name, "has rows of different lengths", "pad them, and say where in attention_mask")
     if array.ndim != dims or array.dtype.kind not in "iub":
         _refuse(name, f"is {array.dtype} of shape {array.shape}; {dims} dims of integers are needed")
     return array.astype(np.int64)
 
 
-def _refuse(key: str, message: str, fix: str = "") -> None:
+def _numbers(name: str, values: ArrayLike) -> NDArray[np.float32]:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        _refuse(name, f"is not an array of numbers: {error}")
+
+
+def _refuse(key: str, message: str, fix: str = "") -> NoReturn:
     raise DataError(Problem(where="model input", key=key, message=message, fix=fix))

@@ -38,6 +38,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_precision(draft)
     yield from check_sampling(draft)
     yield from check_rules_fit_benchmark(draft)
+    yield from check_evaluation_during_training(draft)
     yield from check_master(draft)
     yield from check_cpu_machines(draft)
     yield from check_visible_devices(draft)
@@ -163,11 +164,45 @@ def check_sampling(draft: Draft) -> Iterator[Problem]:
         yield warning("generation.temperature", message, "temperature = 0.0, or top_k = 0 to sample among all tokens")
 
 
+# Benchmarks whose answers are compared as they stand, and those of free texts, for which MMMU's rules say nothing.
+_EXACT_ONLY = ("digits_test", "held_out")
+_TEXTS = ("chartqa_test", "docvqa_val")
+
+
 def check_rules_fit_benchmark(draft: Draft) -> Iterator[Problem]:
-    """Refuse scoring rules that do not know the benchmark."""
+    """Refuse scoring rules that do not know the benchmark, and one that is named twice."""
     taken = draft.take("eval.benchmark", "eval.rules")
-    if taken and taken[0] == "digits_test" and taken[1] != "exact":
-        yield error("eval.rules", f'is "{taken[1]}", which has no rules for digits_test', 'rules = "exact"')
+    if taken is None:
+        return
+    benchmark = taken[0]
+    chosen = (taken[1],) if isinstance(taken[1], str) else tuple(taken[1])
+    fix = 'rules = "exact"' if benchmark in _EXACT_ONLY else 'rules = "vlmevalkit-2025-09"'
+    for name in dict.fromkeys(chosen):
+        if not _fits(name, benchmark):
+            yield error("eval.rules", f'is "{name}", which has no rules for {benchmark}', fix)
+        if chosen.count(name) > 1:
+            yield error("eval.rules", f'names "{name}" twice', f"rules = {json.dumps(list(dict.fromkeys(chosen)))}")
+
+
+def _fits(rules: str, benchmark: str) -> bool:
+    if benchmark in _EXACT_ONLY or rules == "exact":
+        return benchmark in _EXACT_ONLY and rules == "exact"
+    if "+" in rules:
+        return benchmark == "mmmu_dev_val"
+    return not (benchmark in _TEXTS and rules.startswith("mmmu-official"))
+
+
+def check_evaluation_during_training(draft: Draft) -> Iterator[Problem]:
+    """Warn of an evaluation that never comes, or of a step count that an evaluation recipe does not have."""
+    taken = draft.take("task", "eval.every")
+    if taken is None or not draft.states("eval"):
+        return
+    task, every = taken
+    if task == "sft" and not every:
+        message = "is 0: the training never evaluates, and [eval] has no effect"
+        yield warning("eval.every", message, "every = 500, or leave [eval] out")
+    if task == "eval" and every:
+        yield warning("eval.every", f'is {every}; it has a meaning with task = "sft" only', "leave it out")
 
 
 def check_master(draft: Draft) -> Iterator[Problem]:

@@ -6,10 +6,14 @@ surrogate pair. None of them gets into a page as anything but visible text.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterable
 from html import escape
 
-_VOID = frozenset({"meta", "input", "img", "br", "hr", "rect", "line", "path", "circle", "polygon"})
+_HTML_VOID = frozenset({"meta", "input", "img", "br", "hr"})
+_VOID = _HTML_VOID | {"rect", "line", "path", "circle", "polygon", "image", "use"}
 
 
 class Html(str):
@@ -29,7 +33,7 @@ def element(name: str, /, *children: Child | Iterable[Child], **attributes: Attr
     """
     head = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
     if name in _VOID and not children:
-        return Html(f"<{name}{head}>" if name in {"meta", "input", "img", "br", "hr"} else f"<{name}{head}/>")
+        return Html(f"<{name}{head}>" if name in _HTML_VOID else f"<{name}{head}/>")
     return Html(f"<{name}{head}>{join(*children)}</{name}>")
 
 
@@ -52,6 +56,25 @@ def style_sheet(css: str) -> Html:
     """Give a style element of our own CSS, which nothing of a record gets into."""
     assert "</" not in css
     return Html(f"<style>\n{css}</style>")
+
+
+def script(code: str) -> Html:
+    """Give a script element of our own code, which nothing of a record gets into."""
+    assert "</script" not in code.lower()
+    assert "<!--" not in code
+    return Html(f"<script>\n{code}</script>")
+
+
+def data_block(id_: str, value: object) -> Html:
+    """Give a value as JSON that a script of the page reads; browsers do not run it."""
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return Html(f'<script type="application/json" id="{escaped(id_)}">{text}</script>')
+
+
+def policy_hash(block: Html) -> str:
+    """Give what a Content-Security-Policy names a style or script element by: the sha256 of what stands in it."""
+    text = block[block.index(">") + 1 : block.rindex("</")]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
 def document(head: Html, body: Html, *, mark: str) -> str:

@@ -1,24 +1,29 @@
-"""The frame of our pages: one file, no script, nothing loaded from anywhere, light and dark, desk and phone."""
+"""The frame of our pages: one file, nothing loaded from anywhere, light and dark, desk and phone, rarely a script."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
-from qvl_data.inspection.markup import Child, Html, document, element, join, style_sheet
-from qvl_data.inspection.page_file import MARK
+from qvl_data.inspection.markup import Child, Html, document, element, join, policy_hash, script, style_sheet
+from qvl_data.inspection.page_file import DATA_PAGE, mark
 
 # A browser that obeys it runs nothing and fetches nothing, whatever a record managed to smuggle in.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, *parts: Child | Iterable[Child], css: str = "") -> str:
-    """Give a whole page of a title and the children of its `main`; `css` is added to that of all pages."""
-    sheet = files("qvl_data.inspection").joinpath("page.css").read_text(encoding="utf-8")
+def page(title: str, *parts: Child | Iterable[Child], css: str = "", code: str = "", maker: str = DATA_PAGE) -> str:
+    """Give a whole page of a title and the children of its `main`; `css` is added to that of all pages.
+
+    `code` is the page's own script. A page that has one allows it and its style sheet by their hashes and no other,
+    so that no element of it can have a `style` or an event attribute. `maker` is the command that writes the page.
+    """
+    sheet = style_sheet(files("qvl_data.inspection").joinpath("page.css").read_text(encoding="utf-8") + css)
+    own = script(code) if code else None
     head = join(
         element("meta", charset="utf-8"),
         "\n",
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(sheet, own)),
         "\n",
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         "\n",
@@ -26,17 +31,24 @@ def page(title: str, *parts: Child | Iterable[Child], css: str = "") -> str:
         "\n",
         element("title", title),
         "\n",
-        style_sheet(sheet + css),
+        sheet,
     )
-    return document(head, element("main", *parts), mark=MARK)
+    return document(head, join(element("main", *parts), own), mark=mark(maker))
 
 
-def card(title: str, *parts: Child | Iterable[Child]) -> Html:
-    """Give a section with its heading."""
-    return element("section", "\n", element("h2", title), *parts, "\n", class_="card")
+def _policy(sheet: Html, own: Html | None) -> str:
+    if own is None:
+        return POLICY
+    rules = f"style-src {policy_hash(sheet)}; script-src {policy_hash(own)}"
+    return f"default-src 'none'; img-src data:; {rules}; base-uri 'none'; form-action 'none'"
 
 
-def tile(value: str, label: str, note: str = "") -> Html:
+def card(title: str, *parts: Child | Iterable[Child], id: str | None = None) -> Html:  # noqa: A002 - the attribute
+    """Give a section with its heading; `id` is where links of the page lead to."""
+    return element("section", "\n", element("h2", title), *parts, "\n", class_="card", id=id)
+
+
+def tile(value: Child, label: Child, note: str = "") -> Html:
     """Give one large figure with what it is."""
     return element("div", element("b", value), element("span", label), element("span", note or None), class_="tile")
 

@@ -84,10 +84,19 @@ def load_image(
 
 def decode_image(data: bytes, *, max_source_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:
     """Give the RGB image of the bytes of an image file. Raises ImageError."""
+    return _upright(_open(data, max_source_pixels))
+
+
+def decode_reduced(data: bytes, side: int, *, max_source_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:
+    """Give the RGB image of an image file; a JPEG is reduced while it is decoded, its longer side to `side` at least.
+
+    Several times as fast for photographs; for thumbnails, not for a model. Raises ImageError.
+    """
     image = _open(data, max_source_pixels)
-    _load(image)
-    turn = _TURNS.get(_orientation(image))
-    return to_rgb(image if turn is None else image.transpose(turn))
+    if image.format in ("JPEG", "MPO"):
+        longest = max(image.size)
+        image.draft(None, (max(1, image.width * side // longest), max(1, image.height * side // longest)))
+    return _upright(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -140,6 +149,13 @@ def _load(image: Image.Image) -> None:
         image.load()
     except Exception as error:  # As above; the message is Pillow's, which is short and names the reason.
         raise ImageError(f"cannot be decoded: {_short(error)}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an opened image, turn it as its EXIF says, and give it as RGB. Raises ImageError."""
+    _load(image)
+    turn = _TURNS.get(_orientation(image))
+    return to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:

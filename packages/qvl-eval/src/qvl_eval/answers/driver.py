@@ -10,7 +10,7 @@ from qvl_eval.answers.job import Finish, Job, Piece, Scheduler
 from qvl_eval.answers.text_stream import TextStream
 
 if TYPE_CHECKING:
-    from qvl_eval.answers.model import LoadedModel
+    from qvl_eval.answers.opening import AnsweringModel
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -91,17 +91,14 @@ def answer_all(driver: Driver, jobs: Iterable[Job], *, ahead: int) -> Iterator[P
         yield from driver.step() if driver.jobs else ()
 
 
-def window_of(loaded: LoadedModel) -> int:
+def window_of(loaded: AnsweringModel) -> int:
     """Give how many tokens prompt and answer may have together."""
     return int(loaded.processor.spec.text.max_position_embeddings)
 
 
-def make_driver(loaded: LoadedModel, *, slots: int, max_tokens: int) -> Driver:
-    """Make a driver over a new scheduler of the loaded model."""
-    from qvl_core.generate.scheduler import Scheduler as CoreScheduler
-
-    scheduler = CoreScheduler(loaded.model, slots=slots, max_tokens=max_tokens)
-    return Driver(scheduler, loaded.processor.chat.decode)
+def make_driver(loaded: AnsweringModel, *, slots: int, max_tokens: int) -> Driver:
+    """Make a driver over a new scheduler of the model; bounds are those of each replica."""
+    return Driver(loaded.scheduler(slots=slots, max_tokens=max_tokens), loaded.processor.chat.decode)
 
 
 def _request(job: Job) -> Any:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from qvl_core.errors import InputError, QvlError
+
 from qvl_eval.answers.driver import Driver
 from qvl_eval.answers.job import Job, Piece
 
@@ -19,6 +21,7 @@ Listener: TypeAlias = Callable[[Piece], None]
 
 # A model that fails this many steps in a row will not recover.
 MAX_FAILURES = 3
+ENDED = "the engine failed: a process that holds the model has ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class EngineThread:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.state = EngineState()
+        self.error: QvlError | None = None
+        """What ended the engine, where it is meant for people."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -74,6 +79,10 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._loop()
+        except QvlError as error:
+            # The end of the processes that hold the model, as their launcher tells it: no new scheduler could mend it.
+            self.error = error
+            self._fail_all(ENDED)
         except Exception:
             logger.exception("the engine's thread failed")
         finally:
@@ -88,6 +97,8 @@ class EngineThread:
             try:
                 pieces = driver.step() if driver.jobs else []
                 failures = 0 if pieces else failures
+            except QvlError:
+                raise
             except Exception as error:
                 logger.exception("the engine failed")
                 failures += 1
@@ -120,6 +131,11 @@ class EngineThread:
             self._listeners[job.job_id] = listener
             try:
                 driver.submit(job)
+            except InputError as error:
+                self._deliver(_failed(job.job_id, str(error)))
+            except QvlError:
+                self._deliver(_failed(job.job_id, ENDED))
+                raise
             except Exception as error:
                 self._deliver(_failed(job.job_id, str(error)))
 

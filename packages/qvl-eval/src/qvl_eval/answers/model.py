@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qvl_core.errors import Problem, RecipeError
+import typer
 from qvl_core.params import parameter_count
-from qvl_core.weights_fit import open_weights
+from qvl_core.weights_fit import answering_notes, open_adapter_of, open_weights
+
+from qvl_eval.answers.job import Scheduler
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from qvl_core.generate import GenerationOptions
     from qvl_core.model import Qwen25VL
     from qvl_core.recipe import Recipe
@@ -27,34 +33,88 @@ class LoadedModel:
     processor: Processor
     options: GenerationOptions
 
+    @property
+    def replicas(self) -> int:
+        """Count the copies that answer: one."""
+        return 1
 
-def require_one_process(recipe: Recipe, what: str) -> None:
-    """Raise RecipeError for a layout of several processes."""
-    if recipe.parallel.world_size > 1:
-        message = f"the layout has {recipe.parallel.world_size} processes; this version of {what} runs in one"
-        fix = "--set layout.tp=1 --set layout.pp=1 --set layout.dp=1"
-        raise RecipeError(Problem(where=recipe.path, key="layout", message=message, fix=fix))
+    def scheduler(self, *, slots: int, max_tokens: int) -> Scheduler:
+        """Give a new scheduler of the model."""
+        from qvl_core.generate.scheduler import Scheduler as CoreScheduler
+
+        return CoreScheduler(self.model, slots=slots, max_tokens=max_tokens)
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Do nothing: the model ends with this process."""
+
+
+def open_for_answers(recipe: Recipe) -> HFFolder | ShardedFolder:
+    """Open the recipe's weights to answer with them, in whatever layout they are.
+
+    Raises WeightsError, for what is wrong with the adapter on top as well.
+    """
+    return open_weights(recipe, use="answers")
+
+
+def weights_digest(recipe: Recipe) -> str:
+    """Give one hash for the model that answers: the folder of its weights and the adapter on top.
+
+    Raises WeightsError.
+    """
+    from qvl_eval.protocol import model_digest
+
+    digest, adapter = model_digest(open_for_answers(recipe)), open_adapter_of(recipe)
+    return digest if adapter is None else hashlib.sha256(f"{digest} {adapter.identity}".encode()).hexdigest()
+
+
+def note_weights(recipe: Recipe) -> None:
+    """Say on stderr what is done with the weights while they are loaded; nothing where they are taken as they are."""
+    for note in answering_notes(recipe):
+        typer.echo(f"qvl: {note}", err=True)
 
 
 def load_model(recipe: Recipe, *, reshard: bool = False) -> LoadedModel:
     """Load processor and model of the recipe's weights, one process. Raises WeightsError, NotInstalledError.
 
-    With `reshard` a sharded folder may have another layout.
+    A sharded folder may have any layout, with `reshard` or without.
     """
     from qvl_core import device
 
-    weights = open_weights(recipe, reshard=reshard)
+    weights = open_for_answers(recipe)
     # Before the model: a broken tokenizer or processor is told in a second, not after the weights are read.
     processor = processor_of(recipe, weights)
+    note_weights(recipe)
     device.prepare(recipe.launch.device)
     device.confine_small_model(parameter_count(recipe.spec))
     device.require_mindspore()
-    model = _load_weights(recipe, weights)
-    model.set_train(False)
-    from qvl_core.generate import changed_options
+    from qvl_core.generate import read_generation_config
+    from qvl_core.model import Qwen25VL
 
-    options = changed_options(model.generation_defaults, generation_options(recipe.generation))
-    return LoadedModel(model=model, processor=processor, options=options)
+    # One process, which is the first and only rank of its layout.
+    model = Qwen25VL.from_spec(recipe.spec, local_weights(recipe, 0, 0), dtype=recipe.model.dtype or "float32")
+    model.generation_defaults = read_generation_config(weights.path)
+    model.set_train(False)
+    return LoadedModel(model=model, processor=processor, options=answering_options(recipe, weights))
+
+
+def answering_options(recipe: Recipe, weights: HFFolder | ShardedFolder) -> GenerationOptions:
+    """Give the recipe's options with the stop tokens of the weights' folder."""
+    from qvl_core.generate import changed_options, read_generation_config
+
+    return changed_options(read_generation_config(weights.path), generation_options(recipe.generation))
+
+
+def local_weights(recipe: Recipe, pp: int, tp: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield name and values of what a rank of the recipe's layout holds of its weights, with the adapter merged in."""
+    from qvl_core.weights.local_tensors import local_values
+    from qvl_core.weights.lora import merged_values
+    from qvl_core.weights.whole_tensors import whole_tensors_of
+
+    source, adapter = whole_tensors_of(open_for_answers(recipe)), open_adapter_of(recipe)
+    if adapter is None:
+        yield from local_values(source, recipe.parallel, pp, tp)
+    else:
+        yield from merged_values(source, adapter, recipe.parallel, pp, tp)
 
 
 def processor_of(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Processor:
@@ -65,19 +125,6 @@ def processor_of(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Processor
     return load_processor(
         weights.path, recipe.spec, min_pixels=image.min_pixels, max_pixels=image.max_pixels, video=recipe.data.video
     )
-
-
-def _load_weights(recipe: Recipe, weights: HFFolder | ShardedFolder) -> Qwen25VL:
-    from qvl_core.generate import read_generation_config
-    from qvl_core.model import Qwen25VL
-    from qvl_core.weights.local_tensors import local_values
-    from qvl_core.weights.whole_tensors import whole_tensors_of
-
-    # One process, which is the first and only rank of its layout.
-    arrays = local_values(whole_tensors_of(weights), recipe.parallel, 0, 0)
-    model = Qwen25VL.from_spec(recipe.spec, arrays, dtype=recipe.model.dtype or "float32")
-    model.generation_defaults = read_generation_config(weights.path)
-    return model
 
 
 def generation_options(generation: GenerationSection) -> dict[str, Any]:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
+import typer
 from qvl_core.errors import DataError, Problem, RecipeError
 from qvl_core.input_file import printable, read_regular_file
 
+BACKLOG = 256
 _TOKEN = re.compile(rb"[\x21-\x7e]{16,1024}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 
 
 def read_token(path: Path | None) -> bytes | None:
-    """Give the token of a file: one line of 16 to 1024 visible ASCII characters. Raises DataError; shows none of it."""
+    """Give the token of a file: one line of 16 to 1024 visible ASCII characters. Raises DataError; shows none of it.
+
+    A file that others may write to is refused, one that they may read is warned of: secrets of containers often are.
+    """
     if path is None:
         return None
     token = read_regular_file(path, limit=4096, error_type=DataError).strip()
+    mode = path.stat().st_mode
+    if mode & stat.S_IWOTH:
+        problem = "every user of this machine can replace the token in it"
+        raise DataError(Problem(where=printable(str(path)), key="--token-file", message=problem, fix=_chmod(path)))
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        typer.echo(f"qvl: warning: {printable(str(path))} can be read by other users: {_chmod(path)}", err=True)
     if not _TOKEN.fullmatch(token):
         message = f"holds no token: one line of 16 to 1024 visible ASCII characters; it has {len(token)} bytes"
-        fix = f'python -c "import secrets; print(secrets.token_urlsafe(32))" > {path}'
+        fix = f'python -c "import secrets; print(secrets.token_urlsafe(32))" > {shlex.quote(printable(str(path)))}'
         raise DataError(Problem(where=printable(str(path)), key="--token-file", message=message, fix=fix))
     return token
 
@@ -71,8 +84,25 @@ def bind(host: str, port: int, *, has_token: bool) -> socket.socket:
             return _bound(socket.socket(family, kind, protocol), address)
         except OSError as error:
             reason = error.strerror or str(error)
+    raise _in_use(host, port, reason)
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients in. Raises RecipeError where another process listens since `bind`, which Linux allows until then."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _in_use(host, port, error.strerror or str(error)) from None
+
+
+def _in_use(host: str, port: int, reason: str) -> RecipeError:
     message = f"{host}:{port} cannot be listened on: {reason}"
-    raise RecipeError(Problem(where="qvl serve", key="--port", message=message, fix="--port 0"))
+    return RecipeError(Problem(where="qvl serve", key="--port", message=message, fix="--port 0"))
+
+
+def _chmod(path: Path) -> str:
+    return f"chmod 600 {shlex.quote(printable(str(path)))}"
 
 
 def _bound(listener: socket.socket, address: Any) -> socket.socket:

@@ -31,6 +31,9 @@ from qvl_eval.serve.wire import ChatRequest, parse_request, require_text
 T = TypeVar("T")
 # Decoding images and tokenising beside the engine; more threads would only take its processor.
 _THREADS = 2
+# A text of more characters for each token of the window does not fit into it; tokenising it would say so after seconds,
+# in which nobody else is served.
+_CHARACTERS_A_TOKEN = 8
 # Requests beside those in slots that are made ready, so that a slot that falls free finds one.
 _READY = 2
 
@@ -46,6 +49,7 @@ class Served:
     options: GenerationOptions
     make_job: MakeJob
     slots: int
+    held_tokens: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,21 +71,33 @@ class Answering:
         self._media = media
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
+        # Of its own: what is wrong with a request is told while the videos of others are decoded.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
+        self._most_characters = min(limits.text_characters, _CHARACTERS_A_TOKEN * served.window)
         self._turns = asyncio.Semaphore(served.slots + _READY)
         self.places = 0
         """Requests that are answered or wait."""
         self.cut = 0
         """Requests that the end of the server cut short."""
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[Place]:
-        """Hold a place. Raises Refusal, a 429, where all are taken, and a 503 where the engine has stopped."""
+    @property
+    def waiting(self) -> int:
+        """Count the requests whose answer has not begun."""
+        return max(0, self.places - self.engine.state.active)
+
+    def check_room(self) -> None:
+        """Raise Refusal, a 429, where all places are taken, and a 503 where the engine has stopped."""
         if self.engine.state.is_dead:
             raise Refusal(status=503, message="the engine has stopped; see the server's log")
         most = self.served.slots + self.limits.queue
         if self.places >= most:
             text = f"{most} requests are answered or wait; try again"
             raise Refusal(status=429, message=text, code="server_busy", headers=RETRY)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """Hold a place. Raises what `check_room` raises."""
+        self.check_room()
         self.places += 1
         try:
             yield Place()
@@ -90,7 +106,7 @@ class Answering:
 
     async def read(self, data: bytes) -> ChatRequest:
         """Parse and check what needs no media. Raises Refusal."""
-        return await self._in_thread(functools.partial(self._parsed, data))
+        return await self._in_thread(functools.partial(self._parsed, data), self._parser)
 
     async def pieces(self, request: ChatRequest, place: Place) -> AsyncGenerator[tuple[int, Piece], None]:
         """Give the pieces of the answer as they come, each with the number of the question's tokens.
@@ -98,7 +114,7 @@ class Answering:
         Leaving early stops the answer's work. Raises Refusal.
         """
         async with self._turns:
-            job = await self._in_thread(functools.partial(self._job, request))
+            job = await self._in_thread(functools.partial(self._job, request), self._pool)
             queue: asyncio.Queue[Piece] = asyncio.Queue()
             loop = asyncio.get_running_loop()
 
@@ -109,13 +125,17 @@ class Answering:
             job_id, prompt_tokens = job.job_id, job.prompt_tokens
             # Its patches are the engine's from here on, for as long as that needs them.
             del job
-            new_tokens, finish = 0, "cancelled"
+            new_tokens, before, finish = 0, place.started, "cancelled"
             try:
                 while True:
                     piece = await queue.get()
-                    if not new_tokens and piece.new_tokens:
-                        self._metrics.first_token(time.monotonic() - place.started)
-                    new_tokens = piece.new_tokens
+                    now = time.monotonic()
+                    if piece.new_tokens > new_tokens:
+                        if new_tokens:
+                            self._metrics.next_tokens(now - before, piece.new_tokens - new_tokens)
+                        else:
+                            self._metrics.first_token(now - place.started)
+                        new_tokens, before = piece.new_tokens, now
                     finish = piece.finish or finish
                     yield prompt_tokens, piece
                     if piece.finish is not None:
@@ -132,19 +152,19 @@ class Answering:
 
     def close(self) -> None:
         """End the threads that prepare."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._parser):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _parsed(self, data: bytes) -> ChatRequest:
-        request = parse_request(data)
+        request = parse_request(data, messages=self.limits.messages, values=self.limits.values)
         if request.model != self.served.name:
             text = f"the model {request.model[:80]!a} is not here; this server has {self.served.name}"
             raise Refusal(status=404, message=text, param="model", code="model_not_found")
-        if len(request.messages) > self.limits.messages:
-            raise bad_request(f"more than {self.limits.messages} messages", "messages")
-        require_text(request, limit=self.limits.text_characters)
+        require_text(request, limit=self._most_characters)
+        self._media.check(request)
         self._check_stops(request)
         self._wanted_tokens(request)
         return request

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+import uuid
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -14,22 +16,26 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qvl_eval.serve.answering import Answering
-from qvl_eval.serve.body import BodyBudget
+from qvl_eval.serve.body import RETRY, BodyBudget
 from qvl_eval.serve.completions import Completions
+from qvl_eval.serve.connection import Connections
 from qvl_eval.serve.guard import Access, Guard
 from qvl_eval.serve.metrics import CONTENT_TYPE, Metrics
 from qvl_eval.serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
 
 class Routes:
     """The small endpoints."""
 
-    def __init__(self, answering: Answering, metrics: Metrics, budget: BodyBudget) -> None:
+    def __init__(self, answering: Answering, metrics: Metrics, budget: BodyBudget, connections: Connections) -> None:
         self._answering = answering
         self._metrics = metrics
         self._budget = budget
+        self._connections = connections
         self._started = int(time.time())
 
     async def models(self, _: Request) -> Response:
@@ -56,9 +62,12 @@ class Routes:
         stepping = time.monotonic() - state.step_started_s if state.step_started_s else 0.0
         gauges = {
             "qvl_requests_in_house": (answering.places, "Requests that are answered or wait."),
+            "qvl_requests_waiting": (answering.waiting, "Requests whose answer has not begun."),
             "qvl_slots_active": (state.active, "Answers under way."),
             "qvl_slots": (answering.served.slots, "Answers that may be under way."),
             "qvl_tokens_held": (state.tokens_held, "Tokens in the cache of keys and values."),
+            "qvl_tokens_room": (answering.served.held_tokens, "Tokens that this cache has room for."),
+            "qvl_connections": (self._connections.open, "Open connections."),
             "qvl_body_bytes_held": (self._budget.held, "Bytes of request bodies that are held."),
             "qvl_step_seconds": (stepping, "For how long the engine has been in its present step."),
             "qvl_engine_up": (0 if state.is_dead else 1, "Whether the engine runs."),
@@ -70,10 +79,10 @@ class Routes:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "qvl"}
 
 
-def build_app(answering: Answering, metrics: Metrics, access: Access) -> ASGIApp:
+def build_app(answering: Answering, metrics: Metrics, access: Access, connections: Connections) -> ASGIApp:
     """Put routes, counting and guard together."""
     budget = BodyBudget(answering.limits.bodies_bytes)
-    routes = Routes(answering, metrics, budget)
+    routes = Routes(answering, metrics, budget, connections)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", Completions(answering, budget), methods=["POST"]),
@@ -86,11 +95,11 @@ def build_app(answering: Answering, metrics: Metrics, access: Access) -> ASGIApp
     )
     # Paths are what they are: no redirect sends a client, and its token, to another place.
     app.router.redirect_slashes = False
-    return _Counted(Guard(app, access), metrics.response)
+    return _Outside(Guard(_NotTooMany(app, connections), access), metrics.response)
 
 
-class _Counted:
-    """Counts the statuses of responses, those of the guard included."""
+class _Outside:
+    """Counts the statuses of responses and gives each request an id, those that the guard refuses included."""
 
     def __init__(self, app: ASGIApp, count: Callable[[int], None]) -> None:
         self._app = app
@@ -100,9 +109,34 @@ class _Counted:
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._count(message["status"])
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        request_id = _request_id(scope)
         await self._app(scope, receive, counting)
+
+
+class _NotTooMany:
+    """Answers with 503 where there are more connections than allowed; what watches the server gets its answer."""
+
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
+        self._app = app
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = self._connections.most
+        if self._connections.open <= most or scope["path"] in ("/health", "/metrics"):
+            await self._app(scope, receive, send)
+            return
+        text = f"more than {most} connections are open; try again"
+        refusal = Refusal(status=503, message=text, code="server_busy", headers={**RETRY, "connection": "close"})
+        await refusal.response()(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """Give the client's own id of a request if it is a plain one, else a new one."""
+    given = [value for name, value in scope.get("headers", ()) if name == b"x-request-id"]
+    return given[0] if len(given) == 1 and _PLAIN_ID.fullmatch(given[0]) else b"req_" + uuid.uuid4().hex.encode()
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -49,8 +49,10 @@ class Completions:
         request = Request(scope, receive)
         answering = self._answering
         try:
-            with answering.place() as place:
-                async with Body(request, answering.limits, self._budget) as body:
+            # Before anything is read; the place itself is taken after that, so that who sends slowly holds none.
+            answering.check_room()
+            async with Body(request, answering.limits, self._budget) as body:
+                with answering.place() as place:
                     asked = await answering.read(body.data)
                     # Its texts and images are in `asked` now, and counted for as long.
                     body.data = b""

@@ -30,6 +30,8 @@ class Limits:
     image_pixels: int = 33_554_432
     """Of an image as it is sent, by its header; what the model sees is bounded by data.image.max_pixels."""
     messages: int = 1000
+    values: int = 50_000
+    """Of a request's JSON: numbers, texts, lists, objects and keys."""
     text_characters: int = 2_000_000
     """Of all texts of a request."""
     stops: int = 4

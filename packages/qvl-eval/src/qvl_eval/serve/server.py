@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 import typer
 from qvl_core.errors import EXIT_FAILED, NotInstalledError
 
+from qvl_eval.serve.ending import Ending
 from qvl_eval.serve.limits import Limits
 
 if TYPE_CHECKING:
     import uvicorn
     from qvl_core.recipe import Recipe
+    from qvl_core.tasks import StartWorkers
     from starlette.types import ASGIApp
 
     from qvl_eval.answers.engine_thread import EngineThread
-    from qvl_eval.answers.model import LoadedModel
+    from qvl_eval.answers.opening import AnsweringModel
     from qvl_eval.serve.answering import Served
     from qvl_eval.serve.guard import Access
 
@@ -46,36 +48,48 @@ class ServerOptions:
     limits: Limits
 
 
-def run_server(recipe: Recipe, options: ServerOptions) -> int:
+def run_server(recipe: Recipe, options: ServerOptions, start_workers: StartWorkers | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C and give the exit code: 1 if requests were cut short, else 0.
 
-    Raises InputError before anything is loaded, NotInstalledError.
+    `start_workers` is there where the layout has several processes. Raises InputError before anything is loaded,
+    NotInstalledError, and the launcher's error where a worker has failed.
     """
     _require_installed()
     from qvl_eval.answers.driver import make_driver
     from qvl_eval.answers.engine_thread import EngineThread
-    from qvl_eval.answers.model import load_model, require_one_process
+    from qvl_eval.answers.opening import open_model
     from qvl_eval.serve.access_rules import bind, checked_root, host_names, read_token
     from qvl_eval.serve.guard import Access
 
-    require_one_process(recipe, "qvl serve")
     access = Access(token=read_token(options.token_file), names=host_names(options.allowed_hosts))
     root = checked_root(options.allow_root)
-    with bind(options.host, options.port, has_token=access.token is not None) as listener:
-        loaded = load_model(recipe)
+    with (
+        bind(options.host, options.port, has_token=access.token is not None) as listener,
+        open_model(recipe, start_workers) as loaded,
+    ):
+        served = _served(recipe, loaded, options)
+
+        def begin(stop: Callable[[], None]) -> None:
+            # Without its workers a server can answer nobody: it ends as by SIGTERM, and says why.
+            loaded.when_ended(stop)
+            typer.echo(_greeting(listener, served, options))
+
         engine = EngineThread(
             functools.partial(make_driver, loaded, slots=options.slots, max_tokens=options.held_tokens)
         )
-        return serve(
+        code = serve(
             engine,
-            _served(recipe, loaded, options),
+            served,
             limits=options.limits,
             access=access,
             root=root,
             listener=listener,
             drain_s=options.drain_s,
-            on_start=lambda _: typer.echo(_greeting(listener)),
+            on_start=begin,
         )
+        if engine.error is not None:
+            raise engine.error
+        return code
 
 
 def serve(
@@ -94,63 +108,83 @@ def serve(
     `on_start` is called once the socket listens, with a function that does what SIGTERM does; signals reach the main
     thread only.
     """
+    from qvl_eval.serve.access_rules import listen
     from qvl_eval.serve.answering import Answering
     from qvl_eval.serve.app import build_app
+    from qvl_eval.serve.connection import Connections, connections_within_reach, timed_connection
     from qvl_eval.serve.media import MediaRules
     from qvl_eval.serve.metrics import Metrics
 
-    metrics = Metrics()
+    metrics, connections = Metrics(), Connections(most=connections_within_reach(limits.connections))
     answering = Answering(engine, served, limits, MediaRules(limits=limits, root=root), metrics)
-    engine.start()
-    try:
-        _listen(build_app(answering, metrics, access), listener, limits, drain_s, on_start)
-    finally:
-        answering.close()
-        has_ended = engine.stop(_STOP_S)
+    listen(listener)
+    ending = Ending()
+    # Until all has ended: a signal that is told twice must not kill what the first one brings to its end.
+    with ending.by_signals():
+        engine.start()
+        try:
+            app = build_app(answering, metrics, access, connections)
+            _run(app, listener, timed_connection(limits, connections), drain_s, ending, on_start)
+        finally:
+            answering.close()
+            has_ended = engine.stop(_STOP_S)
     if answering.cut:
         typer.echo(f"qvl: {answering.cut} requests were cut short", err=True)
     return EXIT_FAILED if answering.cut or not has_ended else 0
 
 
-def _greeting(listener: socket.socket) -> str:
+def _greeting(listener: socket.socket, served: Served, options: ServerOptions) -> str:
     host, port = listener.getsockname()[:2]
-    return f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+    shown = f"[{host}]" if ":" in host else host
+    guard = "asks for the token" if options.token_file else "asks for no token"
+    return (
+        f"model {served.name}: {served.slots} answers at a time, {options.limits.queue} requests may wait, "
+        f"{served.window:,} tokens for prompt and answer; {guard}\n"
+        f"listening at http://{shown}:{port}/v1 (Ctrl-C or SIGTERM ends it)"
+    )
 
 
-def _listen(
+def _run(
     app: ASGIApp,
     listener: socket.socket,
-    limits: Limits,
+    connection: type[asyncio.Protocol],
     drain_s: float,
+    ending: Ending,
     on_start: Callable[[Callable[[], None]], None],
 ) -> None:
     import uvicorn
 
-    from qvl_eval.serve.connection import timed_connection
+    from qvl_eval.serve.access_rules import BACKLOG
+
+    class _Server(uvicorn.Server):
+        """Leaves signals to us: uvicorn's own would die of them once drained, whatever the exit code."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
 
     config = uvicorn.Config(
         app,
-        http=timed_connection(limits),
+        http=connection,
         ws="none",
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        # Not a line for whatever a port scanner sends.
+        log_level="error",
         access_log=False,
         server_header=False,
         # A proxy's word for who the client is decides nothing here.
         proxy_headers=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(drain_s)),
         timeout_keep_alive=30,
-        backlog=256,
+        backlog=BACKLOG,
     )
-    server = _server_class()(config)
-
-    def stop() -> None:
-        server.should_exit = True
+    server = _Server(config)
+    ending.ends(server)
 
     async def run() -> None:
-        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, stop)))
+        watching = asyncio.ensure_future(_when_started(server, functools.partial(on_start, ending.tell)))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -165,31 +199,7 @@ async def _when_started(server: uvicorn.Server, tell: Callable[[], None]) -> Non
     tell()
 
 
-def _server_class() -> type[uvicorn.Server]:
-    import signal
-    import threading
-
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """Ends a drained server with exit code 0; uvicorn's own would end by the signal again."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for one, handler in before.items():
-                    signal.signal(one, handler)
-
-    return Server
-
-
-def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Served:
+def _served(recipe: Recipe, loaded: AnsweringModel, options: ServerOptions) -> Served:
     from qvl_eval.answers.driver import window_of
     from qvl_eval.answers.job import make_job
     from qvl_eval.serve.answering import Served
@@ -200,7 +210,8 @@ def _served(recipe: Recipe, loaded: LoadedModel, options: ServerOptions) -> Serv
         window=window,
         options=loaded.options,
         make_job=functools.partial(make_job, loaded.processor, window=window),
-        slots=options.slots,
+        slots=options.slots * loaded.replicas,
+        held_tokens=options.held_tokens * loaded.replicas,
     )
 
 

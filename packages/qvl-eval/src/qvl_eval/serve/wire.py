@@ -1,19 +1,20 @@
 """The request body of /v1/chat/completions as pydantic models, and the JSON that goes back.
 
 What is not supported is refused by name rather than left out: a client that asks for tools must not get prose. Fields
-that change nothing about an answer (`user`, `metadata`, `store`, `service_tier`) are taken and not used.
+that change nothing about an answer (`user`, `metadata`, `store`, `service_tier` and the like) are taken and not used.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Annotated, Any, Literal, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from qvl_core.input_file import printable
 
 from qvl_eval.questions import is_text
+from qvl_eval.serve.json_body import read_json
 from qvl_eval.serve.refusal import bad_request
 
 # Of a message of a validation error that echoes what the client sent.
@@ -55,11 +56,32 @@ class VideoPart(_Wire):
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
+def _text_or_list(content: object) -> str | None:
+    if isinstance(content, str):
+        return "text"
+    return "list" if isinstance(content, list) else None
+
+
+def _told_apart(wanted: str) -> Discriminator:
+    """Tell a text from a list by hand, so that what is wrong with an element is said of the element."""
+    return Discriminator(_text_or_list, custom_error_type="text_or_list", custom_error_message=wanted)
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Part], Field(min_length=1), Tag("list")],
+    _told_apart("Input should be a text or a list of parts"),
+]
+Stop = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[str], Tag("list")],
+    _told_apart("Input should be a text or a list of texts"),
+]
+
+
 class WireMessage(_Wire):
     """A message. What a client sends back of an earlier answer beside its text has to be empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Content
     name: str | None = None
     refusal: None = None
     annotations: list[None] | None = Field(default=None, max_length=0)
@@ -88,19 +110,19 @@ class ChatRequest(_Wire):
     messages: list[WireMessage] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=100, strict=False, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1, strict=False, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=0, le=10_000_000)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100, strict=False, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: str | list[str] | None = None
+    stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    presence_penalty: float | None = Field(default=None, ge=0, le=0, strict=False)
-    frequency_penalty: float | None = Field(default=None, ge=0, le=0, strict=False)
+    n: int | None = Field(default=None, ge=1, le=1)
+    presence_penalty: float | None = Field(default=None, ge=0, le=0)
+    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=0)
     logit_bias: dict[str, float] | None = Field(default=None, max_length=0)
     response_format: ResponseFormat | None = None
     tools: list[None] | None = Field(default=None, max_length=0)
@@ -111,6 +133,14 @@ class ChatRequest(_Wire):
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @model_validator(mode="after")
+    def _is_a_stream_where_it_has_options(self) -> ChatRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options are for streams: stream is not true")
+        return self
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -123,22 +153,37 @@ class ChatRequest(_Wire):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def parse_request(data: bytes) -> ChatRequest:
-    """Read a body. Raises Refusal, a 400 that names the field."""
+def parse_request(data: bytes, *, messages: int, values: int) -> ChatRequest:
+    """Read a body of at most so many messages and JSON values. Raises Refusal, a 400 that names the field."""
     try:
-        content = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        content = read_json(data, values=values)
     except (ValueError, RecursionError) as error:
-        raise bad_request(f"the body is not JSON in UTF-8: {printable(str(error), _SHOWN)}") from None
+        raise bad_request(f"the body cannot be read as JSON in UTF-8: {printable(str(error), _SHOWN)}") from None
     if not isinstance(content, dict):
         raise bad_request(f"the body is {type(content).__name__}; a JSON object is wanted")
+    # Before the models see them, which would collect an error for each.
+    if isinstance(content.get("messages"), list) and len(content["messages"]) > messages:
+        raise bad_request(f"more than {messages} messages", "messages")
     try:
-        request = ChatRequest.model_validate(content)
+        return ChatRequest.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         # Names of fields are the client's own words.
-        param = printable(".".join(str(part) for part in first["loc"]), _SHOWN)
-        raise bad_request(printable(f"{param}: {first['msg']}", _SHOWN), param or None) from None
-    return request
+        param = printable(".".join(map(str, _place(first["loc"]))), _SHOWN)
+        if not param:
+            raise bad_request(printable(first["msg"], _SHOWN), "stream_options") from None
+        raise bad_request(printable(f"{param}: {first['msg']}", _SHOWN), param) from None
+
+
+def _place(found: Sequence[int | str]) -> list[int | str]:
+    """Give the path of a validation error without the names of the alternatives that pydantic puts in between."""
+    place = list(found)
+    if place[:1] == ["messages"] and place[2:3] == ["content"]:
+        del place[3:4]  # text or parts
+        del place[4:5]  # the type of a part, behind its number
+    elif place[:1] == ["stop"]:
+        del place[1:2]
+    return place
 
 
 def texts_of(request: ChatRequest) -> list[str]:
@@ -199,7 +244,3 @@ def usage(prompt_tokens: int, new_tokens: int) -> dict[str, int]:
 
 def _head(answer_id: str, model: str, kind: str) -> dict[str, Any]:
     return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")

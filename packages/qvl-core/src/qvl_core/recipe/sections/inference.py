@@ -52,6 +52,6 @@ class InferSection(Section):
         default=8,
         ge=1,
         le=1024,
-        description="Questions that are answered at a time, 1 to 1024. Default 8.",
+        description="Questions that are answered at a time by each replica, 1 to 1024. Default 8.",
         examples=[8],
     )

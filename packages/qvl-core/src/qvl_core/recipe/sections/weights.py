@@ -23,3 +23,9 @@ class WeightsSection(Section):
         "Default 'checkpoint': fine-tuning.",
         examples=["checkpoint"],
     )
+    adapter: PathText | None = Field(
+        default=None,
+        description="Folder of a LoRA adapter that is merged into the weights while they are loaded, for answers "
+        "only: a PEFT folder, or a checkpoint of a run with [train.lora], of any layout. Default: none.",
+        examples=["runs/7b_lora_sft/adapter"],
+    )
