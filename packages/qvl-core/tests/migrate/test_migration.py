@@ -105,8 +105,15 @@ def test_inference_and_evaluation_give_our_recipes_but_for_what_is_explained(run
     for task, explained in (
         # Their picture, their variables; the video bounds are not stated, ours are those of the processor.
         ("infer", {"extends", "infer.images", "env.ASCEND_SLOG_PRINT_TO_STDOUT", "env.ASCEND_GLOBAL_LOG_LEVEL"}),
-        # VLMEvalKit's generation is ours, 2048 tokens and no penalty; 256 and 1.05 are theirs (base/eval.toml).
-        ("eval", {"extends", "output.dir", "generation.max_new_tokens", "generation.repetition_penalty"}),
+        # VLMEvalKit's generation is ours, 2048 tokens and no penalty; 256 and 1.05 are theirs, and one row at a time
+        # (base/eval.toml). Ours has more rules.
+        (
+            "eval",
+            {
+                *("extends", "output.dir", "generation.max_new_tokens", "generation.repetition_penalty"),
+                *("eval.batch", "eval.rules"),
+            },
+        ),
     ):
         ours = flat(load_recipe(ROOT / "recipes" / f"7b_{task}.toml").resolved())
         theirs = found[f"7b_{task}"]
@@ -499,3 +506,10 @@ def test_workers_of_the_data_file_never_had_an_effect(run: Run, change) -> None:
     found = run()
     assert "data.workers" not in values(found, "sft")
     assert any(row.said == "dataloader_param.num_workers" for row in found.ledger.left if row.fate == "no_effect")
+
+
+def test_evaluation_is_scored_by_both_rules_and_asked_as_it_was(run: Run, edit) -> None:
+    row = values(run(), "eval")
+    assert (row["eval.rules"], row["eval.prompts"]) == (["vlmevalkit-2025-09", "mindspeed"], "custom")
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value.update(use_custom_prompt=False))
+    assert values(run(), "eval")["eval.prompts"] == "default"

@@ -67,8 +67,10 @@ def fill_eval(job: Job) -> None:
     else:
         job.draft.put("eval.data", clean_path(path.text), path)
         _check_pair(job, benchmark, name, path)
-    note = "published scores; the reference divides ChartQA's error by the prediction and never opens MMMU's questions"
-    job.draft.put("eval.rules", "vlmevalkit-2025-09", note=note)
+    note = "the headline is comparable with published scores; mindspeed is what the reference reports, faults included"
+    job.draft.put("eval.rules", ["vlmevalkit-2025-09", "mindspeed"], note=note)
+    custom = sheet.get("use_custom_prompt")
+    job.draft.put("eval.prompts", "default" if custom and custom.value is False else "custom", custom)
     job.draft.put("eval.batch", 1, note="one question at a time, as there; more is faster")
     out = sheet.get("result_output_path")
     if out and isinstance(out.value, str) and out.value.strip():

@@ -117,7 +117,6 @@ NO_COUNTERPART_ANSWERS = {
     "use_cache": "the cache is always used",
     **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), _TOKENS),
     "evaluation_impl": "one process for each device",
-    "use_custom_prompt": "prompts are those of eval.rules",
     "image_processer_path": "the processor is that of weights.source",
     "eval_split": "all rows are answered; eval.limit takes the first ones",
 }
