@@ -20,6 +20,7 @@ from qvl_core.errors import RecipeError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import make_environment_reference  # noqa: E402 (a script beside the packages)
 import make_recipe_reference  # noqa: E402 (a script beside the packages)
 
 READMES = ("README.md", "README.zh-CN.md")
@@ -204,3 +205,8 @@ def test_relative_links_exist(page: str) -> None:
 def test_changelog_says_what_is_new(package: str) -> None:
     unreleased = read(f"packages/qvl-{package}/CHANGELOG.md").partition("## Unreleased")[2]
     assert re.search(r"^- \S", unreleased, re.MULTILINE)
+
+
+def test_environment_variable_tables_are_fresh() -> None:
+    page = read("docs/environment.md")
+    assert make_environment_reference.with_reference(page) == page

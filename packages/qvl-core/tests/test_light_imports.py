@@ -44,6 +44,8 @@ sys.exit(code)
 
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "a.toml").write_text(RECIPE)
+    (folder / "stack").mkdir()
+    (folder / "stack" / "inference_qwen2_5_vl_7b.json").write_text('{"tokenizer": {"from_pretrained": "hf-7b"}}')
     command = [sys.executable, "-c", BLOCKED, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -58,6 +60,7 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("schema",),
         ("recipes", "."),
         ("run", "a.toml", "--dry-run"),
+        ("migrate", "stack"),
     ],
     ids=" ".join,
 )

@@ -37,7 +37,8 @@ def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
         },
         "recipes": {"--help"},
         "schema": {"--help"},
-        "doctor": {"--json", "--help"},
+        "migrate": {"--out", "--overwrite", "--format", "--help"},
+        "doctor": {"--recipe", "--devices", "--json", "--help"},
     }
     import typer
     from qvl_core.cli.app import build_app

@@ -63,6 +63,11 @@ def fault(rank, place, world=None):
         os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "exit":
         os._exit(7)
+    elif kind == "hccl":
+        # As CANN dies: a line in the log, its own stack below it, and no Python error.
+        print("EJ0003: [PID: 159] Failed to bind the IP port. Reason: The IP address and port have been bound already.")
+        print("        TraceBack (most recent call last):\n" + "        frame\n" * 30, flush=True)
+        os.abort()
     elif kind == "input":
         raise WeightsError(Problem(where="weights/a.safetensors", message="has 0 bytes", fix="download it again"))
     elif kind == "run":

@@ -56,6 +56,14 @@ def test_a_rank_that_leaves_without_a_word_is_named_with_its_exit_code(start) ->
     assert "ended with exit code 7 without saying why" in launch.err
 
 
+def test_a_rank_that_dies_with_a_known_message_in_its_log_is_explained(start) -> None:
+    launch = start("hccl:1:forward", steps=100_000)
+    assert launch.end() == 1
+    assert "rank 1 (stage 0, tp 0, dp 1), process " in launch.err
+    assert "  known message: EJ0003: [PID: 159] Failed to bind the IP port." in launch.err
+    assert "    fix: env.HCCL_IF_BASE_PORT = 61000" in launch.err
+
+
 @pytest.mark.parametrize(
     ("kind", "place", "text"),
     [

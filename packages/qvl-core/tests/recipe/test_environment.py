@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from qvl_core.recipe.environment_guide import MEANING_FOR_TORCH, WHEN
+from qvl_core.recipe.environment_rules import TORCH_ONLY
+from qvl_core.recipe.sections import EnvSection
 
 
 def test_variables_are_passed_on_as_strings(load) -> None:
@@ -74,3 +77,43 @@ def test_variables_without_effect_are_warned_of_and_not_passed_on(load, name: st
 
 def test_unlisted_variable_is_refused(refuse) -> None:
     assert refuse("env.SOMETHING_ELSE=1")[0].message == "is not a key of recipes"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("HCCL_CONECT_TIMEOUT", "HCCL_CONNECT_TIMEOUT"),
+        ("HCLL_CONNECT_TIMEOUT", "HCCL_CONNECT_TIMEOUT"),
+        ("hccl_exec_timeout", "HCCL_EXEC_TIMEOUT"),
+        ("ASCEND_RT_VISIBLE_DEVICE", "ASCEND_RT_VISIBLE_DEVICES"),
+        ("ACLNN_CACHE", "ACLNN_CACHE_LIMIT"),
+        ("GLOG_V", "GLOG_v"),
+        ("MS_DEV_HOST_BLOCKING", "MS_DEV_HOST_BLOCKING_RUN"),
+        ("TOKENIZER_PARALLELISM", "TOKENIZERS_PARALLELISM"),
+        ("NPU_PER_NODE", "NPUS_PER_NODE"),
+    ],
+)
+def test_misspelt_variables_are_warned_of_with_the_closest(load, name: str, meant: str) -> None:
+    recipe = load(f"env.{name}=1")
+    (warning,) = recipe.warnings
+    assert (warning.key, warning.severity, warning.fix) == (f"env.{name}", "warning", f"did you mean env.{meant}?")
+    assert recipe.env.variables() == {}
+
+
+@pytest.mark.parametrize("name", ["HCCL_ALGO", "MS_ENABLE_NUMA", "ASCEND_CUSTOM_OPP_PATH"])
+def test_unknown_variables_of_a_family_are_warned_of_and_not_passed_on(load, name: str) -> None:
+    recipe = load(f"env.{name}=1")
+    (warning,) = recipe.warnings
+    assert "not among the variables that qvl knows" in warning.message
+    assert "shell that starts qvl" in warning.fix
+    assert recipe.env.variables() == {}
+
+
+def test_the_container_runtimes_variable_is_told_apart(load) -> None:
+    (warning,) = load("env.ASCEND_VISIBLE_DEVICES='0'").warnings
+    assert "ASCEND_RT_VISIBLE_DEVICES" in warning.fix
+
+
+def test_every_variable_says_when_to_set_it() -> None:
+    assert set(WHEN) == set(EnvSection.model_fields)
+    assert set(TORCH_ONLY) <= set(MEANING_FOR_TORCH)

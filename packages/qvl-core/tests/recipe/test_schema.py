@@ -151,8 +151,6 @@ def test_wrong_value_shows_what_was_seen_and_a_fix(refuse, override: str, messag
         ("train.lr", "did you mean train.optimizer.lr? Write it under [train.optimizer]"),
         ("train.optimiser.lr", "did you mean train.optimizer?"),
         ("modle.name", "did you mean model?"),
-        ("env.HCCL_CONNECT_TIMOUT", "did you mean env.HCCL_CONNECT_TIMEOUT?"),
-        ("env.hccl_connect_timeout", "did you mean env.HCCL_CONNECT_TIMEOUT?"),
         ("layout.xyzzy", "leave it out; the keys here are tp, pp, dp"),
         ("env.XYZZY", "leave it out; the keys here are ASCEND_RT_VISIBLE_DEVICES"),
     ],

@@ -23,7 +23,7 @@ Exit codes: 0 done, 1 failed while running, 2 the input is wrong, 3 something ne
 130 interrupted."""
 
 # In the order of the help text. Each is a module of qvl_core.cli.commands, imported when its command is needed.
-CORE_COMMANDS = ("run", "check", "show", "plan", "recipes", "schema", "doctor")
+CORE_COMMANDS = ("run", "check", "show", "plan", "recipes", "schema", "migrate", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,7 +32,6 @@ COMMAND_PACKAGES = {
     "eval": "qvl-eval",
     "report": "qvl-train",
     "diff": "qvl-train",
-    "migrate": "qvl-convert",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from qvl_core.error_text import EXIT_INTERRUPTED
 from qvl_core.launch.blame import StarterReport
 from qvl_core.launch.failures import Failure
+from qvl_core.launch.known_messages import explained_lines, known_in
 from qvl_core.launch.log_file import LAUNCHER_LOG, last_lines, rank_log, stack_top
 from qvl_core.launch.watch import Look, Verdict
 from qvl_core.launch_plan import RankPlace
@@ -16,6 +17,8 @@ from qvl_core.launch_plan import RankPlace
 _SHOWN_LINES = 10
 _SHOWN_FRAMES = 4
 _SHOWN_RANKS = 16
+# Known messages stand anywhere near the end: CANN writes long stacks of its own below them.
+_SEARCHED_LINES = 2000
 
 
 class Reporter:
@@ -35,7 +38,9 @@ class Reporter:
         text = failure.text
         if failure.exit_code == EXIT_INTERRUPTED:
             text = "qvl: a worker was told to end by a signal that did not come through its launcher"
-        return f"{text}\n{self.name(failure.rank)} failed first; its log: {rank_log(self._logs, failure.rank)}"
+        log = rank_log(self._logs, failure.rank)
+        known = self._known(log, text=text)
+        return "\n".join([text, *known, f"{self.name(failure.rank)} failed first; its log: {log}"])
 
     def vanished(self, look: Look, report: StarterReport | None, *, seen_s: float) -> str:
         """A rank has ended without a word."""
@@ -43,12 +48,14 @@ class Reporter:
         if report is not None and report.rank == look.rank:
             how = _how(report)
         if not look.process:
-            starter = self._end(self._logs / LAUNCHER_LOG, "the end of its starter's output")
+            path = self._logs / LAUNCHER_LOG
+            starter = [*self._known(path, *self._msrun_logs()), *self._end(path, "the end of its starter's output")]
             return "\n".join([f"{self.name(look.rank)} {how}, before it could begin", *starter])
         lines = [f"{self.name(look.rank)}, process {look.process}, {how}", *self._state(look, seen_s)]
         if report is not None and report.signal_number == signal.SIGKILL:
             lines.append("  fix: if nobody has killed it, the kernel did because memory ran out: see `dmesg`")
-        return "\n".join([*lines, *self._end_of_log(look.rank)])
+        log = rank_log(self._logs, look.rank)
+        return "\n".join([*lines, *self._known(log), *self._end_of_log(look.rank)])
 
     def verdict(self, verdict: Verdict, looks: Sequence[Look]) -> str:
         """The watch has found a rank, or all of them, unable to go on."""
@@ -73,7 +80,8 @@ class Reporter:
         lines = [head, *self._state(look, verdict.lasted_s)]
         if verdict.kind == "stopped":
             lines.append(f"  fix: let it go on in time: kill -CONT {look.process}; now run the same command again")
-        return "\n".join([*lines, *self._end_of_log(look.rank)])
+        known = self._known(rank_log(self._logs, look.rank))
+        return "\n".join([*lines, *known, *self._end_of_log(look.rank)])
 
     def stacks(self, verdict: Verdict) -> str:
         """Say where the rank of a verdict stood, after all ranks have written their stacks into their logs."""
@@ -89,7 +97,18 @@ class Reporter:
         if code is not None and code < 0:
             how = f"was killed by {_signal_name(-code)}"
         head = f"{name} {how} before the workers had done their work"
-        return "\n".join([head, *self._end(self._logs / LAUNCHER_LOG, "the end of its output")])
+        path = self._logs / LAUNCHER_LOG
+        known = self._known(path, *self._msrun_logs())
+        return "\n".join([head, *known, *self._end(path, "the end of its output")])
+
+    def _known(self, *paths: Path, text: str = "") -> list[str]:
+        """Explain what the logs' last sections, or an error's text, are known to mean."""
+        lines = [line for path in paths for line in last_lines(path, _SEARCHED_LINES)]
+        return explained_lines(known_in([*text.splitlines(), *lines]))
+
+    def _msrun_logs(self) -> list[Path]:
+        """Give what msrun has kept of its scheduler and of workers before these opened logs of their own."""
+        return sorted(self._logs.glob("node_*/*.log"))[:_SHOWN_RANKS]
 
     def _states(self, looks: Sequence[Look]) -> list[str]:
         at_work = [look for look in looks if not look.done]

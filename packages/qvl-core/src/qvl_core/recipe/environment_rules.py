@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, Literal
 
 from qvl_core.errors import Problem
 from qvl_core.recipe.merge import Merged
 from qvl_core.recipe.positions import KeyPath
+from qvl_core.recipe.sections.env import EnvSection
 
 Severity = Literal["error", "warning"]
 
 # Read by torch_npu only: harmless, so old launch scripts can be carried over, but nobody should think they work.
-_TORCH_ONLY = (
+TORCH_ONLY = (
     "ASCEND_LAUNCH_BLOCKING",
     "COMBINED_ENABLE",
     "CPU_AFFINITY_CONF",
@@ -21,13 +23,13 @@ _TORCH_ONLY = (
     "PYTORCH_NPU_ALLOC_CONF",
     "TASK_QUEUE_ENABLE",
 )
-_INSTEAD = {
+INSTEAD = {
     "ASCEND_LAUNCH_BLOCKING": "MS_DEV_LAUNCH_BLOCKING = 1 does this in MindSpore",
     "PYTORCH_NPU_ALLOC_CONF": "MS_ALLOC_CONF does this in MindSpore",
 }
 _GRAPH_MODE_ONLY = ("MS_ENABLE_TFT",)
 _CODE_LOADING = re.compile(r"LD_.*|DYLD_.*|PYTHON.*|BASH_ENV|ENV|PATH|IFS|SHELLOPTS|GCONV_PATH")
-_LAUNCHER = (
+LAUNCHER = (
     "MS_ROLE",
     "MS_SCHED_HOST",
     "MS_SCHED_PORT",
@@ -37,7 +39,7 @@ _LAUNCHER = (
     "RANK",
     "LOCAL_RANK",
 )
-_RECIPE_KEYS = {
+RECIPE_KEYS = {
     "LOCAL_WORLD_SIZE": "launch.devices_per_node",
     "MASTER_ADDR": "launch.master",
     "MASTER_PORT": "launch.master",
@@ -47,6 +49,12 @@ _RECIPE_KEYS = {
     "RANK_SIZE": "tp, pp and dp under [layout]",
     "WORLD_SIZE": "tp, pp and dp under [layout]",
 }
+
+# Variables of these families are read by CANN, HCCL, MindSpore or its log library. Their own list is longer than ours.
+FAMILIES = ("ACLNN_", "ASCEND_", "GLOG_", "HCCL_", "HCCN_", "MINDSPORE_", "MS_")
+# Below this two names are two variables; HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT are at 0.84.
+_CLOSE = 0.75
+_MISSPELT = 0.88
 
 
 def sort_environment(merged: Merged) -> tuple[dict[str, Any], list[tuple[KeyPath, Problem]]]:
@@ -76,8 +84,8 @@ def sort_environment(merged: Merged) -> tuple[dict[str, Any], list[tuple[KeyPath
 
 def _verdict(name: str) -> tuple[str, str, Severity] | None:
     """Give message, fix and severity for a variable that is not passed on."""
-    if name in _TORCH_ONLY:
-        fix = _INSTEAD.get(name, "leave it out")
+    if name in TORCH_ONLY:
+        fix = INSTEAD.get(name, "leave it out")
         return (
             "is read by the PyTorch adapter only; qvl runs MindSpore, it has no effect and is not passed on",
             fix,
@@ -89,15 +97,38 @@ def _verdict(name: str) -> tuple[str, str, Severity] | None:
             "leave it out",
             "warning",
         )
-    if name in _RECIPE_KEYS:
+    if name in RECIPE_KEYS:
         return (
-            f"is not set by hand: {_RECIPE_KEYS[name]} states it",
-            f"leave it out and use {_RECIPE_KEYS[name]}",
+            f"is not set by hand: {RECIPE_KEYS[name]} states it",
+            f"leave it out and use {RECIPE_KEYS[name]}",
             "error",
         )
-    if name in _LAUNCHER:
+    if name == "ASCEND_VISIBLE_DEVICES":
+        message = "is read by the container runtime when a container starts, not by the workers; it is not passed on"
+        return message, "ASCEND_RT_VISIBLE_DEVICES chooses the devices of a run", "warning"
+    if name in LAUNCHER:
         return "is set by the launcher for each process", "leave it out", "error"
     if _CODE_LOADING.fullmatch(name):
         message = "decides which code the workers load; a recipe may not set it"
         return message, "set it in the shell that starts qvl, if you must", "error"
-    return None
+    return _unknown(name)
+
+
+def _unknown(name: str) -> tuple[str, str, Severity] | None:
+    """Warn of a misspelt variable, and of one of a known family that is not in our list; other names are no keys."""
+    if name in EnvSection.model_fields:
+        return None
+    meant = closest_variable(name)
+    if not name.upper().startswith(FAMILIES):
+        message = "is no variable that qvl knows; it is not passed on"
+        return (message, f"did you mean env.{meant}?", "warning") if meant else None
+    fix = f"did you mean env.{meant}?" if meant else "set it in the shell that starts qvl, if the workers need it"
+    return "is not among the variables that qvl knows and checks; it is not passed on", fix, "warning"
+
+
+def closest_variable(name: str) -> str:
+    """Give the known variable that a name was probably meant to be; "" where none is close."""
+    known = {known.upper(): known for known in (*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS)}
+    family = name.upper().startswith(FAMILIES)
+    found = difflib.get_close_matches(name.upper(), list(known), n=1, cutoff=_CLOSE if family else _MISSPELT)
+    return known[found[0]] if found else ""

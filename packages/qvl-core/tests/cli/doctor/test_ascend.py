@@ -93,7 +93,8 @@ def test_cann(tmp_path: Path) -> None:
     [
         ("2.7.2", "8.5.0", "ok"),
         ("2.7.1.post1", "8.3.RC1", "ok"),
-        ("2.7.2", "8.3.RC1", "warn"),
+        ("2.7.2", "8.5.1", "warn"),
+        ("2.7.2", "8.3.RC1", "fail"),
         ("2.10.0", "9.1.0", "warn"),
     ],
 )
@@ -102,3 +103,51 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, 
     row = ascend.check_pair(_cann(tmp_path / "cann", cann), "25.5.0")
     assert row.level == level
     assert f"MindSpore {mindspore}, CANN {cann}, driver 25.5.0" in row.evidence
+
+
+def test_an_old_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ascend, "installed_version", lambda name: "2.7.2")
+    row = ascend.check_pair(_cann(tmp_path / "cann", "8.5.0"), "25.2.0")
+    assert (row.level, row.fix) == ("warn", "update driver and firmware to 25.5.0")
+
+
+def test_processes_on_the_npus_are_told_and_left_alone() -> None:
+    table = INFO.format(second="OK")
+    assert ascend.check_busy(table).level == "ok"
+    table += (
+        "| NPU     Chip              | Process id    | Process name             | Process memory(MB)      |\n"
+        "| 0       0                 | 4711          | python                   | 31000                   |\n"
+    )
+    row = ascend.check_busy(table)
+    assert (row.level, row.evidence) == ("warn", "device 0: process 4711 (python)")
+
+
+@pytest.mark.parametrize(
+    ("stated", "level", "said"),
+    [
+        ("", "ok", "all 1 devices"),
+        ("0", "ok", "is 0"),
+        ("0,1", "fail", "1 not among [0]"),
+        ("0,0", "fail", "named twice"),
+        ("all", "fail", "all not among [0]"),
+    ],
+)
+def test_visible_devices(devices: Path, stated: str, level: str, said: str) -> None:
+    row = ascend.check_visible({"ASCEND_RT_VISIBLE_DEVICES": stated}, devices)
+    assert row.level == level
+    assert said in row.evidence
+
+
+def test_device_nodes_that_this_user_may_not_open(devices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ascend.check_permission(devices).level == "ok"
+    monkeypatch.setattr(ascend.os, "access", lambda path, mode: path.name != "hisi_hdc")
+    row = ascend.check_permission(devices)
+    assert row.level == "fail"
+    assert "hisi_hdc" in row.evidence
+    assert "usermod -aG HwHiAiUser" in row.fix
+
+
+def test_every_npu_check_gives_its_row_in_order(tmp_path: Path, devices: Path) -> None:
+    environment = _tool(tmp_path / "smi", INFO.format(second="OK")) | _cann(tmp_path / "cann", "8.5.0")
+    rows = ascend.check_ascend(environment, devices)
+    assert [row.check for row in rows] == list(ascend.CHECKS)

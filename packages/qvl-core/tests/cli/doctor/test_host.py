@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from qvl_core.cli.doctor import host
 from qvl_core.cli.doctor.host import GIB
@@ -67,3 +69,23 @@ def test_variables_of_an_earlier_run() -> None:
 def test_everything_can_be_read_on_this_machine() -> None:
     rows = [host.check_machine(), host.check_memory(), host.check_shared_memory(), host.check_open_files()]
     assert all(row.evidence for row in rows)
+
+
+def test_a_clock_that_cannot_be_right() -> None:
+    assert host.check_clock(host.EARLIEST_S + 1.0).level == "ok"
+    assert host.check_clock(0.0).level == "warn"
+    assert host.check_clock(1e11).level == "warn"
+
+
+def test_home_and_umask(tmp_path: Path) -> None:
+    assert host.check_home({"HOME": str(tmp_path)}, 0o022).level == "ok"
+    assert host.check_home({}, 0o022).level == "warn"
+    assert host.check_home({"HOME": str(tmp_path / "none")}, 0o022).level == "warn"
+    assert host.check_home({"HOME": str(tmp_path)}, 0o700).fix == "umask 022"
+
+
+def test_many_processes_want_more_files_and_shared_memory() -> None:
+    assert host.check_open_files(1024, processes=8).level == "ok"
+    assert host.check_open_files(1024, processes=64).fix == "ulimit -n 4352"
+    assert host.check_shared_memory(2 * host.GIB, processes=16).level == "ok"
+    assert host.check_shared_memory(2 * host.GIB - 1, processes=16).level == "warn"

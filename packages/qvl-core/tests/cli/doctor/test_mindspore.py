@@ -81,3 +81,36 @@ def test_without_mindspore_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch, 
     assert first.fix == "pip install 'qvl-core[mindspore]'"
     assert {row.level for row in rest} == {"skipped"}
     assert "pairs with your CANN" in mindspore.check_mindspore({}, needed=needed, ascend=True)[0].fix
+
+
+def test_a_c_library_older_than_the_wheel_needs(tmp_path: Path) -> None:
+    assert mindspore.check_libstdcxx([tmp_path]).level == "skipped"
+    (tmp_path / "libstdc++.so.6").write_bytes(b"GLIBCXX_3.4.25")
+    row = mindspore.check_libstdcxx([tmp_path])
+    assert (row.level, "libstdcxx-ng" in row.fix) == ("warn", True)
+    (tmp_path / "libstdc++.so.6").write_bytes(b"GLIBCXX_3.4.25\0GLIBCXX_3.4.26\0")
+    assert mindspore.check_libstdcxx([tmp_path]).level == "ok"
+
+
+def _ends_with(stderr: str) -> mindspore.Runner:
+    return lambda command, environment: subprocess.CompletedProcess(command, 1, "", stderr)
+
+
+def test_an_npu_that_does_not_compute_is_explained_where_the_message_is_known() -> None:
+    text = "Traceback\nRuntimeError: libge_runner.so: cannot open shared object file: No such file or directory\n"
+    row = mindspore.check_device_run({}, _ends_with(text))
+    assert (row.check, row.level) == ("npu-run", "fail")
+    assert "set_env.sh" in row.fix
+    other = mindspore.check_device_run({}, _ends_with("RuntimeError: something new"))
+    assert other.evidence == "RuntimeError: something new"
+
+
+def test_an_npu_that_computes() -> None:
+    seen = []
+
+    def run(command: list[str], environment: object) -> subprocess.CompletedProcess[str]:
+        seen.append(command[-1])
+        return subprocess.CompletedProcess(command, 0, "ok", "")
+
+    assert mindspore.check_device_run({}, run).level == "ok"
+    assert 'set_device("Ascend")' in seen[0]

@@ -30,7 +30,7 @@ def test_json_holds_the_rows() -> None:
 
 @pytest.mark.parametrize(("rows", "code"), [(ROWS, 3), (ROWS[:2], 0)])
 def test_only_failures_end_with_3(qvl, monkeypatch: pytest.MonkeyPatch, rows: list[Row], code: int) -> None:
-    monkeypatch.setattr(report, "examine", lambda environment: rows)
+    monkeypatch.setattr(report, "examine", lambda *_, **__: rows)
     assert qvl("doctor").code == code
     assert len(json.loads(qvl("doctor", "--json").out)) == len(rows)
 

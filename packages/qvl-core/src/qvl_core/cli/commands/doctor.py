@@ -6,25 +6,31 @@ from typing import Annotated
 
 import typer
 
-from qvl_core.errors import EXIT_DONE, EXIT_NOT_INSTALLED
-
 
 def register(app: typer.Typer) -> None:
     """Add `qvl doctor`."""
 
     @app.command("doctor")
     def doctor(
+        recipe: Annotated[
+            str | None,
+            typer.Option("--recipe", metavar="RECIPE", help="Check what this recipe needs, too.", show_default=False),
+        ] = None,
+        devices: Annotated[
+            bool, typer.Option("--devices", help="Compute on an NPU, too; takes up to a minute.")
+        ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     ) -> int:
         """Look at this machine and this installation, and say how to mend what is wrong.
 
-        Takes some seconds, needs no network, changes nothing. Exit 0 if nothing failed, 3 if something did.
+        Takes some seconds, needs no network, changes nothing. Exit 0 if nothing failed, 3 if something did, 2 if the
+        recipe is wrong or its files are missing.
         """
         # The doctor's subject is the environment itself; checks get it from here and do not read it on their own.
         import os
 
         from qvl_core.cli.doctor import report
 
-        rows = report.examine(os.environ)
+        rows = report.examine(os.environ, recipe, use_npu=devices)
         print(report.as_json(rows) if json else report.as_text(rows))
-        return EXIT_NOT_INSTALLED if report.failed(rows) else EXIT_DONE
+        return report.exit_code(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
-from qvl_core.cli.doctor.versions import installed_version
+from qvl_core.cli.doctor.versions import installed_version, release
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
 TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -21,7 +22,8 @@ PAIRS = {
     "2.9.0": ("9.0.0", "26.0.RC1"),
 }
 DEADLINE_S = 20.0
-CHECKS = ("npu-devices", "npu-smi", "cann", "cann-pair")
+CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-pair")
+GROUP = "HwHiAiUser"
 
 
 def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) -> bool:
@@ -41,7 +43,16 @@ def check_ascend(environment: Mapping[str, str], devices: Path = Path("/dev")) -
     tool = check_npu_smi(environment)
     toolkit = check_cann(environment)
     driver = re.search(r"Version:\s*([\w.]+)", tool.evidence)
-    return [check_devices(devices), tool, toolkit, check_pair(environment, driver[1] if driver else "")]
+    answer = "" if tool.level == "fail" and "device" not in tool.evidence else smi_output(environment)
+    return [
+        check_devices(devices),
+        check_permission(devices),
+        tool,
+        check_busy(answer),
+        check_visible(environment, devices),
+        toolkit,
+        check_pair(environment, driver[1] if driver else ""),
+    ]
 
 
 def check_devices(devices: Path) -> Row:
@@ -55,6 +66,63 @@ def check_devices(devices: Path) -> Row:
     options = " ".join(f"--device=/dev/{name}" for name in lacking)
     fix = f"in a container: start it with {options}; on the host: install the driver"
     return Row(check="npu-devices", level="fail", evidence=evidence, fix=fix)
+
+
+def check_permission(devices: Path) -> Row:
+    """Check that this user may open the device nodes; the driver gives them to a group."""
+    nodes = [*sorted(devices.glob("davinci[0-9]*")), *(devices / name for name in MANAGERS)]
+    there = [node for node in nodes if node.exists()]
+    closed = [node.name for node in there if not os.access(node, os.R_OK | os.W_OK)]
+    if not there:
+        return Row(check="npu-permission", level="skipped", evidence=f"no device node in {devices}")
+    if closed:
+        evidence = f"this user may not open {', '.join(closed[:6])}"
+        fix = f"sudo usermod -aG {GROUP} $USER, then log in again"
+        return Row(check="npu-permission", level="fail", evidence=evidence, fix=fix)
+    return Row(check="npu-permission", level="ok", evidence="the device nodes can be opened")
+
+
+def smi_output(environment: Mapping[str, str]) -> str:
+    """Give what `npu-smi info` says; "" where it does not answer."""
+    tool = shutil.which("npu-smi", path=environment.get("PATH"))
+    if tool is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [tool, "info"], env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def check_busy(answer: str) -> Row:
+    """Tell of processes on the NPUs; nobody else's process is ever touched."""
+    if not answer:
+        return Row(check="npu-busy", level="skipped", evidence="npu-smi did not answer")
+    # The table of processes reads `| 0       0    | 12345    | python    | 3300 |`: NPU, chip, process, name, MB.
+    found = re.findall(r"(?m)^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*([^|]*?)\s*\|\s*\d+\s*\|\s*$", answer)
+    if not found:
+        return Row(check="npu-busy", level="ok", evidence="no process on the NPUs")
+    named = ", ".join(f"device {device}: process {process} ({name})" for device, process, name in found[:8])
+    fix = "choose other devices with [env] ASCEND_RT_VISIBLE_DEVICES, or wait for them"
+    return Row(check="npu-busy", level="warn", evidence=named, fix=fix)
+
+
+def check_visible(environment: Mapping[str, str], devices: Path) -> Row:
+    """Check that ASCEND_RT_VISIBLE_DEVICES names devices that are here, each once."""
+    name = "ASCEND_RT_VISIBLE_DEVICES"
+    stated = environment.get(name, "")
+    found = sorted(int(path.name[7:]) for path in devices.glob("davinci[0-9]*") if path.name[7:].isdecimal())
+    if not stated:
+        return Row(check="visible-devices", level="ok", evidence=f"{name} is not set: all {len(found)} devices")
+    numbers = [part.strip() for part in stated.split(",")]
+    fix = f'export {name}="{",".join(map(str, found))}"' if found else f"unset {name}"
+    wrong = [part for part in numbers if not part.isdecimal() or int(part) not in found]
+    if wrong or len(set(numbers)) < len(numbers):
+        fault = f"{', '.join(wrong)} not among {found}" if wrong else "a device is named twice"
+        return Row(check="visible-devices", level="fail", evidence=f"{name} is {stated[:80]}: {fault}", fix=fix)
+    return Row(check="visible-devices", level="ok", evidence=f"{name} is {stated}")
 
 
 def check_npu_smi(environment: Mapping[str, str]) -> Row:
@@ -103,9 +171,14 @@ def check_pair(environment: Mapping[str, str], driver: str) -> Row:
     if pair is None:
         fix = "compare with the installation notes of this MindSpore version"
         return Row(check="cann-pair", level="warn", evidence=f"{evidence}: not in our table", fix=fix)
+    fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}: install those, or another MindSpore"
+    if release(cann)[:2] != release(pair[0])[:2]:
+        return Row(check="cann-pair", level="fail", evidence=f"{evidence}: they do not pair", fix=fix)
     if not cann.upper().startswith(pair[0]):
-        fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}"
-        return Row(check="cann-pair", level="warn", evidence=evidence, fix=fix)
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: close to a pair, not one", fix=fix)
+    if driver and release(driver)[:2] < release(pair[1])[:2]:
+        fix = f"update driver and firmware to {pair[1]}"
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: the driver is older", fix=fix)
     return Row(check="cann-pair", level="ok", evidence=evidence)
 
 

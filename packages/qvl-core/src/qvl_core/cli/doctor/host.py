@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,12 @@ LEAKED = (
     *("MS_ROLE", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM", "MS_NODE_ID", "MS_CLUSTER_SIZE"),
     *("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID", "OMPI_COMM_WORLD_RANK"),
 )
+
+
+# No package of this time was made later than it: a clock before it is wrong. 2026-01-01, seconds since 1970.
+EARLIEST_S = 1_767_225_600
+# A clock this far ahead makes every file that others write look old.
+LATEST_S = EARLIEST_S + 15 * 366 * 86_400
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
@@ -56,7 +63,7 @@ def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | N
 
 def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     """Check cores and memory; containers count with their own limit."""
-    available = _available_memory() if available is None else available
+    available = available_memory() if available is None else available
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     evidence = f"{cores} core{'' if cores == 1 else 's'}, {bytes_text(available)} of memory available"
     if available < 2 * GIB:
@@ -65,8 +72,8 @@ def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     return Row(check="memory", level="ok", evidence=evidence)
 
 
-def check_shared_memory(size: int | None = None) -> Row:
-    """Check /dev/shm, through which data workers hand over samples."""
+def check_shared_memory(size: int | None = None, *, processes: int = 0) -> Row:
+    """Check /dev/shm, where ranks of one machine talk to each other and to the launcher."""
     if size is None:
         try:
             found = os.statvfs(SHARED_MEMORY)
@@ -74,16 +81,19 @@ def check_shared_memory(size: int | None = None) -> Row:
         except OSError:
             size = 0
     evidence = f"{SHARED_MEMORY} has {bytes_text(size)}"
-    if size >= GIB:
+    needed = max(GIB, processes * GIB // 8)
+    if size >= needed:
         return Row(check="shared-memory", level="ok", evidence=evidence)
+    evidence += f"; {bytes_text(needed)} are wanted" if processes else ""
     fix = "start the container with --shm-size=8g, or use data.workers = 0"
     return Row(check="shared-memory", level="warn", evidence=evidence, fix=fix)
 
 
-def check_open_files(soft: int | None = None, *, ascend: bool = False) -> Row:
+def check_open_files(soft: int | None = None, *, ascend: bool = False, processes: int = 0) -> Row:
     """Check the limit of open files; NPU runs need many."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if soft is None else soft
-    needed = ASCEND_OPEN_FILES if ascend else 1024
+    # On CPU a rank holds some dozens: libraries, logs, sockets to the others, media of its workers.
+    needed = ASCEND_OPEN_FILES if ascend else max(1024, 256 + 64 * processes)
     evidence = "no limit" if soft == resource.RLIM_INFINITY else f"{soft} open files allowed"
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return Row(check="open-files", level="ok", evidence=evidence)
@@ -96,6 +106,31 @@ def check_locale(encoding: str | None = None) -> Row:
     if encoding.lower().replace("-", "") == "utf8":
         return Row(check="locale", level="ok", evidence=f"text is {encoding}")
     return Row(check="locale", level="warn", evidence=f"text is {encoding}, not UTF-8", fix="export LANG=C.UTF-8")
+
+
+def check_clock(now: float | None = None) -> Row:
+    """Check that the clock is no nonsense: caches, logs and certificates go by it."""
+    now = time.time() if now is None else now
+    evidence = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if EARLIEST_S <= now <= LATEST_S:
+        return Row(check="clock", level="ok", evidence=evidence)
+    return Row(check="clock", level="warn", evidence=f"{evidence} cannot be right", fix="set the clock, or start ntpd")
+
+
+def check_home(environment: Mapping[str, str], umask: int | None = None) -> Row:
+    """Check the home folder, where CANN and compilers keep logs and caches, and whom new files are readable to."""
+    home = environment.get("HOME", "")
+    if not home or not Path(home).is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        evidence = f"HOME is {home or 'not set'}, which is no folder that this user may write to"
+        return Row(check="home", level="warn", evidence=evidence, fix="export HOME=DIR with a writable folder")
+    if umask is None:
+        # The only way to read it is to set it.
+        umask = os.umask(0o022)
+        os.umask(umask)
+    evidence = f"{home}, umask {umask:03o}"
+    if umask & 0o700:
+        return Row(check="home", level="warn", evidence=f"{evidence}: own files are closed to us", fix="umask 022")
+    return Row(check="home", level="ok", evidence=evidence)
 
 
 def check_variables(environment: Mapping[str, str]) -> Row:
@@ -111,7 +146,7 @@ def check_variables(environment: Mapping[str, str]) -> Row:
     return Row(check="variables", level="ok", evidence="no launch variables left over in this shell")
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Give the bytes that can still be allocated: the machine's, or the container's where that is less."""
     system = _first_number(Path("/proc/meminfo"), "MemAvailable:") * 1024
     limit = _first_number(Path("/sys/fs/cgroup/memory.max"))

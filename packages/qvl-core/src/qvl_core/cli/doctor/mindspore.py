@@ -7,16 +7,25 @@ import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.launch.known_messages import known_in
 
 OLDEST, NEWEST = (2, 7), (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+# What MindSpore's wheels are linked against.
+NEWEST_SYMBOL = b"GLIBCXX_3.4.26"
+# A conda environment's own comes first; then Debian's, Red Hat's and openEuler's places.
+LIBRARY_FOLDERS = (
+    Path(sys.prefix) / "lib",
+    *(Path(f"/usr/lib/{machine}-linux-gnu") for machine in ("x86_64", "aarch64")),
+    *(Path(folder) for folder in ("/usr/lib64", "/lib64", "/usr/lib")),
+)
 # On a busy two-core machine the import alone takes ten seconds.
 DEADLINE_S = 60.0
 
@@ -32,6 +41,9 @@ assert slope.asnumpy().ravel().tolist() == [4.0, 6.0], slope
 print("ok")
 """
 
+# What has nothing to look at without MindSpore.
+LATER = ("mindspore-wheel", "mindspore-version", "libstdcxx", "mindspore-run")
+
 Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
 
 
@@ -45,10 +57,13 @@ def check_mindspore(
     present = _presence(needed, ascend)
     rows = [present]
     if present.level != "ok":
-        return [*rows, *(_skipped(name) for name in ("mindspore-wheel", "mindspore-version", "mindspore-run"))]
+        return [
+            *rows,
+            *(_skipped(name) for name in LATER),
+        ]
     wheel = check_wheel(_folder())
     version = check_version(installed_version("mindspore") or "")
-    rows += [wheel, version]
+    rows += [wheel, version, check_libstdcxx()]
     rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run or _run_child))
     return rows
 
@@ -89,6 +104,23 @@ def check_wheel(folder: Path, machine: str = "") -> Row:
     return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
 
 
+def check_libstdcxx(folders: Sequence[Path] = LIBRARY_FOLDERS) -> Row:
+    """Check that a C++ library as new as MindSpore needs is installed: GCC 9's or newer."""
+    name = "libstdcxx"
+    found = [path for folder in folders if (path := folder / "libstdc++.so.6").exists()]
+    if not found:
+        return Row(check=name, level="skipped", evidence="no libstdc++.so.6 where it usually lies")
+    for path in found:
+        try:
+            if NEWEST_SYMBOL in path.read_bytes():
+                return Row(check=name, level="ok", evidence=f"{path} has {NEWEST_SYMBOL.decode()}")
+        except OSError:
+            continue
+    evidence = f"{found[0]} has no {NEWEST_SYMBOL.decode()}"
+    fix = "conda install libstdcxx-ng, or a system with GCC 9 or newer"
+    return Row(check=name, level="warn", evidence=evidence, fix=fix)
+
+
 def check_run(environment: Mapping[str, str], run: Runner) -> Row:
     """Check that MindSpore imports and computes on the CPU, in a child process with a deadline."""
     name = "mindspore-run"
@@ -104,6 +136,28 @@ def check_run(environment: Mapping[str, str], run: Runner) -> Row:
         return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
     return Row(check=name, level="fail", evidence=last.strip()[:300], fix=fix)
+
+
+def check_device_run(environment: Mapping[str, str], run: Runner | None = None) -> Row:
+    """Check that MindSpore computes on an NPU: the same product and gradient, in a child process with a deadline."""
+    name = "npu-run"
+    program = SMOKE.replace('set_device("CPU")', 'set_device("Ascend")')
+    try:
+        done = (run or _run_child)([sys.executable, "-c", program], {**environment, "GLOG_v": "3"})
+    except subprocess.TimeoutExpired:
+        evidence = f"did not compute a 2 x 2 product on an NPU within {DEADLINE_S:.0f} s"
+        fix = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    if done.returncode == 0:
+        return Row(check=name, level="ok", evidence="a product and its gradient are right on an NPU")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if known := known_in(lines):
+        return Row(
+            check=name, level="fail", evidence=f"{known[0].line[:200]}: {known[0].known.cause}", fix=known[0].known.fix
+        )
+    last = lines[-1] if lines else f"exit code {done.returncode}"
+    fix = "the rows above name what CANN and driver lack; else search this line in docs/environment.md"
+    return Row(check=name, level="fail", evidence=last[:300], fix=fix)
 
 
 def elf_machine(library: Path) -> str | None:

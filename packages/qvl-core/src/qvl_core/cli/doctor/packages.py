@@ -22,6 +22,22 @@ def check_packages() -> list[Row]:
     return [_package_row(name) for name in BRINGS]
 
 
+def check_copies() -> Row:
+    """Check that each of our packages is installed once: of two copies, the wrong one may be imported."""
+    found: dict[str, list[str]] = {}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if name in BRINGS:
+            found.setdefault(name, []).append(f"{distribution.version} in {distribution.locate_file('')}")
+    twice = {name: copies for name, copies in found.items() if len(set(copies)) > 1}
+    if twice:
+        evidence = "; ".join(f"{name}: {', '.join(dict.fromkeys(copies))}" for name, copies in twice.items())
+        names = " ".join(twice)
+        fix = f"pip uninstall -y {names} until none is left, then install once"
+        return Row(check="copies", level="fail", evidence=evidence[:400], fix=fix)
+    return Row(check="copies", level="ok", evidence="each of our packages is installed once")
+
+
 def check_requirements() -> Row:
     """Check that what our packages and MindSpore require is installed in the versions that they state."""
     faults, fixes = [], []

@@ -74,6 +74,12 @@ class EnvSection(Section):
         description="Ports for HCCL: a list of ranges or 'auto'. Wins over HCCL_IF_BASE_PORT.",
         examples=["auto"],
     )
+    HCCL_NPU_SOCKET_PORT_RANGE: Text | None = Field(
+        default=None,
+        description="Ports that HCCL opens on the NPU's own network card: a list of ranges or 'auto'. Needed where "
+        "processes share an NPU.",
+        examples=["auto"],
+    )
     HCCL_SOCKET_IFNAME: Text | None = Field(
         default=None,
         description="Network interface for HCCL; a wrong one is the usual multi-node failure.",

@@ -1,0 +1,112 @@
+"""Ports and host names: where the processes of a run meet, and where HCCL listens."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvl_core.cli.doctor.row import Row
+
+if TYPE_CHECKING:
+    from qvl_core.recipe import Recipe
+
+HCCL_BASE, HCCL_PORTS = 60000, 16
+_DEFAULT_MASTER = "localhost:29501"
+_PROC = Path("/proc/sys/net/ipv4")
+
+
+def check_master_port(recipe: Recipe | None, free: Callable[[int], bool] | None = None) -> Row:
+    """Check that the port where processes meet is free here; the default's, or the recipe's."""
+    from qvl_core.launch import ports
+
+    free = free or ports.is_free
+    master = recipe.launch.master if recipe else _DEFAULT_MASTER
+    host, _, text = master.rpartition(":")
+    port = int(text)
+    if free(port):
+        return Row(check="master-port", level="ok", evidence=f"port {port} is free")
+    owner = ports.owner_of(port) or "a process that this user may not see"
+    fix = f"--set launch.master={host}:{ports.free_port()}, a port that is free now"
+    evidence = f"port {port} is taken by {owner}"
+    return Row(check="master-port", level="fail" if recipe else "warn", evidence=evidence, fix=fix)
+
+
+def check_hccl_ports(
+    recipe: Recipe | None,
+    environment: Mapping[str, str],
+    *,
+    folder: Path = _PROC,
+    free: Callable[[int], bool] | None = None,
+) -> Row:
+    """Check that HCCL's 16 ports are free, and that the system does not give them to outgoing connections."""
+    from qvl_core.launch import ports
+
+    free = free or ports.is_free
+    stated = recipe.env.variables() if recipe else {}
+    stated = {**environment, **stated}
+    if stated.get("HCCL_HOST_SOCKET_PORT_RANGE"):
+        evidence = f"HCCL_HOST_SOCKET_PORT_RANGE is {stated['HCCL_HOST_SOCKET_PORT_RANGE'][:60]}"
+        return Row(check="hccl-ports", level="ok", evidence=evidence)
+    text = stated.get("HCCL_IF_BASE_PORT", "")
+    base = int(text) if re.fullmatch(r"\d{1,5}", text) and int(text) <= 65520 else HCCL_BASE
+    wanted = range(base, base + HCCL_PORTS)
+    taken = [port for port in wanted if not free(port)]
+    named = f"{base} to {base + HCCL_PORTS - 1}"
+    if taken:
+        other = next(first for first in range(61000, 65500, 100) if all(map(free, range(first, first + HCCL_PORTS))))
+        evidence = f"of HCCL's ports {named}, {', '.join(map(str, taken))} taken"
+        return Row(check="hccl-ports", level="warn", evidence=evidence, fix=f"[env] HCCL_IF_BASE_PORT = {other}")
+    first, last = _numbers(folder / "ip_local_port_range")
+    if not (first and base <= last and first <= base + HCCL_PORTS - 1) or _reserved(folder, wanted):
+        return Row(check="hccl-ports", level="ok", evidence=f"{named} are free")
+    evidence = f"{named} lie in the range for outgoing connections, {first} to {last}: one may take them"
+    fix = f"sysctl -w net.ipv4.ip_local_reserved_ports={base}-{base + HCCL_PORTS - 1}"
+    return Row(check="hccl-ports", level="warn", evidence=evidence, fix=fix)
+
+
+def check_host_names(recipe: Recipe | None, resolve: Callable[[str], list[str]] | None = None) -> Row:
+    """Check that the meeting point has an IPv4 address, which msrun needs; no packet leaves for a local name."""
+    host = (recipe.launch.master if recipe else _DEFAULT_MASTER).rpartition(":")[0]
+    nodes = recipe.launch.nodes if recipe else 1
+    try:
+        found = (resolve or _resolve)(host)
+    except OSError as error:
+        fix = f"write the IPv4 address of the first machine, or add {host} to /etc/hosts on all"
+        return Row(check="host-names", level="fail", evidence=f"{host} cannot be resolved: {error.strerror}", fix=fix)
+    four = [address for address in found if re.fullmatch(r"[\d.]+", address)]
+    if not four:
+        evidence = f"{host} has IPv6 addresses only ({', '.join(found)}); msrun knows none"
+        return Row(check="host-names", level="fail", evidence=evidence, fix="write the machine's IPv4 address")
+    if nodes > 1 and all(address.startswith("127.") for address in four):
+        evidence = f"{host} is {four[0]} here: the other {nodes - 1} machines cannot reach that"
+        fix = f"--set launch.master=ADDRESS:{(recipe.launch.master if recipe else '').rpartition(':')[2]}"
+        return Row(check="host-names", level="warn", evidence=evidence, fix=fix)
+    return Row(check="host-names", level="ok", evidence=f"{host} is {four[0]}")
+
+
+def _resolve(host: str) -> list[str]:
+    return list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, None)))
+
+
+def _numbers(path: Path) -> tuple[int, int]:
+    try:
+        words = path.read_text(encoding="ascii").split()
+        return int(words[0]), int(words[1])
+    except (OSError, ValueError, IndexError):
+        return 0, 0
+
+
+def _reserved(folder: Path, wanted: range) -> bool:
+    try:
+        text = (folder / "ip_local_reserved_ports").read_text(encoding="ascii").strip()
+    except OSError:
+        return False
+    held: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            held.update(range(int(first), int(last or first) + 1))
+    return set(wanted) <= held

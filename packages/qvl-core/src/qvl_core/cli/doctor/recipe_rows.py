@@ -1,0 +1,84 @@
+"""`qvl doctor --recipe R`: everything about one run on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvl_core.cli.doctor import needs
+from qvl_core.cli.doctor.row import Row
+from qvl_core.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from qvl_core.recipe import Recipe
+
+
+def load(path: str) -> tuple[Recipe | None, list[Row]]:
+    """Load the recipe; where it is wrong, give a row for each problem instead."""
+    from qvl_core.recipe import load_recipe
+
+    try:
+        recipe = load_recipe(path)
+    except InputError as error:
+        return None, [problem_row("recipe", problem) for problem in error.problems]
+    layout, launch = recipe.parallel, recipe.launch
+    degrees = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
+    evidence = f"{recipe.task} of {recipe.spec.name}, {degrees} on {launch.device}"
+    rows = [Row(check="recipe", level="ok", evidence=f"{path}: {evidence}")]
+    return recipe, [*rows, *(problem_row("recipe", warning) for warning in recipe.warnings)]
+
+
+def rows(recipe: Recipe, environment: Mapping[str, str], *, devices: Path, memory: int, capacity: int) -> list[Row]:
+    """Check what the recipe needs against what is here."""
+    return [
+        needs.check_devices_for(recipe, devices, len(os.sched_getaffinity(0))),
+        *_weights(recipe),
+        *_inputs(recipe),
+        needs.check_host_memory(recipe, memory),
+        needs.check_device_memory(recipe, capacity),
+        needs.check_output(recipe),
+        needs.check_space(recipe),
+        needs.check_loss_of_a_stop(recipe),
+        _determinism(recipe, environment),
+        needs.check_secrets(recipe),
+    ]
+
+
+def problem_row(check: str, problem: Problem) -> Row:
+    """Give a problem as a row of the report."""
+    level = "fail" if problem.severity == "error" else "warn"
+    key = f" {problem.key}" if problem.key else ""
+    fix = "; ".join(problem.fix.splitlines()) or "correct it there"
+    return Row(check=check, level=level, evidence=f"{problem.where}:{key} {problem.message}", fix=fix)  # type: ignore[arg-type]
+
+
+def _weights(recipe: Recipe) -> list[Row]:
+    from qvl_core.weights_fit import check_weights
+
+    if not Path(recipe.weights.source).exists():
+        return []
+    problems = check_weights(recipe)
+    if problems:
+        return [problem_row("recipe-weights", problem) for problem in problems]
+    return [Row(check="recipe-weights", level="ok", evidence=f"{recipe.weights.source} fits the recipe")]
+
+
+def _inputs(recipe: Recipe) -> list[Row]:
+    from qvl_core.cli.inputs import missing_inputs
+
+    missing = missing_inputs(recipe)
+    if missing:
+        return [problem_row("recipe-files", problem) for problem in missing]
+    return [Row(check="recipe-files", level="ok", evidence="weights, data and media folders are there")]
+
+
+def _determinism(recipe: Recipe, environment: Mapping[str, str]) -> Row:
+    stated = recipe.env.HCCL_DETERMINISTIC or environment.get("HCCL_DETERMINISTIC", "")
+    if recipe.launch.device == "cpu":
+        return Row(check="determinism", level="ok", evidence="CPU runs are equal to the bit")
+    if stated in ("true", "strict"):
+        return Row(check="determinism", level="ok", evidence=f"HCCL_DETERMINISTIC is {stated}")
+    evidence = 'reductions may differ in the last bits between runs; HCCL_DETERMINISTIC = "true" fixes their order'
+    return Row(check="determinism", level="ok", evidence=evidence)

@@ -1,0 +1,264 @@
+"""Messages of HCCL, CANN and MindSpore that people meet in logs, what causes them, and what to do. Pure.
+
+Every row is a message that was found in a public issue; `source` names it. Rows are ordered by how much they explain:
+a time-out on one rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A log may hold thousands of lines of one failing operation; nobody reads more than this many explanations.
+_SHOWN = 2
+_LINE_LIMIT = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownMessage:
+    """A message, as a pattern over one line, with its cause, its fix, and the issues that show it."""
+
+    name: str
+    pattern: str
+    cause: str
+    fix: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A known message and the line that it was found in."""
+
+    known: KnownMessage
+    line: str
+
+
+KNOWN: tuple[KnownMessage, ...] = (
+    KnownMessage(
+        name="cann-libraries-missing",
+        pattern=r"lib(?:ge_runner|ascendcl|cann_kb|hccl|opapi|runtime)\.so[\w.]*: cannot open shared object file",
+        cause="MindSpore's Ascend part cannot load a library of CANN: CANN is not installed, its set_env.sh was not "
+        "sourced in this shell, or it is of a version without that library",
+        fix="source set_env.sh of the CANN that pairs with this MindSpore, in the job script too; `qvl doctor` shows "
+        "the pair",
+        source="mindspore-lab/mindyolo#273, mindspore-ai/mindspore#236",
+    ),
+    KnownMessage(
+        name="no-ascend-in-mindspore",
+        pattern=r"Unsupported device target Ascend",
+        cause="this MindSpore knows no Ascend: its plug-in did not load (CANN missing or of another version)",
+        fix="source CANN's set_env.sh, then `qvl doctor`; it names the first thing that is wrong",
+        source="mindspore-lab/mindyolo#273",
+    ),
+    KnownMessage(
+        name="versions-do-not-pair",
+        pattern=r"MindSpore version \S+ and [\"']?Ascend AI software package",
+        cause="MindSpore and CANN are of versions that were not built for each other",
+        fix="install the MindSpore that pairs with this CANN: the table is in docs/ascend.md, `qvl doctor` checks it",
+        source="mindspore-lab/mindyolo#217",
+    ),
+    KnownMessage(
+        name="operators-not-installed",
+        pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed",
+        cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
+        fix="install the CANN operator package for this chip, of the same version as the toolkit",
+        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2",
+    ),
+    KnownMessage(
+        name="cann-python-part",
+        pattern=r"No module named '(?:tbe|te|decorator)\b",
+        cause="the Python part of CANN does not load in this environment: set_env.sh was not sourced here, or what it "
+        "needs is not installed",
+        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of CANN's",
+        source="Ascend/pytorch#29, microsoft/onnxruntime#14121",
+    ),
+    KnownMessage(
+        name="cann-halves-differ",
+        pattern=r"libops_host_cpu\.so: undefined symbol",
+        cause="two versions of CANN are mixed: the operators do not fit the toolkit",
+        fix="source set_env.sh of one CANN only, in a fresh shell; reinstall toolkit and operators of one version",
+        source="Ascend/samples#21",
+    ),
+    KnownMessage(
+        name="operators-of-another-chip",
+        pattern=r"E30006|Failed to verify the OPP",
+        cause="the operators (opp) of CANN are not those of this chip or of this toolkit",
+        fix="install the CANN operator package for this chip, of the same version as the toolkit; one set_env.sh only",
+        source="vllm-project/vllm-ascend#4284",
+    ),
+    KnownMessage(
+        name="old-c-library",
+        pattern=r"version [`']GLIBC(?:XX)?_[\d.]+' not found",
+        cause="the system's C or C++ library is older than the one that the wheel was built with",
+        fix="conda install libstdcxx-ng for GLIBCXX; for GLIBC a newer system is needed",
+        source="mindspore-ai/mindspore#87",
+    ),
+    KnownMessage(
+        name="npu-in-use-or-hidden",
+        pattern=r"dcmi mod(?:ule|el) initializ\w+ failed.*-80(?:05|20)|because the device is used\. ret is -8020",
+        cause="the driver refuses this container: the device belongs to another one, or device nodes or the driver "
+        "folder are not mounted",
+        fix="give the container free devices, davinci_manager, devmm_svm, hisi_hdc and the driver folder",
+        source="vllm-project/vllm-ascend#2698, Project-HAMi/ascend-device-plugin#23, Ascend/cann-container-image#46",
+    ),
+    KnownMessage(
+        name="device-not-visible",
+        pattern=r"Set visible device failed, invalid device",
+        cause="ASCEND_RT_VISIBLE_DEVICES names devices that this machine or container does not have",
+        fix="name those that npu-smi info lists, from 0 inside a container, as many as launch.devices_per_node",
+        source="gpustack/gpustack#3352",
+    ),
+    KnownMessage(
+        name="device-absent",
+        pattern=r"\(?EL0001\)?: ?.*Device not found|EL0001.*[Dd]evice|Device not found or invalid",
+        cause="the device number does not exist here, or the device is ill",
+        fix="npu-smi info; then env.ASCEND_RT_VISIBLE_DEVICES with healthy devices only",
+        source="vllm-project/vllm-ascend#8186",
+    ),
+    KnownMessage(
+        name="device-lost",
+        pattern=r"lost heartbeat|runtime result = 507010",
+        cause="the device stopped answering: a hardware or driver fault, or it was reset by somebody",
+        fix="npu-smi info on that machine; reset or leave out the device, then run the same command to go on",
+        source="vllm-project/vllm-ascend#8186",
+    ),
+    KnownMessage(
+        name="device-memory",
+        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem|NPU out of memory",
+        cause="the memory of the device is used up, by this run or by another process on it",
+        fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
+        "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
+        source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761",
+    ),
+    KnownMessage(
+        name="device-open",
+        pattern=r"open device \d+ failed|errorCode = 507033|device retain error",
+        cause="the device cannot be opened: no memory left on it, another process holds it, or driver and CANN do not "
+        "fit",
+        fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
+        source="Ascend/samples#21, Ascend/samples#16, hw-native-sys/PTOAS#341",
+    ),
+    KnownMessage(
+        name="device-service",
+        pattern=r"tsd client wait response fail",
+        cause="the service on the device did not start: driver and CANN do not fit, or the device is ill",
+        fix="npu-smi info, and reset the device if nobody uses it; `qvl doctor` compares driver, CANN and MindSpore",
+        source="hiyouga/LlamaFactory#3839, vllm-project/vllm-ascend#4284",
+    ),
+    KnownMessage(
+        name="hccl-port-taken",
+        pattern=r"EJ0003|EI0019|Failed to bind the IP port|listen on ip\S* and specific port\S* fail",
+        cause="the port that HCCL listens on is taken: another run uses the same devices or the default ports 60000 "
+        "to 60015, or the system gave one to a connection",
+        fix="env.HCCL_IF_BASE_PORT = 61000 (another range for each run), or end the other run; keep the range free: "
+        "sysctl -w net.ipv4.ip_local_reserved_ports=60000-60015",
+        source="vllm-project/vllm-ascend#405, vllm-project/vllm-ascend#16205, vllm-project/vllm-ascend#4725, "
+        "hiyouga/LlamaFactory#9330",
+    ),
+    KnownMessage(
+        name="scheduler-port-taken",
+        pattern=r"Failed to call (?:bind|socket listen), url: |Failed to init the tcp server",
+        cause="the port where the processes meet is taken, or MS_ variables of another job are set in this shell",
+        fix="--set launch.master=HOST:PORT with a free port; unset the MS_ variables that `qvl doctor` names",
+        source="mindspore-lab/mindyolo#449",
+    ),
+    KnownMessage(
+        name="aicpu-exception",
+        pattern=r"exception occurred during AICPU execution",
+        cause="an operator that runs on the device's CPU failed, most often for an index out of range",
+        fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1: the Python stack then names the operator",
+        source="candle-org/MindAct#1698",
+    ),
+    KnownMessage(
+        name="aicore-exception",
+        pattern=r"ai(?:core|vector|vec) (?:exception|error)|aicore execution is abnormal|507015",
+        cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
+        fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
+        "a fused kernel is at fault; `nox -s npu` tests each",
+        source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670",
+    ),
+    KnownMessage(
+        name="hccl-transport",
+        pattern=r"EI0009|Transport init error",
+        cause="two devices could not open the link between them: the other failed earlier, or their network differs",
+        fix="read the log of the other rank that the line names first; between machines check addresses and TLS: "
+        "hccn_tool -i 0 -tls -g",
+        source="vllm-project/vllm-ascend#3162",
+    ),
+    KnownMessage(
+        name="hccl-connect-timeout",
+        pattern=r"EI0006|Getting socket times out|wait socket establish timeout",
+        cause="a rank did not come to the first collective in time: it failed earlier, loads weights longer than "
+        "HCCL_CONNECT_TIMEOUT, or the machines do not reach each other",
+        fix="look for a rank that failed with something else first; slow start: env.HCCL_CONNECT_TIMEOUT = 1200 (up "
+        "to 7200); several machines: HCCL_SOCKET_IFNAME, and equal TLS settings (hccn_tool -i 0 -tls -g)",
+        source="vllm-project/vllm-ascend#5461, vllm-project/vllm-ascend#1955, hiyouga/LlamaFactory#5071, "
+        "vllm-project/afd-plugin#229",
+    ),
+    KnownMessage(
+        name="hccl-exec-timeout",
+        pattern=r"EI0002|Notify register times out|hccl fftsplus task timeout",
+        cause="a rank waited longer than HCCL_EXEC_TIMEOUT in a collective: another one died, hangs, or is much slower",
+        fix="look for a rank that failed with something else first, and for a slow one (data, validation, saving); a "
+        "larger env.HCCL_EXEC_TIMEOUT only where a step may truly take that long",
+        source="vllm-project/vllm-ascend#1443, hiyouga/LlamaFactory#975, InternLM/lmdeploy#3354, Ascend/pytorch#54",
+    ),
+    KnownMessage(
+        name="stream-timeout",
+        pattern=r"EE1002|[Ss]tream sync(?:hronize)? timeout|runtime result = 507046",
+        cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
+        fix="look for a rank that failed first; then as for EI0002",
+        source="Ascend/pytorch#48, Ascend/pytorch#62",
+    ),
+    KnownMessage(
+        name="hccl-init",
+        pattern=r"[Hh]cclCommInitRootInfo\w*(?: fail|\(.*error code)|HcclGetRootInfo|hccl initialize failed",
+        cause="HCCL could not form the group of ranks: wrong network interface, a device used twice, or a taken port",
+        fix="several machines: env.HCCL_SOCKET_IFNAME with the interface that reaches the others; one machine: free "
+        "devices and ports, `qvl doctor --recipe RECIPE`",
+        source="gpustack/gpustack#2021, vllm-project/vllm-ascend#2712, vllm-project/vllm-ascend#405",
+    ),
+    KnownMessage(
+        name="worker-lost",
+        pattern=r"Time out nodes are \[|meta server node can not be finalized because there are still",
+        cause="msrun's scheduler lost a worker: that one failed or was busy for longer than MS_NODE_TIMEOUT",
+        fix="read the log of the worker that it names; on a loaded or large cluster env.MS_NODE_TIMEOUT = 900",
+        source="candle-org/MindAct#1983",
+    ),
+)
+
+# Says only that something inside CANN failed: told where no other row fits.
+INNER_ERROR = KnownMessage(
+    name="inner-error",
+    pattern=r"E[EZI]9999",
+    cause="something inside CANN failed; the lines below it name the function",
+    fix="run again with env.ASCEND_GLOBAL_LOG_LEVEL = 1 and env.ASCEND_SLOG_PRINT_TO_STDOUT = 1, and read what comes "
+    "before it; `qvl doctor --devices` tries the device on its own",
+    source="mindspore-ai/mindspore#319, tile-ai/tilelang-ascend#82",
+)
+
+
+def known_in(lines: Iterable[str]) -> tuple[Match, ...]:
+    """Give the known messages among the lines, those that explain most first, at most two."""
+    kept = [line[:_LINE_LIMIT] for line in lines]
+    found: list[Match] = []
+    for known in (*KNOWN, INNER_ERROR):
+        if known is INNER_ERROR and found:
+            break
+        pattern = re.compile(known.pattern)
+        line = next((line for line in kept if pattern.search(line)), None)
+        if line is not None:
+            found.append(Match(known=known, line=line.strip()))
+    return tuple(found[:_SHOWN])
+
+
+def explained_lines(matches: Iterable[Match]) -> list[str]:
+    """Write the matches for a person: the line, its cause, the fix."""
+    lines = []
+    for match in matches:
+        lines.append(f"  known message: {match.line[:200]}")
+        lines.append(f"    cause: {match.known.cause}")
+        lines.append(f"    fix: {match.known.fix}")
+        lines.append(f"    seen in: {match.known.source}")
+    return lines

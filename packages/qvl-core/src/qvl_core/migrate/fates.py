@@ -1,0 +1,134 @@
+"""Settings of the reference stack that are not carried over: without effect there, or without counterpart here.
+
+Read in MindSpeed-MM 2.1.0 (the guide's version) and in the guide's own notes; `docs/migrate.md` names the sections.
+"""
+
+from __future__ import annotations
+
+_STRUCTURE = "the model's structure is that of the model file, this echo was ignored (the guide's first note)"
+_UNUSED = "this model never reads it"
+_BY_COMMAND_LINE = "was always replaced by the command line's"
+_FUSED = "qvl takes fused kernels on Ascend by itself; QVL_KERNELS=reference turns them off"
+_LAUNCHER = "qvl starts msrun itself: `qvl run RECIPE --dry-run` shows the command"
+
+NO_EFFECT_OPTIONS = {
+    **dict.fromkeys(
+        (
+            *("use-mcore-models", "normalization", "swiglu", "vocab-size", "make-vocab-size-divisible-by"),
+            *("tokenizer-type", "num-layers", "hidden-size", "ffn-hidden-size", "num-attention-heads"),
+            *("group-query-attention", "num-query-groups", "max-position-embeddings", "position-embedding-type"),
+            *("rotary-base", "rotary-percent", "untie-embeddings-and-output-weights", "disable-bias-linear"),
+            *("add-qkv-bias", "attention-dropout", "hidden-dropout", "attention-softmax-in-fp32", "init-method-std"),
+            *("norm-epsilon", "no-rope-fusion"),
+        ),
+        _STRUCTURE,
+    ),
+    "distributed-backend": "nccl is written even where HCCL is used; qvl takes HCCL on Ascend",
+}
+
+NO_COUNTERPART_OPTIONS = {
+    **dict.fromkeys(
+        ("use-fused-rmsnorm", "use-fused-swiglu", "use-fused-rotary-pos-emb", "use-flash-attn", "use-infer-fa"), _FUSED
+    ),
+    **dict.fromkeys(("no-gradient-accumulation-fusion", "no-masked-softmax-fusion"), "names a kernel that qvl has not"),
+    **dict.fromkeys(("ai-framework", "join", "log-dir", "bind-core", "cluster-time-out", "tail-worker-log"), _LAUNCHER),
+    **dict.fromkeys(
+        ("overlap-grad-reduce", "overlap-param-gather", "use-cp-send-recv-overlap"), "qvl decides what overlaps"
+    ),
+    **dict.fromkeys(
+        ("no-load-optim", "no-load-rng", "finetune"), "whether a run goes on is asked at its start: qvl run --resume"
+    ),
+    "variable-seq-lengths": "samples are never padded to one length in qvl",
+    "no-save-rng": "qvl's checkpoints hold the random state: it is small",
+    "log-tps": "tokens per second are always logged, real and padded ones apart",
+    "log-throughput": "throughput is always logged",
+    "enable-dummy-optimizer": "a stage with nothing to train needs no flag in qvl",
+    "mm-tool": "profiling and memory snapshots of tools.json",
+    "swap-attention": "layout.recompute saves the same memory",
+    "sequence-parallel": "qvl has no sequence parallelism",
+    "context-parallel-algo": "qvl has no context parallelism",
+    "encoder-dp-balance": "data.balance deals samples by length",
+    "eval-iters": "validation goes over all held-out samples",
+    "load-base-model": "adapters start from weights.source, a run goes on with --resume",
+    "ckpt-format": "qvl has one checkpoint format",
+    "distributed-timeout-minutes": "HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT under [env]",
+    "lr-decay-iters": "the learning rate decays over all steps",
+    "tensorboard-dir": "TensorBoard files lie in output.dir",
+    "use-ascend-mc2": "names a kernel that qvl has not",
+}
+
+NO_EFFECT_DATA = {
+    **dict.fromkeys(
+        (
+            *("image_resolution", "video_resolution", "image_do_pan_and_scan", "crop_to_patches"),
+            *("use_audio_in_video", "audio_sampling_rate", "tool_format", "audios"),
+        ),
+        _UNUSED,
+    ),
+    **dict.fromkeys(("batch_size", "seed"), _BY_COMMAND_LINE),
+    **dict.fromkeys(
+        ("packing", "neat_packing"), "packing was never selected in that version; data.packing = true packs"
+    ),
+    **dict.fromkeys(("ranking", "chosen", "rejected"), "preference pairs are used by DPO only"),
+}
+
+NO_COUNTERPART_DATA = {
+    "dataset_type": "there is one data pipeline",
+    "use_fast_tokenizer": "the tokenizer is the checkpoint's fast one",
+    "split_special_tokens": "special tokens are never split; what looks like one in a text is an error",
+    "template": "the chat template is Qwen2.5-VL's, or the checkpoint's own",
+    "preprocessing_batch_size": "nothing is pre-computed in batches: samples are made as training goes",
+    "overwrite_cache": "qvl sees by content whether its cache is fresh",
+    "dataloader_mode": "there is one loader, with exact resume",
+    "sampler_type": "there is one order: shuffled, a function of train.seed, resumable",
+    "drop_last": "every sample is used once an epoch",
+    "shuffle": "training samples are always shuffled",
+    "pin_memory": "concerns CUDA",
+    "model_name": "the collator is Qwen2.5-VL's",
+    "ignore_pad_token_for_loss": "padding is never learned",
+    "formatting": "data.sources.format is read off the attr names",
+    "val_max_samples": "give a validation file of that many records",
+}
+
+_TOKENS = "token ids are read from the checkpoint"
+
+NO_COUNTERPART_MODEL = {
+    "model_id": "the model is known by its sizes",
+    **dict.fromkeys(
+        (
+            *("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id", "vision_token_id"),
+            *("bos_token_id", "eos_token_id", "pad_token_id"),
+        ),
+        _TOKENS,
+    ),
+    "use_remove_padding": "data.packing = true packs samples; attention masks of any length are made by themselves",
+    "parallel_output": "the output is gathered where it is needed",
+    "img_context_token_id": "places of images and videos are found token by token: both may stand in one run",
+}
+
+NO_COUNTERPART_ANSWERS = {
+    "pipeline_class": "there is one pipeline",
+    "hub_backend": "weights and tokenizer are a local HF folder",
+    "autotokenizer_name": "weights and tokenizer are a local HF folder",
+    "local_files_only": "nothing is ever downloaded",
+    "device": "launch.device",
+    "dtype": "model.dtype",
+    "kv_cache": "the cache is always used",
+    "use_cache": "the cache is always used",
+    **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), _TOKENS),
+    "evaluation_impl": "one process for each device",
+    "image_processer_path": "the processor is that of weights.source",
+    "eval_split": "all rows are answered; eval.limit takes the first ones",
+}
+
+NO_EFFECT_ANSWERS = {
+    "do_sample": "was computed again, as temperature > 0",
+    "max_length": "max_new_tokens overrides it",
+    "evaluation_model": "has to be qwen2_vl_7b for every size; the model is that of weights.source",
+}
+
+# Exported by the scripts, and stated by the recipe elsewhere.
+LAUNCH_VARIABLES = (
+    *("NPUS_PER_NODE", "MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("RANK_SIZE", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+)

@@ -1,0 +1,186 @@
+"""The files of the reference stack in a folder: which are there, what each holds, and which belong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from qvl_core.errors import InputError, Problem, RecipeError
+from qvl_core.input_file import printable, read_regular_file
+from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
+from qvl_core.migrate.ledger import Setting
+from qvl_core.migrate.shell_script import Script, read_script
+
+Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
+
+# The shipped files have a few KB; reading is quadratic in the length of a quoted text.
+_LIMIT = 256 * 1024
+_NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
+_FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
+_ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
+_OURS = ("recipe", ".toml")
+
+
+@dataclass(kw_only=True)
+class Sheet:
+    """One JSON file. `taken` are the paths that a rule has looked at: what is left over is unknown."""
+
+    file: str
+    source: JsonSource
+    taken: set[tuple[str, ...]] = field(default_factory=set)
+
+    def get(self, *path: str) -> Setting | None:
+        """Give the value whose path ends so, the shallowest first; None where there is none."""
+        for at, value in self._all(self.source.values, ()):
+            if at[-len(path) :] == path:
+                return self._setting(at, value)
+        return None
+
+    def rest(self) -> Iterator[Setting]:
+        """Yield what no rule has looked at."""
+        for at, value in self.source.leaves():
+            if not any(at[: len(end)] in self.taken for end in (at[:size] for size in range(1, len(at) + 1))):
+                yield self._setting(at, value)
+
+    def under(self, *path: str) -> list[Setting]:
+        """Give every leaf below a path."""
+        found = [(at, value) for at, value in self.source.leaves() if _holds(at, path)]
+        return [self._setting(at, value) for at, value in found]
+
+    def _setting(self, at: tuple[str, ...], value: Any) -> Setting:
+        self.taken.add(at)
+        return Setting(value=value, where=f"{self.file}:{self.source.lines.get(at, 1)}", said=".".join(at))
+
+    def _all(self, value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        if isinstance(value, dict):
+            yield from (((*path, key), inner) for key, inner in value.items())
+            for key, inner in value.items():
+                yield from self._all(inner, (*path, key))
+
+
+@dataclass(kw_only=True)
+class Launch:
+    """One shell script, with what rules have looked at."""
+
+    file: str
+    script: Script
+    taken: set[str] = field(default_factory=set)
+
+    def option(self, *names: str) -> Setting | None:
+        """Give the first of these options that is there; its value is a text, True for one without value."""
+        for name in names:
+            found = self.script.options.get(name)
+            self.taken.add(f"--{name}")
+            if found is not None:
+                line = found.value_lines[0] if found.value_lines else found.line
+                value = " ".join(found.values) if found.values else True
+                return Setting(value=value, where=f"{self.file}:{line}", said=f"--{name}")
+        return None
+
+    def variable(self, *names: str) -> Setting | None:
+        """Give the first of these variables that is set."""
+        for name in names:
+            found = self.script.variables.get(name)
+            self.taken.add(name)
+            if found is not None:
+                return Setting(value=found.text, where=f"{self.file}:{found.line}", said=name)
+        return None
+
+
+@dataclass(kw_only=True)
+class Folder:
+    """What was found. Keys are what follows the kind in a file's name, without the family: `7b`, `72b_lora`."""
+
+    path: Path
+    sheets: dict[tuple[Kind, str], Sheet] = field(default_factory=dict)
+    scripts: dict[tuple[Kind, str], Launch] = field(default_factory=dict)
+    broken: dict[str, Problem] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.sheets or self.scripts or self.broken)
+
+    def sheet(self, kind: Kind, key: str) -> Sheet | None:
+        """Give the JSON file of a kind for a key; of `72b_lora` that of `72b` will do."""
+        for wanted in (key, *_shorter(key)):
+            if (kind, wanted) in self.sheets:
+                return self.sheets[kind, wanted]
+        return None
+
+    def named(self, path: str) -> Sheet | None:
+        """Give the JSON file that a script names; only its last part counts, the scripts run elsewhere."""
+        name = PurePath(path).name
+        return next((sheet for sheet in self.sheets.values() if sheet.file == name), None)
+
+
+def read_folder(path: Path) -> Folder:
+    """Read every file that is one of the reference stack's. Raises RecipeError for a folder with none, or no folder."""
+    if not path.is_dir():
+        message = "is not a folder" if path.exists() else "there is no such folder"
+        fix = "qvl migrate DIR, with the folder of data_*.json, model_*.json and finetune_*.sh"
+        raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
+    folder = Folder(path=path)
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise RecipeError(Problem(where=str(path), message=f"cannot be read: {error.strerror}")) from None
+    for entry in entries:
+        _read(entry, folder)
+    if folder.empty:
+        message = "holds none of data_*.json, model_*.json, finetune_*.sh, inference_*.json/.sh, evaluate_*.json/.sh"
+        fix = f"qvl migrate {_below(path)}"
+        raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
+    return folder
+
+
+def _below(path: Path) -> str:
+    """Name the folder that was meant: one below that holds such files, else where the reference stack has them."""
+    for folder in (path / "examples" / "mindspore" / "qwen2.5vl", *sorted(path.iterdir())):
+        try:
+            if folder.is_dir() and any(_NAME.fullmatch(entry.name) for entry in folder.iterdir()):
+                return printable(str(folder))
+        except OSError:
+            continue
+    return "MindSpeed-MM/examples/mindspore/qwen2.5vl"
+
+
+def _read(entry: Path, folder: Folder) -> None:
+    match = _NAME.fullmatch(entry.name)
+    if match is None or _ALLOWED.get(match[1], match[3]) != match[3]:
+        folder.unread.append(entry.name + ("/" if entry.is_dir() else ""))
+        return
+    kind: Any = match[1]
+    key = _FAMILY.sub("", match[2]).lower() or match[2].lower()
+    try:
+        data = read_regular_file(entry, limit=_LIMIT, error_type=RecipeError)
+        text = data.decode("utf-8")
+    except InputError as error:
+        folder.broken[entry.name] = error.problems[0]
+        return
+    except UnicodeDecodeError as error:
+        message = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
+        folder.broken[entry.name] = Problem(where=entry.name, message=message, fix="convert the file to UTF-8")
+        return
+    if match[3] == "sh":
+        folder.scripts[kind, key] = Launch(file=entry.name, script=read_script(text))
+        return
+    try:
+        folder.sheets[kind, key] = Sheet(file=entry.name, source=read_json_source(text))
+    except JsonSourceError as error:
+        where = f"{entry.name}:{error.line}"
+        folder.broken[entry.name] = Problem(where=where, message=str(error), fix=error.fix)
+
+
+def _shorter(key: str) -> Iterator[str]:
+    """Yield `72b` for `72b_lora`: variants of a script share the data and model files of their size."""
+    while "_" in key:
+        key = key.rpartition("_")[0]
+        yield key
+
+
+def _holds(at: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    return any(at[start : start + len(path)] == path for start in range(len(at) - len(path)))

@@ -1,0 +1,170 @@
+"""JSON with the line of every value. Strict, but a repeated key is kept and told: the usual reader takes the last."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+Path = tuple[str, ...]
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?![\w.])")
+_WORDS = {"true": True, "false": False, "null": None}
+_DEEPEST = 60
+
+
+class JsonSourceError(ValueError):
+    """Text that is not JSON. `line` counts from 1."""
+
+    def __init__(self, message: str, line: int, fix: str = "") -> None:
+        super().__init__(message)
+        self.line = line
+        self.fix = fix
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonSource:
+    """A JSON object with the line of each key. `repeated` lists (path, first line, last line) of keys stated twice."""
+
+    values: dict[str, Any]
+    lines: dict[Path, int]
+    repeated: tuple[tuple[Path, int, int], ...]
+
+    def leaves(self) -> Iterator[tuple[Path, Any]]:
+        """Yield every value that is no object, with its path; a list counts as one value."""
+        yield from _leaves(self.values, ())
+
+
+def read_json_source(text: str) -> JsonSource:
+    """Parse a JSON object. Raises JsonSourceError with line, and a fix for the mistakes that people make."""
+    return _Reader(text).read()
+
+
+def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, (*path, key))
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text = text.removeprefix("\ufeff")
+        self._at = 0
+        self._breaks = [index for index, char in enumerate(self._text) if char == "\n"]
+        self._lines: dict[Path, int] = {}
+        self._repeated: list[tuple[Path, int, int]] = []
+
+    def read(self) -> JsonSource:
+        self._skip()
+        if not self._text[self._at :]:
+            raise self._error("is empty")
+        if self._peek() != "{":
+            raise self._error("does not begin with {", "the reference stack's files hold one JSON object")
+        values = self._value((), 0)
+        self._skip()
+        if self._at < len(self._text):
+            raise self._error(f"goes on after its end, with {self._text[self._at : self._at + 20]!r}")
+        return JsonSource(values=values, lines=self._lines, repeated=tuple(self._repeated))
+
+    def _value(self, path: Path, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise self._error("is nested too deeply")
+        self._skip()
+        start = self._peek()
+        if start == "{":
+            return self._object(path, depth)
+        if start == "[":
+            return self._array(path, depth)
+        if start == '"':
+            return self._string()
+        if number := _NUMBER.match(self._text, self._at):
+            self._at = number.end()
+            written = number[0]
+            return float(written) if set(written) & set(".eE") else int(written)
+        for word, value in _WORDS.items():
+            if self._text.startswith(word, self._at):
+                self._at += len(word)
+                return value
+        raise self._unexpected("a value")
+
+    def _object(self, path: Path, depth: int) -> dict[str, Any]:
+        self._at += 1
+        found: dict[str, Any] = {}
+        while not self._ends("}", bool(found)):
+            if self._peek() != '"':
+                raise self._unexpected("a key in double quotes")
+            line = self._line()
+            key = self._string()
+            here = (*path, key)
+            if key in found:
+                self._repeated.append((here, self._lines[here], line))
+            self._lines[here] = line
+            self._skip()
+            if self._peek() != ":":
+                raise self._unexpected(f"a colon after {key!r}")
+            self._at += 1
+            found[key] = self._value(here, depth + 1)
+        return found
+
+    def _array(self, path: Path, depth: int) -> list[Any]:
+        self._at += 1
+        found: list[Any] = []
+        while not self._ends("]", bool(found)):
+            found.append(self._value(path, depth + 1))
+        return found
+
+    def _ends(self, closing: str, after_item: bool) -> bool:
+        """Step over a comma or the closing bracket; tell whether it was the bracket."""
+        self._skip()
+        if self._peek() == closing:
+            self._at += 1
+            return True
+        if not after_item:
+            return False
+        if self._peek() != ",":
+            raise self._unexpected(f"a comma or {closing}")
+        line = self._line()
+        self._at += 1
+        self._skip()
+        if self._peek() == closing:
+            message = f"a comma stands before {closing}: JSON allows none after the last item"
+            raise JsonSourceError(message, line, "take the comma out")
+        return False
+
+    def _string(self) -> str:
+        try:
+            value, self._at = scanstring(self._text, self._at + 1, True)
+        except JSONDecodeError as error:
+            line = bisect_right(self._breaks, error.pos - 1) + 1
+            message = f"a text is not right: {error.msg[0].lower()}{error.msg[1:]}"
+            raise JsonSourceError(message, line, "close the quotes, and write \\\\ for a backslash") from None
+        return str(value)
+
+    def _skip(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _line(self) -> int:
+        return bisect_right(self._breaks, self._at - 1) + 1
+
+    def _unexpected(self, wanted: str) -> JsonSourceError:
+        rest = self._text[self._at : self._at + 20].split("\n")[0]
+        if not self._peek():
+            return self._error(f"ends where {wanted} is expected: half of a file?", "get the whole file again")
+        if rest.startswith(("//", "#", "/*")):
+            return self._error(f"a comment stands where {wanted} is expected", "JSON has no comments: take it out")
+        if rest.startswith("..."):
+            return self._error("holds the `...` of the guide's example", "use the shipped file, with your changes")
+        return self._error(f"{rest!r} stands where {wanted} is expected")
+
+    def _error(self, message: str, fix: str = "") -> JsonSourceError:
+        return JsonSourceError(message, self._line(), fix)

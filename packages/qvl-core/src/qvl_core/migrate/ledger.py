@@ -1,0 +1,103 @@
+"""What became of every setting of the old files, and the recipes that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Fate = Literal["no_effect", "no_counterpart", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A value of an old file: `said` is its name there (`--lr`, `basic_parameters.dataset`), `where` file:line."""
+
+    value: Any
+    where: str
+    said: str
+
+    @property
+    def text(self) -> str:
+        return self.value if isinstance(self.value, str) else _short(self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """A recipe key and where its value comes from; `where` is empty for what no file states."""
+
+    key: str
+    value: Any
+    where: str
+    said: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """A setting that is not carried over, and why."""
+
+    fate: Fate
+    where: str
+    said: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contradiction:
+    """Two places that state different things; `used` says what the recipe has."""
+
+    what: str
+    places: tuple[tuple[str, str], ...]
+    used: str
+
+
+@dataclass(kw_only=True)
+class RecipeDraft:
+    """A recipe in the making. Keys are dotted; the order of putting is the order of writing within a table."""
+
+    name: str
+    task: Literal["sft", "eval", "infer"]
+    model: str = ""
+    rows: dict[str, Carried] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any, setting: Setting | None = None, note: str = "") -> None:
+        """State a key; a later statement replaces an earlier one."""
+        where, said = (setting.where, setting.said) if setting else ("", "")
+        self.rows[key] = Carried(key=key, value=value, where=where, said=said, note=note)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        return self.rows[key].value if key in self.rows else default
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """All findings of one migration, in the order of finding; told once each."""
+
+    left: list[Left] = field(default_factory=list)
+    contradictions: list[Contradiction] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+
+    def leave(self, fate: Fate, setting: Setting, why: str) -> None:
+        self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=setting.text, why=why))
+
+    def contradict(self, what: str, settings: Iterable[Setting], used: str) -> None:
+        places = tuple((setting.where, f"{setting.said} = {setting.text}") for setting in settings)
+        self._add(self.contradictions, Contradiction(what=what, places=places, used=used))
+
+    def remark(self, where: str, text: str) -> None:
+        self._add(self.remarks, (where, text))
+
+    @staticmethod
+    def _add(rows: list[Any], row: Any) -> None:
+        # Files are shared between recipes: what is said of a file is said once.
+        if row not in rows:
+            rows.append(row)
+
+
+def _short(value: Any) -> str:
+    import json
+
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,244 @@
+"""The whole migration: read a folder, make the recipes, check each with the rules of `qvl check`, write them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qvl_core.errors import InputError, OutputError, Problem
+from qvl_core.input_file import printable
+from qvl_core.migrate.answering import fill_eval, fill_infer
+from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder
+from qvl_core.migrate.job import Job
+from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
+from qvl_core.migrate.recipe_text import recipe_text
+from qvl_core.migrate.sft import fill_sft
+
+TEXT_REPORT, JSON_REPORT = "migration.txt", "migration.json"
+# Options that have been looked at without leading to a key of their own.
+_LOOKED_AT = ("--mm-data", "--mm-model", "--mm-tool", "--bf16", "--load", "--save")
+# Variables of a script that only name files, folders and numbers for its own use.
+_TASKS: dict[Kind, str] = {"finetune": "sft", "inference": "infer", "evaluate": "eval"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One recipe: its values with their origin, its text, and what is wrong with it; written only if nothing is."""
+
+    name: str
+    task: str
+    values: tuple[Carried, ...]
+    text: str
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration:
+    """What a folder gives. `broken` are files that cannot be read, `unread` those that are none of the stack's."""
+
+    folder: str
+    made: tuple[Made, ...]
+    ledger: Ledger
+    broken: tuple[Problem, ...]
+    unread: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not self.broken and bool(self.made) and not any(one.problems for one in self.made)
+
+
+def migrate(path: Path, out: Path) -> Migration:
+    """Read the folder and make its recipes as they will lie in `out`; writes nothing there."""
+    folder = read_folder(path)
+    ledger = Ledger()
+    made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]
+    _tell_of_files(folder, ledger)
+    return Migration(
+        folder=str(path),
+        made=tuple(made),
+        ledger=ledger,
+        broken=tuple(folder.broken.values()),
+        unread=tuple(folder.unread),
+    )
+
+
+def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite: bool = False) -> list[Path]:
+    """Write recipes and reports. Raises OutputError, before anything is written, where another file would be lost."""
+    texts = {one.file: one.text for one in migration.made if not one.problems} | reports
+    lost = [name for name in texts if name not in reports and _differs(out / name, texts[name])]
+    if lost and not overwrite:
+        message = f"holds {', '.join(lost)} with other content"
+        fix = "--out OTHER, or --overwrite to replace them"
+        raise OutputError(Problem(where=printable(str(out)), message=message, fix=fix))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            temporary = out / f".{name}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(out / name)
+    except OSError as error:
+        raise OutputError(Problem(where=printable(str(out)), message=f"cannot be written: {error.strerror}")) from None
+    return [out / name for name in texts]
+
+
+def _jobs(folder: Folder, ledger: Ledger) -> Iterator[Job]:
+    for kind, task in _TASKS.items():
+        keys = sorted({key for of, key in (*folder.scripts, *folder.sheets) if of == kind}, key=_by_size)
+        for key in keys:
+            draft = RecipeDraft(name=f"{key}_{task}", task=task)  # type: ignore[arg-type]
+            job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.scripts.get((kind, key)))
+            _link(job, kind)
+            _fill(job, kind)
+            yield job
+    if not any(kind == "finetune" for kind, _ in folder.scripts):
+        for (kind, key), sheet in folder.sheets.items():
+            if kind == "data":
+                text = f"no finetune_*.sh for {key}: without it steps, batch and learning rate are unknown; no recipe"
+                ledger.remark(sheet.file, text)
+
+
+def _link(job: Job, kind: Kind) -> None:
+    """Find the JSON files that belong to a script: those that it names, else those of its size."""
+    folder = job.folder
+    if kind == "finetune":
+        job.data = _named(job, "--mm-data", "MM_DATA") or folder.sheet("data", job.key)
+        job.model = _named(job, "--mm-model", "MM_MODEL") or folder.sheet("model", job.key)
+    else:
+        own = folder.sheets.get((kind, job.key))
+        named = _named(job, "--mm-model", "MM_MODEL")
+        job.model = named or own
+        if own and named and own is not named and job.launch:
+            text = f"the script names {named.file}, not {own.file}: the named one is used"
+            job.ledger.remark(job.launch.file, text)
+
+
+def _named(job: Job, option: str, variable: str) -> Sheet | None:
+    said = job.option(option.removeprefix("--")) or job.variable(variable)
+    if said is None or not isinstance(said.value, str):
+        return None
+    sheet = job.folder.named(said.text)
+    name = said.text.rpartition("/")[2]
+    if sheet is None:
+        why = "cannot be read" if name in job.folder.broken else "is not in the folder"
+        job.ledger.remark(said.where, f"{said.said} names {name}, which {why}")
+    return sheet
+
+
+def _fill(job: Job, kind: Kind) -> None:
+    job.compare_pairs()
+    if kind == "finetune":
+        if job.model is None:
+            text = "no model file: layers per stage are derived, vision and merger are frozen as in all shipped ones"
+            job.ledger.remark(job.launch.file if job.launch else job.key, text)
+        fill_sft(job)
+        return
+    if job.model is None:
+        said = job.launch.file if job.launch else job.key
+        fix = f"put {kind}_qwen2_5_vl_{job.key}.json beside the script"
+        message = f"no {kind}_*.json: it names model, questions and generation"
+        job.stuck.append(Problem(where=said, message=message, fix=fix))
+        return
+    if job.launch is None:
+        text = f"no {kind}_*.sh: one device is taken for each stage, and no environment variables are set"
+        job.ledger.remark(job.model.file, text)
+    (fill_infer if kind == "inference" else fill_eval)(job)
+
+
+def _finish(job: Job, folder: Folder, out: Path) -> Made:
+    """Write the recipe's text and check it; problems name the old file where it states the value."""
+    draft = job.draft
+    text = recipe_text(draft, str(folder.path), str(out / f"{draft.name}.toml"))
+    problems, warnings = list(job.stuck), list[Problem]()
+    if not problems:
+        found = _checked(text, draft.name)
+        problems = [_at_home(problem, draft) for problem in found if problem.severity == "error"]
+        warnings = [_at_home(problem, draft) for problem in found if problem.severity == "warning"]
+    if job.launch:
+        for line, note in job.launch.script.notes:
+            job.ledger.remark(f"{job.launch.file}:{line}", note)
+        _tell_of_repeats(job.launch, job.ledger)
+    return Made(
+        name=draft.name,
+        task=draft.task,
+        values=tuple(draft.rows.values()),
+        text=text,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
+
+
+def _checked(text: str, name: str) -> tuple[Problem, ...]:
+    """Run everything that `qvl check` runs; a weights folder that is there is looked at too."""
+    from qvl_core.recipe import load_recipe
+    from qvl_core.weights_fit import check_weights
+
+    with tempfile.TemporaryDirectory(prefix="qvl-migrate-") as folder:
+        path = Path(folder) / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            recipe = load_recipe(os.fspath(path))
+        except InputError as error:
+            return error.problems
+        weights = [replace(problem, severity="warning") for problem in check_weights(recipe)]
+        return (*recipe.warnings, *weights)
+
+
+def _at_home(problem: Problem, draft: RecipeDraft) -> Problem:
+    """Let a problem name the old file and line that its value comes from."""
+    parts = problem.key.split(".")
+    for end in range(len(parts), 0, -1):
+        row = draft.rows.get(".".join(parts[:end]))
+        if row is not None:
+            return replace(problem, where=row.where or f"{draft.name}.toml")
+    return replace(problem, where=f"{draft.name}.toml")
+
+
+def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
+    for name, line, text, later, new in launch.script.repeated:
+        places = [
+            Setting(value=text, where=f"{launch.file}:{line}", said=name),
+            Setting(value=new, where=f"{launch.file}:{later}", said=name),
+        ]
+        ledger.contradict(f"{name} is stated twice", places, f"the later one, {new[:80]}, as in the script")
+
+
+def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
+    """Tell what no rule has looked at, keys that stand twice, and files that belong to nothing."""
+    for sheet in folder.sheets.values():
+        for path, first, last in sheet.source.repeated:
+            said = ".".join(path)
+            places = [Setting(value="", where=f"{sheet.file}:{line}", said=said) for line in (first, last)]
+            ledger.contradict(f"{path[-1]} stands twice in one object", places, "the last one, as in the reference")
+        if not sheet.taken:
+            ledger.remark(sheet.file, "no script uses it")
+            continue
+        for setting in sheet.rest():
+            if setting.value not in (None, "", [], {}):
+                ledger.leave("unknown", setting, "qvl migrate does not know it")
+    for launch in folder.scripts.values():
+        for option in launch.script.options.values():
+            said = f"--{option.name}"
+            if said not in launch.taken and said not in _LOOKED_AT:
+                value = " ".join(option.values) or "(set)"
+                setting = Setting(value=value, where=f"{launch.file}:{option.line}", said=said)
+                ledger.leave("unknown", setting, "qvl migrate does not know it")
+
+
+def _differs(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") != text
+    except (OSError, UnicodeDecodeError):
+        return path.exists()
+
+
+def _by_size(key: str) -> tuple[int, str]:
+    digits = key[: len(key) - len(key.lstrip("0123456789"))]
+    return int(digits or 0), key

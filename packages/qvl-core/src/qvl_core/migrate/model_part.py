@@ -1,0 +1,290 @@
+"""Which model, how it is cut, and on which devices: [model], [layout], [weights], [launch], [env]."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qvl_core.errors import Problem
+from qvl_core.layout import Layout
+from qvl_core.layout_rules import check_stages, check_tensor_degree
+from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
+from qvl_core.migrate.job import Job, clean_path
+from qvl_core.migrate.ledger import Setting
+from qvl_core.recipe.environment_rules import INSTEAD, TORCH_ONLY
+from qvl_core.recipe.sections import EnvSection
+from qvl_core.specs import load_spec, shipped_names
+from qvl_core.specs.model_spec import ModelSpec
+
+_SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
+_TEXT_FIELDS = {
+    "num_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_heads",
+    "num_query_groups": "num_kv_heads",
+    "vocab_size": "vocab_size",
+}
+_VISION_FIELDS = {
+    "num_layers": "depth",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_heads",
+    "patch_size": "patch_size",
+    "spatial_merge_size": "spatial_merge_size",
+}
+_DEFAULT_PORT = 29501
+
+
+def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
+    """State model.name, found by the sizes of the model file, the name of the HF folder, and the files' names."""
+    by_shape = _by_shape(job)
+    by_path = _by_name(hf_folder.text) if hf_folder else None
+    by_key = _by_name(job.key)
+    name = by_shape or by_path or by_key
+    said = job.model.get("text_decoder", "num_layers") if job.model and by_shape else hf_folder
+    if name is None:
+        fix = "name the files after their size (data_7b.json), or write model.config with the path of an HF config.json"
+        job.missing("which model this is can be read off neither the model file nor a name", "model.name", fix)
+        return None
+    places = [(by_shape, said), (by_path, hf_folder)]
+    other = [setting for found, setting in places if found not in (None, name) and setting]
+    if other and said:
+        job.ledger.contradict("the files speak of different models", [said, *other], f"model.name = {name}")
+    if by_key not in (None, name) and said:
+        text = f"the file names say {by_key}; {said.said} says {name}, which is used"
+        job.ledger.remark(said.where, text)
+    job.draft.put("model.name", name, said)
+    job.draft.model = name
+    spec = load_spec(name)
+    if job.model:
+        _compare(job, spec)
+        for key, why in NO_COUNTERPART_MODEL.items():
+            job.leave("no_counterpart", job.model.get(key), why)
+    return spec
+
+
+def put_freeze(job: Job) -> None:
+    """State model.freeze from the two `freeze` switches; where they are absent, the reference's own defaults hold."""
+    frozen: list[str] = []
+    said = None
+    parts = (("vision", "vision_encoder", True), ("merger", "vision_projector", False))
+    for component, table, default in parts:
+        setting = job.model.get(table, "freeze") if job.model else None
+        said = said or setting
+        # Without a model file all shipped sizes are meant, and those freeze both.
+        if setting.value if setting else default or job.model is None:
+            frozen.append(component)
+    note = "not stated: the reference's default" if job.model else "not stated: all shipped model files freeze both"
+    job.draft.put("model.freeze", frozen, said, "" if said else note)
+
+
+def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[int, int]:
+    """State tp, pp and the stage lists; lists that contradict each other, or pp, are left out and derived."""
+    tp_said = job.option("tensor-model-parallel-size") or job.variable("TP")
+    pp_said = job.option("pipeline-model-parallel-size") or job.variable("PP")
+    tp, stated = job.whole(tp_said, least=1) or 1, job.whole(pp_said, least=1)
+    lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
+    known = [(stages, setting) for stages, setting in lists if stages is not None and setting]
+    pp = stated or (len(known[0][0]) if known else 1)
+    job.draft.put("layout.tp", tp, tp_said)
+    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else "from the length of the stage lists" if known else "")
+    if spec and tp_said:
+        # Told here, with its line: a wrong degree makes a nonsense of the batch too, which is told first otherwise.
+        job.stuck += [replace(problem, where=tp_said.where) for problem in check_tensor_degree(spec, tp)]
+    cp = job.option("context-parallel-size") or job.variable("CP")
+    if cp and (job.whole(cp, least=1) or 1) > 1:
+        job.leave("no_counterpart", cp, "qvl has no context parallelism; its devices become replicas")
+    virtual = job.option("virtual-pipeline-model-parallel-size") or job.variable("VP_SIZE")
+    job.leave("no_counterpart", virtual, "qvl's pipeline is not interleaved")
+    if len(known) == 2 and spec:
+        _put_stages(job, spec, pp, pp_said, known, inference)
+    return tp, pp
+
+
+def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, known: list[Any], inference: bool) -> None:
+    (vision, vision_said), (text, text_said) = known
+    if pp == 1 and len(vision) == len(text) > 1:
+        used = "pp = 1, which ignores the lists, as in the reference stack"
+        job.ledger.contradict(
+            f"the stage lists are for {len(text)} stages, the script starts 1",
+            [vision_said, text_said, *([pp_said] if pp_said else [])],
+            used,
+        )
+        return
+    problems = check_stages(spec, pp, vision, text, inference=inference)
+    if problems:
+        settings = [vision_said, text_said, *([pp_said] if pp_said else [])]
+        faults = "; ".join(f"{problem.key.rpartition('.')[2]} {problem.message}" for problem in problems)
+        job.ledger.contradict(faults, settings, f"pp = {pp}; the lists are left out, and qvl derives legal ones")
+        return
+    job.draft.put("layout.vision_stages", list(vision), vision_said)
+    job.draft.put("layout.text_stages", list(text), text_said)
+
+
+def put_launch(job: Job, tp: int, pp: int) -> Layout:
+    """State [launch]; give the layout with the replicas that the devices make."""
+    per_said = job.option("local-worker-num", "nproc-per-node", "nproc_per_node") or job.variable("NPUS_PER_NODE")
+    per_node = job.whole(per_said, least=1)
+    visible = job.variable("ASCEND_RT_VISIBLE_DEVICES")
+    if per_node is None and visible:
+        per_node = len(visible.text.split(","))
+        per_said = visible
+    nodes_said = job.option("nnodes") or job.variable("NNODES")
+    nodes = job.whole(nodes_said, least=1) or 1
+    world_said = job.option("worker-num") or job.variable("WORLD_SIZE")
+    world = job.whole(world_said, least=1)
+    if world and per_node and world != per_node * nodes:
+        product = f"{per_node} devices x {nodes} nodes = {per_node * nodes}"
+        settings = [setting for setting in (world_said, per_said, nodes_said) if setting]
+        job.ledger.contradict(f"the number of processes is {world}, but {product}", settings, product)
+    if per_node is None:
+        per_node = world or tp * pp
+        job.ledger.remark(
+            job.launch.file if job.launch else job.key, f"no device count is stated: {per_node} are taken"
+        )
+    job.draft.put("launch.device", "ascend")
+    job.draft.put("launch.devices_per_node", per_node, per_said)
+    job.draft.put("launch.nodes", nodes, nodes_said)
+    host_said = job.option("master-addr", "master_addr") or job.variable("MASTER_ADDR")
+    port_said = job.option("master-port", "master_port") or job.variable("MASTER_PORT")
+    host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
+    port = job.whole(port_said, least=1) or _DEFAULT_PORT
+    job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
+    rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
+    job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
+    job.variable("GRAD_ACC_STEP", "DP")
+    devices = per_node * nodes
+    if devices < tp * pp and per_said:
+        message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
+        fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
+        job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
+    dp = max(1, devices // (tp * pp))
+    return Layout(tp=tp, pp=pp, dp=dp, vision_stages=(), text_stages=())
+
+
+def put_environment(job: Job) -> None:
+    """State [env] from what the script exports: known names in their ranges; tell the others."""
+    if job.launch is None:
+        return
+    for line, path in job.launch.script.sources:
+        sourced = Setting(value=path, where=f"{job.launch.file}:{line}", said="source")
+        job.leave("no_counterpart", sourced, "source it in the shell that starts qvl")
+    for name, variable in job.launch.script.variables.items():
+        ours = name in EnvSection.model_fields
+        if not (variable.exported or ours or name in TORCH_ONLY):
+            continue
+        setting = job.variable(name)
+        if setting is None or name in LAUNCH_VARIABLES:
+            continue
+        if name in TORCH_ONLY:
+            why = f"read by the PyTorch adapter only. {INSTEAD.get(name, '')}".strip()
+            job.leave("no_effect", setting, why)
+        elif ours:
+            _put_variable(job, name, setting)
+        else:
+            why = "not among qvl's variables: set it in the shell that starts qvl, if it is needed"
+            job.leave("no_counterpart", setting, why)
+
+
+def _put_variable(job: Job, name: str, setting: Setting) -> None:
+    written = setting.text.strip()
+    value: Any = int(written) if re.fullmatch(r"-?\d{1,12}", written) else written
+    if name == "TOKENIZERS_PARALLELISM":
+        value = written.lower()
+    if name == "ASCEND_RT_VISIBLE_DEVICES":
+        value = written.replace(" ", "")
+    field = EnvSection.model_fields[name]
+    try:
+        TypeAdapter(field.rebuild_annotation(), config={"strict": True}).validate_python(value)
+    except ValidationError as error:
+        text = error.errors()[0]["msg"].lower()
+        job.ledger.remark(setting.where, f"{name} = {written[:60]} is outside its range ({text}); it is left out")
+        return
+    job.draft.put(f"env.{name}", value == "true" if name == "TOKENIZERS_PARALLELISM" else value, setting)
+
+
+def put_weights(job: Job, hf_folder: Setting | None) -> None:
+    """State weights.source: the HF folder, which qvl loads into any layout; tell what LOAD_PATH holds."""
+    loaded = job.option("load") or job.variable("LOAD_PATH", "CKPT_LOAD_DIR")
+    if job.draft.task == "sft" and job.data is None:
+        # The missing data file is the one problem to tell.
+        return
+    if hf_folder is None or not isinstance(hf_folder.value, str) or not hf_folder.value.strip():
+        fix = "state weights.source yourself: the folder of the HF checkpoint"
+        job.missing("no file names the HF folder (model_name_or_path, from_pretrained)", "weights.source", fix)
+        return
+    source = clean_path(hf_folder.text)
+    job.draft.put("weights.source", source, hf_folder)
+    if loaded is None:
+        return
+    path = clean_path(loaded.text)
+    if path == source:
+        return
+    model = job.draft.model.removeprefix("qwen2.5-vl-")
+    command = f"qvl convert import --mindspeed {path} --hf-files {source} --out ckpt/{model}_imported"
+    why = "converted weights are not needed: qvl loads the HF folder into any layout. "
+    why += f"Where {path} holds weights that you trained: {command}, then weights.source = that folder"
+    job.leave("no_counterpart", loaded, why)
+
+
+def _by_shape(job: Job) -> str | None:
+    if job.model is None:
+        return None
+    found = {key: job.model.get("text_decoder", key) for key in ("num_layers", "hidden_size")}
+    for name in shipped_names():
+        text = load_spec(name).text
+        if all(setting and setting.value == getattr(text, key) for key, setting in found.items()):
+            return name
+    return None
+
+
+def _by_name(text: str) -> str | None:
+    sizes = {f"qwen2.5-vl-{match[1]}b" for match in _SIZE.finditer(text)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _compare(job: Job, spec: ModelSpec) -> None:
+    """Compare the model file's sizes with the published ones of this model."""
+    assert job.model is not None
+    for table, fields, part in (
+        ("text_decoder", _TEXT_FIELDS, spec.text),
+        ("vision_encoder", _VISION_FIELDS, spec.vision),
+    ):
+        for theirs, ours in fields.items():
+            setting = job.model.get(table, theirs)
+            expected = getattr(part, ours)
+            if setting is not None and setting.value != expected:
+                own = Setting(value=expected, where=spec.name, said=f"{table}.{theirs}")
+                used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
+                job.ledger.contradict(f"{theirs} is not that of {spec.name}", [setting, own], used)
+    flag = job.option("vocab-size")
+    size = job.model.get("text_decoder", "vocab_size")
+    if flag and size and job.whole(flag) not in (None, size.value):
+        job.ledger.contradict(
+            "two sizes of the vocabulary", [flag, size], "the model file's, as in the reference stack"
+        )
+    for setting in job.model.under("text_decoder") + job.model.under("image_encoder"):
+        job.model.taken.add(tuple(setting.said.split(".")))
+
+
+def _stages(job: Job, table: str) -> tuple[list[int] | None, Setting | None]:
+    """Give a stage list; `[[a, b]]` is one list, several inner lists are chunks of an interleaved pipeline."""
+    setting = job.model.get(table, "pipeline_num_layers") if job.model else None
+    if setting is None or setting.value is None:
+        return None, None
+    value = setting.value
+    if isinstance(value, list) and value and all(isinstance(inner, list) for inner in value):
+        if len(value) > 1:
+            job.leave("no_counterpart", setting, "qvl's pipeline is not interleaved; it derives lists of its own")
+            return None, None
+        value = value[0]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        job.ledger.remark(setting.where, f"{setting.said} is no list of layer counts; qvl derives one")
+        return None, None
+    return value, setting

@@ -1,0 +1,201 @@
+"""A training recipe out of finetune_*.sh, data_*.json and model_*.json."""
+
+from __future__ import annotations
+
+from qvl_core.layout import Layout
+from qvl_core.migrate.data_part import put_data
+from qvl_core.migrate.fates import NO_COUNTERPART_OPTIONS, NO_EFFECT_OPTIONS
+from qvl_core.migrate.job import Job, clean_path
+from qvl_core.migrate.ledger import Setting
+from qvl_core.migrate.model_part import (
+    put_environment,
+    put_freeze,
+    put_launch,
+    put_layout,
+    put_model,
+    put_weights,
+)
+
+# Megatron's own defaults, where a script states nothing (core_r0.8.0, arguments.py).
+_MEGATRON = "not stated: Megatron's default"
+_TARGETS = {
+    "linear_qkv": ("q_proj", "k_proj", "v_proj"),
+    "linear_proj": ("o_proj",),
+    "linear_fc1": ("gate_proj", "up_proj"),
+    "linear_fc2": ("down_proj",),
+}
+
+
+def fill_sft(job: Job) -> None:
+    """Fill the draft of a training recipe; the script is there."""
+    hf_folder = job.data.get("preprocess_parameters", "model_name_or_path") if job.data else None
+    spec = put_model(job, hf_folder)
+    put_freeze(job)
+    job.draft.put("model.dtype", "bfloat16", _precision(job))
+    tp, pp = put_layout(job, spec, inference=False)
+    layout = put_launch(job, tp, pp)
+    zero = job.option("use-distributed-optimizer")
+    job.draft.put("layout.dp", layout.dp, note="devices / (tp * pp)")
+    alone = layout.dp == 1
+    if alone:
+        job.leave("no_effect", zero, "one replica: there is nobody to split the optimizer with")
+    note = "one replica: nothing to split" if alone and zero else ""
+    job.draft.put("layout.zero1", zero is not None and not alone, zero, note)
+    _put_recompute(job)
+    put_weights(job, hf_folder)
+    put_data(job)
+    _put_batches(job, layout)
+    _put_optimizer(job)
+    _put_lora(job)
+    _put_saving(job)
+    put_environment(job)
+    job.leave_options("no_effect", NO_EFFECT_OPTIONS)
+    job.leave_options("no_counterpart", NO_COUNTERPART_OPTIONS)
+
+
+def _precision(job: Job) -> Setting | None:
+    half = job.option("fp16")
+    job.leave("no_counterpart", half, "qvl trains in bfloat16 on Ascend")
+    return job.option("bf16")
+
+
+def _put_recompute(job: Job) -> None:
+    found: list[str] = []
+    said = None
+    for component, table in (("vision", "vision_encoder"), ("text", "text_decoder")):
+        setting = job.model.get(table, "recompute_granularity") if job.model else None
+        if setting and setting.value:
+            found.append(component)
+            said = said or setting
+    flag = job.option("recompute-granularity", "recompute-activations")
+    job.leave("no_effect", flag, "recomputation is read from the model file")
+    for name in ("recompute-method", "recompute-num-layers"):
+        job.leave("no_effect", job.option(name), "recomputation is read from the model file")
+    job.draft.put("layout.recompute", found or "none", said)
+
+
+def _put_batches(job: Job, layout: Layout) -> None:
+    steps_said = job.option("train-iters")
+    steps = job.whole(steps_said, least=1)
+    micro_said = job.option("micro-batch-size") or job.variable("MBS")
+    micro = job.whole(micro_said, least=1) or 1
+    batch_said = job.option("global-batch-size") or job.variable("GBS")
+    batch = job.whole(batch_said, least=1)
+    _check_accumulation(job, micro, batch, batch_said, layout)
+    note = "" if batch else "not stated: micro batch times replicas, as Megatron has it"
+    batch = batch or micro * layout.dp
+    samples_said = job.option("train-samples")
+    samples = job.whole(samples_said, least=1)
+    if steps is None and samples:
+        steps, steps_said = max(1, samples // batch), samples_said
+    if steps is None:
+        job.missing("no file says how long training is (--train-iters)", "train.steps", "state it in the script")
+    else:
+        job.draft.put("train.steps", steps, steps_said)
+    job.draft.put("train.micro_batch", micro, micro_said)
+    job.draft.put("train.global_batch", batch, batch_said, note)
+    seed = job.option("seed")
+    stated = job.whole(seed)
+    job.draft.put("train.seed", 1234 if stated is None else stated, seed, "" if seed else _MEGATRON)
+    if seed:
+        job.ledger.remark(seed.where, "--seed did not change the order of samples there; train.seed does")
+    token = job.option("calculate-per-token-loss")
+    sample = job.option("calculate-per-sample-loss")
+    if token and sample:
+        job.ledger.contradict("the loss is per token and per sample", [token, sample], 'loss_reduction = "token"')
+    reduction = "token" if token else "sample" if sample else "micro_batch"
+    note = "" if token or sample else "the reference's; qvl's own recipes use token, which no batch size changes"
+    job.draft.put("train.loss_reduction", reduction, token or sample, note)
+
+
+def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting | None, layout: Layout) -> None:
+    """Tell where micro batch, accumulation and replicas do not make the global batch that is stated."""
+    accumulation_said = job.variable("GRAD_ACC_STEP")
+    accumulation = job.whole(accumulation_said, least=1)
+    if not accumulation or not batch or not said or not accumulation_said:
+        return
+    product = micro * accumulation * layout.dp
+    if product != batch:
+        text = f"{micro} x {accumulation} x {layout.dp} replicas make {product} samples, not {batch}"
+        job.ledger.contradict(text, [accumulation_said, said], f"train.global_batch = {batch}")
+
+
+def _put_optimizer(job: Job) -> None:
+    rate_said = job.option("lr")
+    rate = job.number(rate_said)
+    if rate is None:
+        job.missing("no file states the learning rate (--lr)", "train.optimizer.lr", "state it in the script")
+    table = "train.optimizer"
+    job.draft.put(f"{table}.name", "adamw", job.option("optimizer"))
+    job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
+    first, second = job.option("adam-beta1"), job.option("adam-beta2")
+    low, high = job.number(first), job.number(second)
+    job.draft.put(f"{table}.betas", [0.9 if low is None else low, 0.999 if high is None else high], first or second)
+    defaults = (("eps", "adam-eps", 1e-8), ("weight_decay", "weight-decay", 0.01), ("clip_norm", "clip-grad", 1.0))
+    for key, name, default in defaults:
+        said = job.option(name)
+        value = job.number(said)
+        job.draft.put(f"{table}.{key}", default if value is None else value, said, "" if said else _MEGATRON)
+    style_said = job.option("lr-decay-style")
+    style = str(style_said.value) if style_said else "linear"
+    table = "train.schedule"
+    if style not in ("cosine", "linear", "constant"):
+        job.leave("no_counterpart", style_said, "qvl has cosine, linear and constant; cosine is written")
+        style = "cosine"
+    job.draft.put(f"{table}.name", style, style_said, "" if style_said else _MEGATRON)
+    _put_warmup(job)
+    lowest_said = job.option("min-lr")
+    lowest = job.number(lowest_said)
+    job.draft.put(f"{table}.min_lr", lowest or 0.0, lowest_said, "" if lowest_said else _MEGATRON)
+
+
+def _put_warmup(job: Job) -> None:
+    fraction_said, steps_said = job.option("lr-warmup-fraction"), job.option("lr-warmup-iters")
+    fraction, steps = job.number(fraction_said), job.number(steps_said)
+    total = job.draft.value("train.steps") or 0
+    if fraction is not None and steps:
+        settings = [setting for setting in (fraction_said, steps_said) if setting]
+        job.ledger.contradict("warm-up is stated twice", settings, f"warmup = {fraction}")
+    if fraction is None and steps and total:
+        fraction, fraction_said = round(steps / total, 6), steps_said
+    job.draft.put("train.schedule.warmup", fraction or 0.0, fraction_said, "" if fraction_said else _MEGATRON)
+
+
+def _put_lora(job: Job) -> None:
+    rank_said, targets_said = job.option("lora-r"), job.option("lora-target-modules")
+    alpha_said, dropout_said = job.option("lora-alpha"), job.option("lora-dropout")
+    if rank_said is None and targets_said is None:
+        for setting in (alpha_said, dropout_said):
+            job.leave("no_effect", setting, "without --lora-target-modules nothing is adapted")
+        return
+    names = str(targets_said.value).split() if targets_said else ["linear_qkv", "linear_proj"]
+    targets = [target for name in names for target in _TARGETS.get(name, ())]
+    strange = [name for name in names if name not in _TARGETS]
+    if strange and targets_said:
+        job.leave("no_counterpart", targets_said, f"qvl does not know {', '.join(strange)}")
+    table = "train.lora"
+    job.draft.put(f"{table}.rank", job.whole(rank_said, least=1) or 8, rank_said)
+    alpha = job.number(alpha_said)
+    job.draft.put(f"{table}.alpha", 16 if alpha is None else alpha, alpha_said)
+    job.draft.put(f"{table}.dropout", job.number(dropout_said) or 0.0, dropout_said)
+    note = "the reference adapts fused projections, qvl HF's: q, k, v and gate, up apart"
+    job.draft.put(f"{table}.targets", targets or ["q_proj", "k_proj", "v_proj", "o_proj"], targets_said, note)
+
+
+def _put_saving(job: Job) -> None:
+    every = job.option("save-interval")
+    skipped = job.option("no-save-optim")
+    job.draft.put("train.save.every", job.whole(every, least=1) or 500, every, "" if every else "qvl's default")
+    note = "a run that was interrupted starts anew; true keeps what it needs to go on" if skipped else ""
+    job.draft.put("train.save.optimizer", skipped is None, skipped, note)
+    log = job.option("log-interval")
+    job.draft.put("train.log.every", job.whole(log, least=1) or 100, log, "" if log else _MEGATRON)
+    every = job.option("eval-interval")
+    if job.draft.value("data.validation"):
+        job.draft.put("train.log.validate_every", job.whole(every, least=1) or 1000, every, "" if every else _MEGATRON)
+    else:
+        job.leave("no_effect", every, "no validation data are stated")
+    folder = job.option("save") or job.variable("SAVE_PATH", "CKPT_SAVE_DIR")
+    default = f"runs/{job.draft.name}"
+    path = clean_path(folder.text) if folder and isinstance(folder.value, str) else default
+    job.draft.put("output.dir", path, folder if path != default else None)

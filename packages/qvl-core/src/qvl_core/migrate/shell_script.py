@@ -1,0 +1,282 @@
+"""What a launch script says: its variables, what it exports, and the options of the program that it starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from qvl_core.migrate.shell_words import GAP, Expansion, Text, Word
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
+_OPENING = ("if", "for", "while", "until", "case", "{", "select")
+_CLOSING = ("fi", "done", "esac", "}")
+_BETWEEN = ("then", "else", "elif", "do", "!", "time")
+_RESERVED = re.compile(r"(if|then|else|elif|fi|for|while|until|do|done|case|esac|select|\{|\}|!|time)(?=[\s;]|\Z)")
+_DECLARING = ("export", "declare", "typeset", "local", "readonly")
+_PROGRAMS = ("msrun", "torchrun", "python", "python3", "mpirun", "deepspeed", "accelerate")
+_FUNCTION = re.compile(r"(?:function[ \t]+)?[A-Za-z_][\w-]*[ \t]*\(\)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """A variable's texts (several for an array) and the line that assigns it."""
+
+    texts: tuple[Text, ...]
+    line: int
+    exported: bool = False
+
+    @property
+    def text(self) -> str:
+        return " ".join(text.chars for text in self.texts)
+
+    @property
+    def known(self) -> bool:
+        return all(text.known for text in self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """`--name value ...` of the started program. `line` is the option's, `value_lines` where its values are stated."""
+
+    name: str
+    values: tuple[str, ...]
+    line: int
+    value_lines: tuple[int, ...]
+
+    @property
+    def known(self) -> bool:
+        return GAP not in "".join(self.values)
+
+
+@dataclass(kw_only=True)
+class Script:
+    """One script. `notes` are (line, remark); `repeated` options and variables are told with both places."""
+
+    variables: dict[str, Variable] = field(default_factory=dict)
+    options: dict[str, Option] = field(default_factory=dict)
+    program: str = ""
+    sources: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    repeated: list[tuple[str, int, str, int, str]] = field(default_factory=list)
+
+
+def read_script(text: str) -> Script:
+    """Read a script. Nothing of it is executed, and nothing of this process's environment is looked at."""
+    return _Reader(text.removeprefix("\ufeff")).read()
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._script = Script()
+        self._depth = 0
+        self._conditional = False
+        self._commands: list[list[Text]] = []
+        self._heredocs: list[tuple[str, bool]] = []
+        self._shell = Expansion(
+            script=text, lookup=self._lookup, assign=lambda name, value: self._assign(name, [value], value.line)
+        )
+
+    def read(self) -> Script:
+        while self._shell.peek():
+            self._step()
+        self._script.notes += self._shell.notes
+        self._options()
+        self._script.notes.sort()
+        return self._script
+
+    def _lookup(self, name: str) -> list[Text] | None:
+        found = self._script.variables.get(name)
+        return None if found is None else list(found.texts)
+
+    def _assign(self, name: str, texts: list[Text], line: int, *, exported: bool = False, append: bool = False) -> None:
+        before = self._script.variables.get(name)
+        if append and before is not None:
+            texts = (
+                [*before.texts, *texts] if len(before.texts) != 1 or len(texts) != 1 else [before.texts[0] + texts[0]]
+            )
+        new = Variable(texts=tuple(texts), line=line, exported=exported or bool(before and before.exported))
+        under = self._depth > 0 or self._conditional
+        if under and before is not None and before.text != new.text:
+            remark = f"{name} is set again under a condition, which is not evaluated; line {before.line} holds"
+            self._script.notes.append((line, remark))
+            return
+        if under and before is None:
+            self._script.notes.append((line, f"{name} is set under a condition, which is taken as true"))
+        if before is not None and not append and not under and before.text != new.text and before.text:
+            self._script.repeated.append((name, before.line, before.text, line, new.text))
+        self._script.variables[name] = new
+
+    def _step(self) -> None:
+        shell = self._shell
+        shell.skip_blanks()
+        char = shell.peek()
+        if not char:
+            return
+        if char == "\n":
+            shell.take()
+            self._conditional = False
+            self._skip_heredocs()
+        elif shell.script.startswith(("&&", "||"), shell.at):
+            shell.at += 2
+            self._conditional = True
+        elif char in ";&|":
+            shell.take()
+            self._conditional = self._conditional and char == "|"
+        elif char in "()":
+            shell.take()
+            self._depth = max(0, self._depth + (1 if char == "(" else -1))
+        elif char in "<>":
+            self._redirection()
+        elif found := _FUNCTION.match(shell.script, shell.at):
+            shell.at = found.end()
+        elif found := _RESERVED.match(shell.script, shell.at):
+            self._reserved(found[1])
+        else:
+            self._command()
+
+    def _reserved(self, word: str) -> None:
+        shell = self._shell
+        shell.at += len(word)
+        if word in _OPENING:
+            self._depth += 1
+        elif word in _CLOSING:
+            self._depth = max(0, self._depth - 1)
+        if word in ("for", "select", "case"):
+            name = shell.word()
+            if name is not None and word != "case":
+                self._script.variables[name.raw] = Variable(texts=(Text(GAP, (name.line,)),), line=name.line)
+            while shell.peek() not in ("", "\n", ";"):
+                if shell.word() is None and shell.peek() not in ("", "\n", ";"):
+                    shell.take()
+
+    def _command(self) -> None:
+        shell = self._shell
+        words: list[Word] = []
+        assigned: list[tuple[str, list[Text], int, bool]] = []
+        while True:
+            shell.skip_blanks()
+            char = shell.peek()
+            if char in ("", "\n", ";", "&", "|", "(", ")"):
+                break
+            if char in "<>":
+                self._redirection()
+                continue
+            first = words[0].raw if words else ""
+            found = _ASSIGNMENT.match(shell.script, shell.at)
+            if found and (not words or first in _DECLARING):
+                line = shell.line
+                shell.at = found.end()
+                texts = shell.array() if shell.peek() == "(" else [shell.value()]
+                assigned.append((found[1], texts, line, bool(found[2])))
+                continue
+            word = shell.word()
+            if word is None:
+                break
+            # `2>&1`: the number belongs to the redirection.
+            if not (word.raw.isdecimal() and shell.peek() and shell.peek() in "<>"):
+                words.append(word)
+        self._carry_out(words, assigned)
+
+    def _carry_out(self, words: list[Word], assigned: list[tuple[str, list[Text], int, bool]]) -> None:
+        first = words[0].raw if words else ""
+        exports = first == "export" or bool(words and first not in _DECLARING)
+        for name, texts, line, append in assigned:
+            self._assign(name, texts, line, exported=exports, append=append)
+        if first == "export":
+            for word in words[1:]:
+                if word.raw in self._script.variables:
+                    held = self._script.variables[word.raw]
+                    self._script.variables[word.raw] = Variable(texts=held.texts, line=held.line, exported=True)
+        elif first in ("source", "."):
+            self._script.sources.append((words[0].line, " ".join(word.raw for word in words[1:])))
+        elif first == "unset":
+            for word in words[1:]:
+                self._script.variables.pop(word.raw, None)
+        elif words:
+            self._commands.append([text for word in words for text in word.fields])
+
+    def _redirection(self) -> None:
+        shell = self._shell
+        if shell.script.startswith("<<<", shell.at):
+            shell.at += 3
+        elif found := re.compile(r"<<(-?)[ \t]*(['\"]?)(\w+)\2").match(shell.script, shell.at):
+            shell.at = found.end()
+            self._heredocs.append((found[3], bool(found[1])))
+            return
+        while shell.peek() and shell.peek() in "<>&|":
+            shell.take()
+        shell.word()
+
+    def _skip_heredocs(self) -> None:
+        for end, tabs in self._heredocs:
+            while self._shell.peek():
+                start = self._shell.at
+                while self._shell.peek() not in ("", "\n"):
+                    self._shell.take()
+                line = self._shell.script[start : self._shell.at].rstrip("\r")
+                self._shell.take()
+                if (line.lstrip("\t") if tabs else line) == end:
+                    break
+        self._heredocs.clear()
+
+    def _options(self) -> None:
+        """Take the options of the command that starts the program: one of a launcher, or with the most options."""
+        started = [words for words in self._commands if words and PurePath(words[0].chars).name in _PROGRAMS]
+        counted = [(sum(word.chars.startswith("--") for word in words), words) for words in started or self._commands]
+        count, words = max(counted, key=lambda pair: pair[0], default=(0, []))
+        if not count:
+            words = self._unstarted()
+        for option in self._parsed(words):
+            before = self._script.options.get(option.name)
+            if before is not None and before.values != option.values:
+                texts = (" ".join(before.values), " ".join(option.values))
+                self._script.repeated.append((f"--{option.name}", before.line, texts[0], option.line, texts[1]))
+            self._script.options[option.name] = option
+
+    def _unstarted(self) -> list[Text]:
+        """Give what the variables named *_ARGS hold, where the script starts nothing that we can see."""
+        held = [variable for name, variable in self._script.variables.items() if name.endswith(("_ARGS", "_ARGUMENTS"))]
+        if held:
+            remark = "no command that starts the program was found; the options are those of the *_ARGS variables"
+            self._script.notes.append((held[0].line, remark))
+        return [word for variable in held for text in variable.texts for word in text.words()]
+
+    def _parsed(self, words: list[Text]) -> Iterator[Option]:
+        name, line, values = "", 0, list[Text]()
+        for word in self._without_comments(words):
+            if re.match(r"--[A-Za-z]", word.chars):
+                yield from self._finished(name, line, values)
+                name, equals, value = word.chars[2:].partition("=")
+                line, values = word.line, []
+                if equals:
+                    values = [Text(value, word.lines[-len(value) :] if value else (word.line,))]
+            elif name:
+                values.append(word)
+            if word.chars.endswith(".py") and not self._script.program:
+                self._script.program = PurePath(word.chars).name
+                if name and len(values) > 1:
+                    # The program's file is not a value of msrun's last option.
+                    values.pop()
+        yield from self._finished(name, line, values)
+
+    def _finished(self, name: str, line: int, values: list[Text]) -> Iterator[Option]:
+        if name:
+            texts = tuple(value.chars for value in values)
+            # argparse takes underscores and hyphens for different options; msrun's are written with either.
+            lines = tuple(value.line or line for value in values)
+            yield Option(name=name.replace("_", "-"), values=texts, line=line, value_lines=lines)
+
+    def _without_comments(self, words: list[Text]) -> Iterator[Text]:
+        """Leave out backslashes and comments inside a quoted list of options: bash would pass them on as arguments."""
+        comment_line = 0
+        for word in words:
+            if word.chars.startswith("#"):
+                if word.line != comment_line:
+                    remark = "a comment stands inside the quotes: bash passes its words on as arguments"
+                    self._script.notes.append((word.line, remark))
+                comment_line = word.line
+            if word.chars == "\\" or (comment_line and word.line == comment_line):
+                continue
+            yield word

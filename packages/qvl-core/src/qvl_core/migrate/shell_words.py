@@ -1,0 +1,385 @@
+"""Words of a shell script with the line of each character: quotes, comments, continuations, expansions. Runs nothing.
+
+Enough of POSIX shell and bash for launch scripts. What would have to be executed (`$(...)`, backquotes) or is not
+understood becomes a gap: text of unknown value, which makes the value that holds it unknown too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Stands in a text for what cannot be known without running something; no script holds this character.
+GAP = "\ue000"
+NAME = re.compile(r"[A-Za-z_]\w*")
+_SPECIAL = frozenset("#@*?-$!0123456789")
+_BLANK = " \t"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with the line of each of its characters."""
+
+    chars: str = ""
+    lines: tuple[int, ...] = ()
+
+    def __add__(self, other: Text) -> Text:
+        return Text(self.chars + other.chars, self.lines + other.lines)
+
+    @property
+    def line(self) -> int:
+        return self.lines[0] if self.lines else 0
+
+    @property
+    def known(self) -> bool:
+        return GAP not in self.chars
+
+    def words(self) -> list[Text]:
+        """Split at white space, as the shell does with an unquoted variable."""
+        return [Text(m[0], self.lines[m.start() : m.end()]) for m in re.finditer(r"\S+", self.chars)]
+
+
+@dataclass
+class Word:
+    """One word of a command: its fields (an array makes several), its first line, whether it was quoted at all."""
+
+    fields: list[Text]
+    line: int
+    quoted: bool
+    raw: str
+
+
+Lookup = Callable[[str], "list[Text] | None"]
+
+
+@dataclass
+class Expansion:
+    """Reads words out of a script. `notes` collects (line, remark) on what bash would have understood otherwise."""
+
+    script: str
+    lookup: Lookup
+    assign: Callable[[str, Text], None]
+    at: int = 0
+    line: int = 1
+    notes: list[tuple[int, str]] = field(default_factory=list)
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.script[self.at + ahead : self.at + ahead + 1]
+
+    def take(self) -> str:
+        char = self.peek()
+        self.at += 1
+        if char == "\n":
+            self.line += 1
+        return char
+
+    def skip_blanks(self) -> None:
+        """Skip blanks, comments and continued line ends; stops at a line end, an operator or a word."""
+        while True:
+            if self.peek() and self.peek() in _BLANK + "\r":
+                self.take()
+            elif self.peek() == "#":
+                while self.peek() not in ("", "\n"):
+                    self.take()
+            elif not self._continuation():
+                return
+
+    def _continuation(self) -> bool:
+        """Step over a backslash at the end of a line; one with blanks or a comment behind it is meant as such too."""
+        found = re.compile(r"\\(\r?\n|([ \t]+(?:#[^\n]*)?)\r?(?:\n|\Z))").match(self.script, self.at)
+        if found is None:
+            return False
+        if found[2]:
+            self.notes.append((self.line, "the backslash is not the last character: bash ends the command here"))
+        self.line += found[0].count("\n")
+        self.at = found.end()
+        return True
+
+    def word(self) -> Word | None:
+        """Read one word; None at a line end, an operator, or the end of the script."""
+        self.skip_blanks()
+        start, line = self.at, self.line
+        fields: list[Text] = []
+        current: Text | None = None
+        quoted = False
+        while (char := self.peek()) and char not in " \t\r\n;&|<>()":
+            parts, splits = self._part(char)
+            quoted = quoted or char in "\"'"
+            if parts is None:
+                continue
+            if splits:
+                pieces = [piece for part in parts for piece in part.words()]
+                if pieces and current is not None and parts[0].chars[:1].isspace():
+                    fields.append(current)
+                    current = None
+                for index, piece in enumerate(pieces):
+                    if index and current is not None:
+                        fields.append(current)
+                        current = None
+                    current = piece if current is None else current + piece
+                if current is not None and pieces and parts[-1].chars[-1:].isspace():
+                    fields.append(current)
+                    current = None
+                continue
+            for index, part in enumerate(parts):
+                if index and current is not None:
+                    fields.append(current)
+                    current = None
+                current = part if current is None else current + part
+        if self.at == start:
+            return None
+        if current is not None:
+            fields.append(current)
+        return Word(fields=fields, line=line, quoted=quoted, raw=self.script[start : self.at])
+
+    def value(self) -> Text:
+        """Read the right side of an assignment: one text, never split."""
+        result = Text()
+        while (char := self.peek()) and char not in " \t\r\n;&|<>()":
+            parts, _ = self._part(char)
+            for index, part in enumerate(parts or ()):
+                result += (Text(" ", (self.line,)) if index else Text()) + part
+        return result
+
+    def array(self) -> list[Text]:
+        """Read `(a b c)`; the opening bracket is next."""
+        self.take()
+        found: list[Text] = []
+        while True:
+            self.skip_blanks()
+            if self.peek() == "\n":
+                self.take()
+            elif self.peek() in (")", ""):
+                self.take()
+                return found
+            elif (word := self.word()) is not None:
+                found += word.fields
+            else:
+                self.take()
+
+    def _part(self, char: str) -> tuple[list[Text] | None, bool]:
+        """Read one part of a word; give its texts and whether they are split at white space."""
+        line = self.line
+        if char == "'":
+            return [self._single()], False
+        if char == '"':
+            return self._double(), False
+        if char == "\\":
+            if self._continuation():
+                return None, False
+            self.take()
+            escaped = self.take()
+            return [Text(escaped, (line,) * len(escaped))], False
+        if char == "`":
+            self._to_backquote()
+            return [Text(GAP, (line,))], False
+        if char == "$":
+            return self._dollar(), True
+        return [Text(self.take(), (line,))], False
+
+    def _single(self) -> Text:
+        self.take()
+        result = self._run("'")
+        self._close("'")
+        return result
+
+    def _double(self) -> list[Text]:
+        self.take()
+        parts = [Text()]
+        while (char := self.peek()) not in ('"', ""):
+            line = self.line
+            if char == "\\" and self.peek(1) and self.peek(1) in '"\\$`\n':
+                self.take()
+                escaped = self.take()
+                parts[-1] += Text() if escaped == "\n" else Text(escaped, (line,))
+            elif char == "\\":
+                parts[-1] += Text(self.take(), (line,))
+            elif char == "$":
+                found = self._dollar()
+                parts[-1] += found[0] if found else Text()
+                parts += found[1:]
+            elif char == "`":
+                self._to_backquote()
+                parts[-1] += Text(GAP, (line,))
+            else:
+                parts[-1] += self._run('"\\$`')
+        self._close('"')
+        return parts
+
+    def _run(self, stops: str) -> Text:
+        """Take everything up to one of these characters."""
+        chars: list[str] = []
+        lines: list[int] = []
+        while (char := self.peek()) and char not in stops:
+            lines.append(self.line)
+            chars.append(self.take())
+        return Text("".join(chars), tuple(lines))
+
+    def _close(self, quote: str) -> None:
+        if self.take() != quote:
+            self.notes.append((self.line, f"the script ends inside {quote} quotes"))
+
+    def _to_backquote(self) -> None:
+        self.take()
+        while self.peek() not in ("`", ""):
+            if self.take() == "\\":
+                self.take()
+        self.take()
+
+    def _dollar(self) -> list[Text]:
+        line = self.line
+        self.take()
+        if self.script.startswith("((", self.at):
+            return [self._arithmetic()]
+        if self.peek() == "(":
+            self._to_bracket("(", ")")
+            return [Text(GAP, (line,))]
+        if self.peek() == "{":
+            return self._braced()
+        if found := NAME.match(self.script, self.at):
+            self.at = found.end()
+            return self._variable(found[0], line)
+        if self.peek() and self.peek() in _SPECIAL:
+            self.take()
+            return [Text(GAP, (line,))]
+        return [Text("$", (line,))]
+
+    def _variable(self, name: str, line: int) -> list[Text]:
+        found = self.lookup(name)
+        return [Text(GAP, (line,))] if found is None else found[:1]
+
+    def _braced(self) -> list[Text]:
+        line = self.line
+        inner = self._to_bracket("{", "}")
+        found = re.fullmatch(r"([A-Za-z_]\w*)(\[[@*]\])?(?:(:?[-=+?])(.*))?", inner, re.DOTALL)
+        if found is None:
+            return [Text(GAP, (line,))]
+        name, whole, operator, word = found.groups()
+        value = self.lookup(name)
+        if whole:
+            return [Text(GAP, (line,))] if value is None else value
+        is_set = (value is not None and not (operator or "").startswith(":")) or bool(value and value[0].chars)
+        if not operator:
+            return self._variable(name, line)
+        if operator.endswith("+"):
+            return [self._inner(word, line)] if is_set else [Text()]
+        if is_set:
+            return (value or [])[:1]
+        if operator.endswith("?"):
+            return [Text(GAP, (line,))]
+        default = self._inner(word, line)
+        if operator.endswith("="):
+            self.assign(name, default)
+        return [default]
+
+    def _inner(self, word: str, line: int) -> Text:
+        inner = Expansion(script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes)
+        result = Text()
+        while inner.peek():
+            if inner.peek() in " \t\n;&|<>()":
+                result += Text(inner.peek(), (inner.line,))
+                inner.take()
+                continue
+            parts, _ = inner._part(inner.peek())
+            for part in parts or ():
+                result += part
+        return result
+
+    def _to_bracket(self, opening: str, closing: str) -> str:
+        """Step over a bracket with everything in it, quotes respected; give what is inside."""
+        self.take()
+        start, depth = self.at, 1
+        while self.peek():
+            char = self.take()
+            if char == "\\":
+                self.take()
+            elif char == "'" and opening == "(":
+                while self.peek() not in ("'", ""):
+                    self.take()
+                self.take()
+            elif char == opening:
+                depth += 1
+            elif char == closing:
+                depth -= 1
+                if depth == 0:
+                    return self.script[start : self.at - 1]
+        return self.script[start : self.at]
+
+    def _arithmetic(self) -> Text:
+        line = self.line
+        inner = self._to_bracket("(", ")")
+        if not (inner.startswith("(") and inner.endswith(")")):
+            return Text(GAP, (line,))
+        expanded = self._inner(inner[1:-1], line)
+        number = calculate(expanded.chars, self._number_of)
+        chars = GAP if number is None else str(number)
+        return Text(chars, (line,) * len(chars))
+
+    def _number_of(self, name: str) -> int | None:
+        found = self.lookup(name)
+        if found is None:
+            return None
+        # An unset or empty variable counts as 0; a text is no number.
+        written = found[0].chars.strip() if found else ""
+        return int(written) if re.fullmatch(r"-?\d{1,18}", written) else None
+
+
+_TOKEN = re.compile(r"\s*(?:(\d{1,18})|([A-Za-z_]\w*)|(\*\*|[-+*/%()]))")
+
+
+def calculate(expression: str, number_of: Callable[[str], int | None]) -> int | None:
+    """Give the value of integer arithmetic with + - * / % and brackets; None where it is more than that or unknown."""
+    tokens: list[str] = []
+    at = 0
+    expression = expression.rstrip()
+    while at < len(expression):
+        match = _TOKEN.match(expression, at)
+        if match is None or match[3] == "**":
+            return None
+        number = int(match[1]) if match[1] else number_of(match[2]) if match[2] else None
+        if match[2] and number is None:
+            return None
+        tokens.append(match[3] or str(number))
+        at = match.end()
+    try:
+        value, rest = _sum(tokens)
+    except (ZeroDivisionError, IndexError, ValueError, RecursionError):
+        return None
+    return None if rest else value
+
+
+def _sum(tokens: list[str]) -> tuple[int, list[str]]:
+    value, tokens = _product(tokens)
+    while tokens and tokens[0] in "+-":
+        sign = 1 if tokens[0] == "+" else -1
+        other, tokens = _product(tokens[1:])
+        value += sign * other
+    return value, tokens
+
+
+def _product(tokens: list[str]) -> tuple[int, list[str]]:
+    value, tokens = _factor(tokens)
+    while tokens and tokens[0] in "*/%":
+        operator = tokens[0]
+        other, tokens = _factor(tokens[1:])
+        if operator == "*":
+            value *= other
+        else:
+            # The shell rounds towards zero.
+            quotient = abs(value) // abs(other) * (1 if (value < 0) == (other < 0) else -1)
+            value = quotient if operator == "/" else value - quotient * other
+    return value, tokens
+
+
+def _factor(tokens: list[str]) -> tuple[int, list[str]]:
+    head = tokens[0]
+    if head in "+-":
+        value, rest = _factor(tokens[1:])
+        return (-value if head == "-" else value), rest
+    if head == "(":
+        value, rest = _sum(tokens[1:])
+        if rest[0] != ")":
+            raise ValueError
+        return value, rest[1:]
+    return int(head), tokens[1:]

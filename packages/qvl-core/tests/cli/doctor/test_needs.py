@@ -1,0 +1,126 @@
+"""What a recipe needs, against made-up devices, memory and disks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor import needs, recipe_rows, report
+from qvl_core.recipe import Recipe, load_recipe
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def big(folder: Path) -> Recipe:
+    """72B on 64 NPUs, eight on this machine."""
+    return load_recipe("72b.toml")
+
+
+def devices(folder: Path, count: int) -> Path:
+    found = folder / f"dev{count}"
+    found.mkdir()
+    for number in range(count):
+        (found / f"davinci{number}").touch()
+    (found / "davinci_manager").touch()
+    return found
+
+
+def test_devices_that_are_not_there(big: Recipe, folder: Path) -> None:
+    row = needs.check_devices_for(big, devices(folder, 0), 2)
+    assert (row.level, row.evidence.split(" found")[0]) == ("fail", "8 NPUs wanted here, 0")
+    assert needs.check_devices_for(big, devices(folder, 8), 2).level == "ok"
+
+
+def test_named_devices_that_are_not_there(folder: Path) -> None:
+    recipe = load_recipe("72b.toml", ["env.ASCEND_RT_VISIBLE_DEVICES='8,9,10,11,12,13,14,15'"])
+    row = needs.check_devices_for(recipe, devices(folder, 8), 2)
+    assert (row.level, row.fix) == ("fail", 'ASCEND_RT_VISIBLE_DEVICES = "0,1,2,3,4,5,6,7"')
+
+
+def test_more_cpu_ranks_than_cores_is_told(folder: Path) -> None:
+    recipe = load_recipe("tiny.toml", ["layout.dp=4"])
+    assert needs.check_devices_for(recipe, folder, 2).level == "warn"
+    assert needs.check_devices_for(recipe, folder, 4).level == "ok"
+
+
+def test_host_memory_of_both_sides_of_the_need(big: Recipe) -> None:
+    need, _ = needs.host_bytes(big)
+    assert needs.check_host_memory(big, need).level == "ok"
+    assert needs.check_host_memory(big, need - 1).level == "warn"
+    assert needs.check_host_memory(big, need // 2).level == "fail"
+
+
+def test_device_memory_counts_weights_optimizer_and_hccl_buffers(big: Recipe, folder: Path) -> None:
+    need = needs.device_bytes(big)
+    more = needs.device_bytes(load_recipe("72b.toml", ["env.HCCL_BUFFSIZE=400"]))
+    # tp, pp, dp and the world: four communicators, two buffers each.
+    assert more - need == 4 * 2 * 200 * needs.MIB
+    assert needs.device_bytes(load_recipe("72b.toml", ["layout.zero1=true"])) < need
+    assert needs.check_device_memory(big, need - 1).level == "fail"
+    assert needs.check_device_memory(big, need + 1).level == "warn"
+    assert needs.check_device_memory(big, 2 * need).level == "ok"
+    assert needs.check_device_memory(big, 0).level == "skipped"
+    assert needs.check_device_memory(load_recipe("tiny.toml"), 64 * GIB).level == "skipped"
+
+
+def test_the_size_of_a_device_is_read_from_npu_smi() -> None:
+    line = "| 0                         | 0000:C1:00.0  | 0           0    / 0          3382 / 65536         |"
+    assert needs.npu_capacity(line) == 65536 * needs.MIB
+    assert needs.npu_capacity("") == 0
+
+
+def test_space_for_the_checkpoints_that_are_kept_and_one_more(folder: Path) -> None:
+    recipe = load_recipe("tiny.toml")
+    one, weights = needs.checkpoint_bytes(recipe)
+    need = 4 * one + weights
+    assert needs.check_space(recipe, need).level == "ok"
+    row = needs.check_space(recipe, need - 1)
+    assert (row.level, row.fix.split(",")[0]) == ("fail", "--set train.save.keep=2")
+    assert needs.check_space(recipe, 0).fix.startswith("another disk")
+
+
+def test_an_output_folder_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("tiny.toml")
+    assert needs.check_output(recipe).level == "ok"
+    assert [path for path in folder.iterdir() if "doctor" in path.name] == []
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(needs.os, "fsync", full)
+    row = needs.check_output(recipe)
+    assert (row.level, "No space left" in row.evidence) == ("fail", True)
+    assert [path for path in folder.iterdir() if "doctor" in path.name] == []
+
+
+def test_tokens_in_a_recipe_are_told_without_being_shown(folder: Path) -> None:
+    token = "hf_" + "a" * 34
+    recipe = load_recipe("tiny.toml", [f"output.dir='runs/{token}'"])
+    row = needs.check_secrets(recipe)
+    assert (row.level, token in row.evidence) == ("warn", False)
+    assert needs.check_secrets(load_recipe("tiny.toml")).level == "ok"
+
+
+def test_a_wrong_recipe_gives_a_row_for_each_problem_and_exit_2(folder: Path, qvl) -> None:
+    (folder / "bad.toml").write_text((folder / "tiny.toml").read_text().replace("steps = 20", "steps = 0\nsted = 1"))
+    loaded, rows = recipe_rows.load("bad.toml")
+    assert loaded is None
+    assert {row.level for row in rows} == {"fail"}
+    assert len(rows) == 2
+    assert report.exit_code(rows) == 2
+    assert report.exit_code([]) == 0
+
+
+def test_the_command_looks_at_a_recipe(folder: Path, qvl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report.mindspore, "check_mindspore", lambda *_, **__: [])
+    monkeypatch.setattr(report.programs, "check_decoders", lambda *_: report._not_wanted("decoders"))
+    result = qvl("doctor", "--recipe", "72b.toml", "--json")
+    rows = {row["check"]: row for row in json.loads(result.out)}
+    assert rows["recipe"]["level"] == "ok"
+    assert rows["recipe-devices"]["level"] == "fail"
+    assert rows["recipe-files"]["level"] == "fail"
+    assert rows["nodes-agree"]["level"] == "skipped"
+    assert all(row["fix"] for row in rows.values() if row["level"] in ("warn", "fail"))
+    assert result.code == 2

@@ -1,0 +1,66 @@
+"""Variables in the shell and the recipe: misspelt, out of range, risky."""
+
+from __future__ import annotations
+
+import pytest
+from qvl_core.cli.doctor import shell_values
+from qvl_core.recipe import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HCCL_CONECT_TIMEOUT": "1200"}, "did you mean HCCL_CONNECT_TIMEOUT?"),
+        ({"MS_NODE_TIMEOUT": "2"}, "MS_NODE_TIMEOUT is '2'"),
+        ({"HCCL_CONNECT_TIMEOUT": "30"}, "HCCL_CONNECT_TIMEOUT is '30'"),
+        ({"ASCEND_GLOBAL_LOG_LEVEL": "verbose"}, "ASCEND_GLOBAL_LOG_LEVEL is 'verbose'"),
+    ],
+)
+def test_bad_variables_of_the_shell_are_told(environment: dict[str, str], said: str) -> None:
+    row = shell_values.check_shell_values(environment)
+    assert row.level == "warn"
+    assert said in f"{row.evidence} {row.fix}"
+
+
+def test_what_cann_sets_itself_and_good_values_are_left_alone() -> None:
+    environment = {
+        "ASCEND_HOME_PATH": "/x",
+        "ASCEND_TOOLKIT_HOME": "/x",
+        "HCCL_CONNECT_TIMEOUT": "7200",
+        "TOKENIZERS_PARALLELISM": "False",
+        "MS_ROLE": "MS_WORKER",
+        "HOME": "/h",
+    }
+    assert shell_values.check_shell_values(environment).level == "ok"
+
+
+def test_proxies_need_an_exemption_for_this_machine() -> None:
+    assert shell_values.check_proxies({"https_proxy": "http://p:1"}).level == "warn"
+    assert shell_values.check_proxies({"https_proxy": "http://p:1", "no_proxy": "localhost,127.0.0.1"}).level == "ok"
+    assert shell_values.check_proxies({}).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("environment", "level", "said"),
+    [
+        ({}, "ok", "defaults"),
+        ({"HCCL_EXEC_TIMEOUT": "0"}, "fail", "lasts for ever"),
+        ({"HCCL_EXEC_TIMEOUT": "7200"}, "warn", "found that late"),
+        ({"HCCL_EXEC_TIMEOUT": "3600"}, "ok", "3600"),
+        ({"HCCL_CONNECT_TIMEOUT": "119"}, "fail", "120 to 7200"),
+        ({"HCCL_CONNECT_TIMEOUT": "120"}, "ok", "120"),
+        ({"HCCL_WHITELIST_DISABLE": "0"}, "fail", "without HCCL_WHITELIST_FILE"),
+    ],
+)
+def test_hccl_values(environment: dict[str, str], level: str, said: str) -> None:
+    row = shell_values.check_hccl(None, environment)
+    assert row.level == level
+    assert said in row.evidence
+    assert row.fix or level == "ok"
+
+
+def test_the_recipes_value_wins_and_several_machines_want_an_interface(folder) -> None:
+    row = shell_values.check_hccl(load_recipe("72b.toml"), {"HCCL_CONNECT_TIMEOUT": "1"})
+    assert (row.level, "8 machines" in row.evidence) == ("warn", True)
+    stated = load_recipe("72b.toml", ["env.HCCL_SOCKET_IFNAME='eth0'"])
+    assert shell_values.check_hccl(stated, {}).level == "ok"

@@ -1,0 +1,168 @@
+"""Known log messages: lines as they stand in the public issues that `source` names, shortened, and what is told."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from qvl_core.launch.blame import StarterReport
+from qvl_core.launch.failures import Failure
+from qvl_core.launch.known_messages import INNER_ERROR, KNOWN, explained_lines, known_in
+from qvl_core.launch.log_file import LAUNCHER_LOG, rank_log
+from qvl_core.launch.report import Reporter
+from qvl_core.launch.watch import Look
+from qvl_core.launch_plan import RankPlace
+from qvl_core.parallel.mesh import Coordinate
+
+SAMPLES = {
+    "cann-libraries-missing": "Load dynamic library: libmindspore_ascend.so.2 failed. libge_runner.so: cannot open "
+    "shared object file: No such file or directory",
+    "no-ascend-in-mindspore": "RuntimeError: Unsupported device target Ascend. This process only supports one of the "
+    "['CPU'].",
+    "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py]"
+    " MindSpore version 2.1.1 and Ascend AI software package (Ascend Data Center Solution)version 1.84 does not match",
+    "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op "
+    "info json suffix path failed, soc_version: Ascend310P3",
+    "cann-python-part": "[ERROR] TUNE(2440326,python): ModuleNotFoundError: No module named 'tbe.common'",
+    "cann-halves-differ": "LoadLib: error = op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
+    "operators-of-another-chip": "E30006: 2025-11-19-11:14:58.516.606 Failed to verify the OPP",
+    "device-not-visible": "SetDevice:Set visible device failed, invalid device=0, input visible devices:4",
+    "device-service": "tsd client wait response fail, device response code[1]. unknown device error.[FUNC:WaitRsp]",
+    "inner-error": "EZ9999: Inner Error!",
+    "old-c-library": "ImportError: /lib/x86_64-linux-gnu/libm.so.6: version `GLIBC_2.27' not found (required by x.so)",
+    "npu-in-use-or-hidden": "dcmi module initialize failed. ret is -8005",
+    "device-absent": "[PID: 379] 2026-05-01 Device_Absent/Abnormal(EL0001): Device not found or invalid.",
+    "device-lost": "Device[0] lost heartbeat.[FUNC:SyncTask][FILE:direct_hwts_engine.cc][LINE:407]",
+    "device-memory": "[PID: 210907] 2026-04-09-21:56:40.384.694 Memory_Allocation_Failure(EL0004): Failed to allocate "
+    "memory requested by GE module.",
+    "device-open": "open device 2 failed, runtime result = 507033.[FUNC:ReportCallError][FILE:log_inner.cpp][LINE:148]",
+    "hccl-port-taken": "EJ0003: [PID: 159] 2025-03-26-17:01:02.816.428 Failed to bind the IP port. Reason: The IP "
+    "address and port have been bound already.",
+    "scheduler-port-taken": "Failed to call bind, url: 127.0.0.1:2229 Address already in use",
+    "aicpu-exception": "The error from device(chipId:0, dieId:0), serial number is 13, an exception occurred during "
+    "AICPU execution, stream_id:2, task_id:19016, errcode:21008, msg:inner error.",
+    "aicore-exception": "Message info[0]:RTS_HWTS: aicore exception, slot_id=31, stream_id=3",
+    "hccl-transport": "EI0009: [PID: 2225827] 2025-09-24-20:59:48 Transport init error. Reason: [Create][DestLink]"
+    "Create Dest error!",
+    "hccl-connect-timeout": "EI0006: 2024-08-05-18:15:21.270.506 Getting socket times out. Reason: Remote Rank did not "
+    "send the data in time.",
+    "hccl-exec-timeout": "EI0002: [PID: 13075] The wait execution of the Notify register times out. Reason: The Notify "
+    "register has not received the Notify record from remote rank: [unknown].",
+    "stream-timeout": "EE1002: 2024-09-03-16:50:00 Stream synchronize timeout. rtDeviceSynchronize execute failed",
+    "hccl-init": "[ERROR] HCCL(36035): [op_base.cc:974] errNo[0x0000000005000002]HcclCommInitRootInfo failed.",
+    "worker-lost": "[mindspore/parallel/cluster/process_entity/_api.py:431] Time out nodes are ['3']",
+}
+NEIGHBOURS = (
+    "step 10: loss 0.6002, 507 tokens",
+    "WARNING: 2 of 1000 samples are longer than data.sequence_length",
+    "HCCL_CONNECT_TIMEOUT is 120 in this shell and 1200 in the recipe; the recipe's value is used",
+    "ValueError: the image is 20 x 4000 pixels",
+    '  File "loop.py", line 50, in train',
+)
+PLACE = RankPlace(
+    rank=0, node=0, device=0, place=Coordinate(pp=0, dp=0, tp=0), vision_layers=(0, 1), text_layers=(0, 1)
+)
+LOOK = Look(
+    rank=0,
+    process=7,
+    counter=1,
+    marked_at=0.0,
+    longest_s=None,
+    waits=0,
+    waiting=False,
+    done=False,
+    state="step 3",
+    vitals=None,
+)
+
+
+def test_every_known_message_has_a_sample() -> None:
+    assert set(SAMPLES) == {known.name for known in (*KNOWN, INNER_ERROR)}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
+    first = known_in(["something else", SAMPLES[name]])[0]
+    assert first.known.name == name
+    assert first.line == SAMPLES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("hccl-init", "HCCL function error: hcclCommInitRootInfoConfig(numRanks, &rootInfo, rank), error code is 1"),
+        ("operators-not-installed", "Ascend opp_kernels is not installed"),
+        ("cann-python-part", "ModuleNotFoundError: No module named 'decorator'"),
+        ("hccl-port-taken", "Communication_Error_Bind_IP_Port(EI0019)"),
+        ("hccl-connect-timeout", "Communication_Error_Get_Socket(EI0006): Getting socket times out."),
+        ("npu-in-use-or-hidden", "dcmi model initialized failed, because the device is used. ret is -8020"),
+        ("aicore-exception", "RuntimeError: AclrtSynchronizeDeviceWithTimeout, error code is 507015"),
+    ],
+)
+def test_other_forms_of_the_same_message_are_known_too(name: str, line: str) -> None:
+    assert known_in([line])[0].known.name == name
+
+
+@pytest.mark.parametrize("line", NEIGHBOURS)
+def test_ordinary_lines_are_not_known(line: str) -> None:
+    assert known_in([line]) == ()
+
+
+def test_every_row_cites_issues_and_says_what_to_do() -> None:
+    for known in (*KNOWN, INNER_ERROR):
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*", known.source), known.name
+        assert known.cause
+        assert known.fix
+
+
+def test_what_names_a_cause_stands_before_the_wait_that_echoes_it() -> None:
+    found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES["device-memory"]])
+    assert [match.known.name for match in found] == ["device-memory", "hccl-connect-timeout"]
+    assert "fix: " in explained_lines(found)[2]
+
+
+def test_an_inner_error_is_told_only_where_nothing_else_is() -> None:
+    assert [match.known.name for match in known_in([SAMPLES["inner-error"]])] == ["inner-error"]
+    assert [match.known.name for match in known_in([SAMPLES["inner-error"], SAMPLES["device-memory"]])] == [
+        "device-memory"
+    ]
+
+
+def test_what_msrun_and_its_scheduler_wrote_is_looked_through_where_no_rank_began(tmp_path: Path) -> None:
+    (tmp_path / LAUNCHER_LOG).write_text("nothing of use")
+    (tmp_path / "node_000").mkdir()
+    (tmp_path / "node_000" / "scheduler.log").write_text(SAMPLES["scheduler-port-taken"])
+    assert "unset the MS_ variables" in Reporter([PLACE], tmp_path).starter_failed("msrun", 1)
+    early = replace(LOOK, process=0)
+    assert "unset the MS_ variables" in Reporter([PLACE], tmp_path).vanished(early, None, seen_s=1.0)
+
+
+def test_a_rank_that_raises_is_told_with_cause_and_fix(tmp_path: Path) -> None:
+    failure = Failure(rank=0, exit_code=1, text=f"qvl: RuntimeError: {SAMPLES['device-memory']}", moment=0, log_bytes=0)
+    told = Reporter([PLACE], tmp_path).failed(failure)
+    assert "cause: the memory of the device is used up" in told
+    assert told.splitlines()[-1].startswith("rank 0 (stage 0, tp 0, dp 0) failed first; its log: ")
+
+
+def test_a_rank_that_dies_without_a_word_is_told_by_its_log(tmp_path: Path) -> None:
+    # Forty more lines below it: CANN's own stack is long.
+    lines = [SAMPLES["hccl-port-taken"], *(f"frame {number}" for number in range(40))]
+    rank_log(tmp_path, 0).write_text("\n".join(lines))
+    report = StarterReport(rank=0, signal_number=signal.SIGABRT)
+    told = Reporter([PLACE], tmp_path).vanished(LOOK, report, seen_s=1.0)
+    assert "env.HCCL_IF_BASE_PORT = 61000" in told
+    assert "vllm-project/vllm-ascend#405" in told
+
+
+def test_an_earlier_run_in_the_same_log_explains_nothing(tmp_path: Path) -> None:
+    old = f"{SAMPLES['hccl-port-taken']}\n--- 2026-11-27 01:02:03 +0000 process 8: python -m x\nstep 1\n"
+    rank_log(tmp_path, 0).write_text(old)
+    assert "known message" not in Reporter([PLACE], tmp_path).vanished(LOOK, None, seen_s=1.0)
+
+
+def test_msrun_that_fails_itself_is_told_by_its_output(tmp_path: Path) -> None:
+    (tmp_path / LAUNCHER_LOG).write_text(SAMPLES["scheduler-port-taken"])
+    assert "unset the MS_ variables" in Reporter([PLACE], tmp_path).starter_failed("msrun", 1)

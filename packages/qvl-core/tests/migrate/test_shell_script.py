@@ -1,0 +1,148 @@
+"""Shell: what a launch script says, read without running any of it. The shell itself is the judge where it is there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from qvl_core.migrate.shell_script import read_script
+from qvl_core.migrate.shell_words import GAP, calculate
+
+
+def value(text: str, name: str = "X") -> str:
+    return read_script(text).variables[name].text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("X=1", "1"),
+        ("export X=1", "1"),
+        ("A=8; X=$A", "8"),
+        ("A=8; X=${A}b", "8b"),
+        ("X=${NONE:-y}", "y"),
+        ("A=; X=${A:-y}", "y"),
+        ("A=; X=${A-y}", ""),
+        ("A=1; X=${A:+set}", "set"),
+        ("X=${B:-${C:-deep}}", "deep"),
+        ("X=${B:=new}; Y=$B", "new"),
+        ("X='$A # no'", "$A # no"),
+        ('A=1; X="a $A b"', "a 1 b"),
+        ('X="a\\"b\\$c"', 'a"b$c'),
+        ("X=a\\ b", "a b"),
+        ('X="a \\\nb"', "a b"),
+        ("X=1 # comment", "1"),
+        ("X=1#no", "1#no"),
+        ("X=a'b'\"c\"", "abc"),
+        ("N=8 M=2\nX=$((N * $M + (10 - 4) / 4 % 3))", "17"),
+        ("X=$((-7 / 2))", "-3"),
+        ("X=1\nX+=2", "12"),
+        ("X=(1 2); X+=(3)", "1 2 3"),
+        ("declare -x X=5", "5"),
+        ("readonly X=5", "5"),
+        ("A=(a 'b c'); X=\"${A[@]}\"", "a b c"),
+    ],
+)
+def test_values_are_those_of_bash(text: str, expected: str, tmp_path: Path) -> None:
+    assert value(text) == expected
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed: the expected values above are taken as they are")
+    script = tmp_path / "a.sh"
+    script.write_text(f'{text}\nprintf "%s" "${{X[*]}}"')
+    said = subprocess.run([bash, str(script)], capture_output=True, text=True, check=True, env={"PATH": "/nowhere"})
+    assert said.stdout == expected
+
+
+@pytest.mark.parametrize("text", ["X=$(touch made)", "X=`touch made`", "X=$1", "X=$?", "X=$UNSET", "X=${A//b/c}"])
+def test_nothing_is_executed_and_what_is_unknown_stays_so(text: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNSET", "from this process")
+    assert not read_script(text).variables["X"].known
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arithmetic_that_cannot_be_done_is_unknown() -> None:
+    assert calculate("1 / 0", lambda name: 0) is None
+    assert calculate("1 +", lambda name: 0) is None
+    assert calculate("2 ** 3", lambda name: 0) is None
+    assert calculate("(" * 5000 + "1", lambda name: 0) is None
+    assert value("X=$((A / 2))").startswith(GAP)
+
+
+def options(text: str) -> dict[str, tuple[str, ...]]:
+    return {name: option.values for name, option in read_script(text).options.items()}
+
+
+def test_options_come_from_the_command_that_starts_the_program() -> None:
+    text = (
+        "tar --exclude x --lr 9 -cf y z\n"
+        'ARGS="\n  --lr 1e-5 \\\n  --bf16 \\\n"\n'
+        "msrun --worker_num=8 train.py $ARGS \\\n  --save out 2>&1 | tee log --no --such --options --at --all\n"
+    )
+    assert options(text) == {"worker-num": ("8",), "lr": ("1e-5",), "bf16": (), "save": ("out",)}
+
+
+def test_an_options_line_is_that_of_its_value() -> None:
+    script = read_script('TP=2\nARGS="\n--tp $TP \\\n--lr 1"\npython a.py $ARGS')
+    tp, lr = script.options["tp"], script.options["lr"]
+    assert (tp.line, tp.value_lines, lr.value_lines) == (3, (1,), (4,))
+
+
+def test_the_guides_comments_behind_a_backslash_are_left_out_and_told() -> None:
+    script = read_script('A="\n  --no-load-optim \\  # 不加载优化器状态\n  --lr 1 \\  # rate\n"\nmsrun x.py $A')
+    assert {name: option.values for name, option in script.options.items()} == {"no-load-optim": (), "lr": ("1",)}
+    assert [line for line, _ in script.notes] == [2, 3]
+    assert "inside the quotes" in script.notes[0][1]
+
+
+def test_a_continuation_with_something_behind_it_is_told() -> None:
+    script = read_script("msrun x.py \\  \n  --lr 1 \\ # rate\n  --bf16\n")
+    assert {name: option.values for name, option in script.options.items()} == {"lr": ("1",), "bf16": ()}
+    assert [line for line, _ in script.notes] == [1, 2]
+
+
+def test_what_depends_on_a_condition_is_told_and_the_first_value_holds() -> None:
+    script = read_script('PP=4\nif [ "$1" = big ]; then\n  PP=8\nfi\n[ -n "$A" ] && TP=2\nf() {\n  PP=16\n}\n')
+    assert (script.variables["PP"].text, script.variables["TP"].text) == ("4", "2")
+    assert [line for line, _ in script.notes] == [3, 5, 7]
+
+
+def test_what_is_stated_twice_is_told_with_both_lines() -> None:
+    script = read_script("PP=4\nPP=2\npython a.py --lr 1 \\\n--lr 2")
+    assert ("PP", 1, "4", 2, "2") in script.repeated
+    assert ("--lr", 3, "1", 4, "2") in script.repeated
+
+
+def test_here_documents_loops_and_redirections_state_nothing() -> None:
+    text = "cat > hosts <<-'END'\n\tTP=9\n\tmsrun --lr 9 x.py\n\tEND\nfor i in 1 2; do echo $i > $i.log; done\nTP=1\n"
+    script = read_script(text)
+    assert script.variables["TP"].text == "1"
+    assert script.options == {}
+
+
+def test_exports_of_every_form_are_known() -> None:
+    script = read_script("A=1\nexport A B=2\nC=3 msrun x.py --lr 1\nD=4")
+    assert {name: variable.exported for name, variable in script.variables.items()} == {
+        "A": True,
+        "B": True,
+        "C": True,
+        "D": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "'", '"', "$(", "${", "$((", "A=(", "<<", "`", "\\", "#", "if", ")))", "\0", "A=${B:-"]
+)
+def test_half_a_script_is_read_to_its_end(text: str) -> None:
+    read_script(text)
+    read_script(f"X=1\n{text}")
+    read_script(f'X="{text}')
+
+
+def test_without_a_command_the_argument_variables_count() -> None:
+    script = read_script('GPT_ARGS="--lr 1"\nOUTPUT_ARGS="--save x"\n')
+    assert set(script.options) == {"lr", "save"}
+    assert "no command" in script.notes[0][1]
