@@ -92,6 +92,12 @@ def check_again(case: Case, table: KernelTable, precision: Precision, seed: int 
     return tuple(checks)
 
 
+def contract_run(case: Case, table: KernelTable, precision: Precision) -> float:
+    """Return the error of a case's values, once; whatever the kernel raises goes through."""
+    inputs = tuple(_rounded(x, i, case, precision) for i, x in enumerate(case.inputs))
+    return _Run(case=case, table=table, precision=precision, inputs=inputs).values()
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """A case with its inputs rounded to the precision that is measured."""
