@@ -17,6 +17,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 from qvl_core.conformance import documented, signatures
 from qvl_core.conformance.cases import Case, all_cases
+from qvl_core.conformance.checks import check_case
 from qvl_core.conformance.contract_cases import attention_case, contract_cases
 from qvl_core.conformance.contracts import check_contract, stand_ins
 from qvl_core.conformance.documented import BrokenRuleError
@@ -35,6 +36,14 @@ SMALL = [case for case in all_cases() if case.kernel in DOMAINS and case.label !
 def test_the_call_is_as_documented(case: Case) -> None:
     check = check_contract(case, TABLE)
     assert check.passed, f"{check.message} {check.error}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel}, {case.label}")
+def test_the_reference_conforms_on_the_same_cases(case: Case) -> None:
+    # Gradients of the large ones cost seconds, and are those of the small ones.
+    small = replace(case, gradients=case.gradients and case.inputs[0].size < 5000)
+    checks = check_case(small, select.reference_table(), "float32", jit=False)
+    assert [check for check in checks if not check.passed] == []
 
 
 def test_every_domain_has_cases_on_both_sides_of_its_borders() -> None:

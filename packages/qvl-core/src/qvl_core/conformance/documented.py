@@ -1,8 +1,8 @@
 """What the documentation says of the fused operations, played by numpy: rules of a call, and its result.
 
 Each model takes the arguments by the names of the documentation, raises `BrokenRuleError` where a documented rule does
-not hold, and returns float64 arrays. Sources, read in November 2026: the docstrings of MindSpore 2.10.0, MindSpore's test
-`tests/st/ops/ascend/test_flash_attention_score.py`, CANN's page of aclnnFlashAttentionVarLenScore.
+not hold, and returns float64 arrays. Sources, read in November 2026: the docstrings of MindSpore 2.10.0; its test
+`tests/st/ops/ascend/test_flash_attention_score.py`; CANN's page of aclnnFlashAttentionVarLenScore.
 """
 
 from __future__ import annotations
