@@ -47,9 +47,9 @@ RECORDED: Mapping[str, Recorded] = MappingProxyType(
         "ops.rotary_position_embedding": Recorded(text="(x, cos, sin, mode=0)", measured=("2.7.0", "2.10.0")),
         "mint.nn.functional.cross_entropy": Recorded(
             text="(input, target, weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0)",
-            measured=("2.10.0",), documented=("br_base",),
+            measured=("2.7.0", "2.10.0"), documented=("br_base",),
         ),
-        "mint.nn.functional.linear": Recorded(text="(input, weight, bias=None)", measured=("2.10.0",)),
+        "mint.nn.functional.linear": Recorded(text="(input, weight, bias=None)", measured=("2.7.0", "2.10.0")),
         # A primitive: what is bound are the inputs of its documentation.
         "ops.Adam": Recorded(
             text="(var, m, v, beta1_power, beta2_power, lr, beta1, beta2, epsilon, gradient)", measured=(),
