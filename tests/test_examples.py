@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from qvl_core import load_recipe
+from qvl_core.cli.doctor.ascend import MANAGERS
 from qvl_core.launch.node_place import find_place
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,12 +46,19 @@ class TestDockerfile:
         assert "mindspore" not in command
 
 
-class TestSlurm:
-    def test_it_is_a_script(self) -> None:
-        if shutil.which("bash") is None:
-            pytest.skip("no bash here")
-        assert subprocess.run(["bash", "-n", str(FOLDER / "slurm.sh")], check=False).returncode == 0
+@pytest.mark.parametrize("script", ["slurm.sh", "container.sh"])
+def test_scripts_parse(script: str) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    assert subprocess.run(["bash", "-n", str(FOLDER / script)], check=False).returncode == 0
 
+
+def test_the_container_gets_the_devices_that_doctor_asks_for() -> None:
+    text = (FOLDER / "container.sh").read_text(encoding="utf-8")
+    assert all(f"/dev/{name}" in text for name in (*MANAGERS, "davinci[0-9]*"))
+
+
+class TestSlurm:
     def test_it_asks_for_the_machines_of_its_recipe(self) -> None:
         text = (FOLDER / "slurm.sh").read_text(encoding="utf-8")
         recipe = load_recipe(re.search(r"RECIPE:-(\S+)\}", text)[1])  # type: ignore[index]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -144,6 +145,49 @@ class TestDomain:
         assert [record.message for record in caplog.records] == [
             "rms_norm: the fused form (ops.rms_norm) wants inputs of one dtype; running the slower reference"
         ]
+
+    def test_compiled_attention_asks_too(self, said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+        q, k, v = (_half(seed, 5, 2, 16).astype(ms.float32) for seed in (1, 2, 3))
+        segments = build_segments([2, 3])
+
+        def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return TABLE.attention(q, k, v, segments, causal=True, scale=0.25)
+
+        y = ms.jit(attended)(q, k, v)
+        np.testing.assert_allclose(
+            _wide(y), truth.attention(_wide(q), _wide(k), _wide(v), [2, 3], True, 0.25), atol=1e-5
+        )
+        assert ["takes float16 and bfloat16 only" in record.message for record in caplog.records] == [True]
+
+    @pytest.mark.parametrize("form", ["swiglu", "rope", "patch_embed", "cross_entropy"])
+    def test_compiled_forms_come_as_far_as_their_operation(self, form: str) -> None:
+        # Inside of the domain, so the compiler meets the fused operation, which the CPU may not have; a question that jit
+        # cannot read would fail otherwise. Where it has the operation the values have to be right, and those of ignored
+        # tokens are not what the operation leaves there.
+        wide, short = _half(1, 3, 2, 16), _half(2, 3, 8)
+        angles = Tensor(np.zeros((3, 16), np.float32))
+        arguments: dict[str, tuple[Any, ...]] = {
+            "swiglu": (short, short), "rope": (wide, angles + 1.0, angles), "patch_embed": (short, _half(3, 5, 8)),
+            "cross_entropy": (short, Tensor(np.array([1, -100, 2], np.int32))),
+        }  # fmt: skip
+        kernel = getattr(TABLE, form)
+
+        def called(*tensors: Tensor) -> Tensor:
+            return kernel(*tensors)
+
+        with suppress_missing_on_cpu():
+            expected = getattr(select.reference_table(), form)(*arguments[form])
+            np.testing.assert_allclose(_wide(ms.jit(called)(*arguments[form])), _wide(expected), atol=HALF)
+
+
+@contextmanager
+def suppress_missing_on_cpu() -> Iterator[None]:
+    """Let the error pass that says of an operation that the CPU does not have it: 2.10 and 2.7 say it differently."""
+    try:
+        yield
+    except RuntimeError as failure:
+        if not any(words in str(failure) for words in ("on CPU", "device CPU", "SelectKernel")):
+            raise
 
 
 def step(*tensors: Any) -> None:
