@@ -161,9 +161,9 @@ class TestDomain:
 
     @pytest.mark.parametrize("form", ["swiglu", "rope", "patch_embed", "cross_entropy"])
     def test_compiled_forms_come_as_far_as_their_operation(self, form: str) -> None:
-        # Inside of the domain, so the compiler meets the fused operation, which the CPU may not have; a question that jit
-        # cannot read would fail otherwise. Where it has the operation the values have to be right, and those of ignored
-        # tokens are not what the operation leaves there.
+        # Inside of the domain, so the compiler meets the fused operation, which the CPU may not have; a question that
+        # jit cannot read would fail otherwise. Where it has the operation the values have to be right, and those of
+        # ignored tokens are not what the operation leaves there.
         wide, short = _half(1, 3, 2, 16), _half(2, 3, 8)
         angles = Tensor(np.zeros((3, 16), np.float32))
         arguments: dict[str, tuple[Any, ...]] = {
