@@ -16,6 +16,7 @@ pytest.importorskip("mindspore", reason="kernels need mindspore")
 import mindspore as ms
 from mindspore import Tensor, ops
 from qvl_core.conformance import documented, signatures
+from qvl_core.conformance.__main__ import main
 from qvl_core.conformance.cases import Case, all_cases
 from qvl_core.conformance.checks import check_case
 from qvl_core.conformance.contract_cases import attention_case, contract_cases
@@ -261,3 +262,21 @@ def test_the_model_of_adam_is_the_operation() -> None:
     ops.Adam()(*parameters, *(Tensor(x, ms.float32) for x in numbers), Tensor(values[3]))
     for parameter, value in zip(parameters, expected, strict=True):
         np.testing.assert_allclose(parameter.asnumpy(), value, rtol=2e-5, atol=1e-6)
+
+
+class TestCommand:
+    def test_tells_that_they_hold(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--contracts"]) == 0
+        assert (
+            capsys.readouterr().out == f"the contracts hold: {len(CASES)} calls, 0 wrong; nothing was run on a device\n"
+        )
+
+    def test_tells_what_does_not(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        def renamed(x: Any, *, axis: int = -1) -> None: ...
+
+        monkeypatch.setattr(ops, "swiglu", renamed)
+        assert main(["--contracts"]) == 1
+        out = capsys.readouterr().out
+        assert "FAILED signature: mindspore.ops.swiglu(x" in out
+        assert "FAILED swiglu, contract: odd width: TypeError" in out
+        assert "THE CONTRACTS DO NOT HOLD" in out
