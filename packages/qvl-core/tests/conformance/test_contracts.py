@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 pytest.importorskip("mindspore", reason="kernels need mindspore")
 
 import mindspore as ms
-from mindspore import Tensor, ops
-from qvl_core.conformance import documented, signatures
+from mindspore import Tensor, mint, ops
+from qvl_core.conformance import cases, documented, signatures, truth
 from qvl_core.conformance.__main__ import main
 from qvl_core.conformance.cases import Case, all_cases
 from qvl_core.conformance.checks import check_case
@@ -200,6 +201,94 @@ def test_a_form_that_does_not_call_its_operation_breaks_the_contract() -> None:
     case = next(case for case in CASES if case.kernel == "swiglu")
     check = check_contract(case, select.reference_table())
     assert "ops.swiglu was not called" in check.message
+
+
+def first_case(kernel: str, words: str) -> Case:
+    return next(case for case in CASES if case.kernel == kernel and words in case.label)
+
+
+# Forms that are wrong in one way each, and what is seen: a broken rule, or values that are not the definition's ("").
+WRONG_FORMS: list[tuple[str, str, Callable[..., Any], str]] = [
+    ("rms_norm", "7B", lambda x, w, eps: ops.rms_norm(x, gamma=w, epsilon=2.0)[0], "epsilon is a float in (0, 1]"),
+    ("rms_norm", "7B", lambda x, w, eps: ops.rms_norm(x, gamma=w, epsilon=0.5)[0], ""),
+    ("rms_norm", "7B", lambda x, w, eps: ops.rms_norm(x, gamma=w.astype(ms.float32), epsilon=eps)[0], "one dtype"),
+    ("rms_norm", "7B", lambda x, w, eps: ops.rms_norm(x, gamma=w[:8], epsilon=eps)[0], "the last dims of x"),
+    ("swiglu", "odd", lambda gate, up: ops.swiglu(ops.cat((up, gate), -1), -1), ""),
+    ("swiglu", "3-D", lambda gate, up: ops.swiglu(ops.cat((gate, up), -1), 0), ""),
+    ("swiglu", "odd", lambda gate, up: ops.swiglu(gate, -1), "an even number of entries"),
+    ("rope", "smallest", lambda x, c, s: ops.rotary_position_embedding(x, c, s, 0), "one dtype"),
+    (
+        "rope",
+        "7B",
+        lambda x, c, s: rotated(x, c.expand_dims(0).expand_dims(0), s.expand_dims(0).expand_dims(0)),
+        "BSND",
+    ),
+    ("rope", "7B", lambda x, c, s: rotated(x, laid(c), laid(s), mode=1), "mode 0 is rotate-half"),
+    ("rope", "7B", lambda x, c, s: rotated(x, laid(s), laid(c)), ""),
+    ("rope", "7B", lambda x, c, s: rotated(x, laid(c) * 2.0, laid(s)), "cos and sin in [-1, 1]"),
+    ("cross_entropy", "whole", lambda x, t: mint.nn.functional.cross_entropy(x, t), "one loss a token"),
+    ("cross_entropy", "whole", lambda x, t: entropy(x, t.astype(ms.float32)), "int32 or int64"),
+    ("cross_entropy", "whole", lambda x, t: entropy(x, t - 101), "labels in [0, C)"),
+    ("cross_entropy", "whole", lambda x, t: entropy(x, t, label_smoothing=0.1), "no smoothing"),
+    ("patch_embed", "true", lambda x, w: mint.nn.functional.linear(x, w.swapaxes(0, 1)), "weight (out, in)"),
+    ("patch_embed", "true", lambda x, w: mint.nn.functional.linear(x, w, w[:, 0]), ""),
+]
+
+
+def laid(angles: Tensor) -> Tensor:
+    return angles.expand_dims(0).expand_dims(2)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
+    return ops.rotary_position_embedding(x.astype(ms.float32).expand_dims(0), cos, sin, mode).squeeze(0)
+
+
+def entropy(logits: Tensor, labels: Tensor, **more: Any) -> Tensor:
+    return mint.nn.functional.cross_entropy(logits.astype(ms.float32), labels, reduction="none", **more)
+
+
+@pytest.mark.parametrize(("kernel", "words", "form", "said"), WRONG_FORMS)
+def test_a_wrong_form_breaks_the_contract(kernel: str, words: str, form: Callable[..., Any], said: str) -> None:
+    check = check_contract(first_case(kernel, words), replace(TABLE, **{kernel: form}))
+    assert not check.passed
+    assert said in check.message
+    assert bool(check.message) == bool(said)
+
+
+def test_an_optimizer_step_with_its_eps_in_another_place_has_wrong_values() -> None:
+    def form(p: Any, m: Any, v: Any, gradient: Tensor, *, step: int, eps: float, **rest: float) -> None:
+        TABLE.adamw_update(p, m, v, gradient, step=step, eps=eps + 0.05, **rest)
+
+    check = check_contract(first_case("adamw_update", "matrix"), replace(TABLE, adamw_update=form))
+    assert not check.passed
+    assert check.message == ""
+
+
+class TestBorders:
+    @settings(max_examples=25, deadline=None)
+    @given(heads=st.sampled_from([1, 998, 999, 1000, 1001]), size=st.sampled_from([2, 4, 892, 894, 896, 898]))
+    def test_rope(self, heads: int, size: int) -> None:
+        random = np.random.default_rng(1)
+        angles = np.tile(random.uniform(0.0, 9.0, (1, size // 2)), 2)
+        inputs = (random.standard_normal((1, heads, size)), np.cos(angles), np.sin(angles))
+        case = Case(
+            kernel="rope", label="drawn", inputs=tuple(x.astype(np.float32) for x in inputs), call=cases.call_rope,
+            definition=truth.rope, single=(1, 2), fused=heads < 1000 and size < 896,
+        )  # fmt: skip
+        check = check_contract(case, TABLE)
+        assert check.passed, f"{check.message} {check.error}"
+
+    @settings(max_examples=25, deadline=None)
+    @given(shape=st.lists(st.integers(1, 3), min_size=1, max_size=10), width=st.integers(2, 9))
+    def test_rms_norm(self, shape: list[int], width: int) -> None:
+        random = np.random.default_rng(2)
+        inputs = (random.standard_normal((*shape, width)), random.standard_normal(width))
+        case = Case(
+            kernel="rms_norm", label="drawn", inputs=tuple(x.astype(np.float32) for x in inputs),
+            call=cases.call_rms_norm, definition=partial(truth.rms_norm, eps=1e-6), fused=len(shape) < 8,
+        )  # fmt: skip
+        check = check_contract(case, TABLE)
+        assert check.passed, f"{check.message} {check.error}"
 
 
 @pytest.mark.parametrize("mode", [2, 3])

@@ -107,6 +107,8 @@ def test_no_file_no_losses(tmp_path: Path) -> None:
     [
         ("| npu-smi 24.1 |\n| NPU  Name | Health |\n| 0     910B3 | OK |", "910B3"),
         ("| 0  Ascend910_9392 | OK |", "Ascend910_9392"),
+        ("| 0  950DT | OK |", "950DT"),
+        ("| npu-smi 24.1 | 0  310P3 | OK |", "no NPU"),
         ("", "no NPU"),
     ],
 )

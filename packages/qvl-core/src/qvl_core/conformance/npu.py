@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvl_core.conformance.device_result import FORMAT, RESULT_FILE, content_digest, judge, program_digest
+from qvl_core.conformance.device_result import FORMAT, NPU_NAME, RESULT_FILE, content_digest, judge, program_digest
 from qvl_core.conformance.trainings import train
 from qvl_core.device import current_device
 from qvl_core.durable import atomic_write
@@ -127,8 +127,8 @@ def npu_smi() -> str:
 
 def device_name(table: str) -> str:
     """Return the name of the first NPU in the table of `npu-smi info`: "910B3"; "no NPU" where there is none."""
-    words = [word for line in table.splitlines() for word in line.replace("|", " ").split()]
-    return next((word for word in words if word.startswith(("910", "Ascend910", "310"))), "no NPU")
+    found = NPU_NAME.search(table)
+    return found[0] if found else "no NPU"
 
 
 def cann_version(environment: Mapping[str, str] = os.environ) -> str:
