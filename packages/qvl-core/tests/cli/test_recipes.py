@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+import pytest
+from qvl_core import load_recipe
 from qvl_core.cli.recipe_header import Header, read_header
+from qvl_core.conformance.device_result import RESULT_FILE
+
+_SPEC = importlib.util.spec_from_file_location(
+    "device_file", Path(__file__).parents[1] / "conformance" / "device_file.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+device_file = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(device_file)
 
 
 def test_lists_every_recipe_with_what_it_runs(qvl, folder: Path) -> None:
@@ -45,3 +57,67 @@ def test_reads_purpose_and_status_from_the_opening_comment(tmp_path: Path) -> No
     path.write_text("schema = 1\n# Not the header.\n# status simulated\n")
     assert read_header(path) == Header()
     assert read_header(tmp_path / "none.toml") == Header()
+
+
+class TestDeviceVerified:
+    """Only the result file of `nox -s npu` raises a recipe."""
+
+    @pytest.fixture
+    def digests(self, folder: Path) -> dict[str, str]:
+        return {"tiny_sft": "a" * 64, "tiny": load_recipe("tiny.toml").digest()}
+
+    def status(self, qvl, recipe: str = "tiny") -> str:
+        line = next(line for line in qvl("recipes", ".").out.splitlines() if line.startswith(f"{recipe} "))
+        return " ".join(line.split()[8:]).partition(" Teach")[0]
+
+    def test_without_a_file_none_is(self, qvl, folder: Path) -> None:
+        assert self.status(qvl) == "cpu-tiny"
+        assert "no recipe is device-verified" in qvl("recipes", ".").out
+
+    def test_a_claim_in_the_comment_is_none(self, qvl, folder: Path) -> None:
+        path = folder / "tiny.toml"
+        path.write_text(path.read_text().replace("cpu-tiny", "device-verified"))
+        assert self.status(qvl) == "claimed, not verified"
+
+    def test_the_file_raises_the_recipe_that_ran(self, qvl, folder: Path, digests: dict[str, str]) -> None:
+        device_file.write(folder / RESULT_FILE, device_file.sealed(device_file.good(digests)))
+        assert self.status(qvl) == "device-verified"
+        assert "device: 910B3, MindSpore 2.7.0, CANN 8.2.RC1" in qvl("recipes", ".").out
+        assert "device-verified" not in next(x for x in qvl("recipes", ".").out.splitlines() if x.startswith("72b "))
+
+    def test_a_change_of_the_recipe_takes_it_back(self, qvl, folder: Path, digests: dict[str, str]) -> None:
+        device_file.write(folder / RESULT_FILE, device_file.sealed(device_file.good(digests)))
+        path = folder / "tiny.toml"
+        path.write_text(path.read_text().replace("lr = 1e-3", "lr = 1e-4"))
+        assert self.status(qvl) == "cpu-tiny"
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"device": "cpu"}, "was made on cpu"),
+            ({"npu_smi": ""}, "no output of npu-smi"),
+            ({"program": "0"}, "other kernels or another suite"),
+        ],
+    )
+    def test_a_file_of_a_cpu_or_of_other_code_raises_nothing(
+        self, qvl, folder: Path, digests: dict[str, str], change: dict[str, str], said: str
+    ) -> None:
+        device_file.write(folder / RESULT_FILE, device_file.sealed({**device_file.good(digests), **change}))
+        assert self.status(qvl) == "cpu-tiny"
+        out = qvl("recipes", ".").out
+        assert "the result file is not taken" in out
+        assert said in out
+
+    def test_an_edited_file_raises_nothing(self, qvl, folder: Path, digests: dict[str, str]) -> None:
+        data = device_file.sealed(device_file.good({"tiny_sft": "a" * 64}))
+        data["trainings"][0]["recipe"] = "tiny"
+        device_file.write(folder / RESULT_FILE, data)
+        assert self.status(qvl) == "cpu-tiny"
+        assert "was changed after it was written" in qvl("recipes", ".").out
+
+    def test_a_broken_file_is_told_and_the_list_still_comes(self, qvl, folder: Path) -> None:
+        (folder / RESULT_FILE).write_text("{")
+        result = qvl("recipes", ".")
+        assert result.code == 0
+        assert "not JSON" in result.out
+        assert self.status(qvl) == "cpu-tiny"

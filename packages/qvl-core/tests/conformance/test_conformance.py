@@ -48,6 +48,12 @@ def test_every_fault_is_caught() -> None:
     assert all(test.caught_by for test in result.self_tests)
 
 
+def test_a_fault_of_cpu_operations_is_not_expected_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl_core.conformance.suite.current_device", lambda: "ascend")
+    result = run_suite(TABLE, "float32", jit=False, kernels=["rope", "gelu"])
+    assert [test.kernel for test in result.self_tests] == ["gelu"]
+
+
 def test_a_wrong_gradient_fails_and_is_reported() -> None:
     from qvl_core.conformance.bad_kernels import faults
 

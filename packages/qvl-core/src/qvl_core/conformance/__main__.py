@@ -34,11 +34,39 @@ def _parser() -> argparse.ArgumentParser:
         help="of the inputs; left out: bfloat16 for the Ascend forms, float32 for the reference",
     )  # fmt: skip
     parser.add_argument("--no-jit", action="store_true", help="leave out compiled execution (most of the time)")
+    parser.add_argument(
+        "--contracts", action="store_true",
+        help="only whether the calls of the Ascend forms are as documented: signatures and arguments, without a device",
+    )  # fmt: skip
     parser.add_argument("--only", nargs="+", default=(), metavar="KERNEL", help="these kernels only")
     return parser
 
 
+def _check_contracts() -> int:
+    """Check the contracts of the Ascend forms on the MindSpore of this machine; tell what does not hold."""
+    from qvl_core.kernels import select
+
+    table = select.ascend_table()
+    from qvl_core.conformance.contract_cases import contract_cases
+    from qvl_core.conformance.contracts import check_contract
+    from qvl_core.conformance.signatures import differences
+
+    checks = [check_contract(case, table) for case in contract_cases()]
+    broken = [x for x in checks if not x.passed]
+    for difference in differences():
+        _say(sys.stdout, f"  FAILED signature: {difference}")
+    for x in broken:
+        outcome = x.message or f"error {x.error:.2e}, at most {x.tolerance:.0e} is allowed"
+        _say(sys.stdout, f"  FAILED {x.kernel}, {x.label}: {outcome}")
+    holds = not broken and not differences()
+    verdict = "the contracts hold" if holds else "THE CONTRACTS DO NOT HOLD"
+    _say(sys.stdout, f"{verdict}: {len(checks)} calls, {len(broken)} wrong; nothing was run on a device")
+    return EXIT_DONE if holds else EXIT_FAILED
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.contracts:
+        return _check_contracts()
     # Imported here, so that --help needs no mindspore.
     from qvl_core.kernels import select
 

@@ -36,6 +36,8 @@ class Case:
     single: tuple[int, ...] = ()
     gradients: bool = True
     jit: bool = True
+    # Whether half-precision inputs are inside of the domain of the kernel's fused form, if it has one.
+    fused: bool = True
 
 
 def all_cases(seed: int = 2025) -> tuple[Case, ...]:
@@ -77,11 +79,11 @@ def _linear(random: np.random.Generator) -> Iterator[Case]:
     for label, patches in (("one patch", 1), ("patches", 8)):
         yield Case(
             kernel="patch_embed", label=label, inputs=(_normal(random, patches, 12), _normal(random, 5, 12)),
-            call=_call_patch_embed, definition=truth.linear,
+            call=call_patch_embed, definition=truth.linear,
         )  # fmt: skip
     yield Case(
         kernel="patch_embed", label="no patch", inputs=(_normal(random, 0, 12), _normal(random, 5, 12)),
-        call=_call_patch_embed, definition=truth.linear, gradients=False, jit=False,
+        call=call_patch_embed, definition=truth.linear, gradients=False, jit=False,
     )  # fmt: skip
 
 
@@ -116,14 +118,14 @@ def _norm(random: np.random.Generator) -> Iterator[Case]:
         yield Case(
             kernel="rms_norm", label=label,
             inputs=(_normal(random, *shape) * np.float32(size), _normal(random, shape[-1])),
-            call=_call_rms_norm, definition=partial(truth.rms_norm, eps=1e-6),
+            call=call_rms_norm, definition=partial(truth.rms_norm, eps=1e-6),
         )  # fmt: skip
 
 
 def _activations(random: np.random.Generator) -> Iterator[Case]:
     for label, shape, size in (("one token", (1, 6), 1.0), ("tokens", (5, 6), 1.0), ("saturated", (3, 6), 12.0)):
         gate, up = _normal(random, *shape) * np.float32(size), _normal(random, *shape)
-        yield Case(kernel="swiglu", label=label, inputs=(gate, up), call=_call_swiglu, definition=truth.swiglu)
+        yield Case(kernel="swiglu", label=label, inputs=(gate, up), call=call_swiglu, definition=truth.swiglu)
         x = _normal(random, *shape) * np.float32(size)
         yield Case(kernel="gelu", label=label, inputs=(x,), call=_call_gelu, definition=truth.gelu)
 
@@ -157,7 +159,7 @@ def _rope(random: np.random.Generator) -> Iterator[Case]:
         cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         yield Case(
             kernel="rope", label=label, inputs=(_normal(random, tokens, heads, size), cosines, sines),
-            call=_call_rope, definition=truth.rope, single=(1, 2),
+            call=call_rope, definition=truth.rope, single=(1, 2),
         )  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def _cross_entropy(random: np.random.Generator) -> Iterator[Case]:
         yield Case(
             kernel="cross_entropy", label=label,
             inputs=(_normal(random, len(labels), 7) * np.float32(size), np.asarray(labels, np.int32)),
-            call=_call_cross_entropy, definition=truth.cross_entropy,
+            call=call_cross_entropy, definition=truth.cross_entropy,
         )  # fmt: skip
 
 
@@ -221,10 +223,10 @@ def _adamw(random: np.random.Generator) -> Iterator[Case]:
         ("3 steps", (4, 3), 0.0, 1e-8), ("3 steps, decay", (5,), 0.1, 1e-8), ("3 steps, large eps", (1, 6), 0.1, 1e-2),
     ):  # fmt: skip
         gradients = tuple(_normal(random, *shape) for _ in range(3))
-        definition = partial(_adamw_truth, decay=decay, eps=eps)
+        definition = partial(adamw_truth, decay=decay, eps=eps)
         yield Case(
             kernel="adamw_update", label=label, inputs=(_normal(random, *shape), *gradients),
-            call=partial(_call_adamw, decay=decay, eps=eps), definition=definition, gradients=False, jit=False,
+            call=partial(call_adamw, decay=decay, eps=eps), definition=definition, gradients=False, jit=False,
             single=(0, 1, 2, 3),
         )  # fmt: skip
 
@@ -250,7 +252,8 @@ def _call_linear(table: KernelTable, x: Tensor, weight: Tensor, bias: Tensor | N
     return table.linear(x, weight, bias)
 
 
-def _call_patch_embed(table: KernelTable, patches: Tensor, weight: Tensor) -> Tensor:
+def call_patch_embed(table: KernelTable, patches: Tensor, weight: Tensor) -> Tensor:
+    """Embed patches."""
     return table.patch_embed(patches, weight)
 
 
@@ -262,11 +265,13 @@ def _call_merge_tokens(table: KernelTable, text: Tensor, vision: Tensor, index: 
     return table.merge_tokens(text, vision, index)
 
 
-def _call_rms_norm(table: KernelTable, x: Tensor, weight: Tensor) -> Tensor:
+def call_rms_norm(table: KernelTable, x: Tensor, weight: Tensor) -> Tensor:
+    """Normalise with the epsilon of the published models."""
     return table.rms_norm(x, weight, 1e-6)
 
 
-def _call_swiglu(table: KernelTable, gate: Tensor, up: Tensor) -> Tensor:
+def call_swiglu(table: KernelTable, gate: Tensor, up: Tensor) -> Tensor:
+    """Gate."""
     return table.swiglu(gate, up)
 
 
@@ -274,7 +279,8 @@ def _call_gelu(table: KernelTable, x: Tensor) -> Tensor:
     return table.gelu(x)
 
 
-def _call_rope(table: KernelTable, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def call_rope(table: KernelTable, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate."""
     return table.rope(x, cosines, sines)
 
 
@@ -291,11 +297,13 @@ def _call_decode(table: KernelTable, q: Tensor, keys: Tensor, values: Tensor, bi
     return table.decode_attention(q, keys, values, bias, scale=0.25)
 
 
-def _call_cross_entropy(table: KernelTable, logits: Tensor, labels: Tensor) -> Tensor:
+def call_cross_entropy(table: KernelTable, logits: Tensor, labels: Tensor) -> Tensor:
+    """Give the loss of each token."""
     return table.cross_entropy(logits, labels)
 
 
-def _call_adamw(table: KernelTable, value: Tensor, *gradients: Tensor, decay: float, eps: float) -> Tensor:
+def call_adamw(table: KernelTable, value: Tensor, *gradients: Tensor, decay: float, eps: float) -> Tensor:
+    """Update a parameter once for each gradient; return it."""
     start = value.asnumpy()
     parameter, first, second = (Parameter(Tensor(x.copy())) for x in (start, 0 * start, 0 * start))
     for step, gradient in enumerate(gradients, start=1):
@@ -322,7 +330,8 @@ def _call_sum_of_squares(table: KernelTable, *tensors: Tensor) -> Tensor:
     return Tensor(np.array([table.sum_of_squares(tensors)]))
 
 
-def _adamw_truth(
+def adamw_truth(
     value: NDArray[np.float64], *gradients: NDArray[np.float64], decay: float, eps: float
 ) -> NDArray[np.float64]:
+    """Return what `call_adamw` has to give."""
     return truth.adamw(value, gradients, lr=0.1, betas=(0.9, 0.99), eps=eps, decay=decay)

@@ -62,7 +62,7 @@ def attention(q_TNH: Array, k_TKH: Array, v_TKH: Array, lengths: Sequence[int], 
         scores = np.einsum("qnh,knh->nqk", q_TNH[part], keys[part]) * scale
         if causal:
             scores = np.where(np.tri(length, dtype=np.bool_), scores, -np.inf)
-        y[part] = np.einsum("nqk,knh->qnh", _softmax(scores), values[part])
+        y[part] = np.einsum("nqk,knh->qnh", softmax(scores), values[part])
         first += length
     return y
 
@@ -73,7 +73,7 @@ def decode_attention(q_BNH: Array, keys_BKSH: Array, values_BKSH: Array, bias_BS
     y = np.empty_like(q_BNH)
     for b, bias_S in enumerate(bias_BS):
         keys, values = (np.repeat(x[b][:, bias_S == 0.0], shared, 0) for x in (keys_BKSH, values_BKSH))
-        y[b] = np.einsum("nk,nkh->nh", _softmax(np.einsum("nh,nkh->nk", q_BNH[b], keys) * scale), values)
+        y[b] = np.einsum("nk,nkh->nh", softmax(np.einsum("nh,nkh->nk", q_BNH[b], keys) * scale), values)
     return y
 
 
@@ -114,7 +114,8 @@ def sum_of_squares(*arrays: Array) -> Array:
     return np.array([sum(float((array**2).sum()) for array in arrays)])
 
 
-def _softmax(scores: Array) -> Array:
+def softmax(scores: Array) -> Array:
+    """Return the softmax over the last dim."""
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     normal: Array = weights / weights.sum(-1, keepdims=True)
     return normal

@@ -8,6 +8,8 @@ from functools import lru_cache
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 
+from qvl_core.kernels.domain import DOMAINS
+
 _ADAM = ops.Adam()
 
 
@@ -60,7 +62,16 @@ def adamw_update_ascend(
     weight_decay: float,
     step: int,
 ) -> None:
-    """Do the same with the same fused Adam operation, which the device has too. Not verified on a device."""
+    """Do the same with the same fused Adam operation, which the device has too. Not verified on a device.
+
+    Raises TypeError outside of the operation's domain (anything but fp32): there is no other form to run.
+    """
+    if parameter.size == 0:
+        return
+    dtypes = [x.dtype for x in (parameter, moment1, moment2, gradient)]
+    refusal = DOMAINS["adamw_update"].refuse(dtypes, (parameter.size,))
+    if refusal:
+        raise TypeError(refusal.partition(";")[0])
     adamw_update_reference(
         parameter, moment1, moment2, gradient,
         lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step,

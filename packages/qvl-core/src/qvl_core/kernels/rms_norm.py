@@ -9,6 +9,8 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 from mindspore.ops import constexpr
 
+from qvl_core.kernels.domain import is_outside
+
 _MATMUL = ops.MatMul()
 
 
@@ -35,8 +37,11 @@ def _averaging(width: int) -> Tensor:
 def rms_norm_ascend(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return the same with the fused operation (fp16, bf16 or fp32, weight of the same dtype). Not verified.
 
-    MindSpore 2.10 announces another signature for a later version; unpacking the pair fails there instead of taking
-    the first row for the result.
+    MindSpore 2.10 announces another signature for a later version: the names make the call fail there, instead of
+    giving the weight for a shape.
     """
-    y, _inverse_root = ops.rms_norm(x, weight_D, eps)
+    width = x.shape[-1]
+    if is_outside("rms_norm", (x.dtype, weight_D.dtype), (x.size // width, width, len(x.shape))):
+        return rms_norm_reference(x, weight_D, eps)
+    y, _inverse_root = ops.rms_norm(x, gamma=weight_D, epsilon=eps)
     return y

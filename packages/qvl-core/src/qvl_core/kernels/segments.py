@@ -30,8 +30,9 @@ HIDDEN = -1e30
 MOST_SCORES = 2**24
 # The size of the compressed causal mask that the fused attention prescribes.
 COMPRESSED_MASK = 2048
-# The most segments that one call of the fused attention takes.
+# The most segments that one call of the fused attention takes (MindSpore), and the most tokens (CANN: "1 to 1M").
 MOST_FUSED_SEGMENTS = 1024
+MOST_FUSED_TOKENS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,16 +100,19 @@ class Segments:
 
     @cached_property
     def fused_batches(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Give what the fused attention takes at a time: the first row, and the ends of at most 1024 segments.
+        """Give what the fused attention takes at a time: the first row, and the ends of its segments.
 
-        The ends count from that row, without a leading 0, so that the last one is the number of rows.
+        At most 1024 segments and 2**20 tokens each (one longer segment stands alone). The ends count from that row,
+        without a leading 0, so that the last one is the number of rows.
         """
-        batches = []
-        first = 0
-        for i in range(0, len(self.lengths), MOST_FUSED_SEGMENTS):
-            ends = np.cumsum(self.lengths[i : i + MOST_FUSED_SEGMENTS])
-            batches.append((first, tuple(int(end) for end in ends)))
-            first += int(ends[-1])
+        batches: list[tuple[int, tuple[int, ...]]] = []
+        first, ends = 0, [0]
+        for length in self.lengths:
+            if len(ends) > MOST_FUSED_SEGMENTS or (len(ends) > 1 and ends[-1] + length > MOST_FUSED_TOKENS):
+                batches.append((first, tuple(ends[1:])))
+                first, ends = first + ends[-1], [0]
+            ends.append(ends[-1] + length)
+        batches.append((first, tuple(ends[1:])))
         return tuple(batches)
 
     @cached_property

@@ -1,0 +1,198 @@
+"""The one file that a machine with NPUs writes (`nox -s npu`), and what it has to show before a recipe is raised by it.
+
+No framework is imported here: `qvl recipes` reads the file anywhere. Nothing that the file says of itself counts:
+verdicts are made again from its numbers, with the tolerances and the golden losses of this version. The digest and the
+like keep out accidents and edits, not a forger who runs this code; what enters the repository is read by a person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvl_core.conformance.tolerance import tolerance_of
+from qvl_core.errors import RecipeError
+from qvl_core.json_file import read_json_object
+
+FORMAT = 1
+RESULT_FILE = "device_result.json"
+GOLDEN_FILE = Path(__file__).with_name("golden_tiny_sft.json")
+MOST_BYTES = 32 * 2**20
+# Kernels that need a check each, and those among them whose fused operation has a contract and a timing.
+KERNELS = (
+    *("embedding", "linear", "rms_norm", "swiglu", "gelu", "split_qkv", "rope", "attention", "decode_attention"),
+    *("cross_entropy", "patch_embed", "merge_tokens", "adamw_update", "join", "deal", "sum_of_squares"),
+)
+FUSED = ("attention", "rms_norm", "swiglu", "rope", "cross_entropy", "patch_embed", "adamw_update")
+DIFFERENTIATED = ("linear", "rms_norm", "swiglu", "gelu", "rope", "attention", "cross_entropy", "patch_embed")
+# Known-bad kernels that are wrong on a device too.
+SELF_TESTS = 4
+# Chosen, not measured: bf16 on a device against fp32 on CPU, 40 steps from the same weights and samples.
+GOLDEN_STEP, GOLDEN_MEAN = 0.10, 0.03
+LEAST_STEPS = 20
+# How npu-smi calls NPUs that can train: 910B3, Ascend910_9392, 950...; as seen in public output, not on a device.
+NPU_NAME = re.compile(r"\b(?:Ascend)?9[15]0\w*")
+# What a verifying run may state otherwise than the recipe: nothing that decides what is computed but the length.
+FREE_OVERRIDES = ("train.steps", "output.dir", "launch.device", "launch.devices_per_node", "model.dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training of the file: the recipe's name and digest, and the loss of each step."""
+
+    recipe: str
+    digest: str
+    device: str
+    overrides: Mapping[str, Any]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceResult:
+    """A result file: where it was made, why it is not taken (nothing if it is), and its trainings."""
+
+    where: str
+    problems: tuple[str, ...]
+    trainings: tuple[Training, ...] = ()
+
+    def verifies(self, recipe: str, digest: str) -> bool:
+        """Tell whether the file raises this recipe: it is taken, and holds a good training of exactly this recipe."""
+        return not self.problems and any(
+            x.recipe == recipe and x.digest == digest and not _training_problems(x) for x in self.trainings
+        )
+
+
+def read_device_result(path: Path) -> DeviceResult:
+    """Read a result file and judge it. A file that cannot be read or is damaged is one with problems."""
+    try:
+        data = read_json_object(path, error_type=RecipeError, limit=MOST_BYTES)
+        return judge(data)
+    except RecipeError as error:
+        return DeviceResult(where=str(path), problems=tuple(problem.message for problem in error.problems))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return DeviceResult(where=str(path), problems=(f"not a result file: {type(error).__name__} {error}",))
+
+
+def judge(data: Mapping[str, Any]) -> DeviceResult:
+    """Judge the content of a result file. Raises KeyError, TypeError or ValueError where it has another structure."""
+    if data.get("format") != FORMAT:
+        return DeviceResult(where="", problems=(f"format {data.get('format')!r}; this version reads {FORMAT}",))
+    where = f"{data['device_name']}, MindSpore {data['mindspore']}, CANN {data['cann']}, {data['made']}"
+    trainings = tuple(_training(entry) for entry in data["trainings"])
+    problems = [*_origin(data), *_kernels(data), *_timings(data["timings"]), *_golden(trainings)]
+    return DeviceResult(where=where, problems=tuple(problems), trainings=trainings)
+
+
+def content_digest(data: Mapping[str, Any]) -> str:
+    """Return the sha256 of everything in the file but its own digest."""
+    content = {key: value for key, value in data.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def program_digest() -> str:
+    """Return the sha256 of the sources of the kernels and of this suite: a result holds for the code that it ran."""
+    core = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*core.glob("kernels/*.py"), *core.glob("conformance/*.py"), GOLDEN_FILE]):
+        digest.update(f"{path.relative_to(core).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _origin(data: Mapping[str, Any]) -> Iterable[str]:
+    if data["digest"] != content_digest(data):
+        yield "was changed after it was written: its digest is another"
+    if data["program"] != program_digest():
+        yield "was made with other kernels or another suite than these: run `nox -s npu` again"
+    if (data["device"], data["kernels"]) != ("ascend", "ascend"):
+        yield f"was made on {data['device']} with the {data['kernels']} kernels, not with the fused ones on an NPU"
+    if not re.search(r"npu-smi\s+\d", data["npu_smi"]) or not NPU_NAME.search(data["npu_smi"]):
+        yield "holds no output of npu-smi that shows an NPU"
+    if data["signatures"]:
+        yield f"other signatures than recorded: {'; '.join(data['signatures'])}"
+
+
+def _kernels(data: Mapping[str, Any]) -> Iterable[str]:
+    """Judge contracts and checks by their errors: each kernel has some, and none is above its tolerance."""
+    checks, contracts, precision = data["checks"], data["contracts"], data["precision"]
+    if precision not in ("float16", "bfloat16"):
+        yield f"checked in {precision}, in which attention has no fused form"
+        return
+    for kernel in KERNELS:
+        mine = [check["check"] for check in checks if check["kernel"] == kernel]
+        if not {"values", "values again"} <= set(mine):
+            yield f"no check of the values of {kernel}: an incomplete run"
+        if kernel in DIFFERENTIATED and not {"gradient, contiguous", "jit gradient"} <= set(mine):
+            yield f"no check of the gradients of {kernel}: an incomplete run"
+    for kernel in FUSED:
+        if not any(check["kernel"] == kernel for check in contracts):
+            yield f"no contract of {kernel}: an incomplete run"
+    for check in (*checks, *contracts):
+        if not _number(check["error"]) or not check["error"] <= tolerance_of(check["check"], precision):
+            yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: error {check['error']}"
+        elif check["message"]:
+            yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: {check['message']}"
+    if sum(bool(test["caught_by"]) for test in data["self_tests"]) < SELF_TESTS:
+        yield "the suite did not notice all kernels that are wrong on purpose"
+
+
+def _timings(timings: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for kernel in FUSED:
+        mine = [x for x in timings if x["kernel"] == kernel]
+        if not mine or not all(_number(x[key]) and x[key] > 0 for x in mine for key in ("fused_ms", "reference_ms")):
+            yield f"no timing of {kernel}"
+
+
+def _golden(trainings: Sequence[Training]) -> Iterable[str]:
+    """Judge the golden training against the losses that come with this version."""
+    golden = read_golden()
+    mine = [x for x in trainings if x.recipe == golden["recipe"]]
+    if not mine:
+        yield f"no training of {golden['recipe']}"
+        return
+    if len(mine[0].losses) != len(golden["losses"]):
+        yield f"{len(mine[0].losses)} steps of {golden['recipe']}, not {len(golden['losses'])}"
+        return
+    off = [abs(found - loss) / loss for found, loss in zip(mine[0].losses, golden["losses"], strict=True)]
+    if not max(off) <= GOLDEN_STEP or not sum(off) / len(off) <= GOLDEN_MEAN:
+        worst = f"{max(off):.1%} at step {off.index(max(off)) + 1}, {sum(off) / len(off):.1%} in the mean"
+        yield f"losses of {golden['recipe']} differ from the golden ones by {worst}"
+
+
+def read_golden() -> Mapping[str, Any]:
+    """Return the golden training: recipe, overrides, and the loss of each step as measured on CPU in fp32."""
+    golden: Mapping[str, Any] = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
+    return golden
+
+
+def _training(entry: Mapping[str, Any]) -> Training:
+    return Training(
+        recipe=str(entry["recipe"]), digest=str(entry["digest"]), device=str(entry["device"]),
+        overrides=dict(entry["overrides"]), losses=tuple(float(loss) for loss in entry["losses"]),
+    )  # fmt: skip
+
+
+def _training_problems(training: Training) -> tuple[str, ...]:
+    """Say why a training verifies no recipe."""
+    problems = []
+    losses = training.losses
+    if training.device != "ascend":
+        problems.append(f"ran on {training.device}")
+    if changed := sorted(set(training.overrides) - set(FREE_OVERRIDES)):
+        problems.append(f"other settings than the recipe's: {', '.join(changed)}")
+    if len(losses) < LEAST_STEPS:
+        problems.append(f"{len(losses)} steps, at least {LEAST_STEPS} are needed")
+    elif not all(math.isfinite(loss) and loss > 0 for loss in losses):
+        problems.append("a loss that is no positive number")
+    elif not sum(losses[-5:]) < sum(losses[:5]):
+        problems.append("the loss does not fall")
+    return tuple(problems)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,163 @@
+"""What `nox -s npu` runs: everything about the kernels that only a machine with NPUs can prove, into one file.
+
+In order: trainings (while no other process holds the device), signatures and contracts (without the device), every case
+with the fused forms (values, gradients, compiled), fused against reference in time. `qvl recipes` shows the file, and
+raises recipes by it: see device_result.
+`--rehearse` goes the same way on a CPU with the reference forms; its file is never taken.
+
+Exit codes: 0, all is well; 1, something does not conform; 2, wrong input; 3, no MindSpore, or no NPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvl_core.conformance.device_result import FORMAT, NPU_NAME, RESULT_FILE, content_digest, judge, program_digest
+from qvl_core.conformance.trainings import train
+from qvl_core.device import current_device
+from qvl_core.durable import atomic_write
+from qvl_core.errors import EXIT_DONE, EXIT_FAILED, NotInstalledError, QvlError
+
+if TYPE_CHECKING:
+    from qvl_core.conformance.suite import Result
+
+TINY = Path("recipes/tiny_sft.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program as the arguments say and return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _prove(options)
+    except QvlError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m qvl_core.conformance.npu",
+        description="Prove kernels and recipes on this machine's NPUs; write one result file.",
+    )
+    parser.add_argument(
+        "recipes", nargs="*", type=Path, metavar="RECIPE",
+        help=f"training recipes to verify by 20 steps each, beside {TINY}, which always runs",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("recipes") / RESULT_FILE, metavar="FILE", help="result file")
+    parser.add_argument("--runs", type=Path, default=Path("runs/npu"), metavar="DIR", help="where trainings write")
+    parser.add_argument("--precision", choices=("float16", "bfloat16"), default="bfloat16", help="of the cases")
+    parser.add_argument(
+        "--no-jit", action="store_true", help="leave out compiled execution; the file is not taken then"
+    )
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, small: the file is never taken")
+    return parser
+
+
+def _prove(options: argparse.Namespace) -> int:
+    device = "cpu" if options.rehearse else "ascend"
+    if current_device() != device:
+        raise NotInstalledError(
+            f"this program is for a machine with NPUs; this process runs on {current_device()}\n"
+            "  fix: run it where `qvl doctor` finds an NPU, or add --rehearse to see on a CPU what it does"
+        )
+    trainings = [_train(path, options, device) for path in dict.fromkeys([TINY, *options.recipes])]
+    # Imported here: --help needs no mindspore, and no device is held while the trainings run.
+    from qvl_core.kernels import select
+
+    fused, reference = select.use("reference" if options.rehearse else "ascend"), select.reference_table()
+    from qvl_core.conformance import signatures
+    from qvl_core.conformance.contract_cases import contract_cases
+    from qvl_core.conformance.contracts import check_contract
+    from qvl_core.conformance.suite import render, run_suite
+    from qvl_core.conformance.timing import measure, tasks_of_7b
+
+    cases = contract_cases()
+    _tell(f"contracts: {len(cases)} calls, without the device ...")
+    contracts = [check_contract(case, select.ascend_table()) for case in cases]
+    result = run_suite(
+        fused, "float32" if options.rehearse else options.precision, jit=not options.no_jit,
+        kernels=("swiglu",) if options.rehearse else (), more_cases=() if options.rehearse else cases, tell=_tell,
+    )  # fmt: skip
+    _tell(render(result))
+    _tell("fused against reference ...")
+    small: dict[str, Any] = {"divide": 64, "dtype": "float32"} if options.rehearse else {}
+    timings = measure(fused, reference, tasks_of_7b(**small), rounds=2 if options.rehearse else 10)
+    data = {
+        **_origin(result), "signatures": list(signatures.differences()),
+        "contracts": [{**asdict(x), "error": x.error if x.error != float("inf") else None} for x in contracts],
+        **{key: result.as_json()[key] for key in ("checks", "self_tests", "seconds")},
+        "timings": [asdict(timing) for timing in timings], "trainings": trainings,
+    }  # fmt: skip
+    return _write(data, options.out)
+
+
+def _train(path: Path, options: argparse.Namespace, device: str) -> Mapping[str, Any]:
+    _tell(f"training {path} ...")
+    return train(path, options.runs / path.stem, device=device)
+
+
+def _origin(result: Result) -> dict[str, Any]:
+    """Return what the result depends on: device, software, and the code that was run."""
+    return {
+        "format": FORMAT, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "program": program_digest(),
+        "device": result.device, "device_name": device_name(npu_smi()), "npu_smi": npu_smi(), "cann": cann_version(),
+        "mindspore": result.mindspore, "numpy": result.numpy, "python": result.python, "machine": platform.platform(),
+        "kernels": result.kernels, "precision": result.precision,
+    }  # fmt: skip
+
+
+def npu_smi() -> str:
+    """Return what `npu-smi info` prints, "" where it is not to be had."""
+    try:
+        found = subprocess.run(["npu-smi", "info"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout[:20_000]
+
+
+def device_name(table: str) -> str:
+    """Return the name of the first NPU in the table of `npu-smi info`: "910B3"; "no NPU" where there is none."""
+    found = NPU_NAME.search(table)
+    return found[0] if found else "no NPU"
+
+
+def cann_version(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the version in the toolkit's `version.cfg` or `ascend_toolkit_install.info`; "unknown" otherwise."""
+    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
+    for path in sorted(Path(home).glob("*/ascend_toolkit_install.info")) if home else ():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("version="):
+                return line.removeprefix("version=").strip()
+    return "unknown"
+
+
+def _write(data: Mapping[str, Any], path: Path) -> int:
+    finished = {**data, "digest": content_digest(data)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(finished, indent=1) + "\n")
+    verdict = judge(finished)
+    _tell(f"result: {path}")
+    for problem in verdict.problems:
+        _tell(f"  not taken: {problem}")
+    for training in verdict.trainings:
+        verified = verdict.verifies(training.recipe, training.digest)
+        _tell(f"  {training.recipe}: {'device-verified' if verified else 'not verified'}")
+    return EXIT_FAILED if verdict.problems else EXIT_DONE
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The result file of a device: a whole one raises recipes; one with a part missing, changed or made up does not."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qvl_core.conformance import device_result
+from qvl_core.conformance.device_result import DeviceResult, judge, read_device_result
+
+_SPEC = importlib.util.spec_from_file_location("device_file", Path(__file__).with_name("device_file.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+device_file = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(device_file)
+
+DIGESTS = {"tiny_sft": "a" * 64, "7b_sft": "b" * 64}
+Change = Callable[[dict[str, Any]], None]
+
+
+def judged(change: Change = lambda data: None) -> DeviceResult:
+    """Judge a good file after a change; the digest is made anew, as a forger would."""
+    data = copy.deepcopy(device_file.good(DIGESTS))
+    change(data)
+    return judge(device_file.sealed(data))
+
+
+def put(*path: Any, value: Any) -> Change:
+    def change(data: Any) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        data[path[-1]] = value
+
+    return change
+
+
+def without(kernel: str, name: str, section: str = "checks") -> Change:
+    def change(data: dict[str, Any]) -> None:
+        data[section] = [x for x in data[section] if (x["kernel"], x.get("check", name)) != (kernel, name)]
+
+    return change
+
+
+def training(**changes: Any) -> Change:
+    return lambda data: data["trainings"][1].update(changes)
+
+
+def test_a_whole_file_raises_its_recipes() -> None:
+    result = judged()
+    assert result.problems == ()
+    assert result.where == "910B3, MindSpore 2.7.0, CANN 8.2.RC1, 2026-11-27T00:00:00Z"
+    assert result.verifies("7b_sft", "b" * 64)
+    assert result.verifies("tiny_sft", "a" * 64)
+
+
+def test_it_raises_no_recipe_that_was_changed_since_or_did_not_run() -> None:
+    assert not judged().verifies("7b_sft", "c" * 64)
+    assert not judged().verifies("72b_sft", "b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (put("device", value="cpu"), "made on cpu with the ascend kernels"),
+        (put("kernels", value="reference"), "with the reference kernels"),
+        (put("npu_smi", value=""), "no output of npu-smi"),
+        (put("npu_smi", value="npu-smi 25.2.0\nno device"), "no output of npu-smi"),
+        (put("program", value="0" * 64), "other kernels or another suite"),
+        (put("signatures", value=["mindspore.ops.swiglu is not in this MindSpore"]), "other signatures"),
+        (put("precision", value="float32"), "attention has no fused form"),
+        (put("format", value=2), "format 2; this version reads 1"),
+        (put("self_tests", value=[]), "did not notice all kernels that are wrong"),
+        (put("self_tests", 0, "caught_by", value=[]), "did not notice all kernels that are wrong"),
+        (put("timings", value=[]), "no timing of attention"),
+        (put("timings", 0, "fused_ms", value=0), "no timing of attention"),
+        (put("timings", 0, "fused_ms", value=True), "no timing of attention"),
+        (put("contracts", value=[]), "no contract of attention"),
+        (put("contracts", 0, "message", value="BrokenRuleError: x"), "BrokenRuleError: x"),
+        (put("checks", 0, "error", value=0.05), "failed: embedding, case, values: error 0.05"),
+        (put("checks", 0, "error", value=None), "failed: embedding"),
+        (put("checks", 0, "error", value=math.nan), "failed: embedding"),
+        (put("checks", 0, "error", value="0"), "failed: embedding"),
+        (without("attention", "values"), "no check of the values of attention: an incomplete run"),
+        (without("swiglu", "jit gradient"), "no check of the gradients of swiglu"),
+        (without("rope", "", "timings"), "no timing of rope"),
+        (put("trainings", value=[]), "no training of tiny_sft"),
+        (put("trainings", 0, "losses", 3, value=40.0), "differ from the golden ones by"),
+        (put("trainings", 0, "losses", value=[1.0] * 40), "differ from the golden ones by"),
+        (put("trainings", 0, "losses", 3, value=math.nan), "differ from the golden ones by"),
+        (put("trainings", 0, "losses", value=[6.4]), "1 steps of tiny_sft, not 40"),
+    ],
+)
+def test_what_is_not_taken(change: Change, said: str) -> None:
+    result = judged(change)
+    assert any(said in problem for problem in result.problems), result.problems
+    assert not result.verifies("7b_sft", "b" * 64)
+    assert not result.verifies("tiny_sft", "a" * 64)
+
+
+@pytest.mark.parametrize("error", [0.04, 1e-9, 0.0])
+def test_an_error_inside_of_the_tolerance_is_taken(error: float) -> None:
+    assert judged(put("checks", 0, "error", value=error)).problems == ()
+
+
+def test_a_stated_tolerance_or_verdict_does_not_count() -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["checks"][0] |= {"error": 0.5, "tolerance": 9.0, "passed": True}
+        data["passed"] = True
+
+    assert judged(change).problems == ("failed: embedding, case, values: error 0.5",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        training(device="cpu"),
+        training(overrides={"train.steps": 20, "layout.tp": 8}),
+        training(overrides={"model.layers": 2}),
+        training(losses=[3.0 - i / 10 for i in range(19)]),
+        training(losses=[2.0] * 40),
+        training(losses=[2.0 + i / 10 for i in range(40)]),
+        training(losses=[3.0, math.inf, *[1.0] * 38]),
+        training(losses=[]),
+    ],
+)
+def test_a_training_that_verifies_nothing(change: Change) -> None:
+    result = judged(change)
+    assert not result.verifies("7b_sft", "b" * 64)
+    assert result.verifies("tiny_sft", "a" * 64)
+
+
+def test_20_falling_steps_are_enough() -> None:
+    assert judged(training(losses=[3.0 - i / 10 for i in range(20)])).verifies("7b_sft", "b" * 64)
+
+
+class TestFile:
+    def test_an_edit_after_writing_is_seen(self, tmp_path: Path) -> None:
+        data = device_file.sealed(device_file.good(DIGESTS))
+        assert read_device_result(device_file.write(tmp_path / "x.json", data)).problems == ()
+        data["device_name"] = "910C"
+        (problem,) = read_device_result(device_file.write(tmp_path / "x.json", data)).problems
+        assert "was changed after it was written" in problem
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}', '{"format": 1, "trainings": 3}', "null"])
+    def test_anything_else_is_not_taken(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "x.json"
+        path.write_text(text, encoding="utf-8")
+        assert read_device_result(path).problems
+
+    def test_a_folder_is_not_taken(self, tmp_path: Path) -> None:
+        assert read_device_result(tmp_path).problems
+
+    @pytest.mark.parametrize("key", sorted({*device_file.good(DIGESTS)} - {"numpy"}))
+    def test_a_key_that_is_missing_or_of_another_type(self, tmp_path: Path, key: str) -> None:
+        data = device_file.good(DIGESTS)
+        for broken in ({k: v for k, v in data.items() if k != key}, {**data, key: 7}, {**data, key: [7]}):
+            result = read_device_result(device_file.write(tmp_path / "x.json", device_file.sealed(broken)))
+            # Free text about the machine may be anything; what decides may not.
+            assert result.problems or (key in ("made", "device_name", "cann", "mindspore") and key in broken)
+
+
+def test_golden_losses_are_40_that_fall() -> None:
+    losses = device_result.read_golden()["losses"]
+    assert len(losses) == 40
+    assert losses[0] == pytest.approx(6.4194, abs=1e-3)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_program_digest_is_that_of_the_sources() -> None:
+    assert device_result.program_digest() == device_result.program_digest()
+    assert len(device_result.program_digest()) == 64
+
+
+def test_the_lists_are_those_of_the_kernels() -> None:
+    pytest.importorskip("mindspore", reason="the lists are held against the kernel table")
+    from qvl_core.conformance.cases import all_cases
+    from qvl_core.conformance.checks import check_case
+    from qvl_core.kernels import select
+    from qvl_core.kernels.domain import DOMAINS
+
+    table = select.reference_table()
+    assert set(device_result.KERNELS) == {name for name in vars(table) if name != "name"}
+    assert set(device_result.FUSED) == set(DOMAINS)
+    jitted = {case.kernel for case in all_cases() if case.gradients and case.jit}
+    assert set(device_result.DIFFERENTIATED) <= jitted
+    # The names that the reader looks for are those that the suite writes.
+    case = next(case for case in all_cases() if case.kernel == "gelu")
+    assert {"values", "gradient, contiguous"} <= {x.check for x in check_case(case, table, "float32", jit=False)}

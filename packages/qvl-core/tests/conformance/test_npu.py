@@ -1,0 +1,124 @@
+"""The program of `nox -s npu`, as far as a machine without NPUs can run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from qvl_core.conformance import device_result, npu
+from qvl_core.conformance.npu import cann_version, device_name, main
+from qvl_core.conformance.trainings import read_losses, train
+from qvl_core.errors import RecipeError
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_it_is_refused_without_a_device(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--out", str(tmp_path / "x.json")]) == 3
+    error = capsys.readouterr().err
+    assert "this program is for a machine with NPUs; this process runs on cpu" in error
+    assert "--rehearse" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rehearsal_writes_a_file_that_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mindspore", reason="the cases need mindspore")
+    golden = device_result.read_golden()
+    entry = {"recipe": "tiny_sft", "digest": "a", "device": "cpu", "overrides": {}, "losses": golden["losses"]}
+    monkeypatch.setattr(npu, "train", lambda path, folder, *, device: entry)
+    file = tmp_path / "made" / "x.json"
+    assert main(["--rehearse", "--no-jit", "--out", str(file)]) == 1
+    data = json.loads(file.read_text(encoding="utf-8"))
+    assert {"contracts", "checks", "timings", "trainings", "digest", "program"} <= set(data)
+    assert (
+        {x["kernel"] for x in data["contracts"]} == {x["kernel"] for x in data["timings"]} == set(device_result.FUSED)
+    )
+    assert all(x["error"] <= x["tolerance"] and not x["message"] for x in data["contracts"])
+    result = device_result.read_device_result(file)
+    assert any("made on cpu with the reference kernels" in problem for problem in result.problems)
+    assert not any("changed after" in problem or "not a result file" in problem for problem in result.problems)
+    assert "tiny_sft: not verified" in capsys.readouterr().err
+
+
+def test_renaming_the_device_of_a_rehearsal_is_not_enough(tmp_path: Path) -> None:
+    data = {
+        "format": 1, "made": "", "program": device_result.program_digest(), "device": "ascend", "device_name": "910B3",
+        "npu_smi": "npu-smi 25.2.0 910B3", "cann": "", "mindspore": "2.10.0", "kernels": "ascend",
+        "precision": "bfloat16", "signatures": [], "checks": [], "contracts": [], "self_tests": [], "timings": [],
+        "trainings": [],
+    }  # fmt: skip
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({**data, "digest": device_result.content_digest(data)}), encoding="utf-8")
+    assert any("an incomplete run" in problem for problem in device_result.read_device_result(path).problems)
+
+
+class TestTraining:
+    @pytest.fixture(autouse=True)
+    def root(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Paths in recipes are relative to where commands run: the project's root.
+        if not (ROOT / "recipes" / "tiny_sft.toml").exists():
+            pytest.skip("the recipes are in the repository, not in the package")
+        monkeypatch.chdir(ROOT)
+
+    def test_the_golden_recipe_runs_as_recorded_but_on_the_device(self, tmp_path: Path) -> None:
+        commands: list[Sequence[str]] = []
+
+        def run(command: Sequence[str]) -> int:
+            commands.append(command)
+            folder = tmp_path / "run"
+            folder.mkdir()
+            (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 6.5}\n{"step": 1, "validation_loss": 1}\n')
+            return 0
+
+        entry = train(Path("recipes/tiny_sft.toml"), tmp_path / "run", device="ascend", run=run)
+        assert entry["losses"] == [6.5]
+        assert (entry["recipe"], entry["device"], entry["exit_code"]) == ("tiny_sft", "ascend", 0)
+        assert len(entry["digest"]) == 64
+        assert set(entry["overrides"]) <= set(device_result.FREE_OVERRIDES)
+        assert {"train.steps=40", "launch.device=ascend", "model.dtype=bfloat16"} <= set(commands[0])
+
+    def test_another_recipe_runs_20_steps_as_it_is(self, tmp_path: Path) -> None:
+        entry = train(Path("recipes/7b_sft.toml"), tmp_path / "run", device="ascend", run=lambda command: 1)
+        assert entry["overrides"] == {"train.steps": 20, "output.dir": str(tmp_path / "run")}
+        assert (entry["device"], entry["exit_code"], entry["losses"]) == ("ascend", 1, [])
+
+    def test_a_run_that_failed_has_no_losses(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "metrics.jsonl").write_text('{"loss": 1.0}\n')
+        entry = train(Path("recipes/tiny_sft.toml"), tmp_path / "run", device="ascend", run=lambda command: 0)
+        # What an earlier run left is gone before this one starts.
+        assert entry["losses"] == []
+
+    def test_a_recipe_that_trains_nothing_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match='"infer" trains nothing'):
+            train(Path("recipes/tiny_infer.toml"), tmp_path / "run", device="ascend", run=lambda command: 0)
+
+
+def test_no_file_no_losses(tmp_path: Path) -> None:
+    assert read_losses(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("| npu-smi 24.1 |\n| NPU  Name | Health |\n| 0     910B3 | OK |", "910B3"),
+        ("| 0  Ascend910_9392 | OK |", "Ascend910_9392"),
+        ("| 0  950DT | OK |", "950DT"),
+        ("| npu-smi 24.1 | 0  310P3 | OK |", "no NPU"),
+        ("", "no NPU"),
+    ],
+)
+def test_name_of_the_device(table: str, name: str) -> None:
+    assert device_name(table) == name
+
+
+def test_version_of_cann(tmp_path: Path) -> None:
+    assert cann_version({}) == "unknown"
+    folder = tmp_path / "aarch64-linux"
+    folder.mkdir()
+    (folder / "ascend_toolkit_install.info").write_text("package_name=x\nversion=8.2.RC1\n")
+    assert cann_version({"ASCEND_HOME_PATH": str(tmp_path)}) == "8.2.RC1"

@@ -1,0 +1,105 @@
+"""The examples for Ascend, as far as a machine without CANN, SLURM or Kubernetes can tell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qvl_core import load_recipe
+from qvl_core.cli.doctor.ascend import MANAGERS
+from qvl_core.launch.node_place import find_place
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "examples" / "ascend"
+
+
+@pytest.fixture(autouse=True)
+def project_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Paths in recipes are relative to where commands run: the project's root.
+    monkeypatch.chdir(ROOT)
+
+
+class TestDockerfile:
+    def instructions(self) -> list[tuple[str, str]]:
+        text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return [(line.split()[0], line.partition(" ")[2].strip()) for line in lines]
+
+    def test_the_base_image_is_named_by_a_build_argument_alone(self) -> None:
+        assert self.instructions()[:2] == [("ARG", "CANN_IMAGE"), ("FROM", "${CANN_IMAGE}")]
+
+    def test_mindspore_has_no_default_version(self) -> None:
+        assert ("ARG", "MINDSPORE") in self.instructions()
+
+    def test_what_it_copies_is_there(self) -> None:
+        sources = [words.split()[0] for name, words in self.instructions() if name == "COPY"]
+        assert sources
+        assert all((ROOT / source).is_dir() for source in sources)
+
+    def test_it_installs_every_package_without_the_extra_that_replaces_mindspore(self) -> None:
+        (command,) = [words for name, words in self.instructions() if name == "RUN" and "./packages" in words]
+        assert set(re.findall(r"\./packages/([\w-]+)", command)) == {path.name for path in ROOT.glob("packages/qvl-*")}
+        assert "mindspore" not in command
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "container.sh"])
+def test_scripts_parse(script: str) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    assert subprocess.run(["bash", "-n", str(FOLDER / script)], check=False).returncode == 0
+
+
+def test_the_container_gets_the_devices_that_doctor_asks_for() -> None:
+    text = (FOLDER / "container.sh").read_text(encoding="utf-8")
+    assert all(f"/dev/{name}" in text for name in (*MANAGERS, "davinci[0-9]*"))
+
+
+class TestSlurm:
+    def test_it_asks_for_the_machines_of_its_recipe(self) -> None:
+        text = (FOLDER / "slurm.sh").read_text(encoding="utf-8")
+        recipe = load_recipe(re.search(r"RECIPE:-(\S+)\}", text)[1])  # type: ignore[index]
+        nodes = int(re.search(r"--nodes=(\d+)", text)[1])  # type: ignore[index]
+        assert nodes == recipe.launch.nodes
+        assert "--ntasks-per-node=1" in text
+
+    def test_qvl_finds_its_place_there(self) -> None:
+        slurm = {"SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "npu[07-08]"}
+        place = find_place(nodes=2, master="localhost:29501", node_rank=None, environment=slurm)
+        assert (place.node, place.master) == (1, "npu07:29501")
+
+
+class TestKubernetes:
+    @pytest.fixture
+    def job(self) -> Any:
+        yaml = pytest.importorskip("yaml", reason="the example is read with PyYAML, which transformers brings")
+        return yaml.safe_load((FOLDER / "kubernetes.yaml").read_text(encoding="utf-8"))
+
+    def test_it_asks_for_the_machines_and_devices_of_its_recipe(self, job: Any) -> None:
+        (task,) = job["spec"]["tasks"]
+        (container,) = task["template"]["spec"]["containers"]
+        recipe = load_recipe(next(word for word in container["args"] if word.endswith(".toml")))
+        assert job["spec"]["minAvailable"] == task["replicas"] == recipe.launch.nodes
+        resources = container["resources"]
+        assert resources["limits"] == resources["requests"] == {"huawei.com/Ascend910": 8}
+        assert recipe.parallel.world_size == 8 * recipe.launch.nodes
+
+    def test_the_machines_meet_at_the_first_pod(self, job: Any) -> None:
+        (task,) = job["spec"]["tasks"]
+        (container,) = task["template"]["spec"]["containers"]
+        name = job["metadata"]["name"]
+        assert container["args"][-1] == f"launch.master={name}-{task['name']}-0.{name}:29501"
+        place = find_place(nodes=2, master="qvl-node-0.qvl:29501", node_rank=None, environment={"VC_TASK_INDEX": "1"})
+        assert (place.node, place.master) == (1, "qvl-node-0.qvl:29501")
+
+    def test_only_a_run_that_broke_is_tried_again(self, job: Any) -> None:
+        actions = {x["exitCode"]: x["action"] for x in job["spec"]["policies"] if "exitCode" in x}
+        assert actions == {1: "RestartJob", 2: "AbortJob", 3: "AbortJob"}
+
+    def test_every_mount_has_its_volume(self, job: Any) -> None:
+        spec = job["spec"]["tasks"][0]["template"]["spec"]
+        mounts = {x["name"] for x in spec["containers"][0]["volumeMounts"]}
+        assert mounts == {x["name"] for x in spec["volumes"]}
