@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -231,9 +230,6 @@ def bench_torch(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def npu(session: nox.Session) -> None:
-    """On a machine with NPUs: fused kernels against their references; uses the MindSpore that is installed there."""
+    """On a machine with NPUs: prove kernels and recipes, `-- RECIPE...`; uses the MindSpore that is installed there."""
     session.log("expects the MindSpore of this machine: run with --no-venv, or install it into this venv first")
-    report = ROOT / "reports" / "npu_conformance.json"
-    report.parent.mkdir(exist_ok=True)
-    session.run("python", "-m", "qvl_core.conformance", "--kernels", "ascend", "--json", str(report))
-    session.log(json.dumps({"result": str(report.relative_to(ROOT))}))
+    session.run("python", "-m", "qvl_core.conformance.npu", *session.posargs)
