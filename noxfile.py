@@ -60,7 +60,7 @@ def _install(
 
 @nox.session(python=PYTHON)
 def quickstart(session: nox.Session) -> None:
-    """Check, train, evaluate and ask the embedded tiny model, on CPU: about three minutes after installation."""
+    """Check, train, report, evaluate and ask the tiny model, on CPU: about three minutes after installation."""
     _install(session, *PACKAGES, mindspore=True)
     recipe = "recipes/tiny_sft.toml"
     for folder in ("runs/tiny_sft", "runs/tiny_eval"):
@@ -68,6 +68,7 @@ def quickstart(session: nox.Session) -> None:
     session.run("qvl", "check", recipe, "recipes/tiny_eval.toml", "recipes/tiny_infer.toml")
     session.run("qvl", "run", recipe)
     session.run("qvl", "run", "recipes/tiny_eval.toml")
+    session.run("qvl", "report", "runs/tiny_sft")
     question = ["--image", "recipes/tiny/digits/unseen.png", "--prompt", "Which digit is this?"]
     session.log("a question about a picture that it has not seen:")
     session.run("qvl", "infer", "recipes/tiny_infer.toml", *question)

@@ -23,9 +23,10 @@ from qvl_core.generate.request import Request
 from qvl_core.generate.scheduler import Scheduler
 from qvl_core.layout import Layout
 from qvl_core.model import Qwen25VL, flatten_prompt
+from qvl_core.parallel.connect import connect
 from qvl_core.parallel.pipeline import Pipeline
 from qvl_core.parallel.stage import build_stage
-from qvl_core.parallel.world import World, connect
+from qvl_core.parallel.world import World
 from qvl_core.params import parameter_table
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.weights.sharding import cut

@@ -15,7 +15,8 @@ pytest.importorskip("mpi4py", reason="several processes on CPU need qvl-core[mpi
 
 from qvl_core.errors import RunError
 from qvl_core.layout import Layout
-from qvl_core.parallel.world import connect, tied_ranks, tied_stages
+from qvl_core.parallel.connect import connect
+from qvl_core.parallel.world import tied_ranks, tied_stages
 from qvl_core.specs import load_spec
 
 PROGRAM = Path(__file__).with_name("world_program.py")

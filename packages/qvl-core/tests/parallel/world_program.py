@@ -7,7 +7,8 @@ import numpy as np
 from mindspore import Tensor
 from qvl_core.layout import Layout
 from qvl_core.parallel import buckets
-from qvl_core.parallel.world import World, connect
+from qvl_core.parallel.connect import connect
+from qvl_core.parallel.world import World
 from qvl_core.specs import load_spec
 
 SPEC = load_spec("qwen2.5-vl-tiny")

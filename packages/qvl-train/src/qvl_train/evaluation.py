@@ -8,7 +8,7 @@ from qvl_core.evaluators import is_due
 
 if TYPE_CHECKING:
     from qvl_train.interrupt import Interrupt
-    from qvl_train.loop import Job
+    from qvl_train.job import Job
     from qvl_train.reports import Reports
 
 

@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import cast
 
 import mindspore as ms
-from qvl_core.evaluators import Evaluator
 from qvl_core.lora_table import COMPONENTS, is_factor
 from qvl_core.model import Qwen25VL
-from qvl_core.parallel.pipeline import Pipeline
-from qvl_core.parallel.world import Json, World
-from qvl_core.recipe.schema import Recipe
+from qvl_core.parallel.world import Json
 from qvl_core.recipe.sections import TrainSection
-from qvl_data import BatchIterator, PreparedData, batches
-from qvl_data.batching.bad_samples import BadSamples
+from qvl_data import BatchIterator, batches
 
 from qvl_train.bad_sample_file import totals_of
 from qvl_train.evaluation import evaluate
 from qvl_train.guarded_reports import GuardedReports
 from qvl_train.interrupt import Interrupt
+from qvl_train.job import Job
 from qvl_train.memory import host_peak_gib
 from qvl_train.meter import Meter
-from qvl_train.optimizer import Optimizer
 from qvl_train.profiling import step_profile
 from qvl_train.reports import Reports
 from qvl_train.run_saves import RunSaves
@@ -38,31 +34,6 @@ from qvl_train.time_table import TimeTable
 from qvl_train.validation import is_due, left_out, validate
 
 _DTYPE_NAMES = {ms.float32: "F32", ms.float16: "F16", ms.bfloat16: "BF16"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything that a rank's steps need, ready to go on after `first_step` steps."""
-
-    recipe: Recipe
-    world: World
-    model: Qwen25VL
-    pipeline: Pipeline
-    optimizer: Optimizer
-    data: PreparedData
-    folder: Path
-    run_id: str
-    source_revision: str
-    steps: int
-    first_step: int
-    consumed_samples: int = 0
-    """Items, samples or packs, that the steps before `first_step` took."""
-    bad_samples: BadSamples | None = None
-    """Is told which samples this replica could not use; the rank's log alone if None."""
-    evaluator: Evaluator | None = None
-    """Evaluates the model now and then, where the recipe has it."""
-    stamp: Callable[[str], None] = lambda name: None
-    """Keeps the time at which something was reached first, for the launcher."""
 
 
 @dataclass(frozen=True, kw_only=True)

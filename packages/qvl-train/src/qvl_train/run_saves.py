@@ -23,7 +23,7 @@ from qvl_train.snapshot import Contents
 if TYPE_CHECKING:
     from qvl_core.parallel.world import Json
 
-    from qvl_train.loop import Job
+    from qvl_train.job import Job
 
 
 # How long a small checkpoint is waited for.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.world import Json, World
 
-    from qvl_train.loop import Job
+    from qvl_train.job import Job
     from qvl_train.reports import Reports
 
 # Micro batches between two looks at whether a signal has come: each is an exchange that all ranks wait for.

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from qvl_data import PreparedData
 
     from qvl_train.checkpoint import Checkpoint
-    from qvl_train.loop import Job, Outcome
+    from qvl_train.job import Job
+    from qvl_train.loop import Outcome
     from qvl_train.optimizer import Optimizer
 
 
@@ -83,7 +84,7 @@ def _prepare_job(
 
     from qvl_train.bad_sample_file import bad_samples_of
     from qvl_train.checkpoint import read_optimizer
-    from qvl_train.loop import Job
+    from qvl_train.job import Job
     from qvl_train.resume import choose_checkpoint, require_own
     from qvl_train.schedule import count_steps
     from qvl_train.vision_cache import use_features

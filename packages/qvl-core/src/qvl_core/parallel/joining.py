@@ -30,7 +30,7 @@ def join(recipe: Recipe, board: Board) -> World:
     """
     board.mark("importing MindSpore")
     prepare_device(recipe)
-    from qvl_core.parallel.world import connect
+    from qvl_core.parallel.connect import connect
 
     board.mark("connecting", waiting=True)
     world = connect(recipe.parallel, recipe.spec, board=board)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ from qvl_core.durable import atomic_write
 from qvl_core.run_folder import installed_versions
 
 from qvl_eval.benchmarks.asking import prompt_text
+from qvl_eval.evaluation.conclusion import Conclusion
 from qvl_eval.evaluation.prediction_log import LOG_NAME, Prediction
 from qvl_eval.evaluation.show import show_scores
-from qvl_eval.score.differences import differing_rows
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow, Judged
-from qvl_eval.score.summary import Group, Scores, summarise
+from qvl_eval.score.summary import Group, summarise
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -28,33 +28,6 @@ if TYPE_CHECKING:
 
 SCORES_NAME = "scores.json"
 REPORT_NAME = "report.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conclusion:
-    """Scores and judgements of every rule set, that of the headline first."""
-
-    results: tuple[tuple[Scores, tuple[Judged, ...]], ...]
-    predictions: Mapping[str, Prediction]
-
-    @property
-    def headline(self) -> Scores:
-        return self.results[0][0]
-
-    @property
-    def empty_answers(self) -> int:
-        """Count the answers without a character."""
-        return sum(not one.prediction.strip() for one in self.predictions.values())
-
-    @property
-    def differing(self) -> list[tuple[Judged, ...]]:
-        """List the rows on which the rule sets differ, each with its judgements."""
-        return differing_rows([judged for _, judged in self.results])
-
-    @property
-    def refused(self) -> list[Prediction]:
-        """List the rows that could not be asked."""
-        return [one for one in self.predictions.values() if one.finish == "refused"]
 
 
 def judge_all(benchmark: Benchmark, rows: Iterable[AnsweredRow], rules: str) -> tuple[Judged, ...]:

@@ -16,7 +16,8 @@ from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, che
 from rich.console import Console
 
 from qvl_eval.answers.model import note_weights
-from qvl_eval.evaluation.conclude import Conclusion, conclude, result_of
+from qvl_eval.evaluation.conclude import conclude, result_of
+from qvl_eval.evaluation.conclusion import Conclusion
 from qvl_eval.evaluation.prediction_log import AnswerCount, Prediction, done_answers, gather
 from qvl_eval.evaluation.replica import Replica, answer_share, check_first
 from qvl_eval.evaluation.replica_model import load_replica

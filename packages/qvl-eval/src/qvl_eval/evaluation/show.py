@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from qvl_eval.benchmarks.catalogue import Benchmark
-    from qvl_eval.evaluation.conclude import Conclusion
+    from qvl_eval.evaluation.conclusion import Conclusion
     from qvl_eval.score.judged import Judged
     from qvl_eval.score.summary import Group
 
