@@ -52,7 +52,12 @@ def folder(tmp_path: Path) -> Folder:
         digest = write_tsv(data, rows, pictures)
         run = tmp_path / "run"
         run.mkdir()
-        lines = [json.dumps({"key": "k", "new_tokens": 3, **asdict(row)}, ensure_ascii=False) for row in rows]
+        lines = [
+            json.dumps(
+                {"key": "k", "finish": "stop", "prompt_tokens": 9, "new_tokens": 3, **asdict(row)}, ensure_ascii=False
+            )
+            for row in rows
+        ]
         (run / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         sets = {
             name: summarise("ai2d_test", name, [judge("ai2d_test", row, name) for row in rows]).as_json()
@@ -105,7 +110,7 @@ def test_a_last_line_without_its_end_is_no_row(folder: Folder) -> None:
     [
         ("[]", "not a JSON object"),
         ("{", "Expecting"),
-        ('{"index": "1"}', "missing: answer, prediction"),
+        ('{"index": "1"}', "missing: key, answer, prediction, finish, prompt_tokens, new_tokens"),
         ('{"index": 1, "answer": "A", "prediction": "A"}', "wrong type: index"),
         ('{"index": "1", "answer": "A", "prediction": "A", "options": ["x"]}', "wrong type: options"),
         ('{"index": "1", "answer": "A", "prediction": "A", "images": "x"}', "wrong type: images"),
@@ -116,7 +121,7 @@ def test_a_broken_line_is_named(folder: Folder, line: str, message: str) -> None
     run = folder()
     with (run / "predictions.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(OutputError, match=r"is not an answered row") as caught:
+    with pytest.raises(OutputError, match=r"is not a prediction") as caught:
         read_evaluation(run)
     assert message in str(caught.value)
     assert caught.value.problems[0].where.endswith("predictions.jsonl:13")

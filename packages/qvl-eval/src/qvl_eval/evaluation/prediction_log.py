@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,16 +20,13 @@ from typing import Any
 from qvl_core import disk
 from qvl_core.durable import FILE_MODE, atomic_write, explained, sync_folder
 from qvl_core.errors import OutputError, Problem
-from qvl_core.input_file import printable
+from qvl_core.input_file import open_regular_file, printable
 
 LOG_NAME = "predictions.jsonl"
 TIMES_NAME = "times.jsonl"
 _PART = re.compile(r"predictions(\.[0-9]{3,})?\.jsonl")
-_TEXTS = (
-    *("key", "index", "split", "category", "subcategory", "question", "question_type", "answer", "prediction"),
-    *("finish", "problem"),
-)
 _COUNTS = ("prompt_tokens", "new_tokens")
+_OTHER_FOLDER = "choose another folder: --set output.dir=runs/another_name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +57,9 @@ class Prediction:
     images: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     problem: str = ""
+
+
+_REQUIRED = ("key", "index", "answer", "prediction", "finish", *_COUNTS)
 
 
 class PredictionLog:
@@ -137,15 +137,28 @@ class AnswerCount:
 def read_answers(folder: Path) -> Iterator[tuple[str, Prediction, float | None]]:
     """Give (place, prediction, seconds) of every answer in the folder; seconds is None where `times.jsonl` has them.
 
-    The end of a file without a line end is the trace of a kill: that row was never done. Raises OutputError for any
-    other line that is no prediction.
+    Raises OutputError for a line that is no prediction.
     """
     for path in part_files(folder):
-        with explained(path):
-            data = path.read_bytes()
-        for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        yield from read_log(path)
+
+
+def read_log(path: Path, *, fix: str = _OTHER_FOLDER) -> Iterator[tuple[str, Prediction, float | None]]:
+    """Give the answers of one file, as `read_answers` does, in its order; a line of it is in memory at a time.
+
+    A last line without its end is the trace of a kill: that row was never done. Raises OutputError, with this fix, for
+    a path that is no regular file and for any other line that is no prediction.
+    """
+    with explained(path), open_regular_file(path, error_type=OutputError, fix=fix) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
             place = f"{path}:{number}"
-            prediction, seconds = _parsed(place, line)
+            try:
+                prediction, seconds = _parsed(line)
+            except (ValueError, TypeError, RecursionError) as error:
+                message = f"is not a prediction: {printable(str(error))}"
+                raise OutputError(Problem(where=place, key="output.dir", message=message, fix=fix)) from None
             yield place, prediction, seconds
 
 
@@ -162,7 +175,7 @@ def done_answers(folder: Path, keys: Mapping[str, str], *, drop_others: bool = F
             found.setdefault(prediction.index, prediction)
         elif not drop_others and wanted is not None:
             message = f"row {printable(prediction.index, 60)} was answered with other weights, data or settings"
-            raise OutputError(_problem(place, message))
+            raise OutputError(Problem(where=place, key="output.dir", message=message, fix=_OTHER_FOLDER))
     return found
 
 
@@ -207,13 +220,10 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _parsed(place: str, line: bytes) -> tuple[Prediction, float | None]:
-    try:
-        value = json.loads(line.decode("utf-8", "surrogatepass"))
-        seconds = value.pop("seconds", None) if isinstance(value, dict) else None
-        return _checked(value), None if seconds is None else float(seconds)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise OutputError(_problem(place, f"is not a prediction: {printable(str(error))}")) from None
+def _parsed(line: bytes) -> tuple[Prediction, float | None]:
+    value = json.loads(line.decode("utf-8", "surrogatepass"))
+    seconds = value.pop("seconds", None) if isinstance(value, dict) else None
+    return _checked(value), None if seconds is None else float(seconds)
 
 
 def _checked(value: object) -> Prediction:
@@ -222,23 +232,25 @@ def _checked(value: object) -> Prediction:
     unknown = sorted(value.keys() - {one.name for one in fields(Prediction)})
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(unknown[:5])}")
-    wrong = [key for key in _TEXTS if not isinstance(value.get(key, ""), str)]
-    wrong += [key for key in _COUNTS if not isinstance(value.get(key, 0), int)]
-    options = value.get("options", {})
-    if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
-        wrong.append("options")
+    wrong = [name for name in value if not _fits(name, value[name])]
     if wrong:
         raise ValueError(f"wrong type: {', '.join(wrong)}")
-    images, sizes = _list(value.get("images", [])), _list(value.get("sizes", []))
-    return Prediction(**{**value, "images": tuple(images), "sizes": tuple((int(h), int(w)) for h, w in sizes)})
+    missing = [name for name in _REQUIRED if name not in value]
+    if missing:
+        raise ValueError(f"missing: {', '.join(missing)}")
+    images, sizes = value.get("images", ()), value.get("sizes", ())
+    return Prediction(**{**value, "images": tuple(images), "sizes": tuple((height, width) for height, width in sizes)})
 
 
-def _list(value: object) -> Sequence[Any]:
-    if not isinstance(value, list):
-        raise ValueError("images and sizes are lists")
-    return value
-
-
-def _problem(place: str, message: str) -> Problem:
-    fix = "choose another folder: --set output.dir=runs/another_name"
-    return Problem(where=place, key="output.dir", message=message, fix=fix)
+def _fits(name: str, value: object) -> bool:
+    """Tell whether a value has the type of its column."""
+    if name in _COUNTS:
+        return isinstance(value, int)
+    if name == "options":
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    if name == "images":
+        return isinstance(value, list) and all(isinstance(digest, str) for digest in value)
+    if name == "sizes":
+        sizes = value if isinstance(value, list) else [None]
+        return all(isinstance(size, list) and list(map(type, size)) == [int, int] for size in sizes)
+    return isinstance(value, str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from qvl_core.errors import DataError, OutputError, Problem
-from qvl_core.input_file import open_regular_file, printable
+from qvl_core.input_file import printable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import read_record
 
@@ -18,7 +17,7 @@ from qvl_eval.benchmarks.asking import parts_of, prompt_text
 from qvl_eval.benchmarks.catalogue import BENCHMARKS
 from qvl_eval.benchmarks.prompts import PromptFamily
 from qvl_eval.benchmarks.tsv import read_benchmark
-from qvl_eval.evaluation.prediction_log import LOG_NAME
+from qvl_eval.evaluation.prediction_log import LOG_NAME, read_log
 from qvl_eval.report.row_verdicts import Result
 from qvl_eval.score.judge import judge
 from qvl_eval.score.judged import AnsweredRow
@@ -27,7 +26,7 @@ from qvl_eval.score.summary import summarise
 
 SCORES = "scores.json"
 _MOST_SCORES_BYTES = 256 * 1024**2
-_TEXTS = tuple(field.name for field in fields(AnsweredRow) if field.name not in ("options", "images"))
+_COLUMNS = tuple(field.name for field in fields(AnsweredRow))
 FAMILIES: tuple[PromptFamily, ...] = get_args(PromptFamily)
 _FIX = "give the folder of an evaluation that has finished: output.dir of its recipe"
 
@@ -138,29 +137,6 @@ def _versions(folder: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[AnsweredRow]:
-    """Give the answered rows in the order of the file; a last line without its end is the trace of a kill."""
-    with open_regular_file(path, error_type=OutputError, fix=_FIX) as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield _row(json.loads(line.decode("utf-8", "surrogatepass")))
-            except (ValueError, TypeError, RecursionError) as error:
-                message = f"is not an answered row: {printable(str(error))}"
-                raise OutputError(Problem(where=f"{path}:{number}", message=message, fix=_FIX)) from None
-
-
-def _row(value: object) -> AnsweredRow:
-    if not isinstance(value, dict):
-        raise ValueError("the line is not a JSON object")
-    texts = {name: value.get(name, "") for name in _TEXTS}
-    wrong = [name for name, text in texts.items() if not isinstance(text, str)]
-    options, images = value.get("options", {}), value.get("images", [])
-    if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
-        wrong.append("options")
-    if not isinstance(images, list) or not all(isinstance(digest, str) for digest in images):
-        wrong.append("images")
-    missing = [name for name in ("index", "answer", "prediction") if name not in value]
-    if wrong or missing:
-        raise ValueError(f"wrong type: {', '.join(wrong)}" if wrong else f"missing: {', '.join(missing)}")
-    return AnsweredRow(**texts, options=options, images=tuple(images))
+    """Give the answered rows in the order of the file."""
+    for _, prediction, _ in read_log(path, fix=_FIX):
+        yield AnsweredRow(**{name: getattr(prediction, name) for name in _COLUMNS})
