@@ -38,9 +38,12 @@ class Profiler:
             raise RuntimeError("no such\ndevice")
 
 
-def run(folder: Path, steps: tuple[int, int] | None, taken: range, profiler: Profiler) -> list[str]:
+def run(
+    folder: Path, steps: tuple[int, int] | None, taken: range, profiler: Profiler, marks: list[str] | None = None
+) -> list[str]:
     said: list[str] = []
-    with StepProfile(folder / "rank_000", steps, said.append, profiler.start) as profile:
+    mark = (marks if marks is not None else []).append
+    with StepProfile(folder / "rank_000", steps, profiler.start, say=said.append, mark=mark) as profile:
         for step in taken:
             profile.before(step)
             profile.after(step)
@@ -66,6 +69,22 @@ def test_profiles_the_steps_that_were_asked_for(
     said = run(tmp_path, steps, taken, Profiler(found))
     assert found == calls
     assert said == ([f"profile written to {tmp_path / 'rank_000'}"] if calls else [])
+
+
+def test_writing_is_marked_as_work_of_its_own_so_that_nobody_takes_it_for_a_step_that_hangs(tmp_path: Path) -> None:
+    calls: list[str] = []
+    # One list: what is marked before the profiler is asked for something that takes long.
+    run(tmp_path, (2, 3), range(1, 6), Profiler(calls), calls)
+    assert calls == [
+        *("starting the profiler", "start 2", "step 2", "step"),
+        *("writing the profile", "step", "writing the profile", "stop", "step 3"),
+    ]
+
+
+def test_a_run_that_ends_while_it_is_profiled_marks_the_writing_too(tmp_path: Path) -> None:
+    calls: list[str] = []
+    run(tmp_path, (2, 9), range(1, 3), Profiler(calls), calls)
+    assert calls[-2:] == ["writing the profile", "stop"]
 
 
 @pytest.mark.parametrize("fails", ["start", "step", "stop"])
@@ -103,6 +122,22 @@ def test_one_process_of_each_stage_is_profiled(tmp_path: Path, dp: int, tp: int,
     assert profile._folder == tmp_path / "profile" / "rank_003"
 
 
+def test_marks_are_the_phase_of_the_rank_and_other_ranks_speak_to_their_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = SimpleNamespace(rank=2, place=SimpleNamespace(dp=0, tp=0, pp=1), phase="step 1")
+    said: list[str] = []
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), said.append)
+    profile._start = Profiler([], fails="step").start
+    profile.before(1)
+    profile._mark("writing the profile")
+    assert world.phase == "writing the profile"
+    profile.after(1)
+    assert world.phase == "step 1"
+    assert said == []
+    assert "no profile: RuntimeError" in caplog.text
+
+
 def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:
     ms = pytest.importorskip("mindspore")
     import numpy as np
@@ -111,7 +146,8 @@ def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None
 
     said: list[str] = []
     left = ms.Tensor(np.ones((8, 8), np.float32))
-    with StepProfile(tmp_path / "rank_000", (2, 3), said.append, start_profiler) as profile:
+    place = tmp_path / "rank_000"
+    with StepProfile(place, (2, 3), start_profiler, say=said.append, mark=lambda text: None) as profile:
         for step in range(1, 5):
             profile.before(step)
             ms.mint.matmul(left, left).asnumpy()
