@@ -11,10 +11,11 @@ from qvl_core.input_file import printable
 from qvl_data.inspection.markup import Html, element
 from qvl_data.inspection.page import card
 
+from qvl_train.report.difference import GROUPS
 from qvl_train.report.meanings import Effect
 from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text
-from qvl_train.report.run_diff import GROUPS, RunDiff
+from qvl_train.report.run_diff import RunDiff
 
 if TYPE_CHECKING:
     from rich.console import Console

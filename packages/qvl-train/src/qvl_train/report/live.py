@@ -23,6 +23,7 @@ from qvl_train.report.metrics_file import METRICS
 from qvl_train.report.numbers import seconds_text
 from qvl_train.report.run_history import RunHistory
 from qvl_train.report.run_page import page_body, run_page
+from qvl_train.report.samples_card import SamplesCards
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
@@ -36,8 +37,9 @@ _LATE_S = 60.0
 class LiveRuns:
     """Runs that are read again when somebody asks. Safe for several threads."""
 
-    def __init__(self, runs: Sequence[RunHistory]) -> None:
+    def __init__(self, runs: Sequence[RunHistory], samples: SamplesCards | None = None) -> None:
         self._runs = runs
+        self._samples = samples
         self._lock = threading.Lock()
         # Another server on the same port has other versions: an open page takes the new one's.
         self._version = f"{time.time_ns():x}"
@@ -49,7 +51,7 @@ class LiveRuns:
         with self._lock:
             for run in self._runs:
                 run.update()
-            return run_page(self._runs, live=True)
+            return run_page(self._runs, live=True, samples=self._samples)
 
     def state(self, version: str) -> dict[str, Any]:
         """Give what a page of this version has to show: `version`, `body` where it is another one, and how fresh it is.
@@ -64,7 +66,7 @@ class LiveRuns:
                 has_changed, problem = [], _first_line(error)
             if not self._body or any(has_changed):
                 self._count += 1
-                self._body = page_body(self._runs, live=True)
+                self._body = page_body(self._runs, live=True, samples=self._samples)
             now = f"{self._version}-{self._count}"
             said, tone = self._freshness()
             state = {"version": now, "problem": problem, "said": said, "tone": tone}
