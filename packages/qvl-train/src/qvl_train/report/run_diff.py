@@ -83,7 +83,9 @@ def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_
         *_environment(ours, theirs),
         *_history(ours, theirs),
     ]
-    notices = [f"A: {text}" for text in ours.notices] + [f"B: {text}" for text in theirs.notices]
+    notices = [f"{name}: {text}" for name, facts in (("A", ours), ("B", theirs)) for text in facts.notices]
+    if bool(ours.machine) != bool(theirs.machine):
+        notices.append(f"{'B' if ours.machine else 'A'} has not recorded its machine: an earlier version wrote it.")
     if ours.run_id and ours.run_id == theirs.run_id:
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
@@ -148,17 +150,22 @@ def _renumbered(key: str, places: Sequence[int]) -> str:
 
 
 def _join_lonely(table: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Make one entry of an element of a list, such as `data.sources[1]`, that only one side has."""
-    elements: dict[str, dict[str, Any]] = {}
+    """Make one entry of a table that only one side has, such as `eval` or `data.sources[1]`."""
+    theirs = {prefix for key in other for prefix in _prefixes(key)}
+    groups: dict[str, list[str]] = {}
     for key in table:
-        if "]." in key:
-            name, _, rest = key.partition("].")
-            elements.setdefault(f"{name}]", {})[rest] = table[key]
-    for name, values in elements.items():
-        if not any(key.startswith(f"{name}.") for key in other):
-            for rest in values:
-                del table[f"{name}.{rest}"]
-            table[name] = values
+        lonely = next((prefix for prefix in _prefixes(key) if prefix not in theirs), None)
+        # Under [env] each variable has a meaning of its own, whether there are others or not.
+        if lonely is not None and not key.startswith("env."):
+            groups.setdefault(lonely, []).append(key)
+    for name, keys in groups.items():
+        if len(keys) > 1:
+            table[name] = {key[len(name) + 1 :]: table.pop(key) for key in keys}
+
+
+def _prefixes(key: str) -> list[str]:
+    """Give the tables that a key is below, the outermost first: `data`, `data.sources[0]`."""
+    return [key[:place] for place, char in enumerate(key) if char == "."]
 
 
 def _versions(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:

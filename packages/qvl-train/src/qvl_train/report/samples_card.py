@@ -69,8 +69,6 @@ def _sources(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _records(sources: Sequence[Mapping[str, Any]], machine: Mapping[str, str]) -> Iterator[Html]:
     """Give the first records of the sources; where they cannot be read (any more), why not."""
-    from qvl_data.inspection.first_records import first_records
-
     if not sources:
         return
     # Where the run was started, if that is here; an earlier version has not recorded it.
@@ -78,6 +76,8 @@ def _records(sources: Sequence[Mapping[str, Any]], machine: Mapping[str, str]) -
     found: list[Html] = []
     why = ""
     try:
+        from qvl_data.inspection.first_records import first_records
+
         for example in first_records(sources, base if base.is_dir() else Path(), most=_MOST_RECORDS):
             found.append(example_article(example))
     except InputError as error:
