@@ -20,7 +20,7 @@ def compare(tmp_path: Path, one: Any, other: Any) -> RunDiff:
     write_run(tmp_path / "a", content=one)
     write_run(tmp_path / "b", content={**other, "run_id": "another"})
     a, b = open_any_runs([tmp_path / "a", tmp_path / "b"])
-    return diff_runs(a.facts, b.facts, a.metrics, b.metrics)
+    return diff_runs(a, b)
 
 
 def with_sources(*paths: str, **others: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def compare(tmp_path: Path, one: Any, other: Any, *, ours: Any = None, theirs: A
     write_run(tmp_path / "a", ours, content=one)
     write_run(tmp_path / "b", theirs, content=other)
     a, b = open_any_runs([tmp_path / "a", tmp_path / "b"])
-    return diff_runs(a.facts, b.facts, a.metrics, b.metrics)
+    return diff_runs(a, b)
 
 
 def changed(value: Any) -> Any:

@@ -93,11 +93,13 @@ def _weights_text(one: str, other: str) -> str:
     return "training starts from other weights"
 
 
-def file_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[Difference]:
+def file_differences(
+    ours: Mapping[str, str], theirs: Mapping[str, str], names: tuple[str, str]
+) -> Iterator[Difference]:
     """Name the files of records that changed, came or went, by their digests; nothing where a run has none recorded."""
     if not (ours and theirs):
         return
-    found = list(_files(ours, theirs))
+    found = list(_files(ours, theirs, names))
     yield from found[:_MOST_NAMED]
     if len(found) > _MOST_NAMED:
         more = f"{len(found) - _MOST_NAMED:,} more files"
@@ -106,22 +108,25 @@ def file_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iter
         yield Difference(group="data", key=more, ours="", theirs="", meaning=meaning)
 
 
-def _files(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[Difference]:
+def _files(ours: Mapping[str, str], theirs: Mapping[str, str], names: tuple[str, str]) -> Iterator[Difference]:
     for path in dict.fromkeys([*ours, *theirs]):
         one, other = ours.get(path), theirs.get(path)
         if one == other:
             continue
         if one is not None and other is not None:
             meaning = Meaning(effect=Effect.NUMBERS, text="this file has changed: other records")
+        elif one is not None:
+            meaning = _lonely_file(one, theirs, names[0])
         else:
-            digest, elsewhere = (one, theirs) if other is None else (other, ours)
-            twin = next((name for name, value in elsewhere.items() if value == digest), None)
-            side = "A" if other is None else "B"
-            if twin is not None:
-                meaning = Meaning(effect=Effect.FILES, text=f"the same bytes as {twin} of the other run")
-            else:
-                meaning = Meaning(effect=Effect.NUMBERS, text=f"only {side} reads this file")
+            meaning = _lonely_file(str(other), ours, names[1])
         yield Difference(group="data", key=path, ours=shortened(one), theirs=shortened(other), meaning=meaning)
+
+
+def _lonely_file(digest: str, others: Mapping[str, str], name: str) -> Meaning:
+    twin = next((path for path, value in others.items() if value == digest), None)
+    if twin is not None:
+        return Meaning(effect=Effect.FILES, text=f"the same bytes as {twin} of the other run")
+    return Meaning(effect=Effect.NUMBERS, text=f"only {name} reads this file")
 
 
 def order_difference(ours: Sequence[Any], places: Sequence[int], theirs: Sequence[Any]) -> Iterator[Difference]:

@@ -17,7 +17,7 @@ from qvl_train.profiling import PROFILE, TRACE
 from qvl_train.report.numbers import seconds_text
 from qvl_train.report.run_history import RunHistory
 
-_MOST_OPERATIONS = 20
+_MOST_OPERATIONS = 15
 _MOST_TRACES = 4
 _MOST_TRACKS = 6
 # Spans that hold all that was called in them: counted with it, everything would count twice.

@@ -25,7 +25,7 @@ from qvl_train.report.meanings import (
 )
 from qvl_train.report.metrics_file import MetricsFile
 from qvl_train.report.outcomes import Course, Outcome, course, outcomes, scores
-from qvl_train.report.run_history import RunFacts
+from qvl_train.report.run_history import RunFacts, RunHistory
 
 # By the recipe's table; what is in none of these is of the group "recipe".
 _GROUP_OF = {"data": "data", "weights": "weights", "env": "environment", "launch": "environment"}
@@ -73,19 +73,25 @@ class RunDiff:
         return f"Nothing differs that a run records{unsure}."
 
 
-def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile) -> RunDiff:
-    """Compare two runs by what their folders say."""
+def diff_runs(ours: RunHistory, theirs: RunHistory, names: tuple[str, str] = ("A", "B")) -> RunDiff:
+    """Compare two runs by what their folders say; `names` are what sentences call them by."""
+    return _diff(ours.facts, theirs.facts, ours.metrics, theirs.metrics, names)
+
+
+def _diff(
+    ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile, names: tuple[str, str]
+) -> RunDiff:
     found = [
         *_recipe(ours, theirs),
         *hash_differences(ours, theirs),
-        *file_differences(ours.files, theirs.files),
+        *file_differences(ours.files, theirs.files, names),
         *_versions(ours, theirs),
         *_environment(ours, theirs),
         *_history(ours, theirs),
     ]
-    notices = [f"{name}: {text}" for name, facts in (("A", ours), ("B", theirs)) for text in facts.notices]
+    notices = [f"{name}: {text}" for name, facts in zip(names, (ours, theirs), strict=True) for text in facts.notices]
     if bool(ours.machine) != bool(theirs.machine):
-        notices.append(f"{'B' if ours.machine else 'A'} has not recorded its machine: an earlier version wrote it.")
+        notices.append(f"{names[1 if ours.machine else 0]} has not recorded its machine: an earlier version wrote it.")
     if ours.run_id and ours.run_id == theirs.run_id:
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(

@@ -55,7 +55,7 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: Sample
         _notices(runs),
         *(
             diff_card(
-                diff_runs(runs[0].facts, run.facts, runs[0].metrics, run.metrics),
+                diff_runs(runs[0], run, (runs[0].name, run.name)),
                 runs[0].name,
                 run.name,
                 id_=f"diff-{place}",

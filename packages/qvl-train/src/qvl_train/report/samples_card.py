@@ -10,7 +10,7 @@ from qvl_core.errors import InputError
 from qvl_core.input_file import printable
 from qvl_data.inspection.example_article import example_article
 from qvl_data.inspection.markup import Html, element
-from qvl_data.inspection.page import card, table
+from qvl_data.inspection.page import card
 
 from qvl_train.report.run_history import RunHistory
 from qvl_train.report.training_answers import (
@@ -101,18 +101,28 @@ def _answers(folder: Path, steps: Sequence[int]) -> Html | None:
     if not questions:
         return None
     columns = ("question", "right answer", *(f"step {step:,}" for step in steps))
+    head = element("tr", *(element("th", name, scope="col") for name in columns))
     rows = [
-        (
-            _question(question),
-            printable(question.right, _MOST_TEXT),
-            *(_cell(question.answers.get(step)) for step in steps),
+        element(
+            "tr", *(element("td", cell, data_of=name) for name, cell in zip(columns, _cells(one, steps), strict=True))
         )
-        for question in questions
+        for one in questions
     ]
-    note = "Rows of the evaluation, half of them, where there are so many, wrong at the last step."
-    return element(
-        "div", element("p", note, class_="soft small"), element("div", table(columns, rows), class_="answers")
-    )
+    body = element("table", element("thead", head), element("tbody", *rows), class_="answers")
+    note = "Some rows of the evaluation, wrong ones and right ones of its last step."
+    scrolls = element("div", body, class_="scroll", tabindex=0, role="region", aria_label="answers")
+    return element("div", element("p", note, class_="soft small"), scrolls)
+
+
+def _row(columns: Sequence[str], cells: Sequence[Html | str]) -> Iterator[Html]:
+    for place, (name, cell) in enumerate(zip(columns, cells, strict=True)):
+        # On a phone, where there is no head, each answer says which step it is of.
+        yield element("td", cell, data_of=name if place else None)
+
+
+def _cells(question: AnsweredQuestion, steps: Sequence[int]) -> list[Html | str]:
+    answers = [_cell(question.answers.get(step)) for step in steps]
+    return [_question(question), printable(question.right, _MOST_TEXT), *answers]
 
 
 def _question(question: AnsweredQuestion) -> Html:
