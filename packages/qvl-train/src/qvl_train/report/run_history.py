@@ -106,7 +106,12 @@ class RunHistory:
     memory_gib: tuple[float, ...] = ()
 
     def update(self) -> bool:
-        """Read what is new, and say whether there was anything. Raises OutputError where it cannot be."""
+        """Read what is new, and say whether there was anything. Raises OutputError where it cannot be.
+
+        What was read stays where the folder is gone; a run that makes it anew is read anew.
+        """
+        if not self.folder.is_dir():
+            raise OutputError(Problem(where=printable(str(self.folder)), message=f"the folder of {self.name} is gone"))
         facts, memory = read_facts(self.folder), _memory(self.folder)
         has_changed = self.metrics.update() or facts != self.facts or memory != self.memory_gib
         self.facts, self.memory_gib = facts, memory
