@@ -117,7 +117,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dp", "tp", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
 def test_one_process_of_each_stage_is_profiled(tmp_path: Path, dp: int, tp: int, expected: bool) -> None:
     world = SimpleNamespace(rank=3, place=SimpleNamespace(dp=dp, tp=tp, pp=1))
-    profile = step_profile(tmp_path, (1, 1), cast("Any", world), lambda text: None)
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), lambda text: None, total=9)
     assert (profile._steps is not None) is expected
     assert profile._folder == tmp_path / "profile" / "rank_003"
 
@@ -127,7 +127,7 @@ def test_marks_are_the_phase_of_the_rank_and_other_ranks_speak_to_their_logs(
 ) -> None:
     world = SimpleNamespace(rank=2, place=SimpleNamespace(dp=0, tp=0, pp=1), phase="step 1")
     said: list[str] = []
-    profile = step_profile(tmp_path, (1, 1), cast("Any", world), said.append)
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), said.append, total=9)
     profile._start = Profiler([], fails="step").start
     profile.before(1)
     profile._mark("writing the profile")
@@ -136,6 +136,15 @@ def test_marks_are_the_phase_of_the_rank_and_other_ranks_speak_to_their_logs(
     assert world.phase == "step 1"
     assert said == []
     assert "no profile: RuntimeError" in caplog.text
+
+
+def test_steps_after_the_end_of_a_run_that_counts_epochs_are_told(tmp_path: Path) -> None:
+    world = SimpleNamespace(rank=0, place=SimpleNamespace(dp=0, tp=0, pp=0), phase="")
+    said: list[str] = []
+    step_profile(tmp_path, (10, 12), cast("Any", world), said.append, total=9)
+    assert said == ["warning: nothing is profiled: train.log.profile begins with step 10, the run has 9"]
+    step_profile(tmp_path, (8, 12), cast("Any", world), said.append, total=9)
+    assert len(said) == 1
 
 
 def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:

@@ -112,8 +112,15 @@ class StepProfile:
         self._say(f"warning: no profile: {type(error).__name__}: {first[:200]}")
 
 
-def step_profile(folder: Path, steps: tuple[int, int] | None, world: World, say: Callable[[str], None]) -> StepProfile:
-    """Give the profile of this rank: of nothing where it is not the one of its stage that is profiled."""
+def step_profile(
+    folder: Path, steps: tuple[int, int] | None, world: World, say: Callable[[str], None], *, total: int
+) -> StepProfile:
+    """Give the profile of this rank: of nothing where it is not the one of its stage that is profiled.
+
+    `total` is how many steps the run has: a recipe that counts epochs does not say it.
+    """
+    if steps is not None and steps[0] > total:
+        say(f"warning: nothing is profiled: train.log.profile begins with step {steps[0]:,}, the run has {total:,}")
     is_one = world.place.dp == 0 and world.place.tp == 0
     place = folder / PROFILE / f"rank_{world.rank:03d}"
 
