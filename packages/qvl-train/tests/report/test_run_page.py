@@ -183,6 +183,16 @@ def test_a_profile_is_summed_by_operation(tmp_path: Path) -> None:
     assert re.search(r"MatMul</td><td[^>]*>2</td><td[^>]*>4 s</td><td[^>]*>80.0 %</td>", page)
 
 
+@pytest.mark.parametrize("more", [{}, {"bubble": 0.2}])
+def test_no_place_beside_a_chart_stays_empty(tmp_path: Path, more: dict[str, float]) -> None:
+    write_run(tmp_path, [{**row, **more} for row in rows(range(1, 101))], content=record())
+    page = body_of(tmp_path)
+    beside = page[page.index('<div class="pairs">') :]
+    halves = [title for title in titles(page) if f"<h2>{title}</h2>" in beside and not title.startswith("How")]
+    assert len(halves) % 2 == 0
+    assert ("Throughput" in halves) == bool(more)
+
+
 def test_operations_are_told_by_what_did_them_and_spans_count_for_nothing(tmp_path: Path) -> None:
     names = {2: "CPU OP", 3: "Scope Layer", 4: "Ascend Hardware"}
     events: list[dict[str, object]] = [

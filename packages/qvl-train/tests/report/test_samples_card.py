@@ -78,6 +78,8 @@ def test_paths_start_from_where_the_run_was_started(tmp_path: Path) -> None:
     write_records(tmp_path / "there" / "data", 1)
     page = body(tmp_path / "run", source("data/train.json"), machine={"directory": str(tmp_path / "there")})
     assert "it is 0" in page
+    # As the recipe names it, and nothing of this machine.
+    assert '<div class="where">data/train.json:1</div>' in page
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def first_records(sources: Sequence[Mapping[str, Any]], base: Path, *, most: int
     shares = [most // len(sources) + (place < most % len(sources)) for place in range(len(sources))] if sources else []
     for source, share in zip(sources, shares, strict=True):
         if share:
-            yield from _of_source(_rules(source, base), share)
+            yield from _of_source(_rules(source, base), share, base)
 
 
 def _rules(source: Mapping[str, Any], base: Path) -> SourceRules:
@@ -53,12 +53,14 @@ def _rules(source: Mapping[str, Any], base: Path) -> SourceRules:
     return replace(rules, path=base / rules.path, media_root=base / rules.media_root)
 
 
-def _of_source(rules: SourceRules, share: int) -> Iterator[ExampleSample]:
+def _of_source(rules: SourceRules, share: int, base: Path) -> Iterator[ExampleSample]:
     root = MediaRoot(rules.media_root, allow_outside=rules.allow_outside)
     file = open_record_files(rules.path)[0]
+    # As the recipe names it.
+    path = file.path.relative_to(base) if file.path.is_relative_to(base) else file.path
     shown = 0
     for element in islice(file.elements(), _MOST_READ):
-        found = parse_element(element, path=file.path, format_name=rules.format, tags=rules.tags)
+        found = parse_element(element, path=path, format_name=rules.format, tags=rules.tags)
         if not isinstance(found, Record):
             continue
         yield _example(found, root)

@@ -48,8 +48,10 @@ def profile_card(run: RunHistory, *, is_alone: bool) -> Html | None:
         parts.append(
             element("p", f"{len(traces) - _MOST_TRACES:,} more traces are in {PROFILE}/.", class_="soft small")
         )
-    title = "Profile" if is_alone else f"Profile of {run.name}"
-    return card(title, *parts, id="profile" if is_alone else None)
+    if is_alone:
+        return card("Profile", *parts, id="profile")
+    # Beside other runs it is one thing among many.
+    return card(f"Profile of {run.name}", element("details", element("summary", "operations by time"), *parts))
 
 
 def read_operations(path: Path) -> list[Operation]:

@@ -15,6 +15,16 @@ from qvl_train.report.series import Series
 from qvl_train.report.time_split import compared_table, split_area, split_bar, split_table, time_split
 
 COLOURS = 6
+# The keys that each of the cards that stand side by side is there for.
+_HALVES = (
+    ("eval_accuracy_percent",),
+    ("tokens_per_s",),
+    ("bubble",),
+    ("memory_gib", "memory_peak_gib", "device_memory_peak_gib"),
+    ("lr",),
+    ("gradient_norm",),
+    ("samples",),
+)
 # A run of more processes than these has a table of the largest only.
 _MOST_RANKS = 16
 _MOST_MARK_TEXT = 300
@@ -28,18 +38,29 @@ class Charts:
         self.readings: dict[str, Any] = {}
 
     def cards(self) -> Iterator[Html]:
-        """Give the cards, those that have something to show: two of them whole, the others side by side."""
+        """Give the cards, those that have something to show: the first ones whole, the others side by side."""
         yield from self._card("loss", "Loss", self._loss(), unit="loss", may_be_log=True)
+        # Of an odd number one more is whole: no place beside a card stays empty.
+        is_odd = sum(any(self._has(key) for key in keys) for keys in _HALVES) % 2 == 1
+        if is_odd:
+            yield from self._throughput(is_half=False)
         yield from self._time()
-        halves = list(self._halves())
+        halves = list(self._halves(with_throughput=not is_odd))
         if halves:
             yield element("div", *halves, class_="pairs")
 
-    def _halves(self) -> Iterator[Html]:
+    def _has(self, key: str) -> bool:
+        return any(len(run.metrics.series(key)[0]) for run in self._runs)
+
+    def _throughput(self, *, is_half: bool) -> Iterator[Html]:
+        lines = self._noisy("tokens_per_s", "")
+        yield from self._card("throughput", "Throughput", lines, unit="tokens/s", from_zero=True, is_half=is_half)
+
+    def _halves(self, *, with_throughput: bool) -> Iterator[Html]:
         accuracy = self._plain("eval_accuracy_percent", "accuracy", points=True)
         yield from self._half("evaluation", "Evaluation during training", accuracy, unit="% right")
-        throughput = self._noisy("tokens_per_s", "")
-        yield from self._half("throughput", "Throughput", throughput, unit="tokens/s", from_zero=True)
+        if with_throughput:
+            yield from self._throughput(is_half=True)
         bubble = self._noisy("bubble", "")
         idle = "idle share of the stages' time"
         yield from self._half("bubble", "Pipeline bubble", bubble, unit=idle, from_zero=True)

@@ -102,12 +102,7 @@ def _answers(folder: Path, steps: Sequence[int]) -> Html | None:
         return None
     columns = ("question", "right answer", *(f"step {step:,}" for step in steps))
     head = element("tr", *(element("th", name, scope="col") for name in columns))
-    rows = [
-        element(
-            "tr", *(element("td", cell, data_of=name) for name, cell in zip(columns, _cells(one, steps), strict=True))
-        )
-        for one in questions
-    ]
+    rows = [element("tr", *_row(columns, _cells(one, steps))) for one in questions]
     body = element("table", element("thead", head), element("tbody", *rows), class_="answers")
     note = "Some rows of the evaluation, wrong ones and right ones of its last step."
     scrolls = element("div", body, class_="scroll", tabindex=0, role="region", aria_label="answers")
