@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from qvl_core.launch.board import BoardReader, BoardWriter, board_file
 from qvl_train.profiling import StepProfile, step_profile
 
 
@@ -79,6 +80,26 @@ def test_writing_is_marked_as_work_of_its_own_so_that_nobody_takes_it_for_a_step
         *("starting the profiler", "start 2", "step 2", "step"),
         *("writing the profile", "step", "writing the profile", "stop", "step 3"),
     ]
+
+
+def test_writing_is_measured_by_no_step_that_came_before(tmp_path: Path) -> None:
+    reader = BoardReader(tmp_path, [0])
+    writer = BoardWriter(board_file(tmp_path, 0))
+    seen: dict[str, float | None] = {}
+
+    class Slow(Profiler):
+        def stop(self) -> None:
+            (entry,) = reader.entries()
+            seen[entry.state] = entry.longest_s
+
+    for step in range(1, 4):
+        writer.mark(f"step {step}")
+    with StepProfile(tmp_path, (4, 4), Slow([]).start, say=lambda text: None, mark=writer.mark) as profile:
+        profile.before(4)
+        profile.after(4)
+    # None: work of a kind that was never done before has the time that loading and compiling have.
+    assert seen == {"writing the profile": None}
+    reader.close()
 
 
 def test_a_run_that_ends_while_it_is_profiled_marks_the_writing_too(tmp_path: Path) -> None:
