@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import qvl_train.profiling as profiling
 from qvl_core.launch.board import BoardReader, BoardWriter, board_file
 from qvl_train.profiling import StepProfile, step_profile
 
@@ -100,6 +102,30 @@ def test_writing_is_measured_by_no_step_that_came_before(tmp_path: Path) -> None
     # None: work of a kind that was never done before has the time that loading and compiling have.
     assert seen == {"writing the profile": None}
     reader.close()
+
+
+def test_a_long_writing_is_told_again_and_again_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "_TOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(profiling, "_MOST_WRITING_S", 0.05)
+    told = threading.Semaphore(0)
+    heard: list[bool] = []
+
+    def mark(text: str) -> None:
+        if text == "writing the profile":
+            told.release()
+
+    class Slow(Profiler):
+        def step(self) -> None:
+            # When the profiler begins, and five times while it takes long.
+            heard.append(all(told.acquire(timeout=60) for _ in range(6)))
+            heard.append(told.acquire(timeout=0.2))
+
+    with StepProfile(tmp_path, (1, 1), Slow([]).start, say=lambda text: None, mark=mark) as profile:
+        profile.before(1)
+        profile.after(1)
+    assert heard == [True, False]
 
 
 def test_a_run_that_ends_while_it_is_profiled_marks_the_writing_too(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ _log = logging.getLogger(__name__)
 PROFILE = "profile"
 TRACE = "trace_view.json"
 _WRITING = "writing the profile"
+# A trace of many steps of a large model takes minutes of computing. What takes longer than this is a hang.
+_MOST_WRITING_S = 1800.0
+_TOLD_EVERY_S = 5.0
 
 
 class StepProfile:
@@ -74,13 +79,12 @@ class StepProfile:
         if self._profiler is None or self._steps is None:
             return
         is_last = step >= self._steps[1]
-        if is_last:
-            # With the last one the profiler writes what it has. That takes longer than steps do, and is no hang.
-            self._mark(_WRITING)
-        try:
-            self._profiler.step()
-        except Exception as error:
-            self._give_up(error)
+        # With the last one the profiler writes what it has.
+        with self._writing() if is_last else nullcontext():
+            try:
+                self._profiler.step()
+            except Exception as error:
+                self._give_up(error)
         if is_last:
             self._stop()
             self._mark(f"step {step}")
@@ -95,16 +99,36 @@ class StepProfile:
         profiler, self._profiler = self._profiler, None
         if profiler is None:
             return
-        self._mark(_WRITING)
-        try:
-            profiler.stop()
-        except Exception as error:
-            self._give_up(error)
-            return
+        with self._writing():
+            try:
+                profiler.stop()
+            except Exception as error:
+                self._give_up(error)
+                return
         if any(self._folder.glob(f"**/{TRACE}")):
             self._say(f"profile written to {self._folder}")
         else:
             self._say(f"warning: the profiler has written no {TRACE} to {self._folder}")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tell whoever watches, again and again, that the profiler writes: it takes longer than steps do."""
+        is_done = threading.Event()
+
+        def tell() -> None:
+            for _ in range(int(_MOST_WRITING_S / _TOLD_EVERY_S)):
+                if is_done.wait(_TOLD_EVERY_S):
+                    return
+                self._mark(_WRITING)
+
+        self._mark(_WRITING)
+        teller = threading.Thread(target=tell, name="writing the profile", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            teller.join()
 
     def _give_up(self, error: Exception) -> None:
         self._steps = self._profiler = None
