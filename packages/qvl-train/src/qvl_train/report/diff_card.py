@@ -137,4 +137,20 @@ def _group(diff: RunDiff, group: str, ours: str, theirs: str) -> Iterator[Html]:
 
 
 def _cut(text: str) -> str:
-    return printable(text, _MOST_TEXT)
+    return printable(_as_settings(text), _MOST_TEXT)
+
+
+def _as_settings(text: str) -> str:
+    """Give a whole table, which is JSON, as `key = value, ...`; any other text as it is."""
+    if not text.startswith("{"):
+        return text
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(found, dict):
+        return text
+    return ", ".join(
+        f"{key} = {value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}"
+        for key, value in found.items()
+    )
