@@ -44,6 +44,13 @@ def test_variables_are_those_that_can_change_a_result_and_no_secret() -> None:
         "ASCEND_API_KEY": "t",
         "MS_ROLE": "MS_WORKER",
     }
-    found = result_variables(shell)
+    found = result_variables(environment=shell)
     assert list(found) == ["HCCL_DETERMINISTIC", "MS_ALLOC_CONF", "OMP_NUM_THREADS", "QVL_KERNELS"]
     assert len(found["MS_ALLOC_CONF"]) <= 300
+
+
+def test_what_a_recipe_states_and_what_qvl_sets_itself_are_no_facts_of_the_shell() -> None:
+    shell = {"HCCL_BUFFSIZE": "300", "MS_ALLOC_CONF": "a", "MS_DEV_HOST_BLOCKING_RUN": "1"}
+    assert result_variables({"HCCL_BUFFSIZE"}, shell) == {"MS_ALLOC_CONF": "a"}
+    # Another value than qvl's own is a person's.
+    assert result_variables((), {"MS_DEV_HOST_BLOCKING_RUN": "0"}) == {"MS_DEV_HOST_BLOCKING_RUN": "0"}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
+from qvl_core.device import CPU_ENVIRONMENT
 from qvl_core.input_file import printable
 
 TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -43,13 +44,17 @@ def machine_facts(devices: Path = Path("/dev"), driver: Path = _DRIVER_INFO) -> 
     return {name: printable(value, _MOST_VALUE) for name, value in facts.items() if value}
 
 
-def result_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give the variables of CANN, HCCL, MindSpore, thread pools and the choice of kernels, by name; no others."""
+def result_variables(stated: Container[str] = (), environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give this shell's variables of CANN, HCCL, MindSpore, thread pools and the choice of kernels; no others.
+
+    Those that a recipe has `stated` are left out, as its values are the workers', and so is what qvl sets by itself.
+    """
     from qvl_core.recipe.environment_rules import FAMILIES, LAUNCHER
 
     found = os.environ if environment is None else environment
     counting = [name for name in found if name.startswith(FAMILIES) and name not in LAUNCHER]
-    names = sorted(name for name in {*counting, *_THREADS, *_OURS} if name in found and not _SECRET.search(name))
+    kept = [name for name in {*counting, *_THREADS, *_OURS} & found.keys() if not _SECRET.search(name)]
+    names = sorted(name for name in kept if name not in stated and found[name] != CPU_ENVIRONMENT.get(name))
     return {name: printable(found[name], _MOST_VALUE) for name in names[:_MOST_VARIABLES]}
 
 

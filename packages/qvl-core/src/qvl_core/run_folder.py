@@ -78,7 +78,7 @@ class RunRecord:
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
             command=tuple(Path(sys.argv[0]).name if i == 0 else word for i, word in enumerate(sys.argv)),
             machine=machine_facts(),
-            variables=result_variables(),
+            variables=result_variables(_stated(recipe)),
             files=files or {},
         )
 
@@ -94,9 +94,9 @@ class RunRecord:
                 found[name] = new
         return {name: value for name, value in found.items() if value is not None}
 
-    def _directory(self) -> dict[str, str]:
-        # Where relative paths start from; that a run goes on from elsewhere changes nothing of it.
-        return {"directory": self.machine["directory"]} if "directory" in self.machine else {}
+    def _place(self) -> dict[str, str]:
+        # Where relative paths start from, and what a process may have been confined to: no other machine.
+        return {name: self.machine[name] for name in ("directory", "cores") if name in self.machine}
 
     def data_hashes(self) -> set[str]:
         """Give the hashes of all data that the run has used, with consent, so far."""
@@ -120,8 +120,8 @@ class RunRecord:
         """
         versions = _changes(self.known_versions(), installed_versions())
         # A record of an earlier version says nothing of these; today's are no change.
-        machine = _changes(self.known("machine"), {**machine_facts(), **self._directory()}) if self.machine else {}
-        variables = _changes(self.known("variables"), result_variables()) if self.machine else {}
+        machine = _changes(self.known("machine"), {**machine_facts(), **self._place()}) if self.machine else {}
+        variables = _changes(self.known("variables"), result_variables(_stated(recipe))) if self.machine else {}
         if not (differences or versions or machine or variables):
             return self
         entry = {
@@ -260,6 +260,12 @@ def version_changes(record: RunRecord) -> list[str]:
 
 def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def _stated(recipe: Mapping[str, Any]) -> set[str]:
+    """Name the variables that a recipe states under [env]."""
+    found = recipe.get("env")
+    return {name for name, value in found.items() if value is not None} if isinstance(found, Mapping) else set()
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str | None]]:

@@ -129,18 +129,6 @@ def test_variables_have_the_meaning_that_they_have_in_a_recipe_or_their_own(tmp_
     }
 
 
-def test_a_variable_that_the_recipe_states_is_compared_there_once(tmp_path: Path) -> None:
-    def run(size: int, shell: str) -> dict[str, Any]:
-        variables = {"HCCL_BUFFSIZE": str(size), "HCCL_DETERMINISTIC": "true", "MS_SHELL": shell}
-        stated = {"env.HCCL_BUFFSIZE": size, "env.HCCL_DETERMINISTIC": True}
-        return record(stated, machine=MACHINE, variables=variables)
-
-    assert told(compare(tmp_path, run(100, "x"), run(200, "x"))).keys() == {"env.HCCL_BUFFSIZE"}
-    # A shell that says something else than the recipe is told.
-    found = compare(tmp_path, run(100, "x"), {**run(100, "x"), "variables": {"HCCL_BUFFSIZE": "300"}})
-    assert "$HCCL_BUFFSIZE" in told(found)
-
-
 def test_a_run_of_an_earlier_version_is_compared_without_machine_and_files(tmp_path: Path) -> None:
     newer = record(machine=MACHINE, variables={"MS_SOMETHING": "1"}, files={"a.jsonl": "1" * 64})
     assert compare(tmp_path, record(), newer).differences == ()

@@ -190,19 +190,7 @@ def _environment(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
         yield _pair("environment", name, one.get(name), other.get(name), machine_meaning(name))
     one, other = ours.known("variables"), theirs.known("variables")
     for name in _other_names(one, other):
-        # What a recipe states is compared there, once.
-        if _is_stated(name, one.get(name), ours.recipe) and _is_stated(name, other.get(name), theirs.recipe):
-            continue
         yield _pair("environment", f"${name}", one.get(name), other.get(name), variable_meaning(name))
-
-
-def _is_stated(name: str, value: str | None, recipe: Mapping[str, Any]) -> bool:
-    """Tell whether a variable has its value from the recipe's [env], or has none."""
-    table = recipe.get("env")
-    stated = table.get(name) if isinstance(table, Mapping) else None
-    # As the workers see it.
-    text = str(stated).lower() if isinstance(stated, bool) else str(stated)
-    return value is None or (stated is not None and value == text)
 
 
 def _other_names(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
