@@ -125,3 +125,40 @@ def test_a_run_that_came_between_check_and_lock_is_noticed(tmp_path: Path, recor
     replace(record, result={"steps": 1}).write(tmp_path)
     with pytest.raises(OutputError, match="another process has used this folder"):
         check_unchanged(written, tmp_path)
+
+
+def test_another_machine_or_variable_is_part_of_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RunRecord
+) -> None:
+    monkeypatch.setenv("HCCL_BUFFSIZE", "300")
+    stated = {**RECIPE, "env": {"HCCL_BUFFSIZE": 300}}
+    assert record.changed(stated, HASHES, [], step=3) is record
+    facts = {**record.machine, "host": "elsewhere", "cores": "1", "directory": "/other"}
+    monkeypatch.setattr(run_folder, "machine_facts", lambda: facts)
+    found = record.changed(RECIPE, HASHES, [], step=3, files={"a.json": "1"})
+    (entry,) = found.history
+    # Another directory, or a process that was confined to a core, is no other machine.
+    assert entry["machine"] == {"host": [record.machine["host"], "elsewhere"]}
+    assert entry["variables"] == {"HCCL_BUFFSIZE": [None, "300"]}
+    assert found.files == {"a.json": "1"}
+    assert found.known("variables")["HCCL_BUFFSIZE"] == "300"
+    found.write(tmp_path)
+    read = read_record(tmp_path)
+    assert read is not None
+    assert (read.history, read.machine, read.files) == (found.history, found.machine, found.files)
+    again = found.changed(RECIPE, HASHES, [], step=5)
+    assert again is found
+
+
+def test_a_record_of_an_earlier_version_is_read_and_gets_no_facts_that_nobody_knows(
+    tmp_path: Path, record: RunRecord
+) -> None:
+    record.write(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    for name in ("machine", "variables", "files"):
+        del content[name]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    found = read_record(tmp_path)
+    assert found is not None
+    assert (found.machine, found.variables, found.files) == ({}, {}, {})
+    assert found.changed(RECIPE, HASHES, [], step=3) is found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import qvl_train.profiling as profiling
+from qvl_core.launch.board import BoardReader, BoardWriter, board_file
 from qvl_train.profiling import StepProfile, step_profile
 
 
@@ -38,9 +41,12 @@ class Profiler:
             raise RuntimeError("no such\ndevice")
 
 
-def run(folder: Path, steps: tuple[int, int] | None, taken: range, profiler: Profiler) -> list[str]:
+def run(
+    folder: Path, steps: tuple[int, int] | None, taken: range, profiler: Profiler, marks: list[str] | None = None
+) -> list[str]:
     said: list[str] = []
-    with StepProfile(folder / "rank_000", steps, said.append, profiler.start) as profile:
+    mark = (marks if marks is not None else []).append
+    with StepProfile(folder / "rank_000", steps, profiler.start, say=said.append, mark=mark) as profile:
         for step in taken:
             profile.before(step)
             profile.after(step)
@@ -66,6 +72,66 @@ def test_profiles_the_steps_that_were_asked_for(
     said = run(tmp_path, steps, taken, Profiler(found))
     assert found == calls
     assert said == ([f"profile written to {tmp_path / 'rank_000'}"] if calls else [])
+
+
+def test_writing_is_marked_as_work_of_its_own_so_that_nobody_takes_it_for_a_step_that_hangs(tmp_path: Path) -> None:
+    calls: list[str] = []
+    # One list: what is marked before the profiler is asked for something that takes long.
+    run(tmp_path, (2, 3), range(1, 6), Profiler(calls), calls)
+    assert calls == [
+        *("starting the profiler", "start 2", "step 2", "step"),
+        *("writing the profile", "step", "writing the profile", "stop", "step 3"),
+    ]
+
+
+def test_writing_is_measured_by_no_step_that_came_before(tmp_path: Path) -> None:
+    reader = BoardReader(tmp_path, [0])
+    writer = BoardWriter(board_file(tmp_path, 0))
+    seen: dict[str, float | None] = {}
+
+    class Slow(Profiler):
+        def stop(self) -> None:
+            (entry,) = reader.entries()
+            seen[entry.state] = entry.longest_s
+
+    for step in range(1, 4):
+        writer.mark(f"step {step}")
+    with StepProfile(tmp_path, (4, 4), Slow([]).start, say=lambda text: None, mark=writer.mark) as profile:
+        profile.before(4)
+        profile.after(4)
+    # None: work of a kind that was never done before has the time that loading and compiling have.
+    assert seen == {"writing the profile": None}
+    reader.close()
+
+
+def test_a_long_writing_is_told_again_and_again_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "_TOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(profiling, "_MOST_WRITING_S", 0.05)
+    told = threading.Semaphore(0)
+    heard: list[bool] = []
+
+    def mark(text: str) -> None:
+        if text == "writing the profile":
+            told.release()
+
+    class Slow(Profiler):
+        def step(self) -> None:
+            # When the profiler begins, and five times while it takes long.
+            heard.append(all(told.acquire(timeout=60) for _ in range(6)))
+            heard.append(told.acquire(timeout=0.2))
+
+    with StepProfile(tmp_path, (1, 1), Slow([]).start, say=lambda text: None, mark=mark) as profile:
+        profile.before(1)
+        profile.after(1)
+    assert heard == [True, False]
+
+
+def test_a_run_that_ends_while_it_is_profiled_marks_the_writing_too(tmp_path: Path) -> None:
+    calls: list[str] = []
+    run(tmp_path, (2, 9), range(1, 3), Profiler(calls), calls)
+    assert calls[-2:] == ["writing the profile", "stop"]
 
 
 @pytest.mark.parametrize("fails", ["start", "step", "stop"])
@@ -98,9 +164,34 @@ def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dp", "tp", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
 def test_one_process_of_each_stage_is_profiled(tmp_path: Path, dp: int, tp: int, expected: bool) -> None:
     world = SimpleNamespace(rank=3, place=SimpleNamespace(dp=dp, tp=tp, pp=1))
-    profile = step_profile(tmp_path, (1, 1), cast("Any", world), lambda text: None)
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), lambda text: None, total=9)
     assert (profile._steps is not None) is expected
     assert profile._folder == tmp_path / "profile" / "rank_003"
+
+
+def test_marks_are_the_phase_of_the_rank_and_other_ranks_speak_to_their_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = SimpleNamespace(rank=2, place=SimpleNamespace(dp=0, tp=0, pp=1), phase="step 1")
+    said: list[str] = []
+    profile = step_profile(tmp_path, (1, 1), cast("Any", world), said.append, total=9)
+    profile._start = Profiler([], fails="step").start
+    profile.before(1)
+    profile._mark("writing the profile")
+    assert world.phase == "writing the profile"
+    profile.after(1)
+    assert world.phase == "step 1"
+    assert said == []
+    assert "no profile: RuntimeError" in caplog.text
+
+
+def test_steps_after_the_end_of_a_run_that_counts_epochs_are_told(tmp_path: Path) -> None:
+    world = SimpleNamespace(rank=0, place=SimpleNamespace(dp=0, tp=0, pp=0), phase="")
+    said: list[str] = []
+    step_profile(tmp_path, (10, 12), cast("Any", world), said.append, total=9)
+    assert said == ["warning: nothing is profiled: train.log.profile begins with step 10, the run has 9"]
+    step_profile(tmp_path, (8, 12), cast("Any", world), said.append, total=9)
+    assert len(said) == 1
 
 
 def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:
@@ -111,7 +202,8 @@ def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None
 
     said: list[str] = []
     left = ms.Tensor(np.ones((8, 8), np.float32))
-    with StepProfile(tmp_path / "rank_000", (2, 3), said.append, start_profiler) as profile:
+    place = tmp_path / "rank_000"
+    with StepProfile(place, (2, 3), start_profiler, say=said.append, mark=lambda text: None) as profile:
         for step in range(1, 5):
             profile.before(step)
             ms.mint.matmul(left, left).asnumpy()

@@ -25,7 +25,7 @@ DEVICE_VARIABLE = "QVL_DEVICE"
 OLDEST_MINDSPORE = (2, 7)
 NEWEST_MINDSPORE = (2, 10)
 # Without it PyNative's launch threads fight over the cores: a small training step takes 4 to 14 times as long.
-_CPU_ENVIRONMENT = {"MS_DEV_HOST_BLOCKING_RUN": "1"}
+CPU_ENVIRONMENT = {"MS_DEV_HOST_BLOCKING_RUN": "1"}
 # Below this many parameters an operation is too small to share: MindSpore's pool threads only spin (half of the CPU
 # time of a tiny training step). Measured on the tiny model alone, 0.4 million parameters.
 SMALL_MODEL = 5_000_000
@@ -42,7 +42,7 @@ def prepare(device: Device | None = None) -> Device:
         raise ValueError(f'device is {chosen!r}; it has to be "ascend" or "cpu" ({DEVICE_VARIABLE})')
     os.environ[DEVICE_VARIABLE] = chosen
     if chosen == "cpu":
-        for name, value in _CPU_ENVIRONMENT.items():
+        for name, value in CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     return cast(Device, chosen)
 

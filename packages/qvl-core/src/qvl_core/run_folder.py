@@ -10,18 +10,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qvl_core.durable import atomic_write
 from qvl_core.errors import OutputError, Problem
 from qvl_core.input_file import printable
+from qvl_core.machine import machine_facts, result_variables
 
 RUN_FILE = "run.json"
 LOGS = "logs"
 RECORD_FORMAT = 1
+_MOST_FILES = 1000
 RECORDED_PACKAGES = (
     *("qvl-core", "qvl-convert", "qvl-data", "qvl-train", "qvl-eval"),
     *("mindspore", "numpy", "transformers", "tokenizers", "pillow", "av", "pyarrow", "safetensors"),
@@ -46,7 +48,8 @@ class RunRecord:
     """What `run.json` holds. `hashes` are those of data and weights; `result` is there once the run has finished.
 
     `recipe` and `hashes` are what the run goes on with, `versions` what it began with. `history` has an entry for each
-    continuation that was not as before: see `changed`.
+    continuation that was not as before: see `changed`. `machine` and `variables` are those that the run began with, see
+    `machine`; `files` the sha256 of each file of records, by path. Records of earlier versions lack these three.
     """
 
     run_id: str
@@ -57,9 +60,14 @@ class RunRecord:
     command: tuple[str, ...]
     result: Mapping[str, Any] | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, recipe: Mapping[str, Any], hashes: Mapping[str, str]) -> RunRecord:
+    def start(
+        cls, recipe: Mapping[str, Any], hashes: Mapping[str, str], files: Mapping[str, str] | None = None
+    ) -> RunRecord:
         """Make the record of a run that starts now."""
         now = time.gmtime()
         return cls(
@@ -69,14 +77,26 @@ class RunRecord:
             hashes=hashes,
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
             command=tuple(Path(sys.argv[0]).name if i == 0 else word for i, word in enumerate(sys.argv)),
+            machine=machine_facts(),
+            variables=result_variables(_stated(recipe)),
+            files=files or {},
         )
 
     def known_versions(self) -> dict[str, str]:
         """Give the versions that the run was last continued with."""
-        versions = dict(self.versions)
+        return self.known("versions")
+
+    def known(self, table: Literal["versions", "machine", "variables"]) -> dict[str, str]:
+        """Give what the run was last continued with."""
+        found: dict[str, str] = dict(getattr(self, table))
         for entry in self.history:
-            versions.update({name: new for name, (_, new) in entry["versions"].items()})
-        return versions
+            for name, (_, new) in entry.get(table, {}).items():
+                found[name] = new
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _place(self) -> dict[str, str]:
+        # Where relative paths start from, and what a process may have been confined to: no other machine.
+        return {name: self.machine[name] for name in ("directory", "cores") if name in self.machine}
 
     def data_hashes(self) -> set[str]:
         """Give the hashes of all data that the run has used, with consent, so far."""
@@ -84,26 +104,37 @@ class RunRecord:
         return earlier | {self.hashes["data"]}
 
     def changed(
-        self, recipe: Mapping[str, Any], hashes: Mapping[str, str], differences: Sequence[str], *, step: int
+        self,
+        recipe: Mapping[str, Any],
+        hashes: Mapping[str, str],
+        differences: Sequence[str],
+        *,
+        step: int,
+        files: Mapping[str, str] | None = None,
     ) -> RunRecord:
         """Give the record of a continuation after `step` with these (accepted) differences and today's versions.
 
-        The entry in the history: `at`, `after_step`, `differences` as they were shown, and [before, now] of each hash
-        and version that is another one. Without any there is no entry.
+        The entry in the history: `at`, `after_step`, `differences` as they were shown, and [before, now] of each hash,
+        version, fact of the machine and variable that is another one. Without any there is no entry. `files` are those
+        of the hashes.
         """
-        known, now = self.known_versions(), installed_versions()
-        versions = {name: [known.get(name), now.get(name)] for name in _different(known, now)}
-        changed = {name: [self.hashes.get(name), hashes.get(name)] for name in _different(self.hashes, hashes)}
-        if not (differences or versions):
+        versions = _changes(self.known_versions(), installed_versions())
+        # A record of an earlier version says nothing of these; today's are no change.
+        machine = _changes(self.known("machine"), {**machine_facts(), **self._place()}) if self.machine else {}
+        variables = _changes(self.known("variables"), result_variables(_stated(recipe))) if self.machine else {}
+        if not (differences or versions or machine or variables):
             return self
         entry = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "after_step": step,
             "differences": list(differences),
-            "hashes": changed,
+            "hashes": _changes(self.hashes, hashes),
             "versions": versions,
+            **({"machine": machine} if machine else {}),
+            **({"variables": variables} if variables else {}),
         }
-        return replace(self, recipe=recipe, hashes=hashes, history=(*self.history, entry))
+        kept = self.files if files is None else files
+        return replace(self, recipe=recipe, hashes=hashes, files=kept, history=(*self.history, entry))
 
     def write(self, folder: Path) -> None:
         """Write `run.json`, whole or not at all."""
@@ -120,6 +151,11 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def recorded_files(digests: Mapping[str, str]) -> dict[str, str]:
+    """Give the files of records that a record names; of very many the first ones by path. The data hash has all."""
+    return {path: digests[path] for path in sorted(digests)[:_MOST_FILES]}
 
 
 def read_record(folder: Path) -> RunRecord | None:
@@ -224,6 +260,16 @@ def version_changes(record: RunRecord) -> list[str]:
 
 def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def _stated(recipe: Mapping[str, Any]) -> set[str]:
+    """Name the variables that a recipe states under [env]."""
+    found = recipe.get("env")
+    return {name for name, value in found.items() if value is not None} if isinstance(found, Mapping) else set()
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str | None]]:
+    return {name: [before.get(name), now.get(name)] for name in _different(before, now)}
 
 
 def check_unchanged(record: RunRecord | None, folder: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from qvl_data.records.parquet import GroupCache
 from qvl_data.records.problem_list import SHOWN
 from qvl_data.records.record_file import open_record_file
 from qvl_data.source_rules import SourceRules, rules_of
-from qvl_data.streaming.prepare import open_stream
+from qvl_data.streaming.prepare import hash_of, open_stream
 from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
 from qvl_data.survey.result import Counts, Progress, Survey, total_of
@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """The data of a run. `data_hash` is sha256 over the sources' bytes and the media's names and bytes."""
+    """The data of a run. `data_hash` is sha256 over the sources' bytes and the media's names and bytes.
+
+    `files` are the sha256 of each file of records, by its path: what tells which of them is another one.
+    """
 
     train: Dataset | Stream
     validation: Dataset | None
     report: DataReport
     data_hash: str
     processor: Processor
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(recipe: Recipe, *, progress: Progress | None = None, is_checked: bool = False) -> PreparedData:
@@ -59,8 +63,9 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None, is_checked: boo
         rules.append(rules_of(validation))
     if recipe.data.streaming:
         return _prepare_stream(recipe, rules, processor, progress, is_checked=is_checked)
-    found = survey_once(recipe, rules, processor, progress=progress, is_checked=is_checked)
-    return split(recipe, found, processor)
+    sources = OpenedSources(rules)
+    found = survey_once(recipe, rules, processor, progress=progress, is_checked=is_checked, sources=sources)
+    return replace(split(recipe, found, processor), files=sources.digest_by_path())
 
 
 def _prepare_stream(
@@ -73,10 +78,13 @@ def _prepare_stream(
 ) -> PreparedData:
     """Cut the training files into blocks, which is all that is looked at, and survey the validation file as ever."""
     sources = len(recipe.data.sources)
-    stream, data_hash = open_stream(recipe, rules[:sources], processor, progress=progress)
-    held = None
+    stream, cut_files = open_stream(recipe, rules[:sources], processor, progress=progress)
+    data_hash, held = hash_of(cut_files), None
+    digests = {str(file.file.path): file.digest for files, _ in cut_files for file in files}
     if rules[sources:]:
-        found = survey_once(recipe, rules[sources:], processor, progress=progress, is_checked=is_checked)
+        own = OpenedSources(rules[sources:])
+        found = survey_once(recipe, rules[sources:], processor, progress=progress, is_checked=is_checked, sources=own)
+        digests |= own.digest_by_path()
         rows = np.arange(len(found.samples))
         _refuse_nothing_left([rows], found.counts[-1], recipe, key="data.validation.path")
         held = _dataset(found, [rows], (1.0,), recipe, processor)
@@ -97,7 +105,9 @@ def _prepare_stream(
         notes=(),
         is_streamed=True,
     )
-    return PreparedData(train=stream, validation=held, report=report, data_hash=data_hash, processor=processor)
+    return PreparedData(
+        train=stream, validation=held, report=report, data_hash=data_hash, processor=processor, files=digests
+    )
 
 
 def survey_once(
@@ -106,14 +116,16 @@ def survey_once(
     processor: Processor,
     *,
     progress: Progress | None,
+    sources: OpenedSources,
     is_checked: bool = False,
 ) -> Survey:
     """Give the survey of an earlier run where nothing has changed, else make and keep one. Raises DataError.
 
+    `sources` are those of the rules, opened.
+
     A survey that found something wrong is good for the processes of one run: before the next, it may have been mended.
     """
     cache_dir, decode = Path(recipe.data.cache_dir), recipe.data.media_check == "decode"
-    sources = OpenedSources(rules)
     files = [(source, file.path) for source, file in sources.files]
     kept = survey_file(make_job(recipe, list(rules), files, processor, decode=decode), sources.digests, cache_dir)
     found = read_survey(kept, rules, decode=decode) if files else None

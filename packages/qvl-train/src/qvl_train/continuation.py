@@ -40,6 +40,7 @@ def continue_record(
     resume: str,
     steps: int,
     say: Callable[[str], None],
+    files: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """Give the record that the run goes on with, and say what is not as it was before. Holds the folder's lock.
 
@@ -70,7 +71,7 @@ def continue_record(
     if sets_aside:
         for path in set_aside_later(folder, step):
             say(f"set aside: {path}")
-    return replace(record.changed(recipe.resolved(), hashes, changes, step=step), result=None)
+    return replace(record.changed(recipe.resolved(), hashes, changes, step=step, files=files), result=None)
 
 
 def _open(folder: Path, requested: Path | None) -> Checkpoint | None:

@@ -63,7 +63,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
         Interrupt(is_alone=job.world.layout.world_size == 1) as interrupt,
         _batches(job) as source,
         RunSaves(job, train, reports, contents) as saves,
-        step_profile(job.folder, train.log.profile, job.world, reports.note) as profile,
+        step_profile(job.folder, train.log.profile, job.world, reports.note, total=job.steps) as profile,
     ):
         take_step = _train_step(job, train, meter, interrupt, saves.message)
         if step == 0:

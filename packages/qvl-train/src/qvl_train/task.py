@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.durable import FolderLock, remove_leftovers
 from qvl_core.errors import EXIT_DONE, OutputError, Problem, WeightsError
-from qvl_core.run_folder import RunRecord, check_continues, check_unchanged, check_writable, read_record
+from qvl_core.run_folder import (
+    RunRecord,
+    check_continues,
+    check_unchanged,
+    check_writable,
+    read_record,
+    recorded_files,
+)
 from rich.console import Console
 from rich.progress import Progress
 
@@ -57,7 +64,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
         check_unchanged(record, folder)
         remove_leftovers(folder)
         if record is None:
-            record = RunRecord.start(recipe.resolved(), hashes)
+            record = RunRecord.start(recipe.resolved(), hashes, files=recorded_files(data.files))
         else:
             _check_room(recipe, folder, console)
             record = continue_record(
@@ -65,6 +72,7 @@ def run(recipe: Recipe, options: RunOptions) -> int:
                 recipe,
                 hashes,
                 changes,
+                files=recorded_files(data.files),
                 resume=options.resume,
                 steps=count_steps(recipe.train, data),
                 say=lambda text: _say(console, text),

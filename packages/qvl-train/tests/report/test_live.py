@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -82,6 +84,50 @@ def test_what_cannot_be_read_any_more_is_told_and_the_old_page_stays(server: Liv
     healed = state(server, first["version"])
     assert healed["problem"] == ""
     assert "step 9 of 300" in healed["body"]
+
+
+def test_a_second_browser_takes_nothing_from_the_first(server: LiveServer, tmp_path: Path) -> None:
+    first = state(server)
+    write_run(tmp_path / "run", rows(range(1, 7)))
+    # It opens the page between two questions of the first one, and so is the one that reads the new rows.
+    assert "step 6 of 300" in ask(server, "/")[1]
+    assert "step 6 of 300" in state(server, first["version"])["body"]
+
+
+def test_a_folder_that_is_gone_is_told_and_what_was_read_stays(server: LiveServer, tmp_path: Path) -> None:
+    first = state(server)
+    shutil.rmtree(tmp_path / "run")
+    found = state(server, first["version"])
+    assert found["problem"] == "the folder of run is gone"
+    assert "body" not in found
+    # A browser that comes only now sees as much.
+    assert "step 3 of 300" in ask(server, "/")[1]
+    write_run(tmp_path / "run", rows(range(1, 3)), content=record())
+    again = state(server, first["version"])
+    assert again["problem"] == ""
+    assert "step 2 of 300" in again["body"]
+
+
+def test_of_several_runs_one_that_cannot_be_read_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, rows(range(1, 4)), content=record())
+    runs = LiveRuns(open_runs([tmp_path / "a", tmp_path / "b"]))
+    first = runs.state("")
+    shutil.rmtree(tmp_path / "a")
+    write_run(tmp_path / "b", rows(range(1, 9)), content=record())
+    found = runs.state(first["version"])
+    assert found["problem"] == "the folder of a is gone"
+    assert "step 8 of 300" in found["body"]
+
+
+def test_of_several_runs_the_one_that_is_late_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, rows(range(1, 4)), content=record())
+    long_ago = (tmp_path / "b" / "metrics.jsonl").stat().st_mtime - 7200
+    os.utime(tmp_path / "b" / "metrics.jsonl", (long_ago, long_ago))
+    found = LiveRuns(open_runs([tmp_path / "a", tmp_path / "b"])).state("")
+    assert found["said"].startswith("b: last number ")
+    assert found["tone"] == "bad"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", "", "127.0.0.1.evil:{port}"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from devtools import CONTRAST, BrowserPage, find_browser
+from PIL import Image
 from qvl_train.report.live import LiveRuns, LiveServer
 from qvl_train.report.run_history import open_runs
 from qvl_train.report.run_page import run_page
+from qvl_train.report.samples_card import SamplesCards
 from run_folders import HOSTILE, record, rows, validations, write_run
 
 BROWSER = find_browser()
@@ -47,8 +50,30 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = folder / "profile" / "rank_000" / ("host_" * 30) / "ASCEND_PROFILER_OUTPUT" / "trace_view.json"
     trace.parent.mkdir(parents=True)
     trace.write_text(json.dumps([{"ph": "X", "name": HOSTILE * 5, "dur": "100"}]), encoding="utf-8")
-    (folder / "report.html").write_text(run_page(open_runs([folder])), encoding="utf-8")
+    for step in (100, 200, 300):
+        answers = [
+            {"index": str(n), "question": HOSTILE * 3, "answer": "x" * 300, "prediction": HOSTILE, "score": n % 2}
+            for n in range(20)
+        ]
+        path = folder / "evaluations" / f"step_{step:06}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+    page_of_records(folder)
     return folder / "report.html"
+
+
+def page_of_records(folder: Path) -> None:
+    """Write the page with records of hostile texts, a picture, and one that is gone."""
+    Image.new("RGB", (900, 300), (10, 90, 10)).save(folder / "wide.png")
+    turns = [{"from": "human", "value": f"<image>{HOSTILE * 4}"}, {"from": "gpt", "value": "y" * 500}]
+    records = [{"image": name, "conversations": turns} for name in ("wide.png", "gone" * 30 + ".png")]
+    (folder / "train.json").write_text(json.dumps(records), encoding="utf-8")
+    (run,) = open_runs([folder])
+    sources = [{"path": str(folder / "train.json"), "format": "llava"}]
+    run.facts = replace(run.facts, recipe={**run.facts.recipe, "data": {"sources": sources}})
+    text = run_page([run], samples=SamplesCards())
+    assert "wide.png" in text
+    (folder / "report.html").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +121,11 @@ def test_asks_nobody_and_runs_only_its_own_script(page: BrowserPage, request: py
     page.look(**WIDE)
     page.open(path)
     page.settle()
-    assert [address for address in page.requests if not address.startswith(("about:", path.resolve().as_uri()))] == []
+    own = ("about:", "data:image/", path.resolve().as_uri())
+    assert [address for address in page.requests if not address.startswith(own)] == []
     assert (page.said, page.blocked) == ([], [])
-    assert page.run("document.images.length") == 0
+    # The pictures are the page's own.
+    assert page.run("[...document.images].every((one) => one.src.startsWith('data:image/') && one.naturalWidth)")
 
 
 def test_tells_the_values_under_the_pointer(page: BrowserPage, one: Path) -> None:

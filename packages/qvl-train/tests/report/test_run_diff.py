@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from qvl_core.recipe.draft import all_keys
 from qvl_core.run_folder import FREE_TO_CHANGE, RECORDED_PACKAGES
-from qvl_train.report.diff_card import diff_json, print_diff
+from qvl_train.report.diff_card import diff_card, diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
 from qvl_train.report.outcomes import course_text
 from qvl_train.report.run_diff import RunDiff, diff_runs, flatten
@@ -28,7 +28,7 @@ def compare(tmp_path: Path, one: Any, other: Any, *, ours: Any = None, theirs: A
     write_run(tmp_path / "a", ours, content=one)
     write_run(tmp_path / "b", theirs, content=other)
     a, b = open_any_runs([tmp_path / "a", tmp_path / "b"])
-    return diff_runs(a.facts, b.facts, a.metrics, b.metrics)
+    return diff_runs(a, b)
 
 
 def changed(value: Any) -> Any:
@@ -101,6 +101,16 @@ def test_an_added_source_is_one_difference(tmp_path: Path) -> None:
     (difference,) = compare(tmp_path, record(), other).differences
     assert difference.key == "data.sources[1]"
     assert json.loads(difference.theirs)["path"] == "more.json"
+
+
+def test_a_table_that_one_side_lacks_is_one_difference_and_reads_as_settings(tmp_path: Path) -> None:
+    evaluation = {"eval.benchmark": "digits", "eval.every": 10, "eval.preflight.rows": 16}
+    found = compare(tmp_path, record(), record(evaluation, run_id="another"))
+    (difference,) = found.differences
+    assert difference.key == "eval"
+    assert json.loads(difference.theirs) == {"benchmark": "digits", "every": 10, "preflight.rows": 16}
+    assert difference.meaning.effect is Effect.ANSWERS
+    assert "benchmark = digits, every = 10, preflight.rows = 16" in diff_card(found, "a", "b")
 
 
 def test_whole_and_other_numbers_of_the_same_size_are_told_apart(tmp_path: Path) -> None:

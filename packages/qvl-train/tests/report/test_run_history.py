@@ -130,7 +130,7 @@ def test_versions_are_those_that_the_run_was_last_continued_with(tmp_path: Path)
         {"versions": {"mindspore": ["2.0", "3.0"]}},
     ]
     write_run(tmp_path, content=record(history=history))
-    assert open_runs([tmp_path])[0].facts.known_versions["mindspore"] == "3.0"
+    assert open_runs([tmp_path])[0].facts.known("versions")["mindspore"] == "3.0"
 
 
 def test_names_tell_runs_apart() -> None:

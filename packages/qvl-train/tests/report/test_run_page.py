@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qvl_train.report.profile_card import read_operations
 from qvl_train.report.run_history import open_runs
 from qvl_train.report.run_page import page_body, run_page
 from run_folders import HOSTILE, record, rows, validations, write_run
@@ -38,9 +39,9 @@ def test_shows_every_number_of_the_issue(tmp_path: Path) -> None:
     page = body_of(tmp_path)
     assert titles(page) == [
         "Loss",
+        "Time of a step",
         "Evaluation during training",
         "Throughput",
-        "Time of a step",
         "Memory",
         "Learning rate",
         "Gradient norm",
@@ -180,6 +181,28 @@ def test_a_profile_is_summed_by_operation(tmp_path: Path) -> None:
     page = body_of(tmp_path)
     assert "<h2>Profile</h2>" in page
     assert re.search(r"MatMul</td><td[^>]*>2</td><td[^>]*>4 s</td><td[^>]*>80.0 %</td>", page)
+
+
+@pytest.mark.parametrize("more", [{}, {"bubble": 0.2}])
+def test_no_place_beside_a_chart_stays_empty(tmp_path: Path, more: dict[str, float]) -> None:
+    write_run(tmp_path, [{**row, **more} for row in rows(range(1, 101))], content=record())
+    page = body_of(tmp_path)
+    beside = page[page.index('<div class="pairs">') :]
+    halves = [title for title in titles(page) if f"<h2>{title}</h2>" in beside and not title.startswith("How")]
+    assert len(halves) % 2 == 0
+    assert ("Throughput" in halves) == bool(more)
+
+
+def test_operations_are_told_by_what_did_them_and_spans_count_for_nothing(tmp_path: Path) -> None:
+    names = {2: "CPU OP", 3: "Scope Layer", 4: "Ascend Hardware"}
+    events: list[dict[str, object]] = [
+        {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}} for pid, name in names.items()
+    ]
+    for pid, name in ((2, "MatMul"), (3, "Default"), (4, "MatMul"), (4, "Add")):
+        events.append({"ph": "X", "name": name, "dur": "1000000", "pid": pid})
+    (tmp_path / "trace_view.json").write_text(json.dumps(events))
+    found = [(one.track, one.name, one.calls) for one in read_operations(tmp_path / "trace_view.json")]
+    assert found == [("CPU OP", "MatMul", 1), ("Ascend Hardware", "MatMul", 1), ("Ascend Hardware", "Add", 1)]
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "7", '[{"ph": "X"}]', '[{"ph": "X", "name": "a", "dur": "long"}]'])

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from qvl_core.cli.terminal import bytes_text
 
+from qvl_data.inspection.example_article import example_article
 from qvl_data.inspection.histogram_svg import histogram_svg
 from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card, page, table, tile
 from qvl_data.inspection.phrases import counted, epoch_lines, seconds_text, share
 from qvl_data.inspection.problems_card import filter_rules, problems_card
-from qvl_data.inspection.report import CheckReport, ExampleSample, Thumbnail, TokenTotals
+from qvl_data.inspection.report import CheckReport, TokenTotals
 
 _GROUPS = (
     ("longest", "The longest", "They set the memory that a step needs."),
@@ -166,30 +167,8 @@ def _examples(report: CheckReport) -> Html | None:
         if chosen:
             parts.append(element("h3", title))
             parts.append(element("p", note, class_="soft small"))
-            parts.append(element("div", [_example(example) for example in chosen], class_="examples"))
+            parts.append(element("div", [example_article(example) for example in chosen], class_="examples"))
     return card("Samples", *parts) if parts else None
-
-
-def _example(example: ExampleSample) -> Html:
-    turns = [element("p", element("b", role), text, class_="turn") for role, text in example.turns]
-    pictures = [_thumbnail(thumbnail) for thumbnail in example.thumbnails]
-    if example.hidden_media:
-        pictures.append(element("span", f"and {example.hidden_media:,} more", class_="soft small"))
-    return element(
-        "article",
-        element("div", element("strong", f"{example.tokens:,} tokens")),
-        element("div", example.where, class_="where"),
-        element("div", *pictures, class_="thumbs") if pictures else None,
-        *turns,
-        class_="example",
-    )
-
-
-def _thumbnail(thumbnail: Thumbnail) -> Html:
-    if thumbnail.error:
-        return element("div", thumbnail.caption, ": ", thumbnail.error, class_="gone")
-    image = element("img", src=thumbnail.uri, width=thumbnail.width, height=thumbnail.height, alt=thumbnail.caption)
-    return element("figure", image, element("figcaption", thumbnail.caption))
 
 
 def _foot(report: CheckReport) -> Html:

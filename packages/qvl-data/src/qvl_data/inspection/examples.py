@@ -47,6 +47,21 @@ def example_samples(train: Dataset, every: Dataset, lost: NDArray[np.int64]) -> 
     )
 
 
+def chosen_turns(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Give the turns to show of a conversation: all, or the first ones and the last one."""
+    # The last message is an answer: what is learned is worth more than the middle of a long conversation.
+    return turns if len(turns) <= _TURNS else [*turns[: _TURNS - 1], turns[-1]]
+
+
+def excerpt(turn: Turn) -> str:
+    """Give the beginning of a message, with its media as [image] and [video]."""
+    pieces = [turn.texts[0]]
+    for kind, text in zip(turn.media, turn.texts[1:], strict=True):
+        pieces += [f"[{kind}]", text]
+    text = "".join(pieces).strip()
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
+
+
 def _shown(why: Why, data: Dataset, indexes: Sequence[int]) -> Iterator[ExampleSample]:
     for index in indexes:
         try:
@@ -64,23 +79,10 @@ def _example(why: Why, planned: PlannedSample, processor: Processor) -> ExampleS
         why=why,
         where=planned.record.where,
         tokens=planned.tokens,
-        turns=tuple((turn.role, _excerpt(turn)) for turn in _chosen(planned.record.turns)),
+        turns=tuple((turn.role, excerpt(turn)) for turn in chosen_turns(planned.record.turns)),
         thumbnails=tuple(_picture(file, processor) for file in planned.media[:_MEDIA]),
         hidden_media=max(0, len(planned.media) - _MEDIA),
     )
-
-
-def _chosen(turns: Sequence[Turn]) -> Sequence[Turn]:
-    # The last message is an answer: what is learned is worth more than the middle of a long conversation.
-    return turns if len(turns) <= _TURNS else [*turns[: _TURNS - 1], turns[-1]]
-
-
-def _excerpt(turn: Turn) -> str:
-    pieces = [turn.texts[0]]
-    for kind, text in zip(turn.media, turn.texts[1:], strict=True):
-        pieces += [f"[{kind}]", text]
-    text = "".join(pieces).strip()
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
 def _picture(file: MediaFile, processor: Processor) -> Thumbnail:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from qvl_data.inspection.kinds import ProblemGroup
 
-Why = Literal["longest", "dropped", "random"]
+Why = Literal["longest", "dropped", "random", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,10 @@ class LongSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A small picture of a medium as a data URI, or why there is none. `caption` names the file and its size."""
+    """A small picture of a medium as a data URI, or why there is none. `caption` names the file and its size.
+
+    Without `uri` and `error` it is a medium that is named only.
+    """
 
     caption: str
     uri: str = ""
@@ -136,11 +139,14 @@ class Thumbnail:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleSample:
-    """A record to look at: why it is shown, its beginning as (role, text), its first media."""
+    """A record to look at: why it is shown, its beginning as (role, text), its first media.
+
+    `tokens` is None where nobody has counted them.
+    """
 
     why: Why
     where: str
-    tokens: int
+    tokens: int | None
     turns: tuple[tuple[str, str], ...]
     thumbnails: tuple[Thumbnail, ...] = ()
     hidden_media: int = 0

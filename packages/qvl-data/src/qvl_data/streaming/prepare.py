@@ -37,14 +37,15 @@ Source = tuple[list[CutFile], int | None]
 
 def open_stream(
     recipe: Recipe, rules: Sequence[SourceRules], processor: Processor, *, progress: Progress | None = None
-) -> tuple[Stream, str]:
-    """Find and cut the files of a recipe's sources: the stream, and the hash of its data.
+) -> tuple[Stream, Sequence[Source]]:
+    """Find and cut the files of a recipe's sources: the stream, and the files of each source.
 
-    The hash is sha256 over the files' bytes; media are not in it. Raises DataError with everything that is wrong.
+    Raises DataError with everything that is wrong.
     """
     data = recipe.data
     _refuse_what_needs_all_records(recipe)
-    sources, problems = [], ProblemList()
+    sources: list[Source] = []
+    problems = ProblemList()
     opened = open_sources(rules, problems)
     for number, rule in enumerate(rules):
         files = []
@@ -73,7 +74,7 @@ def open_stream(
         shuffle_buffer=data.shuffle_buffer,
         fingerprint=_fingerprint(recipe, rules, sources, processor),
     )
-    return stream, _hash_of(sources)
+    return stream, sources
 
 
 def stream_items(stream: Stream, recipe: Recipe) -> ItemSource:
@@ -123,7 +124,8 @@ def _refuse_what_needs_all_records(recipe: Recipe) -> None:
         raise DataError(problems)
 
 
-def _hash_of(sources: Sequence[Source]) -> str:
+def hash_of(sources: Sequence[Source]) -> str:
+    """Give the hash of streamed data: sha256 over the files' bytes; media are not in it."""
     total = hashlib.sha256()
     for files, _ in sources:
         total.update(b"source\n")

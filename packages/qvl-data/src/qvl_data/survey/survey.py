@@ -42,6 +42,10 @@ class OpenedSources:
         """Give the sha256 of each file; all of them are read, once."""
         return [file.digest() for _, file in self.files]
 
+    def digest_by_path(self) -> dict[str, str]:
+        """Give the same by path."""
+        return {str(file.path): digest for (_, file), digest in zip(self.files, self.digests, strict=True)}
+
 
 def survey(
     recipe: Recipe,

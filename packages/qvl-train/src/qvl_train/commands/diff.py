@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         from qvl_train.report.run_history import open_any_runs
 
         one, other = open_any_runs([ours, theirs])
-        found = diff_runs(one.facts, other.facts, one.metrics, other.metrics)
+        found = diff_runs(one, other)
         if format is Format.json:
             typer.echo(diff_json(found, str(ours), str(theirs)))
         else:

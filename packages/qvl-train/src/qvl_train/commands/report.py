@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of --watch; 0: any free one.")] = 8011,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace any file in the page's place.")] = False,
+        samples: Annotated[
+            bool, typer.Option("--samples/--no-samples", help="Show some training records and answers on the page.")
+        ] = True,
     ) -> None:
         """Write one page about a training, or about several and what differs between them.
 
@@ -43,9 +46,9 @@ def register(app: typer.Typer) -> None:
         _check(runs, out, watch=watch)
         found = open_runs(runs)
         if watch:
-            _watch(found, port)
+            _watch(found, port, samples=samples)
         else:
-            _write(found, _target(runs, out), overwrite=overwrite)
+            _write(found, _target(runs, out), overwrite=overwrite, samples=samples)
 
 
 def _check(runs: list[Path], out: Path | None, *, watch: bool) -> None:
@@ -69,24 +72,27 @@ def _target(runs: list[Path], out: Path | None) -> Path:
     return runs[0] / PAGE if len(runs) == 1 else Path(COMPARISON)
 
 
-def _write(runs: list[RunHistory], target: Path, *, overwrite: bool) -> None:
+def _write(runs: list[RunHistory], target: Path, *, overwrite: bool, samples: bool) -> None:
     from qvl_core.cli.terminal import bytes_text
     from qvl_core.input_file import printable
     from qvl_data.inspection.page_file import write_page
 
     from qvl_train.report.run_page import MAKER, run_page
+    from qvl_train.report.samples_card import SamplesCards
 
-    write_page(target, run_page(runs), overwrite=overwrite, maker=MAKER)
+    text = run_page(runs, samples=SamplesCards() if samples else None)
+    write_page(target, text, overwrite=overwrite, maker=MAKER)
     typer.echo(f"{printable(str(target))}: {bytes_text(target.stat().st_size)}")
     for run in runs:
         for notice in run.notices():
             typer.echo(printable(f"{run.name}: {notice}", _MOST_LINE), err=True)
 
 
-def _watch(runs: list[RunHistory], port: int) -> None:
+def _watch(runs: list[RunHistory], port: int, *, samples: bool) -> None:
     from qvl_train.report.live import LiveRuns, LiveServer
+    from qvl_train.report.samples_card import SamplesCards
 
-    with LiveServer(LiveRuns(runs), port) as server:
+    with LiveServer(LiveRuns(runs, SamplesCards() if samples else None), port) as server:
         typer.echo(f"{server.address} shows {', '.join(run.name for run in runs)}; Ctrl-C ends it")
         try:
             server.serve_forever()

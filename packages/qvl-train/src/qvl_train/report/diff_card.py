@@ -11,10 +11,11 @@ from qvl_core.input_file import printable
 from qvl_data.inspection.markup import Html, element
 from qvl_data.inspection.page import card
 
+from qvl_train.report.difference import GROUPS
 from qvl_train.report.meanings import Effect
 from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text
-from qvl_train.report.run_diff import GROUPS, RunDiff
+from qvl_train.report.run_diff import RunDiff
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,4 +137,20 @@ def _group(diff: RunDiff, group: str, ours: str, theirs: str) -> Iterator[Html]:
 
 
 def _cut(text: str) -> str:
-    return printable(text, _MOST_TEXT)
+    return printable(_as_settings(text), _MOST_TEXT)
+
+
+def _as_settings(text: str) -> str:
+    """Give a whole table, which is JSON, as `key = value, ...`; any other text as it is."""
+    if not text.startswith("{"):
+        return text
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(found, dict):
+        return text
+    return ", ".join(
+        f"{key} = {value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}"
+        for key, value in found.items()
+    )

@@ -16,7 +16,8 @@ from qvl_train.report.series import Series
 
 _TOP, _RIGHT, _BOTTOM = 30, 16, 46
 # (width, height, labels of steps, class); the classes are those of every page.
-_SIZES = ((1040, 280, 10, "wide"), (360, 250, 4, "narrow"))
+_PHONE = (360, 250, 4, "narrow")
+_WHOLE, _HALF = (1040, 280, 10, "wide"), (520, 270, 6, "wide")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,12 @@ def line_chart(
     may_be_log: bool = False,
     from_zero: bool = False,
     marks: Sequence[tuple[int, str]] = (),
+    is_half: bool = False,
 ) -> Chart | None:
-    """Draw lines with one axis of steps and one of `unit`; None where there is no value. `marks` are named steps."""
+    """Draw lines with one axis of steps and one of `unit`; None where there is no value. `marks` are named steps.
+
+    A chart that `is_half` is drawn for half of a desk's width.
+    """
     lines = [line for line in lines if len(line.series)]
     if not lines:
         return None
@@ -54,7 +59,10 @@ def line_chart(
     first = min(int(line.series.steps[0]) for line in lines)
     last = max(int(line.series.steps[-1]) for line in lines)
     label = f"{unit} over steps {first:,} to {last:,}: {', '.join(dict.fromkeys(line.name for line in lines))}"
-    drawings = [_drawing(lines, axis, (first, last), size=size, unit=unit, marks=marks, label=label) for size in _SIZES]
+    drawings = [
+        _drawing(lines, axis, (first, last), size=size, unit=unit, marks=marks, label=label)
+        for size in (_HALF if is_half else _WHOLE, _PHONE)
+    ]
     reading = {
         "first": first,
         "last": max(last, first + 1),

@@ -23,6 +23,7 @@ from qvl_train.report.metrics_file import METRICS
 from qvl_train.report.numbers import seconds_text
 from qvl_train.report.run_history import RunHistory
 from qvl_train.report.run_page import page_body, run_page
+from qvl_train.report.samples_card import SamplesCards
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
@@ -36,20 +37,21 @@ _LATE_S = 60.0
 class LiveRuns:
     """Runs that are read again when somebody asks. Safe for several threads."""
 
-    def __init__(self, runs: Sequence[RunHistory]) -> None:
+    def __init__(self, runs: Sequence[RunHistory], samples: SamplesCards | None = None) -> None:
         self._runs = runs
+        self._samples = samples
         self._lock = threading.Lock()
         # Another server on the same port has other versions: an open page takes the new one's.
         self._version = f"{time.time_ns():x}"
         self._count = 0
         self._body = ""
+        self._is_stale = False
 
     def page(self) -> str:
-        """Give the whole page."""
+        """Give the whole page; of a run that cannot be read now, with what was read before."""
         with self._lock:
-            for run in self._runs:
-                run.update()
-            return run_page(self._runs, live=True)
+            self._update()
+            return run_page(self._runs, live=True, samples=self._samples)
 
     def state(self, version: str) -> dict[str, Any]:
         """Give what a page of this version has to show: `version`, `body` where it is another one, and how fresh it is.
@@ -57,29 +59,39 @@ class LiveRuns:
         `problem` says why the runs cannot be read; the page then stays as it is.
         """
         with self._lock:
-            problem = ""
-            try:
-                has_changed = [run.update() for run in self._runs]
-            except (QvlError, OSError) as error:
-                has_changed, problem = [], _first_line(error)
-            if not self._body or any(has_changed):
+            problem = self._update()
+            if not self._body or self._is_stale:
+                self._is_stale = False
                 self._count += 1
-                self._body = page_body(self._runs, live=True)
+                self._body = page_body(self._runs, live=True, samples=self._samples)
             now = f"{self._version}-{self._count}"
             said, tone = self._freshness()
             state = {"version": now, "problem": problem, "said": said, "tone": tone}
             return state if version == now else {**state, "body": self._body}
 
+    def _update(self) -> str:
+        """Read all runs, and say what is wrong with the first that cannot be read."""
+        problem = ""
+        for run in self._runs:
+            try:
+                # Not for this browser only: what it has read, the others have not seen yet.
+                self._is_stale |= run.update()
+            except (QvlError, OSError) as error:
+                problem = problem or _first_line(error)
+        return problem
+
     def _freshness(self) -> tuple[str, str]:
-        if all(run.facts.result is not None for run in self._runs):
+        going = [run for run in self._runs if run.facts.result is None]
+        if not going:
             return "finished", "good"
-        ages = [age for run in self._runs if run.facts.result is None and (age := _age(run)) is not None]
+        ages = [(age, run) for run in going if (age := _age(run)) is not None]
         if not ages:
             return "live: waiting for the first step", "warn"
-        age = min(ages)
-        usual = max((_usual_s(run) for run in self._runs), default=0.0)
-        is_late = age > max(_LATE_S, _LATE * usual)
-        return f"live: last number {seconds_text(max(1, round(age)))} ago", "bad" if is_late else "good"
+        # Of several the one that is late is what a person has to know.
+        late = [(age, run) for age, run in ages if age > max(_LATE_S, _LATE * _usual_s(run))]
+        age, run = max(late, key=lambda one: one[0]) if late else min(ages, key=lambda one: one[0])
+        name = f"{run.name}: " if late and len(self._runs) > 1 else "live: "
+        return f"{name}last number {seconds_text(max(1, round(age)))} ago", "bad" if late else "good"
 
 
 class LiveServer(ThreadingHTTPServer):

@@ -130,6 +130,32 @@ VERSION_MEANINGS: dict[str, Meaning] = {
     "qvl-eval": Meaning(effect=Effect.ANSWERS, text="asks and scores; no part of a training"),
 }
 
+# By the names that `qvl_core.machine` has for them.
+MACHINE_MEANINGS: dict[str, Meaning] = {
+    "host": Meaning(effect=Effect.SPEED, text="another machine; numbers come from what is in it, named below"),
+    "processor": Meaning(effect=Effect.ROUNDING, text="other instructions add in another order: rounding, speed"),
+    "cores": Meaning(effect=Effect.ROUNDING, text="sums are dealt to more or fewer threads: rounding, speed"),
+    "directory": Meaning(effect=Effect.FILES, text="where relative paths start from"),
+    "npus": Meaning(effect=Effect.SPEED, text="how many NPUs the machine has; the layout says how many are used"),
+    "cann": Meaning(effect=Effect.PERHAPS, text="computes on the NPU: kernels, rounding, speed or a repaired mistake"),
+    "driver": Meaning(effect=Effect.PERHAPS, text="drives the NPU: rarely numbers, often speed and which CANN works"),
+}
+
+VARIABLE_MEANINGS: dict[str, Meaning] = {
+    "QVL_KERNELS": Meaning(effect=Effect.ROUNDING, text="fused or plain kernels: the same formulas, other rounding"),
+    **dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+        Meaning(effect=Effect.ROUNDING, text="sums are dealt to more or fewer threads: rounding, speed"),
+    ),
+    **dict.fromkeys(
+        ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH"),
+        Meaning(effect=Effect.PERHAPS, text="which installation of CANN is used"),
+    ),
+}
+_OTHER_VARIABLE = Meaning(
+    effect=Effect.PERHAPS, text="read by CANN, HCCL or MindSpore; what it does stands in their documentation"
+)
+
 _NO_MEANING = Meaning(effect=Effect.UNKNOWN, text="this version of qvl does not know what it does")
 
 
@@ -146,3 +172,13 @@ def recipe_meaning(key: str) -> Meaning:
 def version_meaning(name: str) -> Meaning:
     """Give the meaning of another version of a distribution."""
     return VERSION_MEANINGS.get(name, _NO_MEANING)
+
+
+def machine_meaning(name: str) -> Meaning:
+    """Give the meaning of another fact of the machine."""
+    return MACHINE_MEANINGS.get(name, _NO_MEANING)
+
+
+def variable_meaning(name: str) -> Meaning:
+    """Give the meaning of another value of an environment variable: as under [env], or its own."""
+    return VARIABLE_MEANINGS.get(name) or RECIPE_MEANINGS.get(f"env.{name}") or _OTHER_VARIABLE

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qvl_core.errors import InputError, OutputError
 from qvl_core.input_file import read_regular_file
@@ -16,16 +17,20 @@ from qvl_train.profiling import PROFILE, TRACE
 from qvl_train.report.numbers import seconds_text
 from qvl_train.report.run_history import RunHistory
 
-_MOST_OPERATIONS = 20
+_MOST_OPERATIONS = 15
 _MOST_TRACES = 4
+_MOST_TRACKS = 6
+# Spans that hold all that was called in them: counted with it, everything would count twice.
+_SPANS = ("Scope Layer",)
 # A larger trace is for a viewer of traces, not for a table.
 _MOST_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """Calls of one operation, and their time in seconds."""
+    """Calls of one operation, and their time in seconds; `track` is what did them, such as the host or a device."""
 
+    track: str
     name: str
     calls: int
     seconds: float
@@ -43,8 +48,10 @@ def profile_card(run: RunHistory, *, is_alone: bool) -> Html | None:
         parts.append(
             element("p", f"{len(traces) - _MOST_TRACES:,} more traces are in {PROFILE}/.", class_="soft small")
         )
-    title = "Profile" if is_alone else f"Profile of {run.name}"
-    return card(title, *parts, id="profile" if is_alone else None)
+    if is_alone:
+        return card("Profile", *parts, id="profile")
+    # Beside other runs it is one thing among many.
+    return card(f"Profile of {run.name}", element("details", element("summary", "operations by time"), *parts))
 
 
 def read_operations(path: Path) -> list[Operation]:
@@ -54,16 +61,30 @@ def read_operations(path: Path) -> list[Operation]:
         events = json.loads(data)
         # Also an object, as the format has both.
         events = events["traceEvents"] if isinstance(events, dict) else events
-        sums: dict[str, tuple[int, float]] = {}
+        tracks = dict(_tracks(events))
+        sums: dict[tuple[str, str], tuple[int, float]] = {}
         for event in events:
-            if event.get("ph") == "X":
-                calls, seconds = sums.get(event["name"], (0, 0.0))
+            track = tracks.get(str(event.get("pid")), "")
+            if event.get("ph") == "X" and track not in _SPANS:
+                key = track, str(event["name"])
+                calls, seconds = sums.get(key, (0, 0.0))
                 # Microseconds, as text or as a number.
-                sums[event["name"]] = (calls + 1, seconds + float(event["dur"]) / 1e6)
+                sums[key] = calls + 1, seconds + float(event["dur"]) / 1e6
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-    found = [Operation(name=str(name), calls=calls, seconds=seconds) for name, (calls, seconds) in sums.items()]
+    found = [
+        Operation(track=track, name=name, calls=calls, seconds=seconds)
+        for (track, name), (calls, seconds) in sums.items()
+    ]
     return sorted(found, key=lambda one: -one.seconds)
+
+
+def _tracks(events: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Give what stands in a trace for whose operations they are: (number, name) of each `process_name`."""
+    for event in events:
+        if event.get("ph") == "M" and event.get("name") == "process_name":
+            named = event.get("args")
+            yield str(event.get("pid")), str(named.get("name", "")) if isinstance(named, dict) else ""
 
 
 def _trace(run: RunHistory, path: Path) -> Iterator[Html]:
@@ -78,12 +99,20 @@ def _trace(run: RunHistory, path: Path) -> Iterator[Html]:
     if not found:
         yield element("p", "No operation is in this trace.", class_="soft small")
         return
+    tracks = list(dict.fromkeys(one.track for one in found))
+    for track in tracks[:_MOST_TRACKS]:
+        yield from _track(track, [one for one in found if one.track == track])
+    if len(tracks) > _MOST_TRACKS:
+        yield element("p", f"{len(tracks) - _MOST_TRACKS:,} more tracks are in the trace.", class_="soft small")
+
+
+def _track(name: str, found: Sequence[Operation]) -> Iterator[Html]:
     whole = sum(one.seconds for one in found)
     rows = [
         (one.name, f"{one.calls:,}", seconds_text(one.seconds), f"{100 * one.seconds / max(1e-12, whole):.1f} %")
         for one in found[:_MOST_OPERATIONS]
     ]
-    yield table(("operation", "calls", "time", "share"), rows, right=("calls", "time", "share"))
+    yield table((name or "operation", "calls", "time", "share"), rows, right=("calls", "time", "share"))
     rest = len(found) - _MOST_OPERATIONS
     if rest > 0:
         yield element("p", f"{rest:,} more operations are in the trace.", class_="soft small")

@@ -15,6 +15,16 @@ from qvl_train.report.series import Series
 from qvl_train.report.time_split import compared_table, split_area, split_bar, split_table, time_split
 
 COLOURS = 6
+# The keys that each of the cards that stand side by side is there for.
+_HALVES = (
+    ("eval_accuracy_percent",),
+    ("tokens_per_s",),
+    ("bubble",),
+    ("memory_gib", "memory_peak_gib", "device_memory_peak_gib"),
+    ("lr",),
+    ("gradient_norm",),
+    ("samples",),
+)
 # A run of more processes than these has a table of the largest only.
 _MOST_RANKS = 16
 _MOST_MARK_TEXT = 300
@@ -28,22 +38,40 @@ class Charts:
         self.readings: dict[str, Any] = {}
 
     def cards(self) -> Iterator[Html]:
-        """Give the cards, those that have something to show."""
+        """Give the cards, those that have something to show: the first ones whole, the others side by side."""
         yield from self._card("loss", "Loss", self._loss(), unit="loss", may_be_log=True)
-        accuracy = self._plain("eval_accuracy_percent", "accuracy", points=True)
-        yield from self._card("evaluation", "Evaluation during training", accuracy, unit="% right")
-        throughput = self._noisy("tokens_per_s", "")
-        yield from self._card("throughput", "Throughput", throughput, unit="tokens/s", from_zero=True)
+        # Of an odd number one more is whole: no place beside a card stays empty.
+        is_odd = sum(any(self._has(key) for key in keys) for keys in _HALVES) % 2 == 1
+        if is_odd:
+            yield from self._throughput(is_half=False)
         yield from self._time()
+        halves = list(self._halves(with_throughput=not is_odd))
+        if halves:
+            yield element("div", *halves, class_="pairs")
+
+    def _has(self, key: str) -> bool:
+        return any(len(run.metrics.series(key)[0]) for run in self._runs)
+
+    def _throughput(self, *, is_half: bool) -> Iterator[Html]:
+        lines = self._noisy("tokens_per_s", "")
+        yield from self._card("throughput", "Throughput", lines, unit="tokens/s", from_zero=True, is_half=is_half)
+
+    def _halves(self, *, with_throughput: bool) -> Iterator[Html]:
+        accuracy = self._plain("eval_accuracy_percent", "accuracy", points=True)
+        yield from self._half("evaluation", "Evaluation during training", accuracy, unit="% right")
+        if with_throughput:
+            yield from self._throughput(is_half=True)
         bubble = self._noisy("bubble", "")
-        yield from self._card(
-            "bubble", "Pipeline bubble", bubble, unit="idle share of the stages' time", from_zero=True
-        )
+        idle = "idle share of the stages' time"
+        yield from self._half("bubble", "Pipeline bubble", bubble, unit=idle, from_zero=True)
         yield from self._memory()
-        yield from self._card("lr", "Learning rate", self._plain("lr", ""), unit="learning rate", from_zero=True)
+        yield from self._half("lr", "Learning rate", self._plain("lr", ""), unit="learning rate", from_zero=True)
         norms = self._noisy("gradient_norm", "")
-        yield from self._card("norm", "Gradient norm", norms, unit="norm before clipping", may_be_log=True)
-        yield from self._card("samples", "Samples seen", self._samples(), unit="samples", from_zero=True)
+        yield from self._half("norm", "Gradient norm", norms, unit="norm before clipping", may_be_log=True)
+        yield from self._half("samples", "Samples seen", self._samples(), unit="samples", from_zero=True)
+
+    def _half(self, id_: str, title: str, lines: list[Line], **how: Any) -> Iterator[Html]:
+        yield from self._card(id_, title, lines, is_half=True, **how)
 
     def _name(self, run: RunHistory, what: str) -> str:
         return (f"{run.name} {what}" if what else run.name) if len(self._runs) > 1 else what or "each step"
@@ -142,7 +170,7 @@ class Charts:
             device = _series(run, "device_memory_peak_gib")
             on_device = Line(name=self._name(run, "device, peak"), series=device, colour=2 if is_alone else colour)
             lines += [resident, peak, on_device]
-        chart = self._chart("memory", lines, unit="GiB of the largest process", from_zero=True)
+        chart = self._chart("memory", lines, unit="GiB of the largest process", from_zero=True, is_half=True)
         ranks = [part for run in self._runs for part in self._ranks(run)]
         if chart is not None or ranks:
             yield card("Memory", chart, *ranks, id="memory")

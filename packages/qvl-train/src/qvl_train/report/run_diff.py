@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qvl_train.report.meanings import Effect, Meaning, recipe_meaning, version_meaning
+from qvl_train.report.data_diff import (
+    aligned_sources,
+    file_differences,
+    hash_differences,
+    moved_meaning,
+    order_difference,
+)
+from qvl_train.report.difference import ABSENT, Difference
+from qvl_train.report.meanings import (
+    Effect,
+    Meaning,
+    machine_meaning,
+    recipe_meaning,
+    variable_meaning,
+    version_meaning,
+)
 from qvl_train.report.metrics_file import MetricsFile
 from qvl_train.report.outcomes import Course, Outcome, course, outcomes, scores
-from qvl_train.report.run_history import RunFacts
+from qvl_train.report.run_history import RunFacts, RunHistory
 
-GROUPS = ("recipe", "data", "weights", "versions", "environment")
-ABSENT = "–"
-_DATA, _WEIGHTS, _ENVIRONMENT = ("data",), ("weights",), ("env", "launch")
+# By the recipe's table; what is in none of these is of the group "recipe".
+_GROUP_OF = {"data": "data", "weights": "weights", "env": "environment", "launch": "environment"}
+_SOURCE = "data.sources["
 _MACHINE = ("python", "platform")
 # What somebody has measured, and what a recipe was written from: nothing of a run comes from them.
 _NO_SETTINGS = ("expected", "extends")
-_HASH_DIGITS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One thing that is not the same; `ours` and `theirs` as text, `ABSENT` where a side does not have it."""
-
-    group: str
-    key: str
-    ours: str
-    theirs: str
-    meaning: Meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +73,25 @@ class RunDiff:
         return f"Nothing differs that a run records{unsure}."
 
 
-def diff_runs(ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile) -> RunDiff:
-    """Compare two runs by what their folders say."""
-    found = [*_recipe(ours, theirs), *_hashes(ours, theirs), *_versions(ours, theirs), *_history(ours, theirs)]
-    notices = [f"A: {text}" for text in ours.notices] + [f"B: {text}" for text in theirs.notices]
+def diff_runs(ours: RunHistory, theirs: RunHistory, names: tuple[str, str] = ("A", "B")) -> RunDiff:
+    """Compare two runs by what their folders say; `names` are what sentences call them by."""
+    return _diff(ours.facts, theirs.facts, ours.metrics, theirs.metrics, names)
+
+
+def _diff(
+    ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile, names: tuple[str, str]
+) -> RunDiff:
+    found = [
+        *_recipe(ours, theirs),
+        *hash_differences(ours, theirs),
+        *file_differences(ours.files, theirs.files, names),
+        *_versions(ours, theirs),
+        *_environment(ours, theirs),
+        *_history(ours, theirs),
+    ]
+    notices = [f"{name}: {text}" for name, facts in zip(names, (ours, theirs), strict=True) for text in facts.notices]
+    if bool(ours.machine) != bool(theirs.machine):
+        notices.append(f"{names[1 if ours.machine else 0]} has not recorded its machine: an earlier version wrote it.")
     if ours.run_id and ours.run_id == theirs.run_id:
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
@@ -102,7 +120,11 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _recipe(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
     if not (ours.recipe and theirs.recipe):
         return
-    one, other = dict(flatten(ours.recipe)), dict(flatten(theirs.recipe))
+    our_sources, their_sources = _sources(ours.recipe), _sources(theirs.recipe)
+    places = aligned_sources(our_sources, their_sources)
+    yield from order_difference(our_sources, places, their_sources)
+    one = dict(flatten(ours.recipe))
+    other = {_renumbered(key, places): value for key, value in flatten(theirs.recipe)}
     _join_lonely(one, other)
     _join_lonely(other, one)
     for key in dict.fromkeys([*one, *other]):
@@ -110,70 +132,74 @@ def _recipe(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
         # JSON tells 1 from 1.0 and from true, which are equal in Python.
         if table in _NO_SETTINGS or _text(one, key) == _text(other, key):
             continue
-        group = next(
-            (
-                name
-                for name, tables in (("data", _DATA), ("weights", _WEIGHTS), ("environment", _ENVIRONMENT))
-                if table in tables
-            ),
-            "recipe",
-        )
         yield Difference(
-            group=group, key=key, ours=_text(one, key), theirs=_text(other, key), meaning=recipe_meaning(key)
+            group=_GROUP_OF.get(table, "recipe"),
+            key=key,
+            ours=_text(one, key),
+            theirs=_text(other, key),
+            meaning=moved_meaning(key, ours, theirs) or recipe_meaning(key),
         )
+
+
+def _sources(recipe: Mapping[str, Any]) -> list[Any]:
+    data = recipe.get("data")
+    found = data.get("sources") if isinstance(data, Mapping) else None
+    return found if isinstance(found, list) and all(isinstance(one, Mapping) for one in found) else []
+
+
+def _renumbered(key: str, places: Sequence[int]) -> str:
+    """Give the key of a source's setting with the number of the source that it is compared with."""
+    head, rest = key.partition("]")[::2]
+    if not head.startswith(_SOURCE):
+        return key
+    return f"{_SOURCE}{places[int(head.removeprefix(_SOURCE))]}]{rest}"
 
 
 def _join_lonely(table: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Make one entry of an element of a list, such as `data.sources[1]`, that only one side has."""
-    elements: dict[str, dict[str, Any]] = {}
+    """Make one entry of a table that only one side has, such as `eval` or `data.sources[1]`."""
+    theirs = {prefix for key in other for prefix in _prefixes(key)}
+    groups: dict[str, list[str]] = {}
     for key in table:
-        if "]." in key:
-            name, _, rest = key.partition("].")
-            elements.setdefault(f"{name}]", {})[rest] = table[key]
-    for name, values in elements.items():
-        if not any(key.startswith(f"{name}.") for key in other):
-            for rest in values:
-                del table[f"{name}.{rest}"]
-            table[name] = values
+        lonely = next((prefix for prefix in _prefixes(key) if prefix not in theirs), None)
+        # Under [env] each variable has a meaning of its own, whether there are others or not.
+        if lonely is not None and not key.startswith("env."):
+            groups.setdefault(lonely, []).append(key)
+    for name, keys in groups.items():
+        if len(keys) > 1:
+            table[name] = {key[len(name) + 1 :]: table.pop(key) for key in keys}
 
 
-def _hashes(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
-    for name in dict.fromkeys([*ours.hashes, *theirs.hashes]):
-        one, other = ours.hashes.get(name), theirs.hashes.get(name)
-        if one == other:
-            continue
-        group = name if name in GROUPS else "data"
-        yield Difference(
-            group=group,
-            key=f"{name} hash",
-            ours=_digest(one),
-            theirs=_digest(other),
-            meaning=_hash_meaning(name, one, other),
-        )
-
-
-def _hash_meaning(name: str, one: object, other: object) -> Meaning:
-    if one is None or other is None:
-        return Meaning(effect=Effect.UNKNOWN, text="only one of the runs has recorded it")
-    if name == "weights":
-        return Meaning(effect=Effect.NUMBERS, text="training starts from other weights, whatever their path is")
-    return Meaning(
-        effect=Effect.NUMBERS,
-        text="other records or media, or others of them are used; where paths are the same, the files have changed",
-    )
+def _prefixes(key: str) -> list[str]:
+    """Give the tables that a key is below, the outermost first: `data`, `data.sources[0]`."""
+    return [key[:place] for place, char in enumerate(key) if char == "."]
 
 
 def _versions(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
-    one, other = ours.known_versions, theirs.known_versions
-    for name in dict.fromkeys([*one, *other]):
-        if one.get(name) != other.get(name):
-            yield Difference(
-                group="environment" if name in _MACHINE else "versions",
-                key=name,
-                ours=str(one.get(name, ABSENT)),
-                theirs=str(other.get(name, ABSENT)),
-                meaning=version_meaning(name),
-            )
+    one, other = ours.known("versions"), theirs.known("versions")
+    for name in _other_names(one, other):
+        group = "environment" if name in _MACHINE else "versions"
+        yield _pair(group, name, one.get(name), other.get(name), version_meaning(name))
+
+
+def _environment(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    """Compare machines and variables, where both runs have recorded them: earlier versions did not."""
+    if not (ours.machine and theirs.machine):
+        return
+    one, other = ours.known("machine"), theirs.known("machine")
+    for name in _other_names(one, other):
+        yield _pair("environment", name, one.get(name), other.get(name), machine_meaning(name))
+    one, other = ours.known("variables"), theirs.known("variables")
+    for name in _other_names(one, other):
+        yield _pair("environment", f"${name}", one.get(name), other.get(name), variable_meaning(name))
+
+
+def _other_names(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+
+
+def _pair(group: str, key: str, ours: str | None, theirs: str | None, meaning: Meaning) -> Difference:
+    one, other = (ABSENT if value is None else value for value in (ours, theirs))
+    return Difference(group=group, key=key, ours=one, theirs=other, meaning=meaning)
 
 
 def _history(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
@@ -192,13 +218,6 @@ def _text(table: Mapping[str, Any], key: str) -> str:
         return ABSENT
     value = table[key]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _digest(value: object) -> str:
-    if value is None:
-        return ABSENT
-    *head, digest = str(value).split(":")
-    return ":".join([*head, digest[:_HASH_DIGITS]])
 
 
 def _counted(number: int) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, readable
@@ -19,6 +19,8 @@ from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
 _TABLES = ("recipe", "versions", "hashes")
+# What an entry of the history has pairs of: what it was before, and what it is now.
+_CHANGING = ("versions", "machine", "variables")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class RunFacts:
     hashes: Mapping[str, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     @property
@@ -63,24 +68,31 @@ class RunFacts:
         """What the run was continued with; what an entry does not say is left out."""
         found = []
         for entry in self.history:
-            step, changes, versions = entry.get("after_step"), entry.get("differences"), entry.get("versions")
+            step, changes = entry.get("after_step"), entry.get("differences")
             texts = [str(text) for text in changes] if isinstance(changes, list) else []
-            for name, pair in versions.items() if isinstance(versions, dict) else ():
-                texts.append(f"{name} {' -> '.join(map(str, pair)) if isinstance(pair, list) else pair}")
+            for table in _CHANGING:
+                pairs = entry.get(table)
+                for name, pair in pairs.items() if isinstance(pairs, Mapping) else ():
+                    texts.append(f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}")
             number = step if isinstance(step, int) else None
             found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
         return found
 
-    @property
-    def known_versions(self) -> dict[str, str]:
-        """The versions that the run was last continued with."""
-        versions = dict(self.versions)
+    def known(self, table: Literal["versions", "machine", "variables"]) -> dict[str, str]:
+        """Give what the run was last continued with."""
+        found = dict(getattr(self, table))
         for entry in self.history:
-            changed = entry.get("versions")
+            changed = entry.get(table)
             for name, pair in changed.items() if isinstance(changed, Mapping) else ():
                 if isinstance(pair, list) and len(pair) == 2:
-                    versions[str(name)] = str(pair[1])
-        return versions
+                    found.pop(str(name), None)
+                    if pair[1] is not None:
+                        found[str(name)] = str(pair[1])
+        return found
+
+
+def _side(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +106,12 @@ class RunHistory:
     memory_gib: tuple[float, ...] = ()
 
     def update(self) -> bool:
-        """Read what is new, and say whether there was anything. Raises OutputError where it cannot be."""
+        """Read what is new, and say whether there was anything. Raises OutputError where it cannot be.
+
+        What was read stays where the folder is gone; a run that makes it anew is read anew.
+        """
+        if not self.folder.is_dir():
+            raise OutputError(Problem(where=printable(str(self.folder)), message=f"the folder of {self.name} is gone"))
         facts, memory = read_facts(self.folder), _memory(self.folder)
         has_changed = self.metrics.update() or facts != self.facts or memory != self.memory_gib
         self.facts, self.memory_gib = facts, memory
@@ -229,6 +246,9 @@ def read_facts(folder: Path) -> RunFacts:
         recipe=content["recipe"] if "recipe" not in wrong else {},
         versions=_texts(content.get("versions")),
         hashes=_texts(content.get("hashes")),
+        machine=_texts(content.get("machine")),
+        variables=_texts(content.get("variables")),
+        files=_texts(content.get("files")),
         result=result if isinstance(result, dict) else None,
         history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
         notices=tuple(notices),

@@ -16,6 +16,7 @@ from qvl_train.report.profile_card import profile_card
 from qvl_train.report.run_charts import COLOURS, Charts
 from qvl_train.report.run_diff import diff_runs, flatten
 from qvl_train.report.run_history import RunHistory
+from qvl_train.report.samples_card import SamplesCards
 from qvl_train.report.series import Series
 
 # What `qvl report` writes; it replaces no other page than its own.
@@ -28,18 +29,23 @@ _LAST_LOSSES = 20
 _MOST_SETTINGS = 600
 
 
-def run_page(runs: Sequence[RunHistory], *, live: bool = False) -> str:
-    """Give the whole page. A `live` one asks the server that it came from for its newer self."""
+def run_page(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> str:
+    """Give the whole page. A `live` one asks the server that it came from for its newer self.
+
+    `samples` shows what runs learned from and answered; None leaves that out.
+    """
     own = files("qvl_train.report")
     code = own.joinpath("report.js").read_text(encoding="utf-8")
     if live:
         code += own.joinpath("live.js").read_text(encoding="utf-8")
     css = own.joinpath("report.css").read_text(encoding="utf-8")
     title = " and ".join(run.name for run in runs)
-    return page(title, page_body(runs, live=live), css=css, code=code, maker=MAKER, asks_its_server=live)
+    return page(
+        title, page_body(runs, live=live, samples=samples), css=css, code=code, maker=MAKER, asks_its_server=live
+    )
 
 
-def page_body(runs: Sequence[RunHistory], *, live: bool = False) -> Html:
+def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> Html:
     """Give what stands in the page's `main`."""
     charts = Charts(runs)
     cards = list(charts.cards())
@@ -49,7 +55,7 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False) -> Html:
         _notices(runs),
         *(
             diff_card(
-                diff_runs(runs[0].facts, run.facts, runs[0].metrics, run.metrics),
+                diff_runs(runs[0], run, (runs[0].name, run.name)),
                 runs[0].name,
                 run.name,
                 id_=f"diff-{place}",
@@ -57,6 +63,7 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False) -> Html:
             for place, run in enumerate(runs[1:], 1)
         ),
         *cards,
+        *(samples.cards(runs) if samples is not None else ()),
         *(profile_card(run, is_alone=len(runs) == 1) for run in runs),
         *(_settings(run) for run in runs),
         element(
@@ -211,8 +218,11 @@ def _settings(run: RunHistory) -> Html | None:
     lines = list(flatten(facts.recipe))
     tables = [
         ("Recipe, with defaults and derived values", [(key, _value(value)) for key, value in lines[:_MOST_SETTINGS]]),
-        ("Versions", sorted(facts.known_versions.items())),
-        ("Hashes", [(str(name), str(value)) for name, value in facts.hashes.items()]),
+        ("Versions", sorted(facts.known("versions").items())),
+        ("Machine", list(facts.known("machine").items())),
+        ("Environment variables", list(facts.known("variables").items())),
+        ("Hashes", list(facts.hashes.items())),
+        ("Files of records", list(facts.files.items())[:_MOST_SETTINGS]),
         ("Continued", list(_continued(run))),
     ]
     parts = [

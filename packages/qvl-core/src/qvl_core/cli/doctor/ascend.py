@@ -11,9 +11,9 @@ from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
-TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 # MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
 PAIRS = {
     "2.7.0": ("8.2.RC1", "25.2.0"),
@@ -180,18 +180,6 @@ def check_pair(environment: Mapping[str, str], driver: str) -> Row:
         fix = f"update driver and firmware to {pair[1]}"
         return Row(check="cann-pair", level="warn", evidence=f"{evidence}: the driver is older", fix=fix)
     return Row(check="cann-pair", level="ok", evidence=evidence)
-
-
-def cann_version(home: Path) -> str:
-    """Read the version of a CANN folder; "" where it says none."""
-    for path in (*sorted(home.glob("*/ascend_toolkit_install.info")), *sorted(home.glob("version.*"))):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if found := re.search(r"(?im)^\W*version\W+(\d[\w.]*)", text):
-            return found[1]
-    return ""
 
 
 def _health(output: str) -> Row:

@@ -1,0 +1,93 @@
+"""What a run is computed on, for its record: the machine, what drives its devices, and variables that change results.
+
+Only files and names are looked at, so that it costs milliseconds and works on a machine without devices. Of several
+machines, it is the one that the command was given on.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+from qvl_core.device import CPU_ENVIRONMENT
+from qvl_core.input_file import printable
+
+TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+_DRIVER_INFO = Path("/usr/local/Ascend/driver/version.info")
+_VERSION = re.compile(r"(?im)^\W*version\W+(\d[\w.]*)")
+_CPU_NAME = re.compile(r"(?m)^(?:model name|Model Name|cpu model)\s*:\s*(.+)$")
+# How sums are dealt to threads is how they are rounded.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_OURS = ("QVL_KERNELS",)
+# Nothing of these families is secret today; what is named so one day shall not get into a file that is passed on.
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|KEY|AUTH", re.IGNORECASE)
+_MOST_VALUE = 300
+_MOST_VARIABLES = 100
+
+
+def machine_facts(devices: Path = Path("/dev"), driver: Path = _DRIVER_INFO) -> dict[str, str]:
+    """Name host, processor and usable cores, the working directory, and NPUs, CANN and driver where there are any."""
+    home = next((os.environ[name] for name in TOOLKIT_VARIABLES if os.environ.get(name)), "")
+    npus = len(list(devices.glob("davinci[0-9]*"))) if devices.is_dir() else 0
+    facts = {
+        "host": platform.node(),
+        "processor": _processor(),
+        "cores": str(_cores()),
+        "directory": _directory(),
+        "npus": str(npus) if npus else "",
+        "cann": cann_version(Path(home)) if home else "",
+        "driver": _version_in(driver),
+    }
+    return {name: printable(value, _MOST_VALUE) for name, value in facts.items() if value}
+
+
+def result_variables(stated: Container[str] = (), environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give this shell's variables of CANN, HCCL, MindSpore, thread pools and the choice of kernels; no others.
+
+    Those that a recipe has `stated` are left out, as its values are the workers', and so is what qvl sets by itself.
+    """
+    from qvl_core.recipe.environment_rules import FAMILIES, LAUNCHER
+
+    found = os.environ if environment is None else environment
+    counting = [name for name in found if name.startswith(FAMILIES) and name not in LAUNCHER]
+    kept = [name for name in {*counting, *_THREADS, *_OURS} & found.keys() if not _SECRET.search(name)]
+    names = sorted(name for name in kept if name not in stated and found[name] != CPU_ENVIRONMENT.get(name))
+    return {name: printable(found[name], _MOST_VALUE) for name in names[:_MOST_VARIABLES]}
+
+
+def cann_version(home: Path) -> str:
+    """Read the version of a CANN folder; "" where it says none."""
+    for path in (*sorted(home.glob("*/ascend_toolkit_install.info")), *sorted(home.glob("version.*"))):
+        if found := _version_in(path):
+            return found
+    return ""
+
+
+def _version_in(path: Path) -> str:
+    try:
+        found = _VERSION.search(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def _processor() -> str:
+    try:
+        found = _CPU_NAME.search(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""

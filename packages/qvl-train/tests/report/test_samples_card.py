@@ -1,0 +1,172 @@
+"""Records and answers on the page: bounded, from wherever the run was started, and never in the way of the numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from qvl_train.report.run_history import open_runs
+from qvl_train.report.run_page import page_body
+from qvl_train.report.samples_card import SamplesCards
+from qvl_train.report.training_answers import answered_questions, evaluated_steps, spread
+from run_folders import HOSTILE, record, rows, write_run
+
+
+def write_records(folder: Path, count: int, answer: str = "it is") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (400, 300), (200, 10, 10)).save(folder / "a.png")
+    content = [
+        {
+            "image": "a.png",
+            "conversations": [
+                {"from": "human", "value": f"<image>Question {number}?"},
+                {"from": "gpt", "value": f"{answer} {number}"},
+            ],
+        }
+        for number in range(count)
+    ]
+    (folder / "train.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def body(folder: Path, *sources: Any, **others: Any) -> str:
+    content = record(**others)
+    content["recipe"] = copy.deepcopy(content["recipe"])
+    content["recipe"]["data"]["sources"] = list(sources)
+    write_run(folder, rows([1, 2]), content=content)
+    return page_body(open_runs([folder]), samples=SamplesCards())
+
+
+def source(path: str | Path, **others: Any) -> dict[str, Any]:
+    return {"path": str(path), "format": "llava", "media_root": "", "allow_outside_media_root": False, **others}
+
+
+def write_answers(folder: Path, step: int, answers: Iterable[dict[str, Any] | str]) -> None:
+    place = folder / "evaluations"
+    place.mkdir(parents=True, exist_ok=True)
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in answers]
+    (place / f"step_{step:06d}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def answered(index: int, text: str, score: float | None = 1.0) -> dict[str, Any]:
+    return {"index": str(index), "question": f"Question {index}?", "answer": "9", "prediction": text, "score": score}
+
+
+def test_shows_a_handful_of_records_with_their_pictures(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 500)
+    page = body(tmp_path / "run", source(tmp_path / "data" / "train.json"))
+    assert page.count('<article class="example">') == 6
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "[image]Question 0?" in page
+    assert "it is 5" in page
+    # Pictures are shrunk: a page of a hundred photographs' worth is no page.
+    assert len(page) < 100_000
+
+
+def test_sources_share_the_room(tmp_path: Path) -> None:
+    write_records(tmp_path / "a", 50, "first source")
+    write_records(tmp_path / "b", 50, "second source")
+    page = body(tmp_path / "run", source(tmp_path / "a" / "train.json"), source(tmp_path / "b" / "train.json"))
+    assert page.count("first source") == page.count("second source") == 3
+
+
+def test_paths_start_from_where_the_run_was_started(tmp_path: Path) -> None:
+    write_records(tmp_path / "there" / "data", 1)
+    page = body(tmp_path / "run", source("data/train.json"), machine={"directory": str(tmp_path / "there")})
+    assert "it is 0" in page
+    # As the recipe names it, and nothing of this machine.
+    assert '<div class="where">data/train.json:1</div>' in page
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        source("/nowhere/train.json"),
+        source("x\0y"),
+        {"path": 7},
+        {"path": "x", "format": "magic"},
+        source("train.json", tags={"messages": 7}),
+        source(HOSTILE),
+    ],
+)
+def test_records_that_cannot_be_read_cost_a_sentence(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    page = body(tmp_path / "run", wrong)
+    assert "cannot be shown: " in page
+    assert "<h2>Loss</h2>" in page
+    assert "<img src=x" not in page
+
+
+@pytest.mark.parametrize("text", ["", "{", "[", "[1, 2]", "\x00\x01", '[{"conversations": 3}]'])
+def test_files_that_are_no_records_cost_no_more(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.json").write_text(text, encoding="utf-8")
+    assert "<h2>Loss</h2>" in body(tmp_path / "run", source(tmp_path / "train.json"))
+
+
+def test_a_picture_that_is_gone_and_one_outside_the_media_root_are_named(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 1)
+    (tmp_path / "data" / "a.png").unlink()
+    page = body(tmp_path / "run", source(tmp_path / "data" / "train.json"))
+    assert 'class="gone">a.png: ' in page
+    write_records(tmp_path / "data", 1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data" / "a.png").rename(tmp_path / "other" / "a.png")
+    (tmp_path / "data" / "a.png").symlink_to(tmp_path / "other" / "a.png")
+    assert "data:image" not in body(tmp_path / "run2", source(tmp_path / "data" / "train.json"))
+
+
+def test_nothing_of_records_is_on_a_page_that_shall_have_none(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 3)
+    body(tmp_path / "run", source(tmp_path / "data" / "train.json"))
+    write_answers(tmp_path / "run", 10, [answered(1, "said")])
+    page = page_body(open_runs([tmp_path / "run"]))
+    assert "it is 0" not in page
+    assert "said" not in page
+
+
+def test_answers_stand_beside_each_other_by_step(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1, 2]), content=record())
+    write_answers(tmp_path, 10, [answered(1, "4", 0.0), answered(2, HOSTILE, 0.0)])
+    write_answers(tmp_path, 20, [answered(1, "9"), answered(2, "", 0.5)])
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "<h2>Answers during training</h2>" in page
+    assert page.index("step 10") < page.index("step 20")
+    assert '<span title="scored 0.5"><span class="verdict-bad">✗</span> nothing</span>' in page
+    assert '<span title="right"><span class="verdict-good">✓</span> 9</span>' in page
+    assert "<img src=x" not in page
+
+
+def test_wrong_and_right_ones_are_chosen_and_few_steps(tmp_path: Path) -> None:
+    for step in range(10, 210, 10):
+        write_answers(tmp_path, step, [answered(n, "x", float(n % 10 != 0)) for n in range(100)])
+    steps = spread(evaluated_steps(tmp_path))
+    assert steps == [10, 50, 90, 120, 160, 200]
+    found = answered_questions(tmp_path, steps, most=8)
+    assert [one.index for one in found] == ["0", "1", "2", "3", "4", "10", "20", "30"]
+    assert all(len(one.answers) == 6 for one in found)
+
+
+def test_lines_and_files_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    broken = ["{", "[]", "7", '{"index": null}', '{"index": "5", "prediction": 7, "score": true}']
+    write_answers(tmp_path, 10, broken)
+    (tmp_path / "evaluations" / "notes.txt").write_text("x")
+    (tmp_path / "evaluations" / "step_000020.jsonl").mkdir()
+    assert evaluated_steps(tmp_path) == [10, 20]
+    (found,) = answered_questions(tmp_path, [10], most=8)
+    assert (found.index, found.answers[10].text, found.answers[10].score) == ("5", "7", None)
+    write_run(tmp_path, rows([1]), content=record())
+    assert page_body(open_runs([tmp_path]), samples=SamplesCards())
+
+
+def test_a_watched_page_reads_records_once(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 3)
+    body(tmp_path / "run", source(tmp_path / "data" / "train.json"))
+    runs, samples = open_runs([tmp_path / "run"]), SamplesCards()
+    before = page_body(runs, samples=samples)
+    (tmp_path / "data" / "train.json").unlink()
+    assert page_body(runs, samples=samples) == before
+    write_answers(tmp_path / "run", 10, [answered(1, "new answer")])
+    assert "new answer" in page_body(runs, samples=samples)
