@@ -90,7 +90,7 @@ def planned_bytes(case: dict[str, Any]) -> float:
     media = (case["patches_side"] // vision.spatial_merge_size) ** 2
     load = Workload(
         tokens=case["tokens"], media_tokens=media, labels=case["tokens"] - media, longest=case["tokens"],
-        longest_media=media, source="the case", measured=True,
+        longest_media=media, longest_labels=case["tokens"] - media, source="the case", measured=True,
     )  # fmt: skip
     job = Job(
         spec=spec, device=device_facts("cpu"), workload=load, dtype="float32", freeze=tuple(case.get("freeze", ())),

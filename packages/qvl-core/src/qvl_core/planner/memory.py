@@ -24,6 +24,8 @@ from qvl_core.planner.activations import (
     text_layer_bytes,
     vision_layer_bytes,
 )
+from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
+from qvl_core.planner.answers import cache_tokens, rows_in_prefill
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_table import DTYPE_BYTES
@@ -127,7 +129,7 @@ def stage_memory(
     zero1: bool = False,
 ) -> tuple[MemoryParts, ...]:
     """List the memory of a rank of every stage of a layout that has passed `check_layout`."""
-    samples = micro_batch if micro_batch is not None else job.micro_batch
+    samples = micro_batch if micro_batch is not None else job.rows
     micro_batches = max(1, job.global_batch // (samples * layout.dp))
     costs = PartMemory(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute, zero1=zero1)
     return tuple(
@@ -154,8 +156,9 @@ class PartMemory:
         self._held = _held_parts(job.spec, job.lora, job.alive, tp, dp)
         self._element = DTYPE_BYTES[job.dtype]
         load, vision = job.workload, job.spec.vision
-        self._tokens = samples * load.longest
-        self._patches = samples * load.longest_media * vision.merge_unit
+        at_once = samples if job.task == "train" else rows_in_prefill(samples, load.longest)
+        self._tokens = at_once * load.longest
+        self._patches = at_once * load.longest_media * vision.merge_unit
         common = {"tp": tp, "element": self._element, "kernels": job.kernels, "engine": job.engine}
         self._text_layer = text_layer_bytes(job.spec.text, self._tokens, load.longest, **common)  # type: ignore[arg-type]
         window = (vision.window_size // vision.patch_size) ** 2
@@ -166,7 +169,15 @@ class PartMemory:
         frame = load.longest_media * vision.merge_unit if vision.full_attention_blocks else window
         self._largest_vision = vision_layer_bytes(vision, self._patches, frame, **common)  # type: ignore[arg-type]
         self._merger = merger_bytes(vision, self._patches, tp=tp, element=self._element)
-        self._head = head_bytes(job.spec.text, samples * load.longest, tp=tp, element=self._element)
+        self._head = head_bytes(job.spec.text, samples * load.longest_labels, tp=tp, element=self._element)
+        self._vision_layer += self._adapters_keep("vision", self._patches)
+        self._largest_vision += self._adapters_keep("vision", self._patches)
+        self._merger += self._adapters_keep("merger", self._patches / vision.merge_unit)
+        self._text_layer += self._adapters_keep("text", self._tokens)
+
+    def _adapters_keep(self, component: Component, rows: float) -> float:
+        adapted = adapted_layers(self._job.spec, self._job.lora).get(component, NO_ADAPTERS)
+        return rows * adapted.kept * self._element
 
     def held(self, shape: StageShape) -> Held:
         """Give the elements of a stage."""
@@ -224,7 +235,7 @@ class PartMemory:
             text=text,
             logits=logits,
             in_flight=self._waiting(shape, in_flight, is_first=is_first, is_last=is_last),
-            kv_cache=0.0 if trains else self._cache(shape),
+            kv_cache=0.0 if trains else self.cache_bytes(shape),
             communication=self._communication(held, communicators),
             base=job.device.base_gib * GIB,
         )
@@ -263,7 +274,7 @@ class PartMemory:
             kept["vision"] += pixels
         logits = 0.0
         if is_last and shape.head:
-            logits = self._head if job.task == "train" else self._samples * job.spec.text.vocab_size / self._tp * 8
+            logits = self._head if job.task == "train" else self._scores()
         waiting = sum(kept.values())
         # The loss is through before a layer's backward begins.
         kept[at] += max(0.0, room - logits)
@@ -304,11 +315,19 @@ class PartMemory:
                 total += layers * (entry if component in self._recompute else layer)
         return total
 
-    def _cache(self, shape: StageShape) -> float:
-        """Give keys and values of the rows answered at a time, prompt and answer."""
+    def _scores(self) -> float:
+        """Give the scores of the rows answered at a time, in the model's dtype and fp32, gathered over tensor ranks."""
         job, text = self._job, self._job.spec.text
-        rows = job.batch * (job.workload.longest + job.new_tokens)
-        return shape.text * rows * 2 * text.num_kv_heads / self._tp * text.head_dim * self._element
+        scores = self._samples * text.vocab_size * ((self._element + FP32) / self._tp + 2 * FP32 * (self._tp > 1))
+        # On CPU the engine keeps the head's weight in a second layout.
+        copy = text.vocab_size * text.hidden_size * self._element / self._tp if job.kernels == "reference" else 0.0
+        return scores + copy
+
+    def cache_bytes(self, shape: StageShape) -> float:
+        """Give keys and values of the rows answered at a time, prompt and answer, as much as the cache may grow to."""
+        job, text = self._job, self._job.spec.text
+        tokens = cache_tokens(job.batch, job.longest_answered, job.held_tokens)
+        return shape.text * tokens * 2 * text.num_kv_heads / self._tp * text.head_dim * self._element
 
     def _communication(self, held: Held, communicators: int) -> float:
         """Give the communicators' buffers, and a bucket or two on the way over the replicas."""

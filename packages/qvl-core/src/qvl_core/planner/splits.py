@@ -318,9 +318,7 @@ class SplitSearch:
         forward, backward = self._times.of_stage(shape, held, is_first=is_first, is_last=is_last)
         time = forward.total + backward.total
         if job.task != "train":
-            from qvl_core.planner.plan import _answering
-
-            return time + _answering(job, held.elements, shape.vision + shape.text, 1).total, 0.0
+            return time + self._times.answers(shape, self._memory.cache_bytes(shape)).total, 0.0
         end = 0.0
         if held.trained:
             end = replica_seconds(job, held, tp=self._tp, dp=self._dp, zero1=self._zero1)

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--data-report",
                 metavar="FILE",
-                help="Lengths of the data: what `qvl data check RECIPE --format json` printed.",
+                help="Lengths of the data: what `qvl data check RECIPE --format json` printed; default: what it kept.",
                 show_default=False,
             ),
         ] = None,
@@ -219,7 +219,7 @@ def _print(
     target = terminal.console()
     place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
     target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
-    target.print(f"lengths: {job.workload.source}")
+    print_lengths(target, job)
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
@@ -238,6 +238,13 @@ def _print(
     target.print(_toml(recipe, plans[0], memory_gib))
     if with_assumptions:
         print_assumptions(target, job)
+
+
+def print_lengths(target: Console, job: Job) -> None:
+    """Print where the lengths of samples come from, and why not from data that were looked at once."""
+    target.print(f"lengths: {job.workload.source}")
+    if job.workload.note:
+        target.print(f"note: {job.workload.note}")
 
 
 def print_stages(target: Console, plan: Plan, title: str) -> None:

@@ -102,7 +102,7 @@ def _print_stages(target: Console, recipe: Recipe) -> None:
 
 def _print_plan(target: Console, recipe: Recipe) -> None:
     """Print what the stages take of memory and time, by the same account as `qvl plan`."""
-    from qvl_core.cli.commands.plan import default_device, print_stages
+    from qvl_core.cli.commands.plan import default_device, print_lengths, print_stages
     from qvl_core.planner.devices import device_facts
     from qvl_core.planner.job import COMPONENTS, job_of
     from qvl_core.planner.plan import gib, make_plan
@@ -116,7 +116,7 @@ def _print_plan(target: Console, recipe: Recipe) -> None:
     step = f"about {plan.step_s:.3g} s a step, {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
     full = f"the fullest rank takes {gib(plan.memory):.1f} GiB, on stage {plan.fullest}"
     target.print(f"{full}; {step}" if step else full)
-    target.print(f"lengths: {job.workload.source}")
+    print_lengths(target, job)
     where = f"{job.device.name} of {job.device.memory_gib:g} GiB"
     if gib(plan.memory) > job.device.memory_gib:
         target.print(f"warning: that is more than a {where} has: `qvl plan {recipe.path}` finds layouts that fit")
