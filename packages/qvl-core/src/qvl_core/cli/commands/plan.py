@@ -83,6 +83,7 @@ def register(app: typer.Typer) -> None:
         """
         from qvl_core.planner.devices import device_facts
         from qvl_core.planner.job import job_of
+        from qvl_core.planner.recipe_plan import default_device
         from qvl_core.recipe import load_recipe
 
         loaded = load_recipe(recipe, settings or ())
@@ -101,11 +102,6 @@ def register(app: typer.Typer) -> None:
             print(_toml(loaded, found[0], memory))
         else:
             _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
-
-
-def default_device(recipe: Recipe) -> str:
-    """Name the device whose facts a recipe is planned with."""
-    return "cpu" if recipe.launch.device == "cpu" else "ascend-910b2"
 
 
 def _require(devices: int, memory_gib: float) -> None:
