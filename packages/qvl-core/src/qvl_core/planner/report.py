@@ -123,23 +123,13 @@ def as_values(job: Job, devices: int, memory_gib: float, usable_gib: float, plan
     }
 
 
-def as_toml(plan: Plan, memory_gib: float, *, micro_batch: int, nodes: int, per_node: int) -> str:
-    """Give the `[layout]` of a plan, with what else the recipe has to state in comments."""
+def as_toml(plan: Plan, memory_gib: float, *, settings: Sequence[str]) -> str:
+    """Give the `[layout]` of a plan, with the settings that the recipe has to have beside it in a comment."""
     layout = plan.layout
     recompute = plan.recompute_value()
     devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
     needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
     lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
-    settings = []
-    if plan.micro_batch != micro_batch:
-        settings.append(f"train.micro_batch={plan.micro_batch}")
-    machines = -(-layout.world_size // per_node)
-    # As many processes on each machine.
-    while layout.world_size % machines:
-        machines += 1
-    here = layout.world_size // machines
-    if (machines, here) != (nodes, per_node):
-        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={here}"]
     if settings:
         lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))
     lines += [

@@ -193,10 +193,17 @@ def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable
 def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
     from qvl_core.planner.report import as_toml
 
-    launch = recipe.launch
-    per_node = launch.devices_per_node or plan.job.device.devices_per_node
-    micro_batch = recipe.train.micro_batch if recipe.train is not None else plan.micro_batch
-    return as_toml(plan, memory_gib, micro_batch=micro_batch, nodes=launch.nodes, per_node=per_node)
+    launch, world = recipe.launch, plan.layout.world_size
+    stated = launch.devices_per_node or plan.job.device.devices_per_node
+    # All processes of a CPU run are on one machine; devices are on as few as hold them, equally many on each.
+    machines = 1 if launch.device == "cpu" else -(-world // stated)
+    machines = next(count for count in range(machines, world + 1) if world % count == 0)
+    settings = []
+    if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
+        settings.append(f"train.micro_batch={plan.micro_batch}")
+    if (machines, world // machines) != (launch.nodes, stated):
+        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={world // machines}"]
+    return as_toml(plan, memory_gib, settings=settings)
 
 
 def _print(
