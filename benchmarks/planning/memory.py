@@ -34,6 +34,17 @@ MID: dict[str, Any] = {
     },
 }  # fmt: skip
 TINY: dict[str, Any] = {"name": "qwen2.5-vl-tiny"}
+# Other proportions: more heads, one of keys to each, a wide FFN, many tokens in the vocabulary.
+WIDE: dict[str, Any] = {
+    "vision": {
+        "depth": 6, "hidden_size": 192, "num_heads": 12, "intermediate_size": 768, "out_hidden_size": 384,
+        "full_attention_blocks": [5],
+    },
+    "text": {
+        "num_layers": 5, "hidden_size": 384, "intermediate_size": 1536, "num_heads": 12, "num_kv_heads": 12,
+        "head_dim": 32, "vocab_size": 24000, "tie_word_embeddings": True, "mrope_section": [4, 6, 6],
+    },
+}  # fmt: skip
 # Sequences of so many tokens, each with an image of so many patches a side.
 CASES: dict[str, dict[str, Any]] = {
     "tiny, digits": {**TINY, "sequences": 64, "tokens": 40, "patches_side": 8},
@@ -45,6 +56,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mid, images, vision frozen": {
         **MID, "sequences": 4, "tokens": 384, "patches_side": 32, "freeze": ["vision", "merger"],
     },
+    "mid, images, adapters of rank 8": {**MID, "sequences": 4, "tokens": 384, "patches_side": 32, "lora": 8},
+    "wide, images": {**WIDE, "sequences": 6, "tokens": 256, "patches_side": 20},
 }  # fmt: skip
 
 
@@ -83,7 +96,7 @@ def planned_bytes(case: dict[str, Any]) -> float:
     """Give the plan's bytes for a case."""
     # That program runs by itself, outside of any package.
     sys.path.insert(0, str(HERE))
-    from memory_program import spec_of
+    from memory_program import lora_of, spec_of
 
     spec = spec_of(case)
     vision = spec.vision
@@ -94,7 +107,7 @@ def planned_bytes(case: dict[str, Any]) -> float:
     )  # fmt: skip
     job = Job(
         spec=spec, device=device_facts("cpu"), workload=load, dtype="float32", freeze=tuple(case.get("freeze", ())),
-        global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
+        lora=lora_of(case), global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
     )  # fmt: skip
     stated = case.get("recompute", "none")
     recompute = frozenset(("vision", "merger", "text") if stated == "full" else ())

@@ -121,6 +121,36 @@ def test_what_cannot_fit_says_the_smallest_that_would(qvl: Call, large: str) -> 
     )
 
 
+def test_json_says_what_would_fit(qvl: Call, large: str) -> None:
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "64", "--format", "json")
+    assert result.code == 2
+    found = json.loads(result.out)
+    assert found["plans"] == []
+    least, fewest = found["would_fit"]["least_memory"], found["would_fit"]["fewest_devices"]
+    assert least["layout"]["tp"] * least["layout"]["pp"] * least["layout"]["dp"] == 8
+    assert f"takes is {least['memory_gib']:.1f} GiB" in result.err
+    assert fewest["memory_gib"] <= found["usable_gib"]
+    assert values_of(qvl, large, *SIXTY_FOUR)["would_fit"] is None
+
+
+@pytest.mark.parametrize("task", ["eval", "infer"])
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_recipes_that_answer_have_a_cache_and_say_what_would_fit(
+    qvl: Call, folder: Path, task: str, devices: str
+) -> None:
+    section = '[eval]\nbenchmark = "ai2d_test"\ndata = "rows.tsv"\nbatch = 4\n' if task == "eval" else ""
+    (folder / "answers.toml").write_text(
+        f'schema = 1\ntask = "{task}"\n[model]\nname = "qwen2.5-vl-72b"\n[weights]\nsource = "w"\n{section}'
+        '[output]\ndir = "runs/a"\n[generation]\nmax_new_tokens = 64\n[launch]\ndevice = "ascend"\n'
+    )
+    result = qvl("plan", "answers.toml", "--devices", devices, "--memory-gib", "64")
+    assert result.code == 2
+    assert "the least that any layout takes" in result.err
+    more = result.err.split("--devices ")[1].split()[0]
+    found = values_of(qvl, "answers.toml", "--devices", more, "--memory-gib", "64")
+    assert all(stage["memory_gib"]["kv_cache"] > 0 for stage in found["plans"][0]["stages"])
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2
@@ -335,3 +365,20 @@ def test_more_memory_never_makes_the_best_plan_slower(qvl: Call, large: str) -> 
     ]
     assert steps == sorted(steps, reverse=True)
     assert GIB == 2**30
+
+
+def test_tables_fit_a_narrow_terminal(large: str) -> None:
+    from io import StringIO
+
+    from qvl_core.cli.commands.plan import print_stages
+    from qvl_core.planner.recipe_plan import recipe_plan
+    from rich.console import Console
+
+    target = Console(file=StringIO(), width=80)
+    print_stages(target, recipe_plan(load_recipe(large)), "Plan")
+    written = target.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, written.splitlines())) <= 80
+    # No number is broken over lines: every row of numbers begins with its stage, or with several of them.
+    rows = [line.split()[0] for line in written.splitlines() if line.strip()[:1].isdigit()]
+    assert set(rows) <= {"0", "1", "2", "3", "1-2", "2-3", "1-3"}
+    assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))

@@ -24,7 +24,7 @@ TINY = load_spec("qwen2.5-vl-tiny")
 
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
-    """Draw a small model: any depth, tied or not, grouped heads or not, widths that have nothing to do with each other."""
+    """Draw a small model: any depth, tied or not, grouped heads or not, widths of all kinds."""
     heads, groups = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
     depth = draw(st.integers(1, 4))
     width = 16 * draw(st.sampled_from([1, 2, 4]))

@@ -12,10 +12,13 @@ from qvl_core.cli.parameters import RecipeFile, Settings
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from qvl_core.planner.job import Job
     from qvl_core.planner.plan import Plan
+    from qvl_core.planner.search import Shortfall
     from qvl_core.recipe import Recipe
 
 HEADROOM_PERCENT = 10.0
@@ -83,7 +86,10 @@ def register(app: typer.Typer) -> None:
         """
         from qvl_core.planner.devices import device_facts
         from qvl_core.planner.job import job_of
+        from qvl_core.planner.memory import GIB
         from qvl_core.planner.recipe_plan import default_device
+        from qvl_core.planner.report import as_values
+        from qvl_core.planner.search import search, shortfall
         from qvl_core.recipe import load_recipe
 
         loaded = load_recipe(recipe, settings or ())
@@ -92,15 +98,18 @@ def register(app: typer.Typer) -> None:
         count = loaded.parallel.world_size if devices is None else devices
         memory = facts.memory_gib if memory_gib is None else memory_gib
         _require(count, memory)
-        found = _search(job, loaded, count, memory, memory * (1 - headroom / 100), top)
+        usable = memory * (1 - headroom / 100)
+        _require_choices(job, loaded, count)
+        found = search(job, count, usable * GIB, top=top)
+        short = None if found else shortfall(job, count, usable * GIB)
         if format is Format.json:
-            from qvl_core.planner.report import as_values
-
-            values = as_values(job, count, memory, memory * (1 - headroom / 100), found)
+            values = as_values(job, count, memory, usable, found, short)
             print(json.dumps({"recipe": loaded.path, **values}, indent=2, ensure_ascii=False))
-        elif format is Format.toml:
+        if short is not None:
+            raise InputError(_too_small(loaded, count, memory, usable, short))
+        if format is Format.toml:
             print(_toml(loaded, found[0], memory))
-        else:
+        elif format is Format.text:
             _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
 
 
@@ -122,17 +131,12 @@ def _require(devices: int, memory_gib: float) -> None:
         raise InputError(problems)
 
 
-def _search(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, top: int) -> tuple[Plan, ...]:
-    """Give the plans; InputError where there are none, with what would fit."""
-    from qvl_core.planner.memory import GIB
-    from qvl_core.planner.search import choices, search
+def _require_choices(job: Job, recipe: Recipe, devices: int) -> None:
+    """Raise InputError where no layout makes up so many devices."""
+    from qvl_core.planner.search import choices
 
     if not any(True for _ in choices(job, devices)):
         raise InputError(_impossible(job, recipe, devices))
-    found = search(job, devices, usable_gib * GIB, top=top)
-    if not found:
-        raise InputError(_too_small(job, recipe, devices, memory_gib, usable_gib))
-    return found
 
 
 def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
@@ -153,15 +157,13 @@ def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
     )
 
 
-def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float) -> Problem:
+def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, short: Shortfall) -> Problem:
     """Say what the smallest memory, and the fewest devices, are that would do."""
     from math import ceil
 
     from qvl_core.planner.plan import gib
     from qvl_core.planner.report import recompute_text, stages_text
-    from qvl_core.planner.search import shortfall
 
-    short = shortfall(job, devices, usable_gib * 1024**3)
     count = "1 device" if devices == 1 else f"{devices} devices"
     lines = [f"nothing fits: {count} of {memory_gib:g} GiB, {usable_gib:.4g} of them to be used"]
     fixes = []
@@ -228,8 +230,7 @@ def _print(
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
     head = ("#", "tp", "pp", "dp", "vision", "text", "recompute", "micro batch", "GiB", "s/step", "samples/s", "bubble")
     rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
-    right = ("#", "tp", "pp", "dp", "micro batch", "GiB", "s/step", "samples/s", "bubble")
-    terminal.print_table(target, head, rows, right=right)
+    _print_columns(target, head, rows, left=("vision", "text", "recompute"))
     target.print()
     for number, plan in enumerate(plans, 1):
         first, *rest = reasons(plan, memory_gib, plans[0])
@@ -257,12 +258,39 @@ def print_stages(target: Console, plan: Plan, title: str) -> None:
 
     terminal.print_heading(target, f"{title}: GiB on each rank")
     head, rows = memory_rows(plan)
-    terminal.print_table(target, head, rows, right=head)
+    _print_columns(target, head, rows)
     unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
     target.print()
     target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
     head, rows = time_rows(plan)
-    terminal.print_table(target, head, rows, right=head)
+    _print_columns(target, head, rows)
+
+
+def _print_columns(
+    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()
+) -> None:
+    """Print a table of numbers; where the terminal is too narrow, as several with the first column in each."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    part: list[int] = []
+    for column in range(1, len(head)):
+        if part and widths[0] + sum(3 + widths[one] for one in (*part, column)) > target.width:
+            _print_part(target, head, rows, part, left)
+            target.print()
+            part = []
+        part.append(column)
+    _print_part(target, head, rows, part, left)
+
+
+def _print_part(
+    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], part: Sequence[int], left: Sequence[str]
+) -> None:
+    from qvl_core.cli import terminal
+
+    shown = [0, *part]
+    columns = tuple(head[one] for one in shown)
+    cells = [tuple(row[one] for one in shown) for row in rows]
+    numbers = tuple(name for name in columns if name not in left)
+    terminal.print_table(target, columns, cells, right=numbers, whole=numbers)
 
 
 def print_assumptions(target: Console, job: Job) -> None:
