@@ -1,10 +1,11 @@
 """Measure what a micro batch takes on CPU, in a process for each case, beside what the plan says of it.
 
-    python benchmarks/planning/memory.py [--quick]
+    python benchmarks/planning/memory.py [--quick | --write]
 
 `step` is the most that was resident in forward and backward of one micro batch above what the built model took; the
 plan's number is the sum of activations, logits and a micro batch's gradients. Bytes are in MB. `error` is the plan's
-deviation from the measured value. Sizes of memory do not depend on the load of the machine.
+deviation from the measured value. `--write` keeps what was measured in measured.json, for the pages. Sizes of memory do
+not depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from qvl_core.planner.memory import stage_memory
 from qvl_core.planner.workload import Workload
 
 HERE = Path(__file__).resolve().parent
+MEASURED = HERE / "measured.json"
 MID: dict[str, Any] = {
     "vision": {
         "depth": 4, "hidden_size": 256, "num_heads": 8, "intermediate_size": 640, "out_hidden_size": 512,
@@ -65,8 +68,14 @@ def main() -> None:
     """Measure every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first two cases")
-    chosen = list(CASES)[: 2 if parser.parse_known_args()[0].quick else None]
-    print(json.dumps(measure(chosen), indent=2))
+    parser.add_argument("--write", action="store_true", help="measure all cases and keep what was measured")
+    given = parser.parse_known_args()[0]
+    figures = measure(list(CASES)[: 2 if given.quick and not given.write else None])
+    print(json.dumps(figures, indent=2))
+    if given.write:
+        kept = {name: {"measured_mb": found["measured_mb"]} for name, found in figures.items()}
+        about = {"mindspore": version("mindspore"), "cases": kept}
+        MEASURED.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(names: list[str]) -> dict[str, dict[str, Any]]:

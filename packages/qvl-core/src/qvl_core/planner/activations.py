@@ -52,9 +52,11 @@ def merger_bytes(vision: VisionSpec, patches: float, *, tp: int, element: int) -
 
 
 def head_bytes(text: TextSpec, labels: float, *, tp: int, element: int) -> float:
-    """Give what head and loss take of rows with a label: logits, fp32 copy, log-probabilities, and both gradients."""
-    fp32 = 3 * FP32 if element != FP32 else 4 * FP32
-    return labels * (text.vocab_size / tp * (2 * element + fp32) + 2 * text.hidden_size * element)
+    """Give what head and loss take of rows with a label: logits and their gradient, log-probabilities and theirs.
+
+    Beside them, what the loss works on: an fp32 copy of logits that are not fp32, else room for one gradient more.
+    """
+    return labels * (text.vocab_size / tp * (2 * element + 3 * FP32) + 2 * text.hidden_size * element)
 
 
 def _reference(width: int, ffn: int, queries: int, keys: int, heads: int, segment: float, tp: int) -> float:

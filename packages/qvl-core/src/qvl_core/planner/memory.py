@@ -222,12 +222,14 @@ class PartMemory:
         adapters = held.trained if job.lora is not None else 0
         master, moments = self._optimizer(held)
         new = held.trained * (FP32 if job.lora is not None else self._element)
-        vision, merger, text, logits, kept = self._working(shape, is_last=is_last)
+        whole = trains and job.engine.whole_gradients
+        of_text = new * self._text_share(shape, held) if whole else 0.0
+        vision, merger, text, logits, kept = self._working(shape, of_text, is_last=is_last)
         return MemoryParts(
             weights=held.elements * self._element + adapters * FP32,
             gradients=held.trained * FP32,
             # They come as activations go (measured on CPU): what there is of them beyond these comes on top.
-            new_gradients=max(0.0, new - kept) if trains and job.engine.whole_gradients else 0.0,
+            new_gradients=max(0.0, new - kept) if whole else 0.0,
             master=master,
             moments=moments,
             vision=vision,
@@ -240,10 +242,20 @@ class PartMemory:
             base=job.device.base_gib * GIB,
         )
 
-    def _working(self, shape: StageShape, *, is_last: bool) -> tuple[float, float, float, float, float]:
+    def _text_share(self, shape: StageShape, held: Held) -> float:
+        """Give the part of a stage's trained elements that is text's: its gradients are there before vision's."""
+        before = shape.vision * self._held["vision"].trained
+        before += self._held["patch_embed"].trained if shape.patch_embed else 0
+        before += self._held["merger"].trained if shape.merger else 0
+        return (held.trained - before) / held.trained if held.trained else 0.0
+
+    def _working(
+        self, shape: StageShape, text_gradients: float, *, is_last: bool
+    ) -> tuple[float, float, float, float, float]:
         """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now.
 
-        The last number is what is kept alone, which goes as the backward goes.
+        The last number is what is kept alone, which goes as the backward goes. Most is there either when the text's
+        backward begins, or when vision's does: then the text's activations are gone and its gradients are there.
         """
         job, element = self._job, self._element
         vision_in = self._patches * job.spec.vision.hidden_size * element
@@ -255,7 +267,8 @@ class PartMemory:
             ("text", shape.text, self._text_layer, self._text_layer, text_in),
         )
         kept: dict[Component, float] = {"vision": 0.0, "merger": 0.0, "text": 0.0}
-        room, at, passing, who = 0.0, parts[-1][0], 0.0, parts[0][0]
+        rooms: dict[Component, float] = {"vision": 0.0, "merger": 0.0, "text": 0.0}
+        passing, who = 0.0, parts[0][0]
         for component, layers, layer, largest, entry in parts:
             if not layers:
                 continue
@@ -268,16 +281,18 @@ class PartMemory:
             again = component in self._recompute
             kept[component] = layers * (entry if again else layer)
             # While its backward runs, a layer takes what it kept once more for the gradients.
-            if largest * (1 + again) > room:
-                room, at = largest * (1 + again), component
+            rooms[component] = largest * (1 + again)
         if self._reached["vision"] and shape.vision:
             kept["vision"] += pixels
         logits = 0.0
         if is_last and shape.head:
             logits = self._head if job.task == "train" else self._scores()
         waiting = sum(kept.values())
+        before = kept["vision"] + kept["merger"]
         # The loss is through before a layer's backward begins.
-        kept[at] += max(0.0, room - logits)
+        kept["text"] += max(0.0, rooms["text"] - logits)
+        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - logits
+        kept["vision"] += max(0.0, later - sum(kept.values())) if before else 0.0
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
         return kept["vision"], kept["merger"], kept["text"], logits, waiting
