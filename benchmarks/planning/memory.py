@@ -20,7 +20,7 @@ from typing import Any
 
 from qvl_core.layout import Layout
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import Job
+from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import stage_memory
 from qvl_core.planner.workload import Workload
 
@@ -72,6 +72,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "mid, images, adapters of rank 8": {**MID, "sequences": 4, "tokens": 384, "patches_side": 32, "lora": 8},
     "wide, images": {**WIDE, "sequences": 6, "tokens": 256, "patches_side": 20},
+    "wide, images, recompute text": {
+        **WIDE, "sequences": 6, "tokens": 256, "patches_side": 20, "recompute": ["text"],
+    },
+    "wide, frozen text": {
+        **WIDE, "sequences": 8, "tokens": 200, "patches_side": 16, "freeze": ["text"],
+    },
+    "long, text, recompute full": {**LONG, "sequences": 4, "tokens": 512, "patches_side": 0, "recompute": "full"},
     "long, images": {**LONG, "sequences": 3, "tokens": 700, "patches_side": 24},
     "long, images, recompute full": {
         **LONG, "sequences": 3, "tokens": 700, "patches_side": 24, "recompute": "full",
@@ -134,7 +141,7 @@ def planned_bytes(case: dict[str, Any]) -> float:
         lora=lora_of(case), global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
     )  # fmt: skip
     stated = case.get("recompute", "none")
-    recompute = frozenset(("vision", "merger", "text") if stated == "full" else ())
+    recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
     (memory,) = stage_memory(job, Layout.single(spec), recompute=recompute)
     return memory.vision + memory.merger + memory.text + memory.logits + memory.in_flight + memory.new_gradients
 

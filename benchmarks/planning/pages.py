@@ -61,7 +61,7 @@ def tables() -> dict[str, str]:
     """Give all tables by name, as Markdown."""
     curves = scale()
     return {
-        "measured": _table(("model and micro batch", "measured MB", "predicted MB", "error"), measured()),
+        "measured": _table(("model and micro batch", "measured MB", "planned MB", "error"), measured()),
         "published": _table(("point", "published GiB", "account GiB", "error", "settings"), published()),
         "speed": _table(("point", "published", "fitted", "error", "settings"), speeds()),
         "sizes": _table(

@@ -289,9 +289,10 @@ class PartMemory:
             logits = self._head if job.task == "train" else self._scores()
         waiting = sum(kept.values())
         before = kept["vision"] + kept["merger"]
-        # The loss is through before a layer's backward begins.
-        kept["text"] += max(0.0, rooms["text"] - logits)
-        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - logits
+        # The loss is through before a layer's backward begins; where layers run again its tensors stay (measured).
+        is_over = {component: logits * (component not in self._recompute) for component in COMPONENTS}
+        kept["text"] += max(0.0, rooms["text"] - is_over["text"])
+        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - is_over["vision"]
         kept["vision"] += max(0.0, later - sum(kept.values())) if before else 0.0
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
