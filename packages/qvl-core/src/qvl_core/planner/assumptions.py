@@ -12,6 +12,10 @@ from qvl_core.planner import timing
 from qvl_core.planner.job import Job
 
 
+# What says nothing of recipes that answer.
+_TRAINING = ("room for a backward", "gradients of a micro batch", "order of the pipeline")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Assumption:
     """One number or rule: `about` memory, time, or both."""
@@ -25,7 +29,8 @@ class Assumption:
 
 def assumptions(job: Job) -> tuple[Assumption, ...]:
     """List them for a job; the device's own facts come last."""
-    return (*_memory(job), *_time(job), *_device(job))
+    all_of_them = (*_memory(job), *_time(job), *_device(job))
+    return all_of_them if job.task == "train" else tuple(one for one in all_of_them if one.name not in _TRAINING)
 
 
 def _memory(job: Job) -> tuple[Assumption, ...]:
@@ -59,8 +64,8 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="memory",
             name="room for a backward",
-            value="one layer's activations once more, two where it runs again; three tensors of logits in fp32, gone by "
-            "then unless layers run again",
+            value="one layer's activations once more, two where it runs again; before that three fp32 tensors of logits, "
+            "which stay where layers run again",
             source="the order of the engine's work (qvl_core.parallel.pipeline); measured on CPU (docs/plan.md)",
             band="assumed -30 to +30 %",
         ),
