@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from qvl_core.planner import timing
 from qvl_core.planner.job import Job
 
-
 # What says nothing of recipes that answer.
 _TRAINING = ("room for a backward", "gradients of a micro batch", "order of the pipeline")
 
@@ -64,7 +63,7 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="memory",
             name="room for a backward",
-            value="one layer's activations once more, two where it runs again; before that three fp32 tensors of logits, "
+            value="one layer's activations once more, two where it runs again; before it three fp32 tensors of logits, "
             "which stay where layers run again",
             source="the order of the engine's work (qvl_core.parallel.pipeline); measured on CPU (docs/plan.md)",
             band="assumed -30 to +30 %",
