@@ -9,11 +9,11 @@ from typing import Any
 from qvl_core import load_recipe
 from qvl_core.lora_table import TARGETS, Lora
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import COMPONENTS, QVL, Engine, Job, job_of
+from qvl_core.planner.job import QVL, Engine, Job, job_of
 from qvl_core.planner.memory import GIB
-from qvl_core.planner.plan import Plan, make_plan, plan_values
+from qvl_core.planner.plan import Plan, plan_values
+from qvl_core.planner.recipe_plan import recipe_plan
 from qvl_core.planner.search import Choice, plan_of, search, shortfall, splits_of
-from qvl_core.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("3b_sft", "7b_sft", "32b_sft", "72b_sft")
@@ -34,7 +34,7 @@ def sizes(engine: Engine = QVL) -> dict[str, Any]:
     for name in SIZES:
         recipe = load_recipe(str(ROOT / "recipes" / f"{name}.toml"))
         job = replace(job_of(recipe, device_facts(DEVICE)), engine=engine)
-        reference = reference_plan(recipe, job)
+        reference = recipe_plan(recipe, job)
         best = search(job, recipe.parallel.world_size, USABLE, top=1)[0]
         same = [
             plan
@@ -51,13 +51,6 @@ def sizes(engine: Engine = QVL) -> dict[str, Any]:
             "our_split_is_faster_by": round(reference.step_s / resplit.step_s - 1, 3) if resplit else None,
         }
     return figures
-
-
-def reference_plan(recipe: Recipe, job: Job) -> Plan:
-    """Give the plan of a recipe as it stands: the shipped ones have the reference's layouts."""
-    stated = recipe.layout.recompute
-    recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
-    return make_plan(job, recipe.parallel, recompute=recompute, zero1=recipe.layout.zero1)
 
 
 def split_again(job: Job, plan: Plan, recompute: frozenset[Any]) -> Plan | None:

@@ -1,10 +1,11 @@
 """Measure what a micro batch takes on CPU, in a process for each case, beside what the plan says of it.
 
-    python benchmarks/planning/memory.py [--quick]
+    python benchmarks/planning/memory.py [--quick | --write]
 
 `step` is the most that was resident in forward and backward of one micro batch above what the built model took; the
 plan's number is the sum of activations, logits and a micro batch's gradients. Bytes are in MB. `error` is the plan's
-deviation from the measured value. Sizes of memory do not depend on the load of the machine.
+deviation from the measured value. `--write` keeps what was measured in measured.json, for the pages. Sizes of memory do
+not depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from qvl_core.layout import Layout
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import Job
+from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import stage_memory
 from qvl_core.planner.workload import Workload
 
 HERE = Path(__file__).resolve().parent
+MEASURED = HERE / "measured.json"
 MID: dict[str, Any] = {
     "vision": {
         "depth": 4, "hidden_size": 256, "num_heads": 8, "intermediate_size": 640, "out_hidden_size": 512,
@@ -34,6 +37,28 @@ MID: dict[str, Any] = {
     },
 }  # fmt: skip
 TINY: dict[str, Any] = {"name": "qwen2.5-vl-tiny"}
+# Other proportions: more heads, one of keys to each, a wide FFN, many tokens in the vocabulary.
+WIDE: dict[str, Any] = {
+    "vision": {
+        "depth": 6, "hidden_size": 192, "num_heads": 12, "intermediate_size": 768, "out_hidden_size": 384,
+        "full_attention_blocks": [5],
+    },
+    "text": {
+        "num_layers": 5, "hidden_size": 384, "intermediate_size": 1536, "num_heads": 12, "num_kv_heads": 12,
+        "head_dim": 32, "vocab_size": 24000, "tie_word_embeddings": True, "mrope_section": [4, 6, 6],
+    },
+}  # fmt: skip
+# Drawn up when the account was finished, and measured once.
+LONG: dict[str, Any] = {
+    "vision": {
+        "depth": 3, "hidden_size": 128, "num_heads": 4, "intermediate_size": 336, "out_hidden_size": 256,
+        "full_attention_blocks": [],
+    },
+    "text": {
+        "num_layers": 10, "hidden_size": 256, "intermediate_size": 704, "num_heads": 8, "num_kv_heads": 2,
+        "head_dim": 32, "vocab_size": 8000, "tie_word_embeddings": True, "mrope_section": [4, 6, 6],
+    },
+}  # fmt: skip
 # Sequences of so many tokens, each with an image of so many patches a side.
 CASES: dict[str, dict[str, Any]] = {
     "tiny, digits": {**TINY, "sequences": 64, "tokens": 40, "patches_side": 8},
@@ -45,6 +70,19 @@ CASES: dict[str, dict[str, Any]] = {
     "mid, images, vision frozen": {
         **MID, "sequences": 4, "tokens": 384, "patches_side": 32, "freeze": ["vision", "merger"],
     },
+    "mid, images, adapters of rank 8": {**MID, "sequences": 4, "tokens": 384, "patches_side": 32, "lora": 8},
+    "wide, images": {**WIDE, "sequences": 6, "tokens": 256, "patches_side": 20},
+    "wide, images, recompute text": {
+        **WIDE, "sequences": 6, "tokens": 256, "patches_side": 20, "recompute": ["text"],
+    },
+    "wide, frozen text": {
+        **WIDE, "sequences": 8, "tokens": 200, "patches_side": 16, "freeze": ["text"],
+    },
+    "long, text, recompute full": {**LONG, "sequences": 4, "tokens": 512, "patches_side": 0, "recompute": "full"},
+    "long, images": {**LONG, "sequences": 3, "tokens": 700, "patches_side": 24},
+    "long, images, recompute full": {
+        **LONG, "sequences": 3, "tokens": 700, "patches_side": 24, "recompute": "full",
+    },
 }  # fmt: skip
 
 
@@ -52,8 +90,14 @@ def main() -> None:
     """Measure every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first two cases")
-    chosen = list(CASES)[: 2 if parser.parse_known_args()[0].quick else None]
-    print(json.dumps(measure(chosen), indent=2))
+    parser.add_argument("--write", action="store_true", help="measure all cases and keep what was measured")
+    given = parser.parse_known_args()[0]
+    figures = measure(list(CASES)[: 2 if given.quick and not given.write else None])
+    print(json.dumps(figures, indent=2))
+    if given.write:
+        kept = {name: {"measured_mb": found["measured_mb"]} for name, found in figures.items()}
+        about = {"mindspore": version("mindspore"), "cases": kept}
+        MEASURED.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(names: list[str]) -> dict[str, dict[str, Any]]:
@@ -83,21 +127,21 @@ def planned_bytes(case: dict[str, Any]) -> float:
     """Give the plan's bytes for a case."""
     # That program runs by itself, outside of any package.
     sys.path.insert(0, str(HERE))
-    from memory_program import spec_of
+    from memory_program import lora_of, spec_of
 
     spec = spec_of(case)
     vision = spec.vision
     media = (case["patches_side"] // vision.spatial_merge_size) ** 2
     load = Workload(
         tokens=case["tokens"], media_tokens=media, labels=case["tokens"] - media, longest=case["tokens"],
-        longest_media=media, source="the case", measured=True,
+        longest_media=media, longest_labels=case["tokens"] - media, source="the case", measured=True,
     )  # fmt: skip
     job = Job(
         spec=spec, device=device_facts("cpu"), workload=load, dtype="float32", freeze=tuple(case.get("freeze", ())),
-        global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
+        lora=lora_of(case), global_batch=case["sequences"], micro_batch=case["sequences"], kernels="reference",
     )  # fmt: skip
     stated = case.get("recompute", "none")
-    recompute = frozenset(("vision", "merger", "text") if stated == "full" else ())
+    recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
     (memory,) = stage_memory(job, Layout.single(spec), recompute=recompute)
     return memory.vision + memory.merger + memory.text + memory.logits + memory.in_flight + memory.new_gradients
 

@@ -33,16 +33,20 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     from qvl_core.layout import Layout
     from qvl_core.model import Qwen25VL
     from qvl_core.model.initialize import random_weights
+    from qvl_core.parallel.adapter_cells import insert_adapters
     from qvl_core.parallel.pipeline import Pipeline
     from qvl_core.parallel.single import SingleWorld
 
     spec = spec_of(case)
     before_model = resident()
     model = Qwen25VL.from_spec(spec, random_weights(spec, 0))
+    world = SingleWorld(Layout.single(spec))
+    if "lora" in case:
+        insert_adapters(model, lora_of(case), world.tensor, seed=0)
     model.freeze(case.get("freeze", ()))
     forget_peak()
     built = resident()
-    pipeline = Pipeline(model, SingleWorld(Layout.single(spec)), recompute=case.get("recompute", "none"))
+    pipeline = Pipeline(model, world, recompute=case.get("recompute", "none"))
     one_step(pipeline, batch_of(spec, sequences=1, tokens=24, patches_side=2))
     forget_peak()
     one_step(
@@ -60,6 +64,15 @@ def one_step(pipeline: Any, batch: Any) -> None:
     assert np.isfinite(loss)
     for gradient in gradients:
         gradient.asnumpy()
+
+
+def lora_of(case: dict[str, Any]) -> Any:
+    """Give the adapters of a case: of this rank on all linear layers of the text; None without."""
+    from qvl_core.lora_table import TARGETS, Lora
+
+    if "lora" not in case:
+        return None
+    return Lora(rank=case["lora"], alpha=16, dropout=0.0, components=("text",), targets=TARGETS["text"])
 
 
 def spec_of(case: dict[str, Any]) -> Any:

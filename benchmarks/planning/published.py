@@ -193,7 +193,7 @@ def planned_gib(point: Point) -> float:
     """Give what the plan says of a point."""
     load = Workload(
         tokens=point.length, media_tokens=320, labels=point.length, longest=point.length, longest_media=320,
-        source="the point's settings", measured=False,
+        longest_labels=point.length, source="the point's settings", measured=False,
     )  # fmt: skip
     job = Job(
         spec=load_spec("qwen2.5-vl-7b"), device=device_facts(point.device), workload=load, lora=point.lora,

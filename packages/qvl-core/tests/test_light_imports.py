@@ -58,6 +58,8 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("check", "a.toml", "--format", "json"),
         ("show", "a.toml", "--params"),
         ("schema",),
+        ("plan", "a.toml", "--devices", "16"),
+        ("plan", "a.toml", "--devices", "16", "--format", "json"),
         ("recipes", "."),
         ("run", "a.toml", "--dry-run"),
         ("migrate", "stack"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import tomli
 from qvl_core import load_recipe
+from qvl_core.planner.kept_lengths import keep_lengths
 from qvl_core.planner.memory import GIB
 
 Call = Callable[..., Any]
@@ -117,6 +119,36 @@ def test_what_cannot_fit_says_the_smallest_that_would(qvl: Call, large: str) -> 
     assert all(
         qvl("plan", large, "--devices", str(count), "--memory-gib", "64").code == 2 for count in range(8, int(more), 8)
     )
+
+
+def test_json_says_what_would_fit(qvl: Call, large: str) -> None:
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "64", "--format", "json")
+    assert result.code == 2
+    found = json.loads(result.out)
+    assert found["plans"] == []
+    least, fewest = found["would_fit"]["least_memory"], found["would_fit"]["fewest_devices"]
+    assert least["layout"]["tp"] * least["layout"]["pp"] * least["layout"]["dp"] == 8
+    assert f"takes is {least['memory_gib']:.1f} GiB" in result.err
+    assert fewest["memory_gib"] <= found["usable_gib"]
+    assert values_of(qvl, large, *SIXTY_FOUR)["would_fit"] is None
+
+
+@pytest.mark.parametrize("task", ["eval", "infer"])
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_recipes_that_answer_have_a_cache_and_say_what_would_fit(
+    qvl: Call, folder: Path, task: str, devices: str
+) -> None:
+    section = '[eval]\nbenchmark = "ai2d_test"\ndata = "rows.tsv"\nbatch = 4\n' if task == "eval" else ""
+    (folder / "answers.toml").write_text(
+        f'schema = 1\ntask = "{task}"\n[model]\nname = "qwen2.5-vl-72b"\n[weights]\nsource = "w"\n{section}'
+        '[output]\ndir = "runs/a"\n[generation]\nmax_new_tokens = 64\n[launch]\ndevice = "ascend"\n'
+    )
+    result = qvl("plan", "answers.toml", "--devices", devices, "--memory-gib", "64")
+    assert result.code == 2
+    assert "the least that any layout takes" in result.err
+    more = result.err.split("--devices ")[1].split()[0]
+    found = values_of(qvl, "answers.toml", "--devices", more, "--memory-gib", "64")
+    assert all(stage["memory_gib"]["kv_cache"] > 0 for stage in found["plans"][0]["stages"])
 
 
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
@@ -234,29 +266,89 @@ def test_a_missing_report_is_named(qvl: Call, tiny: str) -> None:
     assert "nowhere.json" in result.err
 
 
-def test_lengths_come_from_the_index_of_the_data(qvl: Call, tiny: str, folder: Path) -> None:
-    import numpy as np
+VALUES = {
+    "lengths": {"mean": 200.0, "longest": 300},
+    "tokens": {"text": 100, "all": 400},
+    "per_sample": {"looked_at": 2, "labels": 5.0, "frames": 3.0, "longest_media": 250, "longest_text": 80},
+}
 
-    (folder / ".qvl-cache").mkdir()
-    about = json.dumps({"files": [str(folder / "data.json")]}).encode()
-    np.savez(
-        folder / ".qvl-cache" / "index-0.npz",
-        **{
-            "about": np.frombuffer(about, np.uint8),
-            # One is longer than the recipe's limit and does not count.
-            "samples.tokens": np.array([100, 300, 9000], np.int32),
-            "samples.text_tokens": np.array([50, 50, 50], np.int32),
-        },
-    )
+
+@pytest.fixture
+def kept(tiny: str, folder: Path) -> Path:
+    """Keep lengths of the tiny recipe's data, as `qvl data check` does; give the file of records."""
+    records = folder / "data.json"
+    records.write_text("[]")
+    assert keep_lengths(load_recipe(tiny), [records, folder / "tokenizer.json"], VALUES) is not None
+    return records
+
+
+def test_kept_lengths_are_taken_and_told(qvl: Call, tiny: str, kept: Path) -> None:
     data = values_of(qvl, tiny)["data"]
-    assert (data["tokens"], data["longest"], data["measured"]) == (200.0, 300, True)
-    assert data["media_tokens"] == pytest.approx(150)
+    assert (data["tokens"], data["media_tokens"], data["labels"], data["frames"]) == (200.0, 150.0, 5.0, 3.0)
+    assert (data["longest"], data["longest_media"], data["longest_labels"]) == (300, 250, 80)
+    assert data["measured"]
+    assert not data["note"]
+    assert ".qvl-cache/lengths-" in qvl("plan", tiny).out
+    assert ".qvl-cache/lengths-" in qvl("show", tiny).out
 
 
-def test_a_damaged_index_is_left_alone(qvl: Call, tiny: str, folder: Path) -> None:
-    (folder / ".qvl-cache").mkdir()
-    (folder / ".qvl-cache" / "index-0.npz").write_bytes(b"PK\x03\x04 no archive")
+def test_a_file_that_was_only_touched_keeps_its_lengths(qvl: Call, tiny: str, kept: Path) -> None:
+    os.utime(kept, (1, 1))
+    assert values_of(qvl, tiny)["data"]["measured"]
+
+
+def test_settings_that_no_length_depends_on_keep_them(qvl: Call, tiny: str, kept: Path) -> None:
+    words = ("--set", "data.workers=3", "--set", "train.seed=7", "--set", "layout.pp=2", "--set", "train.steps=3")
+    assert values_of(qvl, tiny, *words)["data"]["measured"]
+    packed = values_of(qvl, tiny, "--set", "data.packing=true")["data"]
+    assert (packed["longest"], packed["frames"]) == (512, pytest.approx(0.95 * 512 / 200 * 3))
+
+
+@pytest.mark.parametrize("change", ["[1]", None])
+def test_lengths_of_records_that_have_changed_are_refused_with_a_note(
+    qvl: Call, tiny: str, kept: Path, change: str | None
+) -> None:
+    kept.write_text(change) if change is not None else kept.unlink()
+    result = qvl("plan", tiny)
+    assert "is stale" in result.out
+    assert "data.json has changed since" in " ".join(result.out.split())
+    assert "qvl data check tiny.toml" in " ".join(result.out.split())
     assert values_of(qvl, tiny)["data"]["measured"] is False
+
+
+def test_a_tokenizer_that_has_come_since_makes_lengths_stale(qvl: Call, tiny: str, kept: Path) -> None:
+    kept.with_name("tokenizer.json").write_text("{}")
+    assert "tokenizer.json has changed" in values_of(qvl, tiny)["data"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("data.image.max_pixels=50176", "image"),
+        ("data.sequence_length=1024", "sequence_length"),
+        ("data.too_long=error", "too_long"),
+        ("data.validation.fraction=0.5", "seed, validation"),
+        ("data.loss_on=all", "loss_on"),
+    ],
+)
+def test_lengths_of_other_settings_are_refused_with_a_note(
+    qvl: Call, tiny: str, kept: Path, setting: str, named: str
+) -> None:
+    data = values_of(qvl, tiny, "--set", setting)["data"]
+    assert data["measured"] is False
+    assert f"but other settings: {named}" in data["note"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 99, "settings": {}, "files": {}, "values": {}}'])
+def test_a_damaged_file_of_lengths_is_left_alone(qvl: Call, tiny: str, kept: Path, text: str) -> None:
+    (file,) = (kept.parent / ".qvl-cache").glob("lengths-*.json")
+    file.write_text(text)
+    assert values_of(qvl, tiny)["data"]["measured"] is False
+
+
+def test_kept_lengths_that_make_no_sense_are_refused_with_a_note(qvl: Call, tiny: str, kept: Path) -> None:
+    keep_lengths(load_recipe(tiny), [kept], {**VALUES, "lengths": {"mean": 400.0, "longest": 300}})
+    assert "do not belong together" in values_of(qvl, tiny)["data"]["note"]
 
 
 def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str) -> None:
@@ -273,3 +365,20 @@ def test_more_memory_never_makes_the_best_plan_slower(qvl: Call, large: str) -> 
     ]
     assert steps == sorted(steps, reverse=True)
     assert GIB == 2**30
+
+
+def test_tables_fit_a_narrow_terminal(large: str) -> None:
+    from io import StringIO
+
+    from qvl_core.cli.commands.plan import print_stages
+    from qvl_core.planner.recipe_plan import recipe_plan
+    from rich.console import Console
+
+    target = Console(file=StringIO(), width=80)
+    print_stages(target, recipe_plan(load_recipe(large)), "Plan")
+    written = target.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, written.splitlines())) <= 80
+    # No number is broken over lines: every row of numbers begins with its stage, or with several of them.
+    rows = [line.split()[0] for line in written.splitlines() if line.strip()[:1].isdigit()]
+    assert set(rows) <= {"0", "1", "2", "3", "1-2", "2-3", "1-3"}
+    assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from qvl_core.errors import DataError, Problem
+from qvl_core.planner.kept_lengths import find_lengths
 
 from qvl_data.data_report import DataReport
 from qvl_data.dataset import Dataset
@@ -20,8 +21,9 @@ from qvl_data.processor import Processor, processor_of
 from qvl_data.records.parquet import GroupCache
 from qvl_data.records.problem_list import SHOWN
 from qvl_data.records.record_file import open_record_file
+from qvl_data.sample_figures import figures_of, keep_figures
 from qvl_data.source_rules import SourceRules, rules_of
-from qvl_data.streaming.prepare import hash_of, open_stream
+from qvl_data.streaming.prepare import open_stream
 from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
 from qvl_data.survey.result import Counts, Progress, Survey, total_of
@@ -65,7 +67,10 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None, is_checked: boo
         return _prepare_stream(recipe, rules, processor, progress, is_checked=is_checked)
     sources = OpenedSources(rules)
     found = survey_once(recipe, rules, processor, progress=progress, is_checked=is_checked, sources=sources)
-    return replace(split(recipe, found, processor), files=sources.digest_by_path())
+    data = split(recipe, found, processor)
+    if not is_checked and isinstance(data.train, Dataset) and find_lengths(recipe).values is None:
+        keep_figures(recipe, figures_of(data.train))
+    return replace(data, files=sources.digest_by_path())
 
 
 def _prepare_stream(

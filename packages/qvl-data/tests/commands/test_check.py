@@ -9,7 +9,10 @@ import pytest
 import typer
 from data_files import llava, save_image, write_records
 from page_reader import PageReader
+from qvl_core import load_recipe
 from qvl_core.cli.boundary import guarded
+from qvl_core.planner.kept_lengths import find_lengths
+from qvl_core.planner.workload import workload_of
 from qvl_data.commands import check, register
 from recipe_files import write_full_checkpoint, write_recipe
 
@@ -112,3 +115,27 @@ def test_missing_package_ends_with_three(
     assert run("check", recipe) == 3
     assert "pip install" in capsys.readouterr().err
     assert check.not_installed(ModuleNotFoundError("x")).exit_code == 3
+
+
+def test_lengths_are_kept_for_planning(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", recipe, "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    found = find_lengths(load_recipe(str(recipe)))
+    assert found.values is not None
+    assert str(found.file) == report["kept"]
+    assert found.values["per_sample"] == report["per_sample"]
+    for part, keys in (("lengths", ("mean", "longest")), ("tokens", ("text", "all"))):
+        assert [found.values[part][key] for key in keys] == [report[part][key] for key in keys]
+    planned = workload_of(load_recipe(str(recipe)))
+    assert (planned.measured, planned.longest) == (True, report["lengths"]["longest"])
+    # Two samples, one of them with one image; the answers are what is learned.
+    assert report["per_sample"]["looked_at"] == 2
+    assert report["per_sample"]["frames"] == 0.5
+    assert 0 < report["per_sample"]["labels"] < report["per_sample"]["longest_text"]
+    (tmp_path / "r.json").write_text("[]")
+    assert "stale" in find_lengths(load_recipe(str(recipe))).note
+
+
+def test_a_cache_that_cannot_be_written_is_no_mistake(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert run("check", recipe, "--set", f"data.cache_dir={tmp_path}/taken") == 0

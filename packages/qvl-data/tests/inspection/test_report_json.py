@@ -43,6 +43,8 @@ def test_what_is_not_known_is_null() -> None:
     values = report_json.report_values(report, max_problems=20)
     assert {key for key, value in values.items() if value is None} == {
         "tokens",
+        "per_sample",
+        "kept",
         "lengths",
         "histogram",
         "epoch",

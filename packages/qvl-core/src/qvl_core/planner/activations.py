@@ -52,9 +52,13 @@ def merger_bytes(vision: VisionSpec, patches: float, *, tp: int, element: int) -
 
 
 def head_bytes(text: TextSpec, labels: float, *, tp: int, element: int) -> float:
-    """Give what head and loss take of rows with a label: logits, fp32 copy, log-probabilities, and both gradients."""
-    fp32 = 3 * FP32 if element != FP32 else 4 * FP32
-    return labels * (text.vocab_size / tp * (2 * element + fp32) + 2 * text.hidden_size * element)
+    """Give what head and loss take of rows with a label, with their hidden rows and the gradient of these.
+
+    At most three tensors of logits are there in fp32: log-probabilities, their gradient and that of the logits, which
+    themselves are gone by then. Logits of another dtype are there beside their fp32 copy, and so is their gradient.
+    """
+    others = 0 if element == FP32 else 2 * element
+    return labels * (text.vocab_size / tp * (others + 3 * FP32) + 2 * text.hidden_size * element)
 
 
 def _reference(width: int, ffn: int, queries: int, keys: int, heads: int, segment: float, tp: int) -> float:

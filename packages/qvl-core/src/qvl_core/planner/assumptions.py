@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from qvl_core.planner import timing
 from qvl_core.planner.job import Job
 
+# What says nothing of recipes that answer.
+_TRAINING = ("room for a backward", "gradients of a micro batch", "order of the pipeline")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assumption:
@@ -25,7 +28,8 @@ class Assumption:
 
 def assumptions(job: Job) -> tuple[Assumption, ...]:
     """List them for a job; the device's own facts come last."""
-    return (*_memory(job), *_time(job), *_device(job))
+    all_of_them = (*_memory(job), *_time(job), *_device(job))
+    return all_of_them if job.task == "train" else tuple(one for one in all_of_them if one.name not in _TRAINING)
 
 
 def _memory(job: Job) -> tuple[Assumption, ...]:
@@ -42,7 +46,8 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="both",
             name="lengths of samples",
-            value=f"{load.tokens:,.0f} tokens on average, {load.longest:,} at most, each of the longest with a label",
+            value=f"{load.tokens:,.0f} tokens on average, {load.longest:,} at most, "
+            f"{load.longest_labels:,} of them with a label",
             source=load.source,
             band="exact for the data measured" if load.measured else "assumed; memory is that of the worst sample",
         ),
@@ -53,13 +58,14 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             source="counted from qvl_core/kernels; compared with measured memory on CPU (docs/plan.md)",
             band="not measured on a device; assumed -20 to +30 %"
             if job.kernels == "fused"
-            else "-12 to +14 % of measured memory, seven cases (docs/plan.md)",
+            else "-12 to +8 % of measured memory, fourteen cases (docs/plan.md)",
         ),
         Assumption(
             about="memory",
             name="room for a backward",
-            value="one layer's activations once more, the logits three times in fp32",
-            source="the order of the engine's work (qvl_core.parallel.pipeline)",
+            value="one layer's activations once more, two where it runs again; before it three fp32 tensors of logits, "
+            "which stay where layers run again",
+            source="the order of the engine's work (qvl_core.parallel.pipeline); measured on CPU (docs/plan.md)",
             band="assumed -30 to +30 %",
         ),
         Assumption(
@@ -72,6 +78,16 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             band="if a device lets go later: what the trained weights take, on top",
         ),
     ]
+    if job.task != "train":
+        rows.append(
+            Assumption(
+                about="both",
+                name="answers",
+                value=f"{job.batch} rows at a time, {job.new_tokens:,} tokens each; a cache as large as it may grow",
+                source="the recipe; the rules of qvl_core.generate.cache and .scheduler, which the tests compare",
+                band="at most that: answers end earlier",
+            )
+        )
     if job.device.buffer_mib:
         rows.append(
             Assumption(

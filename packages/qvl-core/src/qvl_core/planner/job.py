@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from qvl_core.lora_table import Lora
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 COMPONENTS: tuple[Component, ...] = ("vision", "merger", "text")
 Task = Literal["train", "generate"]
 Kernels = Literal["fused", "reference"]
+
+# What `qvl infer` and an infer recipe hold at a time (qvl_eval.questions.infer; a test compares them).
+INFER_SLOTS = 8
+INFER_HELD_TOKENS = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,11 @@ MEGATRON_SEQUENCE = Engine(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run without its layout. `batch` is the rows answered at a time where the task is to generate."""
+    """A run without its layout.
+
+    Where the task is to generate, `batch` are the rows that a replica answers at a time, `new_tokens` the most that an
+    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound).
+    """
 
     spec: ModelSpec
     device: DeviceFacts
@@ -58,6 +66,7 @@ class Job:
     micro_batch: int = 1
     batch: int = 1
     new_tokens: int = 0
+    held_tokens: int = 0
     engine: Engine = QVL
     kernels: Kernels = "fused"
 
@@ -75,6 +84,17 @@ class Job:
             return frozenset(self.lora.components)
         return frozenset(COMPONENTS) - frozenset(self.freeze)
 
+    @property
+    def rows(self) -> int:
+        """Give the samples that a replica works on at a time, as the recipe states it."""
+        return self.micro_batch if self.task == "train" else self.batch
+
+    @property
+    def longest_answered(self) -> int:
+        """Give the tokens of the longest prompt with its answer: the model's window and the cache end both."""
+        window = self.spec.text.max_position_embeddings
+        return min(self.workload.longest + self.new_tokens, window, self.held_tokens or window)
+
     def is_reached(self, component: Component) -> bool:
         """Tell whether a gradient passes through a component: something trains in it or before it."""
         return any(one in self.alive for one in COMPONENTS[: COMPONENTS.index(component) + 1])
@@ -86,10 +106,8 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
     kernels: Kernels = "reference" if recipe.launch.device == "cpu" else "fused"
     buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
     if buffer is not None and device.buffer_mib:
-        from dataclasses import replace
-
         device = replace(device, buffer_mib=float(buffer))
-    return Job(
+    job = Job(
         spec=recipe.spec,
         device=device,
         workload=workload_of(recipe, report),
@@ -99,7 +117,16 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
         lora=recipe.lora if train is not None else None,
         global_batch=train.global_batch if train is not None else 1,
         micro_batch=train.micro_batch if train is not None else 1,
-        batch=recipe.eval.batch if recipe.eval is not None else 1,
-        new_tokens=0 if train is not None else recipe.generation.max_new_tokens,
         kernels=kernels,
     )
+    return job if train is not None else _answering(job, recipe)
+
+
+def _answering(job: Job, recipe: Recipe) -> Job:
+    """Add how many rows are answered at a time, how long answers may be, and what the cache may hold."""
+    window = recipe.spec.text.max_position_embeddings
+    if recipe.task == "eval" and recipe.eval is not None:
+        batch, held = recipe.eval.batch, recipe.eval.held_tokens or window
+    else:
+        batch, held = (recipe.infer.batch if recipe.infer is not None else INFER_SLOTS), INFER_HELD_TOKENS
+    return replace(job, batch=batch, held_tokens=held, new_tokens=recipe.generation.max_new_tokens)

@@ -24,6 +24,8 @@ from qvl_core.planner.activations import (
     text_layer_bytes,
     vision_layer_bytes,
 )
+from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
+from qvl_core.planner.answers import cache_tokens, rows_in_prefill
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_table import DTYPE_BYTES
@@ -127,7 +129,7 @@ def stage_memory(
     zero1: bool = False,
 ) -> tuple[MemoryParts, ...]:
     """List the memory of a rank of every stage of a layout that has passed `check_layout`."""
-    samples = micro_batch if micro_batch is not None else job.micro_batch
+    samples = micro_batch if micro_batch is not None else job.rows
     micro_batches = max(1, job.global_batch // (samples * layout.dp))
     costs = PartMemory(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute, zero1=zero1)
     return tuple(
@@ -154,8 +156,9 @@ class PartMemory:
         self._held = _held_parts(job.spec, job.lora, job.alive, tp, dp)
         self._element = DTYPE_BYTES[job.dtype]
         load, vision = job.workload, job.spec.vision
-        self._tokens = samples * load.longest
-        self._patches = samples * load.longest_media * vision.merge_unit
+        at_once = samples if job.task == "train" else rows_in_prefill(samples, load.longest)
+        self._tokens = at_once * load.longest
+        self._patches = at_once * load.longest_media * vision.merge_unit
         common = {"tp": tp, "element": self._element, "kernels": job.kernels, "engine": job.engine}
         self._text_layer = text_layer_bytes(job.spec.text, self._tokens, load.longest, **common)  # type: ignore[arg-type]
         window = (vision.window_size // vision.patch_size) ** 2
@@ -166,7 +169,15 @@ class PartMemory:
         frame = load.longest_media * vision.merge_unit if vision.full_attention_blocks else window
         self._largest_vision = vision_layer_bytes(vision, self._patches, frame, **common)  # type: ignore[arg-type]
         self._merger = merger_bytes(vision, self._patches, tp=tp, element=self._element)
-        self._head = head_bytes(job.spec.text, samples * load.longest, tp=tp, element=self._element)
+        self._head = head_bytes(job.spec.text, samples * load.longest_labels, tp=tp, element=self._element)
+        self._vision_layer += self._adapters_keep("vision", self._patches)
+        self._largest_vision += self._adapters_keep("vision", self._patches)
+        self._merger += self._adapters_keep("merger", self._patches / vision.merge_unit)
+        self._text_layer += self._adapters_keep("text", self._tokens)
+
+    def _adapters_keep(self, component: Component, rows: float) -> float:
+        adapted = adapted_layers(self._job.spec, self._job.lora).get(component, NO_ADAPTERS)
+        return rows * adapted.kept * self._element
 
     def held(self, shape: StageShape) -> Held:
         """Give the elements of a stage."""
@@ -211,12 +222,14 @@ class PartMemory:
         adapters = held.trained if job.lora is not None else 0
         master, moments = self._optimizer(held)
         new = held.trained * (FP32 if job.lora is not None else self._element)
-        vision, merger, text, logits, kept = self._working(shape, is_last=is_last)
+        whole = trains and job.engine.whole_gradients
+        of_text = new * self._text_share(shape, held) if whole else 0.0
+        vision, merger, text, logits, kept = self._working(shape, of_text, is_last=is_last)
         return MemoryParts(
             weights=held.elements * self._element + adapters * FP32,
             gradients=held.trained * FP32,
             # They come as activations go (measured on CPU): what there is of them beyond these comes on top.
-            new_gradients=max(0.0, new - kept) if trains and job.engine.whole_gradients else 0.0,
+            new_gradients=max(0.0, new - kept) if whole else 0.0,
             master=master,
             moments=moments,
             vision=vision,
@@ -224,15 +237,25 @@ class PartMemory:
             text=text,
             logits=logits,
             in_flight=self._waiting(shape, in_flight, is_first=is_first, is_last=is_last),
-            kv_cache=0.0 if trains else self._cache(shape),
+            kv_cache=0.0 if trains else self.cache_bytes(shape),
             communication=self._communication(held, communicators),
             base=job.device.base_gib * GIB,
         )
 
-    def _working(self, shape: StageShape, *, is_last: bool) -> tuple[float, float, float, float, float]:
+    def _text_share(self, shape: StageShape, held: Held) -> float:
+        """Give the part of a stage's trained elements that is text's: its gradients are there before vision's."""
+        before = shape.vision * self._held["vision"].trained
+        before += self._held["patch_embed"].trained if shape.patch_embed else 0
+        before += self._held["merger"].trained if shape.merger else 0
+        return (held.trained - before) / held.trained if held.trained else 0.0
+
+    def _working(
+        self, shape: StageShape, text_gradients: float, *, is_last: bool
+    ) -> tuple[float, float, float, float, float]:
         """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now.
 
-        The last number is what is kept alone, which goes as the backward goes.
+        The last number is what is kept alone, which goes as the backward goes. Most is there either when the text's
+        backward begins, or when vision's does: then the text's activations are gone and its gradients are there.
         """
         job, element = self._job, self._element
         vision_in = self._patches * job.spec.vision.hidden_size * element
@@ -244,7 +267,8 @@ class PartMemory:
             ("text", shape.text, self._text_layer, self._text_layer, text_in),
         )
         kept: dict[Component, float] = {"vision": 0.0, "merger": 0.0, "text": 0.0}
-        room, at, passing, who = 0.0, parts[-1][0], 0.0, parts[0][0]
+        rooms: dict[Component, float] = {"vision": 0.0, "merger": 0.0, "text": 0.0}
+        passing, who = 0.0, parts[0][0]
         for component, layers, layer, largest, entry in parts:
             if not layers:
                 continue
@@ -257,16 +281,19 @@ class PartMemory:
             again = component in self._recompute
             kept[component] = layers * (entry if again else layer)
             # While its backward runs, a layer takes what it kept once more for the gradients.
-            if largest * (1 + again) > room:
-                room, at = largest * (1 + again), component
+            rooms[component] = largest * (1 + again)
         if self._reached["vision"] and shape.vision:
             kept["vision"] += pixels
         logits = 0.0
         if is_last and shape.head:
-            logits = self._head if job.task == "train" else self._samples * job.spec.text.vocab_size / self._tp * 8
+            logits = self._head if job.task == "train" else self._scores()
         waiting = sum(kept.values())
-        # The loss is through before a layer's backward begins.
-        kept[at] += max(0.0, room - logits)
+        before = kept["vision"] + kept["merger"]
+        # The loss is through before a layer's backward begins; where layers run again its tensors stay (measured).
+        is_over = {component: logits * (component not in self._recompute) for component in COMPONENTS}
+        kept["text"] += max(0.0, rooms["text"] - is_over["text"])
+        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - is_over["vision"]
+        kept["vision"] += max(0.0, later - sum(kept.values())) if before else 0.0
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
         return kept["vision"], kept["merger"], kept["text"], logits, waiting
@@ -304,11 +331,19 @@ class PartMemory:
                 total += layers * (entry if component in self._recompute else layer)
         return total
 
-    def _cache(self, shape: StageShape) -> float:
-        """Give keys and values of the rows answered at a time, prompt and answer."""
+    def _scores(self) -> float:
+        """Give the scores of the rows answered at a time, in the model's dtype and fp32, gathered over tensor ranks."""
         job, text = self._job, self._job.spec.text
-        rows = job.batch * (job.workload.longest + job.new_tokens)
-        return shape.text * rows * 2 * text.num_kv_heads / self._tp * text.head_dim * self._element
+        scores = self._samples * text.vocab_size * ((self._element + FP32) / self._tp + 2 * FP32 * (self._tp > 1))
+        # On CPU the engine keeps the head's weight in a second layout.
+        copy = text.vocab_size * text.hidden_size * self._element / self._tp if job.kernels == "reference" else 0.0
+        return scores + copy
+
+    def cache_bytes(self, shape: StageShape) -> float:
+        """Give keys and values of the rows answered at a time, prompt and answer, as much as the cache may grow to."""
+        job, text = self._job, self._job.spec.text
+        tokens = cache_tokens(job.batch, job.longest_answered, job.held_tokens)
+        return shape.text * tokens * 2 * text.num_kv_heads / self._tp * text.head_dim * self._element
 
     def _communication(self, held: Held, communicators: int) -> float:
         """Give the communicators' buffers, and a bucket or two on the way over the replicas."""

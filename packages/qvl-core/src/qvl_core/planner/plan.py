@@ -10,14 +10,7 @@ from qvl_core.model_flops import training_flops
 from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory, stage_shapes
-from qvl_core.planner.timing import (
-    OPERATIONS_OF_A_LAYER,
-    SECONDS_OF_AN_OPERATION,
-    PartTimes,
-    Seconds,
-    replica_seconds,
-    update_seconds,
-)
+from qvl_core.planner.timing import PartTimes, Seconds, replica_seconds, update_seconds
 
 TERA = 1e12
 
@@ -109,12 +102,13 @@ class Plan:
         job, load = self.job, self.job.workload
         if job.task != "train":
             return 0.0
-        unit = job.spec.vision.spatial_merge_size
-        units = max(1, round(load.media_tokens))
+        side, pieces = job.spec.vision.spatial_merge_size, max(1, round(load.sequences))
+        frames = max(1, round(load.frames))
+        units = max(1, round(load.media_tokens / frames))
         flops = training_flops(
             job.spec,
-            sequences=(max(1, round(load.tokens)),),
-            grids=((1, unit, unit * units),) if load.media_tokens >= 1 else (),
+            sequences=(max(1, round(load.tokens / pieces)),) * pieces,
+            grids=((1, side, side * units),) * frames if load.media_tokens >= 1 else (),
             labels=round(load.labels),
             freeze=job.frozen,
             adapted=job.alive,
@@ -166,7 +160,7 @@ def make_plan(
     zero1: bool = False,
 ) -> Plan:
     """Count memory and time of a layout that has passed `check_layout`."""
-    samples = micro_batch if micro_batch is not None else job.micro_batch
+    samples = micro_batch if micro_batch is not None else job.rows
     memory = stage_memory(job, layout, recompute=recompute, micro_batch=samples, zero1=zero1)
     holds = PartMemory(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute, zero1=zero1)
     times = PartTimes(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute)
@@ -175,7 +169,7 @@ def make_plan(
         held = holds.held(shape)
         forward, backward = times.of_stage(shape, held, is_first=stage == 0, is_last=stage == layout.pp - 1)
         if job.task != "train":
-            backward = _answering(job, held.elements, shape.vision + shape.text, samples)
+            backward = times.answers(shape, memory[stage].kv_cache)
         trains = job.task == "train" and held.trained > 0
         stages.append(
             StagePlan(
@@ -190,13 +184,6 @@ def make_plan(
             )
         )
     return Plan(job=job, layout=layout, recompute=recompute, micro_batch=samples, zero1=zero1, stages=tuple(stages))
-
-
-def _answering(job: Job, elements: int, layers: int, samples: int) -> Seconds:
-    """Give what a stage takes for the tokens of an answer: each reads all of its weights. In place of a backward."""
-    reading = elements * 2 / (job.device.memory_gb_per_s * 1e9)
-    starting = layers * OPERATIONS_OF_A_LAYER * SECONDS_OF_AN_OPERATION
-    return Seconds(compute=job.new_tokens * reading, starting=job.new_tokens * starting)
 
 
 def gib(size: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from qvl_core.planner.assumptions import assumptions
 from qvl_core.planner.job import Job
 from qvl_core.planner.plan import Plan, gib, plan_values
+from qvl_core.planner.search import Shortfall
 
 SCHEMA = 1
 # Columns of the memory table: heading, and the fields of MemoryParts that add up to it.
@@ -55,31 +56,35 @@ def memory_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows = [
         (
             str(stage.stage),
-            str(stage.vision),
-            str(stage.text),
+            f"{stage.vision}v {stage.text}t",
             *(f"{gib(sum(getattr(stage.memory, part) for part in parts)):.2f}" for _, parts in columns),
             f"{gib(stage.memory.total):.2f}",
         )
         for stage in plan.stages
     ]
-    return ("stage", "vision", "text", *(name for name, _ in columns), "all"), rows
+    return ("stage", "layers", *(name for name, _ in columns), "all"), rows
 
 
 def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Give heading and rows of time by stage, milliseconds."""
-    rows: list[tuple[str, ...]] = [
-        (
-            str(stage.stage),
-            f"{stage.forward.total * 1e3:.1f}",
-            f"{stage.backward.total * 1e3:.1f}",
-            f"{(stage.forward.compute + stage.backward.compute) * 1e3:.1f}",
-            f"{(stage.forward.starting + stage.backward.starting) * 1e3:.1f}",
-            f"{(stage.forward.communication + stage.backward.communication) * 1e3:.1f}",
-            f"{stage.replicas_s * 1e3:.1f}",
-            f"{stage.update_s * 1e3:.1f}",
+    """Give heading and rows of time by stage, milliseconds; neighbours that take equally long share a row."""
+    rows: list[tuple[str, ...]] = []
+    first = 0
+    for stage in plan.stages:
+        numbers = (
+            stage.forward.total,
+            stage.backward.total,
+            stage.forward.compute + stage.backward.compute,
+            stage.forward.starting + stage.backward.starting,
+            stage.forward.communication + stage.backward.communication,
+            stage.replicas_s,
+            stage.update_s,
         )
-        for stage in plan.stages
-    ]
+        cells = tuple(f"{seconds * 1e3:.1f}" for seconds in numbers)
+        if rows and rows[-1][1:] == cells:
+            rows[-1] = (f"{first}-{stage.stage}", *cells)
+        else:
+            first = stage.stage
+            rows.append((str(first), *cells))
     second = "backward" if plan.job.task == "train" else "answer"
     return ("stage", "forward", second, "compute", "starting", "communication", "replicas", "optimizer"), rows
 
@@ -106,8 +111,15 @@ def _seconds(plan: Plan) -> dict[str, float]:
     return {name: share / plan.samples_per_s for name, share in plan.shares.items()}
 
 
-def as_values(job: Job, devices: int, memory_gib: float, usable_gib: float, plans: Sequence[Plan]) -> dict[str, Any]:
-    """Give everything as values that JSON has."""
+def as_values(
+    job: Job,
+    devices: int,
+    memory_gib: float,
+    usable_gib: float,
+    plans: Sequence[Plan],
+    short: Shortfall | None = None,
+) -> dict[str, Any]:
+    """Give everything as values that JSON has; `would_fit` is null where something fits."""
     return {
         "schema": SCHEMA,
         "model": job.spec.name,
@@ -119,27 +131,22 @@ def as_values(job: Job, devices: int, memory_gib: float, usable_gib: float, plan
         "global_batch": job.global_batch,
         "data": {**asdict(job.workload)},
         "plans": [{**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans],
+        "would_fit": short and {"least_memory": _values(short.least), "fewest_devices": _values(short.fewest)},
         "assumptions": [asdict(one) for one in assumptions(job)],
     }
 
 
-def as_toml(plan: Plan, memory_gib: float, *, micro_batch: int, nodes: int, per_node: int) -> str:
-    """Give the `[layout]` of a plan, with what else the recipe has to state in comments."""
+def _values(plan: Plan | None) -> dict[str, Any] | None:
+    return plan_values(plan) if plan is not None else None
+
+
+def as_toml(plan: Plan, memory_gib: float, *, settings: Sequence[str]) -> str:
+    """Give the `[layout]` of a plan, with the settings that the recipe has to have beside it in a comment."""
     layout = plan.layout
     recompute = plan.recompute_value()
     devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
     needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
     lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
-    settings = []
-    if plan.micro_batch != micro_batch:
-        settings.append(f"train.micro_batch={plan.micro_batch}")
-    machines = -(-layout.world_size // per_node)
-    # As many processes on each machine.
-    while layout.world_size % machines:
-        machines += 1
-    here = layout.world_size // machines
-    if (machines, here) != (nodes, per_node):
-        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={here}"]
     if settings:
         lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))
     lines += [

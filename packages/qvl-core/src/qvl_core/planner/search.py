@@ -7,7 +7,8 @@ there is, so with more of it the best plan never gets slower.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, inf
 
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
@@ -74,10 +75,16 @@ def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tupl
         bounded.append((_rank(job, choice, splits.least_step()), len(bounded), choice, splits))
     bounded.sort(key=lambda entry: entry[:2])
     found: list[tuple[float, float, Plan]] = []
+    smallest = _smallest_micro_batches(bounded)
+    is_hopeless: dict[Choice, bool] = {}
     for bound, _, choice, splits in bounded:
         if len(found) >= top and bound > found[top - 1][0]:
             break
-        split = splits.best(memory_bytes)
+        # A larger micro batch never takes less: where not even the smallest fits, none does.
+        least = replace(choice, micro_batch=1)
+        if least not in is_hopeless:
+            is_hopeless[least] = smallest[least].best(memory_bytes, any_will_do=True) is None
+        split = None if is_hopeless[least] else splits.best(memory_bytes)
         if split is None:
             continue
         plan = plan_of(job, choice, split)
@@ -86,23 +93,39 @@ def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tupl
     return tuple(plan for _, _, plan in found[:top])
 
 
+def _smallest_micro_batches(bounded: list[tuple[float, int, Choice, SplitSearch]]) -> dict[Choice, SplitSearch]:
+    """Give the search with the smallest micro batch for each choice, which is named with a micro batch of 1."""
+    ordered = sorted(bounded, key=lambda entry: -entry[2].micro_batch)
+    return {replace(choice, micro_batch=1): splits for _, _, choice, splits in ordered}
+
+
 def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
     """Find what would fit where nothing does: how much memory, or how many devices."""
-    least: tuple[float, Plan] | None = None
-    for choice in _smallest(job, devices):
-        size, split = splits_of(job, choice).least_bytes()
-        if split is not None and (least is None or size < least[0]):
-            least = size, plan_of(job, choice, split)
-    fewest, count = None, devices
-    while fewest is None and count <= MOST_DEVICES // 2:
-        count *= 2
-        fewest = _fitting(job, count, memory_bytes)
-    if fewest is not None:
-        # Between there and half of it, in steps of what was asked for, or of a sixteenth.
-        step = max(devices, count // 32)
-        between = range(count // 2 + step, count, step)
-        fewest = next((plan for one in between if (plan := _fitting(job, one, memory_bytes)) is not None), fewest)
-    return Shortfall(least=least[1] if least else None, fewest=fewest)
+    size, smallest = inf, None
+    searches = [(splits_of(job, choice), choice) for choice in _smallest(job, devices)]
+    for splits, choice in sorted(searches, key=lambda pair: pair[0].least_state()):
+        # What saves less than a thousandth is not worth looking for.
+        found = splits.least_bytes(size * (1 - 1e-3))
+        if found is not None:
+            size, smallest = found[0], (choice, found[1])
+    least = plan_of(job, *smallest) if smallest else None
+    return Shortfall(least=least, fewest=_fewest(job, devices, memory_bytes))
+
+
+def _fewest(job: Job, devices: int, memory_bytes: float) -> Plan | None:
+    """Give a plan for the fewest devices that do; of more than a machine's, whole machines, 32 sizes at most."""
+    machine = job.device.devices_per_node
+    sizes = sorted({start << more for start in (devices, machine) for more in range(16)})
+    larger = (size for size in sizes if devices < size <= MOST_DEVICES)
+    found = next((plan for size in larger if (plan := _fitting(job, size, memory_bytes)) is not None), None)
+    if found is None:
+        return None
+    alone = Choice(tp=1, pp=1, dp=1, micro_batch=1, recompute=frozenset(), zero1=False)
+    # No layout holds less in all: cutting copies some, and replicas all weights.
+    first = max(devices + 1, ceil(splits_of(job, alone).least_state() / memory_bytes))
+    between = [size for size in range(first, found.layout.world_size) if size <= machine or not size % machine]
+    some = between[:: max(1, -(-len(between) // 32))]
+    return next((plan for size in some if (plan := _fitting(job, size, memory_bytes)) is not None), found)
 
 
 def _fitting(job: Job, devices: int, memory_bytes: float) -> Plan | None:
@@ -117,7 +140,8 @@ def _fitting(job: Job, devices: int, memory_bytes: float) -> Plan | None:
 
 def _smallest(job: Job, devices: int) -> list[Choice]:
     """List the choices that take least: the smallest micro batch, all or nothing recomputed."""
-    found = [choice for choice in choices(job, devices) if choice.micro_batch == 1]
+    smallest = 1 if job.task == "train" else job.batch
+    found = [choice for choice in choices(job, devices) if choice.micro_batch == smallest]
     fullest = max((len(choice.recompute) for choice in found), default=0)
     return [choice for choice in found if len(choice.recompute) in (0, fullest)]
 

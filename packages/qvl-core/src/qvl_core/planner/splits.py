@@ -17,7 +17,7 @@ from qvl_core.layout import Layout
 from qvl_core.parallel.schedule import micro_batches_in_flight
 from qvl_core.params import Component
 from qvl_core.planner.job import Job
-from qvl_core.planner.memory import PartMemory, StageShape
+from qvl_core.planner.memory import PartMemory, StageShape, stage_shapes
 from qvl_core.planner.timing import PartTimes, replica_seconds, update_seconds
 
 # Up to so many vision layers every prefix is tried; beyond, no more stages than vision's share of the work asks for.
@@ -108,32 +108,31 @@ class SplitSearch:
         whole = self._shape(vision, text, first=True, done=True, embeds=True, head=True)
         return self._memory.state_bytes(self._memory.held(whole)) / self._pp
 
-    def least_bytes(self) -> tuple[float, Split | None]:
-        """Give the least memory in which a split exists, to 0.1 %, and the best split in it."""
-        low, high = 0.0, 2.0**60
-        best = self.best(high)
-        if best is None:
-            return high, None
-        high = max(self.stage_bytes(best))
-        low = high / 64
+    def least_bytes(self, below: float = inf) -> tuple[float, Split] | None:
+        """Give the least memory in which a split exists, to 0.1 %, and that split; None where it is not under `below`.
+
+        Any split that fits will do on the way: the fastest is not looked for.
+        """
+        found = self.best(below, any_will_do=True)
+        if found is None:
+            return None
+        low, high = self.least_state(), max(self.stage_bytes(found))
         while high - low > 1e-3 * high:
             middle = (low + high) / 2
-            found = self.best(middle)
-            if found is None:
+            smaller = self.best(middle, any_will_do=True)
+            if smaller is None:
                 low = middle
             else:
-                best, high = found, max(self.stage_bytes(found))
-        return high, best
+                found, high = smaller, max(self.stage_bytes(smaller))
+        return high, found
 
     def stage_bytes(self, split: Split) -> list[float]:
         """Give the bytes of a rank of each stage of a split."""
-        from qvl_core.planner.memory import stage_shapes
-
         layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=self._tp, pp=self._pp, dp=self._dp)
         return [self._bytes(shape, stage) for stage, shape in enumerate(stage_shapes(layout))]
 
-    def best(self, limit: float) -> Split | None:
-        """Give the fastest split whose ranks stay within `limit` bytes; None where there is none."""
+    def best(self, limit: float, *, any_will_do: bool = False) -> Split | None:
+        """Give the fastest split, or any, whose ranks stay within `limit` bytes; None where there is none."""
         found: Split | None = None
         if self.least_state() > limit:
             return None
@@ -141,6 +140,8 @@ class SplitSearch:
             split = self._deal(vision, begins, limit, found.step_s if found else inf)
             if split is not None and (found is None or split.step_s < found.step_s):
                 found = split
+                if any_will_do:
+                    break
         return found
 
     def _prefixes(self, limit: float) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -317,9 +318,7 @@ class SplitSearch:
         forward, backward = self._times.of_stage(shape, held, is_first=is_first, is_last=is_last)
         time = forward.total + backward.total
         if job.task != "train":
-            from qvl_core.planner.plan import _answering
-
-            return time + _answering(job, held.elements, shape.vision + shape.text, 1).total, 0.0
+            return time + self._times.answers(shape, self._memory.cache_bytes(shape)).total, 0.0
         end = 0.0
         if held.trained:
             end = replica_seconds(job, held, tp=self._tp, dp=self._dp, zero1=self._zero1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core import multiplications as work
 from qvl_core.params import Component
+from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
 from qvl_core.planner.job import Job
 from qvl_core.planner.memory import Held, StageShape
 from qvl_core.stage_table import DTYPE_BYTES
@@ -71,6 +72,7 @@ class _Cost:
     weights: float
     sums: int
     sum_bytes: float
+    rows: float
     is_layer: bool = True
 
 
@@ -81,35 +83,37 @@ class PartTimes:
         self._job, self._tp, self._dp, self._recompute = job, tp, dp, recompute
         self._element = DTYPE_BYTES[job.dtype]
         self._kept_features = not job.is_reached("merger")
+        self._adapted = adapted_layers(job.spec, job.lora)
         load, spec = job.workload, job.spec
         vision, text = spec.vision, spec.text
         self._tokens = samples * load.tokens
         patches = samples * load.media_tokens * vision.merge_unit
-        frame = max(1, round(load.media_tokens * vision.merge_unit))
-        attention = [samples * work.vision_attention(vision, layer, frame) for layer in range(vision.depth)]
-        mean_attention = sum(attention) / max(1, len(attention))
+        frame = max(1, round(load.media_tokens * vision.merge_unit / load.frames))
+        pairs = sum(work.vision_attention(vision, layer, frame) for layer in range(vision.depth)) / vision.depth
+        length = max(1, round(load.tokens / load.sequences))
         text_sum = self._tokens * text.hidden_size * self._element
         vision_sum = patches * vision.hidden_size * self._element
-        self._patches_bytes = vision_sum
         units = patches / vision.merge_unit
         self._text = self._of(
             _Cost(
                 component="text",
                 linear=self._tokens * work.text_layer(text),
-                attention=samples * work.text_attention(text, max(1, round(load.tokens))),
+                attention=samples * load.sequences * work.text_attention(text, length),
                 weights=work.text_layer(text),
                 sums=2,
                 sum_bytes=text_sum,
+                rows=self._tokens,
             )
         )
         self._vision = self._of(
             _Cost(
                 component="vision",
                 linear=patches * work.vision_layer(vision),
-                attention=mean_attention,
+                attention=samples * load.frames * pairs,
                 weights=work.vision_layer(vision),
                 sums=2,
                 sum_bytes=vision_sum,
+                rows=patches,
             )
         )
         self._merger = self._of(
@@ -120,6 +124,7 @@ class PartTimes:
                 weights=work.merger(vision),
                 sums=1,
                 sum_bytes=units * text.hidden_size * self._element,
+                rows=units,
             )
         )
         self._patch = self._of(
@@ -130,6 +135,7 @@ class PartTimes:
                 weights=work.patch_embedding(vision),
                 sums=0,
                 sum_bytes=0.0,
+                rows=patches,
                 is_layer=False,
             )
         )
@@ -142,6 +148,7 @@ class PartTimes:
                 weights=work.output_head(text),
                 sums=1,
                 sum_bytes=labels * text.hidden_size * self._element,
+                rows=labels,
                 is_layer=False,
             )
         )
@@ -186,34 +193,48 @@ class PartTimes:
     @property
     def hand_over(self) -> float:
         """Give the time of handing the tokens of a micro batch to the next stage."""
+        return self._handed(self._tokens * self._job.spec.text.hidden_size * self._element)
+
+    def _handed(self, size: float) -> float:
         device = self._job.device
-        near = self._tp * self._dp < device.devices_per_node
-        return (
-            _link(device, near)[1]
-            + self._tokens * self._job.spec.text.hidden_size * self._element / _link(device, near)[0]
-        )
+        rate, latency = _link(device, self._tp * self._dp < device.devices_per_node)
+        return latency + size / rate
+
+    def answers(self, shape: StageShape, cache_bytes: float) -> Seconds:
+        """Give what a stage takes for the answers to a batch: each token reads the text's weights and the cache."""
+        job, text, device = self._job, self._job.spec.text, self._job.device
+        weights = (shape.text * work.text_layer(text) + shape.head * work.output_head(text)) / self._tp
+        reading = (weights * self._element + cache_bytes) / (device.memory_gb_per_s * GIGA)
+        arithmetic = 2 * job.batch * weights / (device.peak_tflops * TERA * MATMUL_SHARE)
+        row = job.batch * text.hidden_size * self._element
+        sums = shape.text * 2 * self._all_reduce(row) + (not shape.head) * self._handed(row)
+        starting = shape.text * OPERATIONS_OF_A_LAYER * SECONDS_OF_AN_OPERATION
+        step = Seconds(compute=max(reading, arithmetic), starting=starting, communication=sums)
+        return step.times(job.new_tokens)
 
     def _of(self, cost: _Cost) -> tuple[Component, Seconds, Seconds]:
         """Give a part's forward and backward."""
         job = self._job
-        forward = self._forward(cost, 1.0)
+        forward = self._forward(cost)
         trains = cost.component not in job.frozen
         backward = Seconds()
         if job.task == "train" and job.is_reached(cost.component):
-            backward = self._forward(cost, 1.0 + trains, attention=2.0)
+            backward = self._forward(cost, linear=1.0 + trains, again=2.0)
             if cost.is_layer and cost.component in self._recompute:
                 backward = backward + forward
         return cost.component, forward, backward
 
-    def _forward(self, cost: _Cost, linear: float, attention: float = 1.0) -> Seconds:
+    def _forward(self, cost: _Cost, *, linear: float = 1.0, again: float = 1.0) -> Seconds:
+        """Give a pass in which products with weights count `linear` times, attention and adapters `again` times."""
         device = self._job.device
-        multiplications = (cost.linear * linear + cost.attention * attention) / self._tp
-        arithmetic = 2 * multiplications / (device.peak_tflops * TERA * MATMUL_SHARE)
+        adapted = self._adapted.get(cost.component, NO_ADAPTERS) if cost.is_layer else NO_ADAPTERS
+        multiplications = cost.linear * linear + (cost.attention + cost.rows * adapted.multiplications) * again
+        arithmetic = 2 * multiplications / self._tp / (device.peak_tflops * TERA * MATMUL_SHARE)
         reading = linear * cost.weights / self._tp * self._element / (device.memory_gb_per_s * GIGA)
-        starting = linear * SECONDS_OF_AN_OPERATION * (OPERATIONS_OF_A_LAYER if cost.is_layer else OPERATIONS_OF_A_PART)
+        operations = linear * (OPERATIONS_OF_A_LAYER if cost.is_layer else OPERATIONS_OF_A_PART)
         return Seconds(
             compute=max(arithmetic, reading),
-            starting=starting,
+            starting=SECONDS_OF_AN_OPERATION * (operations + again * adapted.operations),
             communication=cost.sums * self._all_reduce(cost.sum_bytes),
         )
 

@@ -1,18 +1,19 @@
-"""How long samples are: from a report of `qvl data check`, from the index that a run keeps, or assumed.
+"""How long samples are: from a report of `qvl data check`, from what it or a run has kept, or assumed.
 
-Time follows the mean sample, memory the longest one. Nothing of qvl-data is imported: the report is its JSON, the index
-an npz file with the columns `samples.tokens` and `samples.text_tokens`.
+Time follows the mean sample, memory the longest one. Nothing of qvl-data is imported: both are its JSON.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.errors import DataError, Problem
 from qvl_core.json_file import read_json_object
+from qvl_core.planner.kept_lengths import find_lengths
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -32,7 +33,10 @@ PROMPT_TOKENS = 512
 class Workload:
     """Tokens of a sample (a pack, with packing): all, of media among them, with a label; on average and at most.
 
-    `source` says in a sentence where the numbers come from, `measured` whether from data.
+    `sequences` are the samples of a pack, text attends within each.
+    `frames` are the images, and steps in time of videos, that media consist of, on average: vision attends within each.
+    `source` says in a sentence where the numbers come from, `measured` whether from data; `note` why not from data that
+    were looked at once.
     """
 
     tokens: float
@@ -40,11 +44,15 @@ class Workload:
     labels: float
     longest: int
     longest_media: int
+    longest_labels: int
     source: str
     measured: bool
+    sequences: float = 1.0
+    frames: float = 1.0
+    note: str = ""
 
 
-def assumed_workload(sequence_length: int, *, packing: bool = False) -> Workload:
+def assumed_workload(sequence_length: int, *, packing: bool = False, note: str = "") -> Workload:
     """Give what is assumed of data that nobody has looked at."""
     mean = sequence_length * (PACK_FILL if packing else MEAN_SHARE)
     media = mean * MEDIA_SHARE
@@ -55,15 +63,17 @@ def assumed_workload(sequence_length: int, *, packing: bool = False) -> Workload
         labels=(mean - media) * LABEL_SHARE,
         longest=sequence_length,
         longest_media=sequence_length,
+        longest_labels=sequence_length,
         source=f"assumed: {kind}, {MEDIA_SHARE:.0%} of them media (the reference's 563 of 1,024), a longest sample of "
-        f"{sequence_length:,} tokens, all media; "
-        "--data-report FILE takes what `qvl data check --format json` prints",
+        f"{sequence_length:,} tokens; after `qvl data check RECIPE` they are those of the data",
         measured=False,
+        sequences=PACK_FILL / MEAN_SHARE if packing else 1.0,
+        note=note,
     )
 
 
 def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
-    """Give the lengths of a recipe's data: of the report named, else of an index that is kept, else assumed.
+    """Give the lengths of a recipe's data: of the report named, else as they are kept, else assumed.
 
     Raises DataError for a report that is none, or one of other settings than the recipe's.
     """
@@ -72,8 +82,14 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
         return _from_report(Path(report), limit, packing)
     if recipe.task != "sft":
         return _prompts(recipe)
-    found = _from_index(recipe)
-    return found or assumed_workload(limit, packing=packing)
+    kept = find_lengths(recipe)
+    if kept.values is not None:
+        try:
+            return _measured(kept.values, limit, packing, f"measured: kept in {kept.file}")
+        except _FigureError as error:
+            return assumed_workload(limit, packing=packing, note=f"{kept.file}: {error}")
+    note = f"{kept.note}; look again with `qvl data check {recipe.path}`" if kept.note else ""
+    return assumed_workload(limit, packing=packing, note=note)
 
 
 def _prompts(recipe: Recipe) -> Workload:
@@ -89,9 +105,18 @@ def _prompts(recipe: Recipe) -> Workload:
         labels=1,
         longest=longest,
         longest_media=media,
+        longest_labels=1,
         source=f"assumed: prompts of an image of max_pixels, {media:,} tokens, and {longest - media} of text",
         measured=False,
     )
+
+
+class _FigureError(ValueError):
+    """Figures that are missing, are no numbers, or do not belong together: `key`, and what about it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key} {message}")
+        self.key, self.message = key, message
 
 
 def _from_report(path: Path, limit: int, packing: bool) -> Workload:
@@ -103,77 +128,79 @@ def _from_report(path: Path, limit: int, packing: bool) -> Workload:
 
     if content.get("schema") != 1 or "lengths" not in content:
         raise refuse("schema", "is no report of `qvl data check` of format 1")
-    lengths, tokens = content.get("lengths"), content.get("tokens")
-    if lengths is None or tokens is None:
+    if content["lengths"] is None or content.get("tokens") is None:
         raise refuse("lengths", "has no lengths: the check found no sample that can be used")
-    of_samples, of_tokens = _numbers(lengths, ("mean", "longest")), _numbers(tokens, ("text", "all"))
-    if of_samples is None or of_tokens is None:
-        raise refuse(
-            "lengths", "lacks one of lengths.mean, lengths.longest, tokens.text, tokens.all, or it is no number"
-        )
-    (mean, longest), (text, total) = of_samples, of_tokens
     stated = content.get("settings", {})
     checked_at = stated.get("sequence_length") if isinstance(stated, dict) else None
     if checked_at != limit:
         raise refuse("settings.sequence_length", f"is {checked_at}, the recipe's data.sequence_length is {limit}")
+    try:
+        return _measured(content, limit, packing, f"measured: {path}")
+    except _FigureError as error:
+        raise refuse(error.key, error.message) from None
+
+
+def _measured(values: Mapping[str, Any], limit: int, packing: bool, source: str) -> Workload:
+    """Give the lengths that a report states. Raises _FigureError."""
+    mean, longest = (_number(values, "lengths", key) for key in ("mean", "longest"))
+    text, total = (_number(values, "tokens", key) for key in ("text", "all"))
     if not 0 < mean <= longest <= limit or not 0 <= text <= total:
-        raise refuse("lengths", f"mean {mean:g}, longest {longest:g} at a limit of {limit:,}: do not belong together")
-    return _measured(mean, int(longest), 1 - text / total if total else 0.0, limit, packing, f"measured: {path}")
-
-
-def _numbers(values: Any, keys: tuple[str, str]) -> tuple[float, float] | None:
-    found = [values.get(key) for key in keys] if isinstance(values, dict) else [None]
-    if any(not isinstance(value, int | float) or isinstance(value, bool) for value in found):
-        return None
-    return float(found[0]), float(found[1])  # type: ignore[arg-type]
-
-
-def _measured(mean: float, longest: int, media: float, limit: int, packing: bool, source: str) -> Workload:
-    tokens = limit * PACK_FILL if packing else mean
-    most = limit if packing else longest
-    return Workload(
-        tokens=tokens,
-        media_tokens=tokens * media,
-        labels=tokens * (1 - media) * LABEL_SHARE,
-        longest=most,
-        longest_media=most,
-        source=f"{source}: {mean:,.0f} tokens a sample on average, {media:.0%} of them media, at most {longest:,}",
+        raise _FigureError(
+            "lengths", f"mean {mean:g}, longest {longest:g} at a limit of {limit:,}: do not belong together"
+        )
+    share = 1 - text / total if total else 0.0
+    found = Workload(
+        tokens=mean,
+        media_tokens=mean * share,
+        labels=mean * (1 - share) * LABEL_SHARE,
+        longest=int(longest),
+        longest_media=int(longest),
+        longest_labels=int(longest),
+        source=f"{source}: {mean:,.0f} tokens a sample on average, {share:.0%} of them media, at most {longest:,.0f}",
         measured=True,
+    )
+    # Reports of earlier versions have none.
+    if values.get("per_sample") is not None:
+        found = _with_labels(found, lambda key: _number(values, "per_sample", key))
+    return _packed(found, limit) if packing else found
+
+
+def _with_labels(load: Workload, figure: Callable[[str], float]) -> Workload:
+    """Add what a look at single samples has found."""
+    labels, frames = figure("labels"), figure("frames")
+    media, text = figure("longest_media"), figure("longest_text")
+    if not 0 <= labels <= load.longest or frames < 0 or not 0 <= max(media, text) <= load.longest:
+        raise _FigureError("per_sample", "is no part of samples of these lengths")
+    return replace(
+        load,
+        labels=labels,
+        frames=max(1.0, frames),
+        longest_media=int(media),
+        longest_labels=int(text),
+        source=f"{load.source}; about {labels:,.0f} learned, {frames:.2g} images or steps in time of videos",
     )
 
 
-def _from_index(recipe: Recipe) -> Workload | None:
-    """Give the lengths of the newest index in `data.cache_dir` that is of the recipe's files; None without one."""
-    folder = Path(recipe.data.cache_dir) if recipe.data.cache_dir else None
-    if folder is None or not folder.is_dir():
-        return None
-    wanted = {str(Path(source.path).resolve()) for source in recipe.data.sources}
-    dated = sorted(((file.stat().st_mtime_ns, file) for file in folder.glob("index-*.npz")), reverse=True)
-    for _, file in dated:
-        found = _lengths_in(file, wanted, recipe.data.sequence_length)
-        if found is not None:
-            mean, longest, media = found
-            source = f"measured: the index that a run has kept, {file}"
-            return _measured(mean, longest, media, recipe.data.sequence_length, recipe.data.packing, source)
-    return None
+def _packed(load: Workload, limit: int) -> Workload:
+    """Give the packs of samples: filled on average, full at most."""
+    samples = limit * PACK_FILL / load.tokens
+    return replace(
+        load,
+        tokens=load.tokens * samples,
+        media_tokens=load.media_tokens * samples,
+        labels=load.labels * samples,
+        sequences=samples,
+        frames=load.frames * samples,
+        longest=limit,
+        longest_media=limit if load.longest_media else 0,
+        longest_labels=limit,
+        source=f"{load.source}; packs filled to {PACK_FILL:.0%}",
+    )
 
 
-def _lengths_in(file: Path, wanted: set[str], limit: int) -> tuple[float, int, float] | None:
-    # Only where there is an index: numpy takes longer to import than a plan to make.
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            about = json.loads(content["about"].astype(np.uint8).tobytes())
-            held = {str(Path(path).resolve()) for path in about["files"]}
-            tokens = content["samples.tokens"].astype(np.int64)
-            text = content["samples.text_tokens"].astype(np.int64)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-    usable = tokens <= limit
-    if not wanted or not wanted <= held or not usable.any():
-        return None
-    tokens, text = tokens[usable], text[usable]
-    return float(tokens.mean()), int(tokens.max()), float(1 - text.sum() / tokens.sum())
+def _number(values: Mapping[str, Any], part: str, key: str) -> float:
+    found = values.get(part)
+    value = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        raise _FigureError(f"{part}.{key}", "is missing, or no number")
+    return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,7 +49,8 @@ def register(data: typer.Typer) -> None:
     ) -> int:
         """Check all records and media of a recipe, and count tokens exactly as training will see them.
 
-        Reads headers of images and videos, no pixels. Exit 0 if clean (warnings allowed), 2 if not.
+        Reads headers of images and videos, no pixels, and keeps the lengths in data.cache_dir for `qvl plan`. Exit 0 if
+        clean (warnings allowed), 2 if not.
         """
         from qvl_data.inspection.page_file import require_page_place, write_page
 
@@ -69,7 +71,7 @@ def register(data: typer.Typer) -> None:
 def run_check(
     path: str, settings: list[str] | tuple[str, ...] = (), *, decode: bool, shown: int, examples: bool
 ) -> CheckReport:
-    """Give the report of a recipe; a recipe that cannot be loaded is a report too.
+    """Give the report of a recipe, and keep lengths for `qvl plan`; one that cannot be loaded is a report too.
 
     Raises NotInstalledError if a package that the check needs is missing.
     """
@@ -78,13 +80,15 @@ def run_check(
     try:
         from qvl_data.commands.progress import stderr_progress
         from qvl_data.inspection.inspect import failed_report, inspect_recipe
+        from qvl_data.sample_figures import keep_figures
 
         try:
             recipe = load_recipe(path, settings)
         except InputError as error:
             return failed_report(path, error.problems)
         with stderr_progress() as progress:
-            return inspect_recipe(recipe, decode=decode, shown=shown, examples=examples, progress=progress)
+            report = inspect_recipe(recipe, decode=decode, shown=shown, examples=examples, progress=progress)
+        return replace(report, kept=keep_figures(recipe, report.figures))
     except ModuleNotFoundError as error:
         raise not_installed(error) from error
 

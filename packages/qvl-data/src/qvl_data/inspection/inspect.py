@@ -21,6 +21,7 @@ from qvl_data.inspection.repeats import duplicate_group, leak_group
 from qvl_data.inspection.report import CheckReport, SourceCount
 from qvl_data.preparation import split
 from qvl_data.processor import processor_of
+from qvl_data.sample_figures import figures_of
 from qvl_data.source_rules import rules_of
 from qvl_data.streaming.prepare import open_stream
 from qvl_data.survey.result import Progress
@@ -165,5 +166,6 @@ def _figures(recipe: Recipe, measured: Measured, parts: _Parts, *, examples: boo
         "tokens": token_totals(train),
         "epoch": epoch_totals(train, recipe),
         "longest": longest_samples(train, _LONGEST),
+        "figures": figures_of(train),
         "examples": example_samples(train, measured.every, lost) if examples else (),
     }

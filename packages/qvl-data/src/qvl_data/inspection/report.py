@@ -7,9 +7,11 @@ images and videos after resizing. Sizes are in tokens, pixels or bytes as named;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from qvl_data.inspection.kinds import ProblemGroup
+from qvl_data.sample_figures import DataFigures
 
 Why = Literal["longest", "dropped", "random", "first"]
 
@@ -157,7 +159,7 @@ class CheckReport:
     """Everything that `qvl data check` says of a recipe.
 
     What cannot be known where the recipe or all data are wrong is None or empty. `examples` are filled
-    for the page only.
+    for the page only. `figures` are what planning wants, `kept` the file that the command keeps them in.
     """
 
     recipe: str
@@ -177,6 +179,8 @@ class CheckReport:
     epoch: EpochTotals | None = None
     media: MediaTotals | None = None
     longest: tuple[LongSample, ...] = ()
+    figures: DataFigures | None = None
+    kept: Path | None = None
     examples: tuple[ExampleSample, ...] = ()
 
     @property

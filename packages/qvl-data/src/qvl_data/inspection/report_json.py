@@ -16,6 +16,9 @@ epoch              samples, tokens, items_per_step, items, steps_per_epoch, pack
                    steps (null where the recipe counts epochs), epochs
 media              images, videos, bytes: different files
 longest            a list: where, tokens, text, image, video
+per_sample         looked_at, labels, frames (means over so many samples: tokens that are learned; images and steps in
+                   time of videos), longest_media, longest_text (tokens, of all samples)
+kept               the file in data.cache_dir that `qvl plan` takes lengths from
 
 A part that could not be found out, because recipe or data are wrong, is null.
 """
@@ -65,6 +68,8 @@ def report_values(report: CheckReport, *, max_problems: int) -> dict[str, Any]:
         "epoch": _epoch(report.epoch),
         "media": asdict(report.media) if report.media else None,
         "longest": [asdict(sample) for sample in report.longest],
+        "per_sample": asdict(report.figures.per_sample) if report.figures else None,
+        "kept": str(report.kept) if report.kept else None,
     }
 
 

@@ -59,6 +59,8 @@ def _print_totals(target: Console, report: CheckReport) -> None:
         rows.append(("media", media_text(report.media)))
     if report.validation_samples:
         rows.append(("validation", f"{counted(report.validation_samples, 'sample')}, {report.validation_from}"))
+    if report.kept is not None:
+        rows.append(("kept", f"{report.kept}, for `qvl plan`"))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         target.print(visible(f"{name:<{width}}  {text}"))

@@ -32,7 +32,7 @@ from qvl_data.survey.result import Counts, Survey, note_from_text
 _log = logging.getLogger(__name__)
 # Raise when a verdict, a count of tokens or a column changes its meaning.
 _VERSION = 3
-_CHECKPOINT_FILES = (
+CHECKPOINT_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "config.json", "special_tokens_map.json"),
 )
@@ -46,7 +46,7 @@ def survey_file(job: SurveyJob, file_digests: Sequence[str], cache_dir: Path) ->
     # Neither says anything about the result.
     del settings["memory"], settings["decode"], settings["shown"]
     total = hashlib.sha256(json.dumps([_VERSION, settings, list(file_digests)], sort_keys=True).encode())
-    for name in _CHECKPOINT_FILES:
+    for name in CHECKPOINT_FILES:
         path = Path(job.checkpoint) / name
         content = path.read_bytes() if path.is_file() else b""
         total.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())

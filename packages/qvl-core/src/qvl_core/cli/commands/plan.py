@@ -12,10 +12,13 @@ from qvl_core.cli.parameters import RecipeFile, Settings
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from qvl_core.planner.job import Job
     from qvl_core.planner.plan import Plan
+    from qvl_core.planner.search import Shortfall
     from qvl_core.recipe import Recipe
 
 HEADROOM_PERCENT = 10.0
@@ -66,7 +69,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--data-report",
                 metavar="FILE",
-                help="Lengths of the data: what `qvl data check RECIPE --format json` printed.",
+                help="Lengths of the data: what `qvl data check RECIPE --format json` printed; default: what it kept.",
                 show_default=False,
             ),
         ] = None,
@@ -83,6 +86,10 @@ def register(app: typer.Typer) -> None:
         """
         from qvl_core.planner.devices import device_facts
         from qvl_core.planner.job import job_of
+        from qvl_core.planner.memory import GIB
+        from qvl_core.planner.recipe_plan import default_device
+        from qvl_core.planner.report import as_values
+        from qvl_core.planner.search import search, shortfall
         from qvl_core.recipe import load_recipe
 
         loaded = load_recipe(recipe, settings or ())
@@ -91,21 +98,19 @@ def register(app: typer.Typer) -> None:
         count = loaded.parallel.world_size if devices is None else devices
         memory = facts.memory_gib if memory_gib is None else memory_gib
         _require(count, memory)
-        found = _search(job, loaded, count, memory, memory * (1 - headroom / 100), top)
+        usable = memory * (1 - headroom / 100)
+        _require_choices(job, loaded, count)
+        found = search(job, count, usable * GIB, top=top)
+        short = None if found else shortfall(job, count, usable * GIB)
         if format is Format.json:
-            from qvl_core.planner.report import as_values
-
-            values = as_values(job, count, memory, memory * (1 - headroom / 100), found)
+            values = as_values(job, count, memory, usable, found, short)
             print(json.dumps({"recipe": loaded.path, **values}, indent=2, ensure_ascii=False))
-        elif format is Format.toml:
+        if short is not None:
+            raise InputError(_too_small(loaded, count, memory, usable, short))
+        if format is Format.toml:
             print(_toml(loaded, found[0], memory))
-        else:
+        elif format is Format.text:
             _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
-
-
-def default_device(recipe: Recipe) -> str:
-    """Name the device whose facts a recipe is planned with."""
-    return "cpu" if recipe.launch.device == "cpu" else "ascend-910b2"
 
 
 def _require(devices: int, memory_gib: float) -> None:
@@ -126,17 +131,12 @@ def _require(devices: int, memory_gib: float) -> None:
         raise InputError(problems)
 
 
-def _search(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, top: int) -> tuple[Plan, ...]:
-    """Give the plans; InputError where there are none, with what would fit."""
-    from qvl_core.planner.memory import GIB
-    from qvl_core.planner.search import choices, search
+def _require_choices(job: Job, recipe: Recipe, devices: int) -> None:
+    """Raise InputError where no layout makes up so many devices."""
+    from qvl_core.planner.search import choices
 
     if not any(True for _ in choices(job, devices)):
         raise InputError(_impossible(job, recipe, devices))
-    found = search(job, devices, usable_gib * GIB, top=top)
-    if not found:
-        raise InputError(_too_small(job, recipe, devices, memory_gib, usable_gib))
-    return found
 
 
 def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
@@ -157,15 +157,13 @@ def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
     )
 
 
-def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable_gib: float) -> Problem:
+def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: float, short: Shortfall) -> Problem:
     """Say what the smallest memory, and the fewest devices, are that would do."""
     from math import ceil
 
     from qvl_core.planner.plan import gib
     from qvl_core.planner.report import recompute_text, stages_text
-    from qvl_core.planner.search import shortfall
 
-    short = shortfall(job, devices, usable_gib * 1024**3)
     count = "1 device" if devices == 1 else f"{devices} devices"
     lines = [f"nothing fits: {count} of {memory_gib:g} GiB, {usable_gib:.4g} of them to be used"]
     fixes = []
@@ -197,10 +195,17 @@ def _too_small(job: Job, recipe: Recipe, devices: int, memory_gib: float, usable
 def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
     from qvl_core.planner.report import as_toml
 
-    launch = recipe.launch
-    per_node = launch.devices_per_node or plan.job.device.devices_per_node
-    micro_batch = recipe.train.micro_batch if recipe.train is not None else plan.micro_batch
-    return as_toml(plan, memory_gib, micro_batch=micro_batch, nodes=launch.nodes, per_node=per_node)
+    launch, world = recipe.launch, plan.layout.world_size
+    stated = launch.devices_per_node or plan.job.device.devices_per_node
+    # All processes of a CPU run are on one machine; devices are on as few as hold them, equally many on each.
+    machines = 1 if launch.device == "cpu" else -(-world // stated)
+    machines = next(count for count in range(machines, world + 1) if world % count == 0)
+    settings = []
+    if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
+        settings.append(f"train.micro_batch={plan.micro_batch}")
+    if (machines, world // machines) != (launch.nodes, stated):
+        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={world // machines}"]
+    return as_toml(plan, memory_gib, settings=settings)
 
 
 def _print(
@@ -219,14 +224,13 @@ def _print(
     target = terminal.console()
     place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
     target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
-    target.print(f"lengths: {job.workload.source}")
+    print_lengths(target, job)
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
     head = ("#", "tp", "pp", "dp", "vision", "text", "recompute", "micro batch", "GiB", "s/step", "samples/s", "bubble")
     rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
-    right = ("#", "tp", "pp", "dp", "micro batch", "GiB", "s/step", "samples/s", "bubble")
-    terminal.print_table(target, head, rows, right=right)
+    _print_columns(target, head, rows, left=("vision", "text", "recompute"))
     target.print()
     for number, plan in enumerate(plans, 1):
         first, *rest = reasons(plan, memory_gib, plans[0])
@@ -240,6 +244,13 @@ def _print(
         print_assumptions(target, job)
 
 
+def print_lengths(target: Console, job: Job) -> None:
+    """Print where the lengths of samples come from, and why not from data that were looked at once."""
+    target.print(f"lengths: {job.workload.source}")
+    if job.workload.note:
+        target.print(f"note: {job.workload.note}")
+
+
 def print_stages(target: Console, plan: Plan, title: str) -> None:
     """Print memory and time of every stage of a plan; `qvl show` prints the same."""
     from qvl_core.cli import terminal
@@ -247,12 +258,39 @@ def print_stages(target: Console, plan: Plan, title: str) -> None:
 
     terminal.print_heading(target, f"{title}: GiB on each rank")
     head, rows = memory_rows(plan)
-    terminal.print_table(target, head, rows, right=head)
+    _print_columns(target, head, rows)
     unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
     target.print()
     target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
     head, rows = time_rows(plan)
-    terminal.print_table(target, head, rows, right=head)
+    _print_columns(target, head, rows)
+
+
+def _print_columns(
+    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()
+) -> None:
+    """Print a table of numbers; where the terminal is too narrow, as several with the first column in each."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    part: list[int] = []
+    for column in range(1, len(head)):
+        if part and widths[0] + sum(3 + widths[one] for one in (*part, column)) > target.width:
+            _print_part(target, head, rows, part, left)
+            target.print()
+            part = []
+        part.append(column)
+    _print_part(target, head, rows, part, left)
+
+
+def _print_part(
+    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], part: Sequence[int], left: Sequence[str]
+) -> None:
+    from qvl_core.cli import terminal
+
+    shown = [0, *part]
+    columns = tuple(head[one] for one in shown)
+    cells = [tuple(row[one] for one in shown) for row in rows]
+    numbers = tuple(name for name in columns if name not in left)
+    terminal.print_table(target, columns, cells, right=numbers, whole=numbers)
 
 
 def print_assumptions(target: Console, job: Job) -> None:

@@ -84,6 +84,7 @@ def run_recipe(path: str, settings: list[str], options: RunOptions) -> int:
 
         plan = launch_plan(recipe, settings, _worker_options(options))
         print(plan_text(recipe, plan, options.node_rank))
+        _print_memory(recipe)
         _print_missing(recipe)
         return EXIT_DONE
     from qvl_core.cli.launch import start, this_machine
@@ -132,6 +133,21 @@ def _warn(recipe: Recipe) -> None:
 
     for problem in recipe.warnings:
         print(problem.render(), file=sys.stderr)
+
+
+def _print_memory(recipe: Recipe) -> None:
+    """Say what the fullest rank would take, by the account of `qvl plan`."""
+    from qvl_core.planner.plan import gib
+    from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
+
+    plan = recipe_plan(recipe)
+    device, load = plan.job.device, plan.job.workload
+    print(f"\nmemory (arithmetic, not measured)\n  {memory_sentence(plan)}, of {device.memory_gib:g} of {device.name}")
+    print(f"  lengths: {load.source}")
+    if load.note:
+        print(f"  note: {load.note}")
+    if gib(plan.memory) > device.memory_gib:
+        print(f"  warning: it does not fit; `qvl plan {recipe.path}` finds layouts that do")
 
 
 def _print_missing(recipe: Recipe) -> None:

@@ -102,21 +102,19 @@ def _print_stages(target: Console, recipe: Recipe) -> None:
 
 def _print_plan(target: Console, recipe: Recipe) -> None:
     """Print what the stages take of memory and time, by the same account as `qvl plan`."""
-    from qvl_core.cli.commands.plan import default_device, print_stages
-    from qvl_core.planner.devices import device_facts
-    from qvl_core.planner.job import COMPONENTS, job_of
-    from qvl_core.planner.plan import gib, make_plan
+    from qvl_core.cli.commands.plan import print_lengths, print_stages
+    from qvl_core.planner.plan import gib
+    from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
 
-    stated = recipe.layout.recompute
-    recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
-    job = job_of(recipe, device_facts(default_device(recipe)))
-    plan = make_plan(job, recipe.parallel, recompute=recompute, zero1=recipe.layout.zero1)
+    plan = recipe_plan(recipe)
+    job = plan.job
     print_stages(target, plan, "Plan (arithmetic, not measured)")
     target.print()
-    step = f"about {plan.step_s:.3g} s a step, {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
-    full = f"the fullest rank takes {gib(plan.memory):.1f} GiB, on stage {plan.fullest}"
-    target.print(f"{full}; {step}" if step else full)
-    target.print(f"lengths: {job.workload.source}")
+    target.print(memory_sentence(plan))
+    unit = "a step" if recipe.task == "sft" else f"for {job.batch} answers of {job.new_tokens:,} tokens"
+    idle = f", {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
+    target.print(f"about {plan.step_s:.3g} s {unit}{idle}")
+    print_lengths(target, job)
     where = f"{job.device.name} of {job.device.memory_gib:g} GiB"
     if gib(plan.memory) > job.device.memory_gib:
         target.print(f"warning: that is more than a {where} has: `qvl plan {recipe.path}` finds layouts that fit")

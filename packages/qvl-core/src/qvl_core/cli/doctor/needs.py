@@ -21,7 +21,6 @@ MIB = 1 << 20
 _TRAINED_BYTES = 16
 # What a process takes before it holds a weight: Python, MindSpore, its threads.
 _PROCESS_BYTES = 600 * MIB
-_HCCL_MIB = 200
 _SECRET = re.compile(r"(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})")
 
 
@@ -61,19 +60,22 @@ def check_host_memory(recipe: Recipe, available: int) -> Row:
 
 
 def check_device_memory(recipe: Recipe, capacity: int) -> Row:
-    """Check weights, optimizer, gradients and HCCL's buffers of the fullest rank; activations come on top."""
+    """Check what `qvl plan` counts for the fullest rank: weights, optimizer, activations, caches, HCCL's buffers."""
+    from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
+
     if recipe.launch.device != "ascend":
         return Row(check="device-memory", level="skipped", evidence="the recipe runs on CPU")
     need = device_bytes(recipe)
-    evidence = f"the fullest rank holds at least {bytes_text(need)} without activations"
+    evidence = f"{memory_sentence(recipe_plan(recipe))} (arithmetic)"
     if not capacity:
         return Row(check="device-memory", level="skipped", evidence=f"{evidence}; the device's size is not known here")
     evidence += f"; a device has {bytes_text(capacity)}"
     if need > capacity:
-        fix = "larger layout.tp or layout.pp, zero1 = true with replicas, or a smaller HCCL_BUFFSIZE"
+        memory = f"{capacity / 2**30:.4g}"
+        fix = f"qvl plan {recipe.path} --memory-gib {memory} finds a layout that fits, or says what would"
         return Row(check="device-memory", level="fail", evidence=evidence, fix=fix)
-    if need > 0.8 * capacity:
-        fix = "little is left for activations: layout.recompute, a shorter sequence_length, or more stages"
+    if need > 0.9 * capacity:
+        fix = f"little is left should samples be longer: qvl plan {recipe.path} compares layouts and recomputation"
         return Row(check="device-memory", level="warn", evidence=evidence, fix=fix)
     return Row(check="device-memory", level="ok", evidence=evidence)
 
@@ -161,19 +163,10 @@ def host_bytes(recipe: Recipe) -> tuple[int, str]:
 
 
 def device_bytes(recipe: Recipe) -> int:
-    """Give what the fullest rank holds on its device at least, bytes."""
-    from qvl_core.cli.arithmetic import rows_of
+    """Give what the fullest rank takes on its device by the account of `qvl plan`, bytes."""
+    from qvl_core.planner.recipe_plan import recipe_plan
 
-    layout = recipe.parallel
-    shares = layout.dp if recipe.layout.zero1 else 1
-    most = 0
-    for row in rows_of(recipe):
-        trained = row.rank_trainable if recipe.task == "sft" else 0
-        # Master weights and moments are cut by ZeRO-1, gradient sums are not.
-        most = max(most, row.rank_bytes + 12 * trained // shares + 4 * trained)
-    groups = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.dp)) + (layout.world_size > 1)
-    size = recipe.env.HCCL_BUFFSIZE or _HCCL_MIB
-    return most + groups * 2 * size * MIB
+    return int(recipe_plan(recipe).memory)
 
 
 def checkpoint_bytes(recipe: Recipe) -> tuple[int, int]:

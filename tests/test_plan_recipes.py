@@ -1,0 +1,63 @@
+"""Every shipped recipe: the best plans for any number of devices can be pasted, and are then planned the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from qvl_core import load_recipe
+from qvl_core.cli.app import main
+from qvl_core.planner.plan import plan_values
+from qvl_core.planner.recipe_plan import recipe_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(["plan", *words])
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_best_plan_can_be_pasted_and_is_planned_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = random.Random(name).sample(range(1, 200), 3)
+    found = 0
+    for devices in (1, 3, 6, 12, 1024, *drawn):
+        words = (f"recipes/{name}", "--devices", str(devices), "--memory-gib", "150", "--top", "1")
+        code, text = planned(capsys, *words, "--format", "toml")
+        if code:
+            continue
+        found += 1
+        _, written = planned(capsys, *words, "--format", "json")
+        (best,) = json.loads(written)["plans"]
+        overrides = re.findall(r"--set (\S+)", text)
+        overrides += [f"layout.{key}={json.dumps(value)}" for key, value in tomli.loads(text)["layout"].items()]
+        pasted = load_recipe(f"recipes/{name}", overrides)
+        assert pasted.parallel.world_size == devices
+        if pasted.train is not None:
+            assert pasted.train.global_batch % (pasted.train.micro_batch * pasted.parallel.dp) == 0
+        again: dict[str, Any] = plan_values(recipe_plan(pasted))
+        assert again == {key: value for key, value in best.items() if key != "reasons"}
+        assert main(["check", f"recipes/{name}", *(word for one in overrides for word in ("--set", one))]) == 0
+        capsys.readouterr()
+    assert found >= 2
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("tiny")])
+def test_one_device_that_is_too_small_is_told_what_would_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"recipes/{name}", "--devices", "1", "--memory-gib", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "the least that any layout takes is" in said
+    need = re.findall(r"--memory-gib (\S+)", said)[-1]
+    assert main(["plan", f"recipes/{name}", "--devices", "1", "--memory-gib", need]) == 0
