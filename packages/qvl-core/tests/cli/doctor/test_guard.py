@@ -1,0 +1,91 @@
+"""Checks that raise, hang or print without end, children that leave others behind: the doctor goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor.child import OUTPUT_LIMIT, last_line, run_child
+from qvl_core.cli.doctor.guard import Check, guarded
+from qvl_core.cli.doctor.row import Row
+
+GOOD = Row(check="x", level="ok", evidence="fine")
+
+
+def test_rows_of_a_check_are_passed_on() -> None:
+    assert guarded(Check(name="x", look=lambda: GOOD)) == [GOOD]
+    assert guarded(Check(name="x", look=lambda: (GOOD, GOOD))) == [GOOD, GOOD]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), OSError(5, "Input/output error"), SystemExit(3), RecursionError()]
+)
+def test_a_check_that_raises_is_a_row_with_a_fix(error: BaseException) -> None:
+    def look() -> Row:
+        raise error
+
+    (row,) = guarded(Check(name="x", look=look))
+    assert (row.check, row.level) == ("x", "warn")
+    assert type(error).__name__ in row.evidence
+    assert row.fix
+
+
+def test_a_check_that_hangs_is_a_row_after_its_deadline() -> None:
+    never = threading.Event()
+
+    def look() -> Row:
+        never.wait()
+        return GOOD
+
+    (row,) = guarded(Check(name="x", look=look, deadline_s=0.2))
+    never.set()
+    assert (row.level, "no answer within" in row.evidence) == ("fail", True)
+    assert row.fix
+
+
+def test_a_child_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "import subprocess, sys, time\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(str(other.pid))\n"
+        "time.sleep(600)\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_child([sys.executable, "-c", program], os.environ, 5.0)
+    grandchild = int(note.read_text())
+    state = Path(f"/proc/{grandchild}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z" and time.monotonic() < deadline:
+        pass
+    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_output_without_end_and_bytes_that_are_no_text_are_bounded() -> None:
+    endless = "import sys\nwhile True: sys.stdout.buffer.write(b'\\xff' * 65536)"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_child([sys.executable, "-c", endless], os.environ, 1.0)
+    much = f"import sys; sys.stdout.buffer.write(b'\\xff' * {3 * OUTPUT_LIMIT})"
+    done = run_child([sys.executable, "-c", much], os.environ, 60.0)
+    assert done.returncode == 0
+    assert OUTPUT_LIMIT <= len(done.stdout) < 2 * OUTPUT_LIMIT
+    assert set(done.stdout) == {"\ufffd"}
+
+
+def test_a_child_that_leaves_its_pipes_to_another_is_not_waited_for() -> None:
+    program = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(1)"
+    )
+    done = run_child([sys.executable, "-c", program], os.environ, 60.0)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+def test_the_last_line_says_what_failed() -> None:
+    assert last_line(subprocess.CompletedProcess([], 1, "", "a\nImportError: x\n-----\n\n")) == "ImportError: x"
+    assert last_line(subprocess.CompletedProcess([], -11, "ok", "")).startswith("ended by signal 11")
+    assert last_line(subprocess.CompletedProcess([], 4, "", "")) == "exit code 4"
