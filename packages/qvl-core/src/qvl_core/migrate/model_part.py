@@ -6,15 +6,14 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from qvl_core.errors import Problem
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_stages, check_tensor_degree
 from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Setting
-from qvl_core.recipe.environment_rules import INSTEAD, TORCH_ONLY
+from qvl_core.recipe.environment_rules import FAMILIES, INSTEAD, TORCH_ONLY, closest_variable
+from qvl_core.recipe.environment_text import VariableError, value_of_text
 from qvl_core.recipe.sections import EnvSection
 from qvl_core.specs import load_spec, shipped_names
 from qvl_core.specs.model_spec import ModelSpec
@@ -171,40 +170,37 @@ def put_environment(job: Job) -> None:
     if job.launch is None:
         return
     for line, path in job.launch.script.sources:
-        sourced = Setting(value=path, where=f"{job.launch.file}:{line}", said="source")
+        sourced = Setting(value=path, where=job.launch.place(line), said="source")
         job.leave("no_counterpart", sourced, "source it in the shell that starts qvl")
     for name, variable in job.launch.script.variables.items():
         ours = name in EnvSection.model_fields
-        if not (variable.exported or ours or name in TORCH_ONLY):
+        if name in LAUNCH_VARIABLES or not (variable.exported or ours or name in TORCH_ONLY):
             continue
         setting = job.variable(name)
-        if setting is None or name in LAUNCH_VARIABLES:
+        if setting is None:
             continue
         if name in TORCH_ONLY:
             why = f"read by the PyTorch adapter only. {INSTEAD.get(name, '')}".strip()
             job.leave("no_effect", setting, why)
+        elif not variable.exported:
+            job.leave("no_effect", setting, f"was not exported: the program never saw it. Under [env]: {name}")
         elif ours:
             _put_variable(job, name, setting)
+        elif name.startswith(FAMILIES) and (meant := closest_variable(name)):
+            job.leave("no_effect", setting, f"no variable of this name is known; {meant} was probably meant")
         else:
             why = "not among qvl's variables: set it in the shell that starts qvl, if it is needed"
             job.leave("no_counterpart", setting, why)
 
 
 def _put_variable(job: Job, name: str, setting: Setting) -> None:
-    written = setting.text.strip()
-    value: Any = int(written) if re.fullmatch(r"-?\d{1,12}", written) else written
-    if name == "TOKENIZERS_PARALLELISM":
-        value = written.lower()
-    if name == "ASCEND_RT_VISIBLE_DEVICES":
-        value = written.replace(" ", "")
-    field = EnvSection.model_fields[name]
     try:
-        TypeAdapter(field.rebuild_annotation(), config={"strict": True}).validate_python(value)
-    except ValidationError as error:
-        text = error.errors()[0]["msg"].lower()
-        job.ledger.remark(setting.where, f"{name} = {written[:60]} is outside its range ({text}); it is left out")
+        value = value_of_text(name, setting.text)
+    except VariableError as error:
+        text = f"{name} = {setting.text[:60]} is outside its range ({error}); it is left out"
+        job.ledger.remark(setting.where, text)
         return
-    job.draft.put(f"env.{name}", value == "true" if name == "TOKENIZERS_PARALLELISM" else value, setting)
+    job.draft.put(f"env.{name}", value, setting)
 
 
 def put_weights(job: Job, hf_folder: Setting | None) -> None:

@@ -7,14 +7,17 @@ understood becomes a gap: text of unknown value, which makes the value that hold
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 # Stands in a text for what cannot be known without running something; no script holds this character.
 GAP = "\ue000"
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
 _BLANK = " \t"
+# Expansions inside expansions; nobody writes more than three.
+_DEEPEST = 30
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,15 @@ class Text:
     chars: str = ""
     lines: tuple[int, ...] = ()
 
-    def __add__(self, other: Text) -> Text:
-        return Text(self.chars + other.chars, self.lines + other.lines)
+    @classmethod
+    def joined(cls, parts: Iterable[Text]) -> Text:
+        """Put texts together, in time that grows with their length: a script may hold 100,000 of them."""
+        held = list(parts)
+        if len(held) == 1:
+            return held[0]
+        if len(held) == 2:
+            return cls(held[0].chars + held[1].chars, held[0].lines + held[1].lines)
+        return cls("".join(part.chars for part in held), tuple(chain.from_iterable(part.lines for part in held)))
 
     @property
     def line(self) -> int:
@@ -53,6 +63,47 @@ class Word:
 Lookup = Callable[[str], "list[Text] | None"]
 
 
+class _Fields:
+    """The fields of a word in the making: an unquoted variable is split at white space, an array at its items."""
+
+    def __init__(self) -> None:
+        self._fields: list[Text] = []
+        self._open: list[Text] | None = None
+
+    def add(self, parts: list[Text]) -> None:
+        for index, part in enumerate(parts):
+            if index:
+                self._close()
+            self._extend(part)
+
+    def add_split(self, parts: list[Text]) -> None:
+        pieces = [piece for part in parts for piece in part.words()]
+        if not pieces:
+            return
+        if parts[0].chars[:1].isspace():
+            self._close()
+        for index, piece in enumerate(pieces):
+            if index:
+                self._close()
+            self._extend(piece)
+        if parts[-1].chars[-1:].isspace():
+            self._close()
+
+    def finished(self) -> list[Text]:
+        self._close()
+        return self._fields
+
+    def _extend(self, part: Text) -> None:
+        if self._open is None:
+            self._open = []
+        self._open.append(part)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._fields.append(Text.joined(self._open))
+            self._open = None
+
+
 @dataclass
 class Expansion:
     """Reads words out of a script. `notes` collects (line, remark) on what bash would have understood otherwise."""
@@ -63,6 +114,7 @@ class Expansion:
     at: int = 0
     line: int = 1
     notes: list[tuple[int, str]] = field(default_factory=list)
+    depth: int = 0
 
     def peek(self, ahead: int = 0) -> str:
         return self.script[self.at + ahead : self.at + ahead + 1]
@@ -100,47 +152,26 @@ class Expansion:
         """Read one word; None at a line end, an operator, or the end of the script."""
         self.skip_blanks()
         start, line = self.at, self.line
-        fields: list[Text] = []
-        current: Text | None = None
+        split = _Fields()
         quoted = False
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, splits = self._part(char)
             quoted = quoted or char in "\"'"
             if parts is None:
                 continue
-            if splits:
-                pieces = [piece for part in parts for piece in part.words()]
-                if pieces and current is not None and parts[0].chars[:1].isspace():
-                    fields.append(current)
-                    current = None
-                for index, piece in enumerate(pieces):
-                    if index and current is not None:
-                        fields.append(current)
-                        current = None
-                    current = piece if current is None else current + piece
-                if current is not None and pieces and parts[-1].chars[-1:].isspace():
-                    fields.append(current)
-                    current = None
-                continue
-            for index, part in enumerate(parts):
-                if index and current is not None:
-                    fields.append(current)
-                    current = None
-                current = part if current is None else current + part
+            (split.add_split if splits else split.add)(parts)
         if self.at == start:
             return None
-        if current is not None:
-            fields.append(current)
-        return Word(fields=fields, line=line, quoted=quoted, raw=self.script[start : self.at])
+        return Word(fields=split.finished(), line=line, quoted=quoted, raw=self.script[start : self.at])
 
     def value(self) -> Text:
         """Read the right side of an assignment: one text, never split."""
-        result = Text()
+        found: list[Text] = []
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, _ = self._part(char)
             for index, part in enumerate(parts or ()):
-                result += (Text(" ", (self.line,)) if index else Text()) + part
-        return result
+                found += [Text(" ", (self.line,)), part] if index else [part]
+        return Text.joined(found)
 
     def array(self) -> list[Text]:
         """Read `(a b c)`; the opening bracket is next."""
@@ -186,26 +217,27 @@ class Expansion:
 
     def _double(self) -> list[Text]:
         self.take()
-        parts = [Text()]
+        # An array makes several texts; what stands before and after it belongs to its first and last.
+        texts: list[list[Text]] = [[]]
         while (char := self.peek()) not in ('"', ""):
             line = self.line
             if char == "\\" and self.peek(1) and self.peek(1) in '"\\$`\n':
                 self.take()
                 escaped = self.take()
-                parts[-1] += Text() if escaped == "\n" else Text(escaped, (line,))
+                texts[-1] += [] if escaped == "\n" else [Text(escaped, (line,))]
             elif char == "\\":
-                parts[-1] += Text(self.take(), (line,))
+                texts[-1].append(Text(self.take(), (line,)))
             elif char == "$":
                 found = self._dollar()
-                parts[-1] += found[0] if found else Text()
-                parts += found[1:]
+                texts[-1] += found[:1]
+                texts += [[more] for more in found[1:]]
             elif char == "`":
                 self._to_backquote()
-                parts[-1] += Text(GAP, (line,))
+                texts[-1].append(Text(GAP, (line,)))
             else:
-                parts[-1] += self._run('"\\$`')
+                texts[-1].append(self._run('"\\$`'))
         self._close('"')
-        return parts
+        return [Text.joined(parts) for parts in texts]
 
     def _run(self, stops: str) -> Text:
         """Take everything up to one of these characters."""
@@ -274,17 +306,21 @@ class Expansion:
         return [default]
 
     def _inner(self, word: str, line: int) -> Text:
-        inner = Expansion(script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes)
-        result = Text()
+        if self.depth >= _DEEPEST:
+            self.notes.append((line, f"more than {_DEEPEST} expansions inside each other are not followed"))
+            return Text(GAP, (line,))
+        inner = Expansion(
+            script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes, depth=self.depth + 1
+        )
+        found: list[Text] = []
         while inner.peek():
             if inner.peek() in " \t\n;&|<>()":
-                result += Text(inner.peek(), (inner.line,))
+                found.append(Text(inner.peek(), (inner.line,)))
                 inner.take()
                 continue
             parts, _ = inner._part(inner.peek())
-            for part in parts or ():
-                result += part
-        return result
+            found += parts or ()
+        return Text.joined(found)
 
     def _to_bracket(self, opening: str, closing: str) -> str:
         """Step over a bracket with everything in it, quotes respected; give what is inside."""

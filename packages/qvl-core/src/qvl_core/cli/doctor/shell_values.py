@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qvl_core.cli.doctor.network import HCCL_BASE, HCCL_PORTS
 from qvl_core.cli.doctor.row import Row
@@ -80,18 +80,12 @@ def check_hccl(recipe: Recipe | None, environment: Mapping[str, str], interfaces
 
 def value_fault(name: str, text: str) -> str:
     """Say why a variable's text is not legal for it; "" where it is."""
-    from pydantic import TypeAdapter, ValidationError
+    from qvl_core.recipe.environment_text import VariableError, value_of_text
 
-    from qvl_core.recipe.sections import EnvSection
-
-    value: Any = int(text) if re.fullmatch(r"-?\d{1,12}", text.strip()) else text
-    if name == "TOKENIZERS_PARALLELISM":
-        value = text.lower()
-    field = EnvSection.model_fields[name]
     try:
-        TypeAdapter(field.rebuild_annotation(), config={"strict": True}).validate_python(value)
-    except ValidationError as error:
-        return error.errors()[0]["msg"][0].lower() + error.errors()[0]["msg"][1:]
+        value_of_text(name, text)
+    except VariableError as error:
+        return str(error)
     return ""
 
 
