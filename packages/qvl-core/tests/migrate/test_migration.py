@@ -513,3 +513,41 @@ def test_evaluation_is_scored_by_both_rules_and_asked_as_it_was(run: Run, edit) 
     assert (row["eval.rules"], row["eval.prompts"]) == (["vlmevalkit-2025-09", "mindspeed"], "custom")
     edit("evaluate_qwen2_5_vl_7b.json", lambda value: value.update(use_custom_prompt=False))
     assert values(run(), "eval")["eval.prompts"] == "default"
+
+
+def test_two_files_of_one_size_are_kept_apart(run: Run, stack: Path) -> None:
+    for name in ("data_7b.json", FINETUNE_FILE):
+        text = (stack / name).read_text()
+        (stack / name.replace("qwen2_5_vl_7b", "7b").replace("data_7b", "data_qwen2_5_vl_7b")).write_text(text)
+    found = run()
+    assert sorted(one.name for one in found.made if one.task == "sft") == ["7b_sft", "qwen2_5_vl_7b_sft"]
+    assert not any(one.problems for one in found.made)
+    assert ("data_qwen2_5_vl_7b.json", "no script uses it") in found.ledger.remarks
+
+
+def test_what_a_sourced_file_states_has_its_place_and_contradictions_both(run: Run, stack: Path, change) -> None:
+    (stack / "common.sh").write_text("# gemeinsam\nMBS=1\nSEQ_LEN=2048\n")
+    change(FINETUNE_FILE, "MBS=1\n", "")
+    change(FINETUNE_FILE, "SEQ_LEN=1024\n", "SEQ_LEN=1024\nsource examples/common.sh\n")
+    found = run()
+    rows = {row.key: row for row in made(found, "sft").values}
+    assert (rows["train.micro_batch"].value, rows["train.micro_batch"].where) == (1, "common.sh:2")
+    assert (rows["data.sequence_length"].value, rows["data.sequence_length"].where) == (2048, "common.sh:3")
+    (row,) = [row for row in found.ledger.contradictions if row.what == "SEQ_LEN is stated twice"]
+    assert [where.rpartition(":")[0] for where, _ in row.places] == [FINETUNE_FILE, "common.sh"]
+    assert "common.sh" not in found.unread
+
+
+def test_variables_that_the_program_never_saw(run: Run, change) -> None:
+    change(FINETUNE_FILE, "export HCCL_CONNECT_TIMEOUT=1200", "HCCL_CONNECT_TIMEOUT=1200\nexport HCCL_EXEC_TIMOUT=1")
+    found = run()
+    assert "env.HCCL_CONNECT_TIMEOUT" not in values(found, "sft")
+    why = {row.said: row.why for row in found.ledger.left if row.fate == "no_effect"}
+    assert "was not exported" in why["HCCL_CONNECT_TIMEOUT"]
+    assert "HCCL_EXEC_TIMEOUT was probably meant" in why["HCCL_EXEC_TIMOUT"]
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", "data_7b.json"])
+def test_folders_that_cannot_be_are_refused(run: Run, stack: Path, path: str) -> None:
+    with pytest.raises(RecipeError):
+        migrate(stack / path if path == "data_7b.json" else Path(path or "nowhere"), Path("out"))
