@@ -551,3 +551,22 @@ def test_variables_that_the_program_never_saw(run: Run, change) -> None:
 def test_folders_that_cannot_be_are_refused(run: Run, stack: Path, path: str) -> None:
     with pytest.raises(RecipeError):
         migrate(stack / path if path == "data_7b.json" else Path(path or "nowhere"), Path("out"))
+
+
+def test_every_key_of_the_model_file_is_compared_or_named(run: Run, edit) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["image_token_id"] = 7
+        model["text_decoder"] |= {
+            "rope_theta": 10000,
+            "hidden_dropout": 0.1,
+            "knob_of_tomorrow": 3,
+            "rms_norm_eps": 1e-6,
+        }
+        model["image_encoder"]["vision_encoder"] |= {"fullatt_block_indexes": [7, 15, 23, 31], "window_size": 56}
+
+    edit("model_7b.json", change)
+    found = run()
+    told = {row.what for row in found.ledger.contradictions if "of qwen2.5-vl-7b" in row.what}
+    assert told == {f"{name} is not that of qwen2.5-vl-7b" for name in ("image_token_id", "rope_theta", "window_size")}
+    assert any(row.said == "text_decoder.hidden_dropout" for row in found.ledger.left)
+    assert any("knob_of_tomorrow" in text for _, text in found.ledger.remarks)

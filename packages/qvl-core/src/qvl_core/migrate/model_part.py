@@ -12,35 +12,20 @@ from qvl_core.layout_rules import check_stages, check_tensor_degree
 from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Setting
+from qvl_core.migrate.structure import compare_structure, name_by_sizes
 from qvl_core.recipe.environment_rules import FAMILIES, INSTEAD, TORCH_ONLY, closest_variable
 from qvl_core.recipe.environment_text import VariableError, value_of_text
 from qvl_core.recipe.sections import EnvSection
-from qvl_core.specs import load_spec, shipped_names
+from qvl_core.specs import load_spec
 from qvl_core.specs.model_spec import ModelSpec
 
 _SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
-_TEXT_FIELDS = {
-    "num_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_attention_heads": "num_heads",
-    "num_query_groups": "num_kv_heads",
-    "vocab_size": "vocab_size",
-}
-_VISION_FIELDS = {
-    "num_layers": "depth",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_attention_heads": "num_heads",
-    "patch_size": "patch_size",
-    "spatial_merge_size": "spatial_merge_size",
-}
 _DEFAULT_PORT = 29501
 
 
 def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     """State model.name, found by the sizes of the model file, the name of the HF folder, and the files' names."""
-    by_shape = _by_shape(job)
+    by_shape = name_by_sizes(job.model) if job.model else None
     by_path = _by_name(hf_folder.text) if hf_folder else None
     by_key = _by_name(job.key)
     name = by_shape or by_path or by_key
@@ -60,7 +45,7 @@ def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     job.draft.model = name
     spec = load_spec(name)
     if job.model:
-        _compare(job, spec)
+        compare_structure(job, job.model, spec)
         for key, why in NO_COUNTERPART_MODEL.items():
             job.leave("no_counterpart", job.model.get(key), why)
     return spec
@@ -227,44 +212,9 @@ def put_weights(job: Job, hf_folder: Setting | None) -> None:
     job.leave("no_counterpart", loaded, why)
 
 
-def _by_shape(job: Job) -> str | None:
-    if job.model is None:
-        return None
-    found = {key: job.model.get("text_decoder", key) for key in ("num_layers", "hidden_size")}
-    for name in shipped_names():
-        text = load_spec(name).text
-        if all(setting and setting.value == getattr(text, key) for key, setting in found.items()):
-            return name
-    return None
-
-
 def _by_name(text: str) -> str | None:
     sizes = {f"qwen2.5-vl-{match[1]}b" for match in _SIZE.finditer(text)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def _compare(job: Job, spec: ModelSpec) -> None:
-    """Compare the model file's sizes with the published ones of this model."""
-    assert job.model is not None
-    for table, fields, part in (
-        ("text_decoder", _TEXT_FIELDS, spec.text),
-        ("vision_encoder", _VISION_FIELDS, spec.vision),
-    ):
-        for theirs, ours in fields.items():
-            setting = job.model.get(table, theirs)
-            expected = getattr(part, ours)
-            if setting is not None and setting.value != expected:
-                own = Setting(value=expected, where=spec.name, said=f"{table}.{theirs}")
-                used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
-                job.ledger.contradict(f"{theirs} is not that of {spec.name}", [setting, own], used)
-    flag = job.option("vocab-size")
-    size = job.model.get("text_decoder", "vocab_size")
-    if flag and size and job.whole(flag) not in (None, size.value):
-        job.ledger.contradict(
-            "two sizes of the vocabulary", [flag, size], "the model file's, as in the reference stack"
-        )
-    for setting in job.model.under("text_decoder") + job.model.under("image_encoder"):
-        job.model.taken.add(tuple(setting.said.split(".")))
 
 
 def _stages(job: Job, table: str) -> tuple[list[int] | None, Setting | None]:
