@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from qvl_core.migrate.shell_arithmetic import calculate
 from qvl_core.migrate.shell_script import read_script
-from qvl_core.migrate.shell_words import GAP, calculate
+from qvl_core.migrate.shell_text import GAP
 
 
 def value(text: str, name: str = "X") -> str:

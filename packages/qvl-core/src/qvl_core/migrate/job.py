@@ -12,7 +12,7 @@ from typing import Any
 from qvl_core.errors import Problem
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Fate, Ledger, RecipeDraft, Setting
-from qvl_core.migrate.shell_words import GAP
+from qvl_core.migrate.shell_text import GAP
 
 _PAIRS = (
     ("tensor-model-parallel-size", "TP"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from qvl_core.migrate.shell_words import GAP, Expansion, Text, Word
+from qvl_core.migrate.shell_options import Option, read_command, starting_command
+from qvl_core.migrate.shell_text import GAP, Text, Word
+from qvl_core.migrate.shell_words import Expansion
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _OPENING = ("if", "for", "while", "until", "case", "{", "select")
@@ -15,7 +17,6 @@ _CLOSING = ("fi", "done", "esac", "}")
 _BETWEEN = ("then", "else", "elif", "do", "!", "time")
 _RESERVED = re.compile(r"(if|then|else|elif|fi|for|while|until|do|done|case|esac|select|\{|\}|!|time)(?=[\s;]|\Z)")
 _DECLARING = ("export", "declare", "typeset", "local", "readonly")
-_PROGRAMS = ("msrun", "torchrun", "python", "python3", "mpirun", "deepspeed", "accelerate")
 _LINES_OF_A_FILE = 1_000_000
 _MOST_FILES = 16
 # Characters that variables may make all together; what is more is not known.
@@ -38,20 +39,6 @@ class Variable:
     @property
     def known(self) -> bool:
         return all(text.known for text in self.texts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """`--name value ...` of the started program. `line` is the option's, `value_lines` where its values are stated."""
-
-    name: str
-    values: tuple[str, ...]
-    line: int
-    value_lines: tuple[int, ...]
-
-    @property
-    def known(self) -> bool:
-        return GAP not in "".join(self.values)
 
 
 @dataclass(kw_only=True)
@@ -279,13 +266,10 @@ class _Reader:
         self._heredocs.clear()
 
     def _options(self) -> None:
-        """Take the options of the command that starts the program: one of a launcher, or with the most options."""
-        started = [words for words in self._commands if words and PurePath(words[0].chars).name in _PROGRAMS]
-        counted = [(sum(word.chars.startswith("--") for word in words), words) for words in started or self._commands]
-        count, words = max(counted, key=lambda pair: pair[0], default=(0, []))
-        if not count:
-            words = self._unstarted()
-        for option in self._parsed(words):
+        found = read_command(starting_command(self._commands) or self._unstarted())
+        self._script.program = found.program
+        self._script.notes += found.notes
+        for option in found.options:
             before = self._script.options.get(option.name)
             if before is not None and before.values != option.values:
                 texts = (" ".join(before.values), " ".join(option.values))
@@ -299,41 +283,3 @@ class _Reader:
             remark = "no command that starts the program was found; the options are those of the *_ARGS variables"
             self._script.notes.append((held[0].line, remark))
         return [word for variable in held for text in variable.texts for word in text.words()]
-
-    def _parsed(self, words: list[Text]) -> Iterator[Option]:
-        name, line, values = "", 0, list[Text]()
-        for word in self._without_comments(words):
-            if re.match(r"--[A-Za-z]", word.chars):
-                yield from self._finished(name, line, values)
-                name, equals, value = word.chars[2:].partition("=")
-                line, values = word.line, []
-                if equals:
-                    values = [Text(value, word.lines[-len(value) :] if value else (word.line,))]
-            elif name:
-                values.append(word)
-            if word.chars.endswith(".py") and not self._script.program:
-                self._script.program = PurePath(word.chars).name
-                if name and len(values) > 1:
-                    # The program's file is not a value of msrun's last option.
-                    values.pop()
-        yield from self._finished(name, line, values)
-
-    def _finished(self, name: str, line: int, values: list[Text]) -> Iterator[Option]:
-        if name:
-            texts = tuple(value.chars for value in values)
-            # argparse takes underscores and hyphens for different options; msrun's are written with either.
-            lines = tuple(value.line or line for value in values)
-            yield Option(name=name.replace("_", "-"), values=texts, line=line, value_lines=lines)
-
-    def _without_comments(self, words: list[Text]) -> Iterator[Text]:
-        """Leave out backslashes and comments inside a quoted list of options: bash would pass them on as arguments."""
-        comment_line = 0
-        for word in words:
-            if word.chars.startswith("#"):
-                if word.line != comment_line:
-                    remark = "a comment stands inside the quotes: bash passes its words on as arguments"
-                    self._script.notes.append((word.line, remark))
-                comment_line = word.line
-            if word.chars == "\\" or (comment_line and word.line == comment_line):
-                continue
-            yield word

@@ -7,12 +7,12 @@ understood becomes a gap: text of unknown value, which makes the value that hold
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 
-# Stands in a text for what cannot be known without running something; no script holds this character.
-GAP = "\ue000"
+from qvl_core.migrate.shell_arithmetic import calculate
+from qvl_core.migrate.shell_text import GAP, Fields, Text, Word
+
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
 _BLANK = " \t"
@@ -20,88 +20,7 @@ _BLANK = " \t"
 _DEEPEST = 30
 
 
-@dataclass(frozen=True)
-class Text:
-    """A text with the line of each of its characters."""
-
-    chars: str = ""
-    lines: tuple[int, ...] = ()
-
-    @classmethod
-    def joined(cls, parts: Iterable[Text]) -> Text:
-        """Put texts together, in time that grows with their length: a script may hold 100,000 of them."""
-        held = list(parts)
-        if len(held) == 1:
-            return held[0]
-        if len(held) == 2:
-            return cls(held[0].chars + held[1].chars, held[0].lines + held[1].lines)
-        return cls("".join(part.chars for part in held), tuple(chain.from_iterable(part.lines for part in held)))
-
-    @property
-    def line(self) -> int:
-        return self.lines[0] if self.lines else 0
-
-    @property
-    def known(self) -> bool:
-        return GAP not in self.chars
-
-    def words(self) -> list[Text]:
-        """Split at white space, as the shell does with an unquoted variable."""
-        return [Text(m[0], self.lines[m.start() : m.end()]) for m in re.finditer(r"\S+", self.chars)]
-
-
-@dataclass
-class Word:
-    """One word of a command: its fields (an array makes several), its first line, whether it was quoted at all."""
-
-    fields: list[Text]
-    line: int
-    quoted: bool
-    raw: str
-
-
 Lookup = Callable[[str], "list[Text] | None"]
-
-
-class _Fields:
-    """The fields of a word in the making: an unquoted variable is split at white space, an array at its items."""
-
-    def __init__(self) -> None:
-        self._fields: list[Text] = []
-        self._open: list[Text] | None = None
-
-    def add(self, parts: list[Text]) -> None:
-        for index, part in enumerate(parts):
-            if index:
-                self._close()
-            self._extend(part)
-
-    def add_split(self, parts: list[Text]) -> None:
-        pieces = [piece for part in parts for piece in part.words()]
-        if not pieces:
-            return
-        if parts[0].chars[:1].isspace():
-            self._close()
-        for index, piece in enumerate(pieces):
-            if index:
-                self._close()
-            self._extend(piece)
-        if parts[-1].chars[-1:].isspace():
-            self._close()
-
-    def finished(self) -> list[Text]:
-        self._close()
-        return self._fields
-
-    def _extend(self, part: Text) -> None:
-        if self._open is None:
-            self._open = []
-        self._open.append(part)
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._fields.append(Text.joined(self._open))
-            self._open = None
 
 
 @dataclass
@@ -152,7 +71,7 @@ class Expansion:
         """Read one word; None at a line end, an operator, or the end of the script."""
         self.skip_blanks()
         start, line = self.at, self.line
-        split = _Fields()
+        split = Fields()
         quoted = False
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, splits = self._part(char)
@@ -359,63 +278,3 @@ class Expansion:
         # An unset or empty variable counts as 0; a text is no number.
         written = found[0].chars.strip() if found else ""
         return int(written) if re.fullmatch(r"-?\d{1,18}", written) else None
-
-
-_TOKEN = re.compile(r"\s*(?:(\d{1,18})|([A-Za-z_]\w*)|(\*\*|[-+*/%()]))")
-
-
-def calculate(expression: str, number_of: Callable[[str], int | None]) -> int | None:
-    """Give the value of integer arithmetic with + - * / % and brackets; None where it is more than that or unknown."""
-    tokens: list[str] = []
-    at = 0
-    expression = expression.rstrip()
-    while at < len(expression):
-        match = _TOKEN.match(expression, at)
-        if match is None or match[3] == "**":
-            return None
-        number = int(match[1]) if match[1] else number_of(match[2]) if match[2] else None
-        if match[2] and number is None:
-            return None
-        tokens.append(match[3] or str(number))
-        at = match.end()
-    try:
-        value, rest = _sum(tokens)
-    except (ZeroDivisionError, IndexError, ValueError, RecursionError):
-        return None
-    return None if rest else value
-
-
-def _sum(tokens: list[str]) -> tuple[int, list[str]]:
-    value, tokens = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        sign = 1 if tokens[0] == "+" else -1
-        other, tokens = _product(tokens[1:])
-        value += sign * other
-    return value, tokens
-
-
-def _product(tokens: list[str]) -> tuple[int, list[str]]:
-    value, tokens = _factor(tokens)
-    while tokens and tokens[0] in "*/%":
-        operator = tokens[0]
-        other, tokens = _factor(tokens[1:])
-        if operator == "*":
-            value *= other
-        else:
-            # The shell rounds towards zero.
-            quotient = abs(value) // abs(other) * (1 if (value < 0) == (other < 0) else -1)
-            value = quotient if operator == "/" else value - quotient * other
-    return value, tokens
-
-
-def _factor(tokens: list[str]) -> tuple[int, list[str]]:
-    head = tokens[0]
-    if head in "+-":
-        value, rest = _factor(tokens[1:])
-        return (-value if head == "-" else value), rest
-    if head == "(":
-        value, rest = _sum(tokens[1:])
-        if rest[0] != ")":
-            raise ValueError
-        return value, rest[1:]
-    return int(head), tokens[1:]
