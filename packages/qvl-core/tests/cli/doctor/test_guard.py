@@ -35,6 +35,14 @@ def test_a_check_that_raises_is_a_row_with_a_fix(error: BaseException) -> None:
     assert row.fix
 
 
+def test_a_check_that_nothing_can_be_said_without_fails() -> None:
+    def look() -> Row:
+        raise ModuleNotFoundError("half of a package")
+
+    (row,) = guarded(Check(name="x", look=look, needed=True))
+    assert (row.level, row.fix.startswith("pip install --force-reinstall")) == ("fail", True)
+
+
 def test_a_check_that_hangs_is_a_row_after_its_deadline() -> None:
     never = threading.Event()
 

@@ -90,7 +90,7 @@ def _load(path: str | None) -> tuple[Recipe | None, list[Row]]:
         held.extend([loaded] if loaded else [])
         return rows
 
-    rows = guarded(Check(name="recipe", look=look)) if path else []
+    rows = guarded(Check(name="recipe-load", look=look, needed=True)) if path else []
     return (held[0] if held else None), rows
 
 

@@ -16,11 +16,15 @@ Look = Callable[[], "Row | Sequence[Row]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A check by the name of its (first) row; `look` gives its row or rows, within `deadline_s`."""
+    """A check by the name of its (first) row; `look` gives its row or rows, within `deadline_s`.
+
+    `needed` tells that nothing can be said without it: then it fails where it cannot be made.
+    """
 
     name: str
     look: Look
     deadline_s: float = LOOK_S
+    needed: bool = False
 
 
 def guarded(check: Check) -> list[Row]:
@@ -43,7 +47,9 @@ def guarded(check: Check) -> list[Row]:
     if answer.error is not None:
         evidence = f"could not be looked at: {type(answer.error).__name__}: {answer.error}"[:300]
         fix = "mend what the message names; where it names nothing of yours, report it with `qvl doctor --json`"
-        return [Row(check=check.name, level="warn", evidence=evidence, fix=fix)]
+        if isinstance(answer.error, ImportError):
+            fix = "pip install --force-reinstall qvl-core, which brings what it needs"
+        return [Row(check=check.name, level="fail" if check.needed else "warn", evidence=evidence, fix=fix)]
     evidence = f"no answer within {check.deadline_s:.0f} s"
     fix = "look for a network drive or name service that does not answer: df, and getent hosts NAME"
     return [Row(check=check.name, level="fail", evidence=evidence, fix=fix)]

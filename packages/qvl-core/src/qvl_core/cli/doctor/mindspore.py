@@ -33,7 +33,7 @@ DEADLINE_S = 60.0
 # d/dw sum(x @ w) is the column sums of x, [4, 6]: a product and a gradient, through the same calls as the model.
 SMOKE = """
 import numpy, mindspore
-mindspore.set_device("CPU")
+mindspore.set_device("{device}")
 x = mindspore.Tensor(numpy.array([[1, 2], [3, 4]], numpy.float32))
 w = mindspore.Tensor(numpy.ones((2, 1), numpy.float32))
 loss, slope = mindspore.value_and_grad(lambda w: mindspore.ops.matmul(x, w).sum())(w)
@@ -122,33 +122,32 @@ def check_libstdcxx(folders: Sequence[Path] = LIBRARY_FOLDERS) -> Row:
 
 def check_run(environment: Mapping[str, str], run: Runner) -> Row:
     """Check that MindSpore imports and computes on the CPU, in a child process with a deadline."""
-    name = "mindspore-run"
-    child = {**environment, "MS_DEV_HOST_BLOCKING_RUN": "1", "GLOG_v": "3"}
     fix = "see the first error; often a missing libstdc++ (conda install libstdcxx-ng) or a half-installed wheel"
-    try:
-        done = run([sys.executable, "-c", SMOKE], child, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired):
-        evidence = f"did not compute a 2 x 2 product within {DEADLINE_S:.0f} s"
-        fix = "unset the variables named above, if any, and run the doctor again"
-        return Row(check=name, level="fail", evidence=evidence, fix=fix)
-    if done.returncode == 0:
-        return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
-    return _explained(name, done, fix)
+    late = "unset the variables named above, if any, and run the doctor again"
+    variables = {**environment, "MS_DEV_HOST_BLOCKING_RUN": "1"}
+    return _computes("mindspore-run", "the CPU", variables, run, fix=fix, late=late)
 
 
 def check_device_run(environment: Mapping[str, str], run: Runner = run_child) -> Row:
     """Check that MindSpore computes on an NPU: the same product and gradient, in a child process with a deadline."""
-    name = "npu-run"
-    program = SMOKE.replace('set_device("CPU")', 'set_device("Ascend")')
+    fix = "the rows above name what CANN and driver lack; else search this line in docs/environment.md"
+    late = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
+    return _computes("npu-run", "an NPU", environment, run, fix=fix, late=late)
+
+
+def _computes(check: str, where: str, environment: Mapping[str, str], run: Runner, *, fix: str, late: str) -> Row:
+    program = SMOKE.format(device="Ascend" if check == "npu-run" else "CPU")
     try:
         done = run([sys.executable, "-c", program], {**environment, "GLOG_v": "3"}, DEADLINE_S)
     except (OSError, subprocess.TimeoutExpired):
-        evidence = f"did not compute a 2 x 2 product on an NPU within {DEADLINE_S:.0f} s"
-        fix = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
-        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+        evidence = f"did not compute a 2 x 2 product on {where} within {DEADLINE_S:.0f} s"
+        return Row(check=check, level="fail", evidence=evidence, fix=late)
     if done.returncode == 0:
-        return Row(check=name, level="ok", evidence="a product and its gradient are right on an NPU")
-    return _explained(name, done, "the rows above name what CANN and driver lack; else search this line in the docs")
+        return Row(check=check, level="ok", evidence=f"a product and its gradient are right on {where}")
+    if known := known_in(done.stderr.splitlines()):
+        evidence = f"{known[0].line[:200]}: {known[0].known.cause}"
+        return Row(check=check, level="fail", evidence=evidence, fix=known[0].known.fix)
+    return Row(check=check, level="fail", evidence=last_line(done), fix=fix)
 
 
 def elf_machine(library: Path) -> str | None:
@@ -178,14 +177,6 @@ def _folder() -> Path:
     spec = importlib.util.find_spec("mindspore")
     places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) if places else Path()
-
-
-def _explained(check: str, done: subprocess.CompletedProcess[str], fix: str) -> Row:
-    """Give the row of a child that failed: with cause and fix where its message is known, else with its last line."""
-    if known := known_in(done.stderr.splitlines()):
-        evidence = f"{known[0].line[:200]}: {known[0].known.cause}"
-        return Row(check=check, level="fail", evidence=evidence, fix=known[0].known.fix)
-    return Row(check=check, level="fail", evidence=last_line(done), fix=fix)
 
 
 def _skipped(name: str) -> Row:

@@ -52,7 +52,7 @@ def check_starters(environment: Mapping[str, str]) -> Row:
     starts = "msrun" in found and importlib.util.find_spec("mindspore") is not None
     if starts or ("mpiexec" in found and bindings):
         return Row(check="starters", level="ok", evidence=evidence)
-    fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-train[mpi]'. One process needs neither"
+    fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-core[mpi]'. One process needs neither"
     return Row(check="starters", level="warn", evidence=evidence, fix=fix)
 
 
