@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from qvl_core.recipe.environment_values import value_fault
 from qvl_core.recipe.sections.env import EnvSection
 
 _WHOLE = re.compile(r"-?\d{1,12}")
@@ -24,6 +25,8 @@ def value_of_text(name: str, text: str) -> Any:
         value = written.lower()
     if name == "ASCEND_RT_VISIBLE_DEVICES":
         value = written.replace(" ", "")
+    if (fault := value_fault(name, value)) is not None:
+        raise VariableError(fault.message)
     field = EnvSection.model_fields[name]
     try:
         # Texts such as an address or a list of ports may be whole numbers, too.
