@@ -104,6 +104,31 @@ def test_an_npu_smi_that_answers_nonsense_hangs_or_cannot_be_started(
     assert "no answer within" in _asked(environment).evidence
 
 
+def test_devices_of_npus_with_two_chips_have_numbers_of_their_own() -> None:
+    # The layout as users show it in vllm-project/vllm-ascend#11896, numbers made up.
+    row = "| {npu}     Ascend910           | {health:<13} | -           41                0    / 0             |\n"
+    row += "| {chip}     {device}                   | 0000:9F:00.0  | 0           0    / 0          61879/ 65536         |\n"
+    places = [(npu, chip, 2 * npu + chip) for npu in range(3) for chip in range(2)]
+    table = "".join(
+        row.format(npu=npu, chip=chip, device=device, health="Alarm" if device == 3 else "OK")
+        for npu, chip, device in places
+    )
+    assert ascend.device_states(table) == [(str(n), "Alarm" if n == 3 else "OK") for n in range(6)]
+    told = ascend.check_npu_smi(ascend.SmiAnswer(text=table))
+    assert 'ASCEND_RT_VISIBLE_DEVICES = "0,1,2,4,5"' in told.fix
+    assert "device 3 is Alarm" in told.evidence
+
+
+def test_a_cann_that_is_there_and_was_not_sourced(tmp_path: Path) -> None:
+    script = tmp_path / "Ascend" / "ascend-toolkit" / "set_env.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text("export ASCEND_HOME_PATH=...")
+    environment = {"PATH": "", "HOME": str(tmp_path)}
+    assert ascend.ascend_wanted(environment, tmp_path)
+    row = ascend.check_cann(environment)
+    assert (row.level, row.fix.startswith(f"source {script}")) == ("fail", True)
+
+
 def test_operators_of_another_version_than_the_toolkit(tmp_path: Path) -> None:
     environment = _cann(tmp_path / "cann", "8.5.0")
     (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.3.RC1\n")

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ DEADLINE_S = 20.0
 _STRAINED = ("Warning",)
 CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-pair")
 GROUP = "HwHiAiUser"
+# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
+ROOTS = (Path("/usr/local/Ascend"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) 
     return (
         any(devices.glob("davinci[0-9]*"))
         or any(environment.get(name) for name in TOOLKIT_VARIABLES)
+        or bool(set_env_script(environment))
         or shutil.which("npu-smi", path=environment.get("PATH")) is not None
     )
 
@@ -158,8 +161,7 @@ def check_npu_smi(smi: SmiAnswer) -> Row:
         fix = "reinstall driver and firmware, or ask the administrator of the machine"
         return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
     said = f"driver {smi.driver}" if smi.driver else "no version stated"
-    # A device line reads `| 0  910B3  | OK  | 93.4 ...`; the second column is its health.
-    states = re.findall(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|", smi.text)
+    states = device_states(smi.text)
     if not states:
         first = next((line.strip() for line in smi.text.splitlines() if line.strip()), "nothing")
         evidence = f"npu-smi info lists no device; it says: {printable(first, 80)}"
@@ -177,12 +179,26 @@ def check_npu_smi(smi: SmiAnswer) -> Row:
     return Row(check="npu-smi", level="fail", evidence=evidence, fix=fix)
 
 
+def device_states(table: str) -> list[tuple[str, str]]:
+    """Give (device number, health) of each device in the table of `npu-smi info`.
+
+    A device has two lines, `| 0  910B3  | OK  | ...` and `| 0  | 0000:C1:00.0 | ...`; where an NPU has two chips (A3)
+    the second one is `| 1  5  | 0000:9F:00.0 | ...`, chip and device number.
+    """
+    found = re.finditer(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|[^\n]*(?:\n\|\s*\d+(?:\s+(\d+))?\s*\|)?", table)
+    return [(match[3] or match[1], match[2]) for match in found]
+
+
 def check_cann(environment: Mapping[str, str]) -> Row:
     """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
     home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
     if not home:
-        fix = "source set_env.sh of the CANN folder, in this shell and in the job script"
-        return Row(check="cann", level="fail", evidence=f"{TOOLKIT_VARIABLES[0]} is not set", fix=fix)
+        script = set_env_script(environment)
+        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
+        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
+            f"; CANN is there, its {script} was not sourced" if script else ""
+        )
+        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     if not Path(home).is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
         return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
@@ -195,6 +211,17 @@ def check_cann(environment: Mapping[str, str]) -> Row:
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     return Row(check="cann", level="ok", evidence=f"CANN {version} in {home}")
+
+
+def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
+    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
+    home = environment.get("HOME", "")
+    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
+        for name in ("cann", "ascend-toolkit", "latest"):
+            script = root / name / "set_env.sh"
+            if script.is_file():
+                return str(script)
+    return ""
 
 
 def check_pair(environment: Mapping[str, str], driver: str) -> Row:
