@@ -570,3 +570,22 @@ def test_every_key_of_the_model_file_is_compared_or_named(run: Run, edit) -> Non
     assert told == {f"{name} is not that of qwen2.5-vl-7b" for name in ("image_token_id", "rope_theta", "window_size")}
     assert any(row.said == "text_decoder.hidden_dropout" for row in found.ledger.left)
     assert any("knob_of_tomorrow" in text for _, text in found.ledger.remarks)
+
+
+@pytest.mark.parametrize("name", ["TP", "PP", "MBS", "SEQ_LEN"])
+def test_a_number_that_decides_and_cannot_be_known_keeps_the_recipe_from_being_written(
+    run: Run, change, name: str
+) -> None:
+    value = {"TP": "1", "PP": "4", "MBS": "1", "SEQ_LEN": "1024"}[name]
+    change(FINETUNE_FILE, f"\n{name}={value}\n", f"\n{name}=$(python choose.py)\n")
+    problems = made(run(), "sft").problems
+    assert any("made by a command" in one.message and one.fix == "write the number into the script" for one in problems)
+
+
+def test_a_batch_made_of_the_devices_that_a_command_counts_keeps_its_accumulation(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", 'NPUS_PER_NODE=$(npu-smi info -l | grep -c "NPU ID")')
+    rows = {row.key: row for row in made(run(), "sft").values}
+    assert (rows["launch.devices_per_node"].value, rows["train.global_batch"].value) == (4, 96)
+    assert "96 x 1 replicas" in rows["train.global_batch"].note
+    change(FINETUNE_FILE, "GRAD_ACC_STEP=96", "GRAD_ACC_STEP=$STEPS")
+    assert made(run(), "sft").problems

@@ -70,6 +70,8 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     """State tp, pp and the stage lists; lists that contradict each other, or pp, are left out and derived."""
     tp_said = job.option("tensor-model-parallel-size") or job.variable("TP")
     pp_said = job.option("pipeline-model-parallel-size") or job.variable("PP")
+    job.require_known("tensor-model-parallel-size", "TP")
+    job.require_known("pipeline-model-parallel-size", "PP")
     tp, stated = job.whole(tp_said, least=1) or 1, job.whole(pp_said, least=1)
     lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
     known = [(stages, setting) for stages, setting in lists if stages is not None and setting]

@@ -107,7 +107,7 @@ def test_an_npu_smi_that_answers_nonsense_hangs_or_cannot_be_started(
 def test_devices_of_npus_with_two_chips_have_numbers_of_their_own() -> None:
     # The layout as users show it in vllm-project/vllm-ascend#11896, numbers made up.
     row = "| {npu}     Ascend910           | {health:<13} | -           41                0    / 0             |\n"
-    row += "| {chip}     {device}                   | 0000:9F:00.0  | 0           0    / 0          61879/ 65536     |\n"
+    row += "| {chip}     {device}                   | 0000:9F:00.0  | 0           0    / 0    61879/ 65536  |\n"
     places = [(npu, chip, 2 * npu + chip) for npu in range(3) for chip in range(2)]
     table = "".join(
         row.format(npu=npu, chip=chip, device=device, health="Alarm" if device == 3 else "OK")
