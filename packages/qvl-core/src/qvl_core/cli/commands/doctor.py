@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
         import os
 
         from qvl_core.cli.doctor import comparison, examination, report
+        from qvl_core.cli.plain_text import print_text
 
         rows = comparison.compare(compare) if compare else examination.examine(os.environ, recipe, use_npu=devices)
-        print(report.as_json(rows) if json else report.as_text(rows))
+        print_text(report.as_json(rows) if json else report.as_text(rows))
         return report.exit_code(rows)
