@@ -589,3 +589,11 @@ def test_a_batch_made_of_the_devices_that_a_command_counts_keeps_its_accumulatio
     assert "96 x 1 replicas" in rows["train.global_batch"].note
     change(FINETUNE_FILE, "GRAD_ACC_STEP=96", "GRAD_ACC_STEP=$STEPS")
     assert made(run(), "sft").problems
+
+
+def test_all_comments_of_a_file_are_told_with_their_lines(run: Run, stack: Path, change) -> None:
+    change("data_7b.json", "{\n", "{ // mine\n")
+    change("data_7b.json", '"dataset_type": "huggingface",', '"dataset_type": "huggingface", # theirs')
+    (problem,) = run().broken
+    assert problem.where == "data_7b.json:1"
+    assert "line 3: a comment" in problem.message

@@ -19,6 +19,8 @@ Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
 
 # The shipped files have a few KB; reading is quadratic in the length of a quoted text.
 _LIMIT = 256 * 1024
+# Faults of one file that are told after the first.
+_SHOWN = 8
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
@@ -180,8 +182,11 @@ def _read(entry: Path, folder: Folder) -> None:
         message = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
         folder.broken[entry.name] = Problem(where=entry.name, message=message, fix="convert the file to UTF-8")
     except JsonSourceError as error:
-        where = f"{entry.name}:{error.line}"
-        folder.broken[entry.name] = Problem(where=where, message=str(error), fix=error.fix)
+        faults = [*error.before, (error.line, str(error))]
+        (line, first), *more = faults
+        message = "; ".join([first, *(f"line {number}: {text}" for number, text in more[:_SHOWN])])
+        message += f"; and {len(more) - _SHOWN} more" if len(more) > _SHOWN else ""
+        folder.broken[entry.name] = Problem(where=f"{entry.name}:{line}", message=message, fix=error.fix)
 
 
 def _text(path: Path) -> str:
