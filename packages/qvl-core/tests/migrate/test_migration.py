@@ -597,3 +597,16 @@ def test_all_comments_of_a_file_are_told_with_their_lines(run: Run, stack: Path,
     (problem,) = run().broken
     assert problem.where == "data_7b.json:1"
     assert "line 3: a comment" in problem.message
+
+
+def test_a_folder_far_below_and_the_folder_of_a_file_are_told(stack: Path, tmp_path: Path) -> None:
+    far = tmp_path / "a" / "b" / "c" / "d"
+    far.mkdir(parents=True)
+    stack.rename(far / "qwen2.5vl")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        migrate(tmp_path, Path("out"))
+    assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
+    with pytest.raises(RecipeError) as caught:
+        migrate(far / "qwen2.5vl" / "data_7b.json", Path("out"))
+    assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"

@@ -21,6 +21,8 @@ Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
 _LIMIT = 256 * 1024
 # Faults of one file that are told after the first.
 _SHOWN = 8
+# Folders that are looked into for the one that was meant.
+_SEARCHED = 500
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
@@ -131,6 +133,8 @@ def read_folder(path: Path) -> Folder:
         if not path.is_dir():
             message = "is not a folder" if path.exists() else "there is no such folder"
             fix = "qvl migrate DIR, with the folder of data_*.json, model_*.json and finetune_*.sh"
+            if path.is_file() and _NAME.fullmatch(path.name):
+                fix = f"qvl migrate {printable(str(path.parent))}"
             raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
         entries = sorted(path.iterdir())
     folder = Folder(path=path)
@@ -152,13 +156,19 @@ def _leave_out_sourced(folder: Folder) -> None:
 
 
 def _below(path: Path) -> str:
-    """Name the folder that was meant: one below that holds such files, else where the reference stack has them."""
-    for folder in (path / "examples" / "mindspore" / "qwen2.5vl", *sorted(path.iterdir())):
+    """Name the folder that was meant: the nearest below that holds such files, else where the reference has them."""
+    waiting = [path / "examples" / "mindspore" / "qwen2.5vl", path]
+    for _ in range(_SEARCHED):
+        if not waiting:
+            break
+        folder = waiting.pop(0)
         try:
-            if folder.is_dir() and any(_NAME.fullmatch(entry.name) for entry in folder.iterdir()):
-                return printable(str(folder))
+            entries = sorted(folder.iterdir())
         except OSError:
             continue
+        if any(_NAME.fullmatch(entry.name) for entry in entries):
+            return printable(str(folder))
+        waiting += [entry for entry in entries if _is_folder(entry) and not entry.is_symlink()]
     return "MindSpeed-MM/examples/mindspore/qwen2.5vl"
 
 
