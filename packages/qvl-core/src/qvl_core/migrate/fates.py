@@ -48,7 +48,9 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     "sequence-parallel": "qvl has no sequence parallelism",
     "context-parallel-algo": "qvl has no context parallelism",
     **dict.fromkeys(("encoder-dp-balance", "use-data-balance"), "data.balance deals samples by length"),
-    **dict.fromkeys(("lr-scale-modules", "lr-mult"), "train.optimizer.lr_scale has factors for vision, merger and text"),
+    **dict.fromkeys(
+        ("lr-scale-modules", "lr-mult"), "train.optimizer.lr_scale has factors for vision, merger and text"
+    ),
     "eval-iters": "validation goes over all held-out samples",
     "load-base-model": "adapters start from weights.source, a run goes on with --resume",
     "ckpt-format": "qvl has one checkpoint format",

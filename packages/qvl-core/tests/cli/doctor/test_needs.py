@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_an_output_folder_that_cannot_be_written(folder: Path, monkeypatch: pyte
     row = needs.check_output(recipe)
     assert (row.level, "No space left" in row.evidence) == ("fail", True)
     assert [path for path in folder.iterdir() if "doctor" in path.name] == []
+
+
+@pytest.mark.parametrize(("number", "said"), [(30, "where you may write"), (28, "free space there")])
+def test_an_output_disk_that_takes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    recipe = load_recipe("tiny.toml")
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    row = needs.check_output(recipe)
+    assert (row.level, said in row.fix) == ("fail", True)
 
 
 def test_tokens_in_a_recipe_are_told_without_being_shown(folder: Path) -> None:

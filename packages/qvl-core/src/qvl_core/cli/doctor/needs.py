@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -106,9 +108,13 @@ def check_output(recipe: Recipe) -> Row:
         probe.replace(renamed)
         renamed.unlink()
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        # On a read-only disk not even that.
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
         evidence = f"{folder} does not take a file, a lock, a rename or a sync: {error.strerror}"
         fix = "--set output.dir=DIR on a disk where you may write, a local one if the network's has no locks"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free space there, or --set output.dir=DIR on another disk"
         return Row(check="output-folder", level="fail", evidence=evidence, fix=fix)
     if abs(skew) > SKEW_S:
         evidence = (
