@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def test_recipes_that_are_none_are_a_row(tmp_path: Path, content: bytes) -> None
     assert rows
     assert {row.level for row in rows} == {"fail"}
     assert all(row.fix for row in rows)
+
+
+def test_every_check_is_in_the_documentation(folder: Path, tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[5] / "docs" / "doctor.md"
+    if not page.exists():
+        pytest.skip("the documentation is not beside the tests: this is an installed package")
+    documented = set(re.findall(r"`([a-z0-9-]+)`", page.read_text(encoding="utf-8")))
+    rows = examination.examine({"PATH": ""}, "72b.toml", devices=tmp_path, use_npu=True)
+    assert {row.check for row in rows} - documented == set()
