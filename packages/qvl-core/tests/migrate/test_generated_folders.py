@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from generated_answers import generate_answers
 from generated_folders import Generated, generate
 from qvl_core.cli.app import main
 from qvl_core.migrate.migration import migrate, write
@@ -99,3 +100,18 @@ def test_bash_reads_the_scripts_as_they_were_meant(tmp_path: Path, seed: int) ->
         assert said["train-iters"] == str(one.expected["train.steps"])
         assert float(said["lr"]) == one.expected["train.optimizer.lr"]
         assert words[words.index("--save") + 1] == f"./{one.expected['output.dir']}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_answering_recipes_hold_what_was_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = generate_answers(tmp_path / "stack", seed)
+    found = migrate(tmp_path / "stack", Path("out"))
+    for task, expected in (("infer", answers.infer), ("eval", answers.eval)):
+        (recipe,) = [one for one in found.made if one.name == f"{answers.size}_{task}"]
+        assert recipe.problems == ()
+        values = {row.key: row.value for row in recipe.values}
+        assert {key: (values.get(key), value) for key, value in expected.items() if values.get(key) != value} == {}
+    assert not found.ledger.contradictions
+    write(found, tmp_path / "out", {})
+    assert main(["check", *map(str, sorted((tmp_path / "out").glob("*.toml")))]) == 0
