@@ -13,8 +13,17 @@ import pytest
 from qvl_core.cli.doctor.child import OUTPUT_LIMIT, last_line, run_child
 from qvl_core.cli.doctor.guard import Check, guarded
 from qvl_core.cli.doctor.row import Row
+from qvl_core.launch.proc import status_of
 
 GOOD = Row(check="x", level="ok", evidence="fine")
+
+
+def _ends(process: int) -> bool:
+    """Tell whether a process is gone, or nobody has asked how it ended, within ten seconds."""
+    deadline = time.monotonic() + 10
+    while status_of(process) is not None and time.monotonic() < deadline:
+        pass
+    return status_of(process) is None
 
 
 def test_rows_of_a_check_are_passed_on() -> None:
@@ -67,11 +76,7 @@ def test_a_child_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_child([sys.executable, "-c", program], os.environ, 5.0)
     grandchild = int(note.read_text())
-    state = Path(f"/proc/{grandchild}/stat")
-    deadline = time.monotonic() + 10
-    while state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z" and time.monotonic() < deadline:
-        pass
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    assert _ends(grandchild)
 
 
 def test_output_without_end_and_bytes_that_are_no_text_are_bounded() -> None:
@@ -97,3 +102,19 @@ def test_the_last_line_says_what_failed() -> None:
     assert last_line(subprocess.CompletedProcess([], 1, "", "a\nImportError: x\n-----\n\n")) == "ImportError: x"
     assert last_line(subprocess.CompletedProcess([], -11, "ok", "")).startswith("ended by signal 11")
     assert last_line(subprocess.CompletedProcess([], 4, "", "")) == "exit code 4"
+
+
+def test_a_child_ends_with_the_doctor(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    child = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    program = (
+        "import os, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from qvl_core.cli.doctor.child import run_child\n"
+        f"work = lambda: run_child([sys.executable, '-c', {child!r}], os.environ, 500.0)\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        f"note = Path({str(note)!r})\n"
+        "while not (note.exists() and note.read_text()): time.sleep(0.01)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert _ends(int(note.read_text()))

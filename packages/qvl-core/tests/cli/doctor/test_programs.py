@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from qvl_core.cli.doctor import packages, programs
+from qvl_core.errors import NotInstalledError
+from qvl_core.launch import processes
 
 
 def test_starters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,14 +57,13 @@ def test_decoders_that_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     ("run", "wanted", "level", "said"),
     [
         (_ends(0), True, "ok", "rightly"),
-        (_ends(1, "prterun has detected an attempt to run as root.\n-----\n"), False, "warn", "programs of root"),
+        (_ends(1, "no room in /dev/shm\n-----\n"), False, "warn", "no room"),
         (_ends(1, "AssertionError: [1.0]\n-----\n"), True, "fail", "AssertionError: [1.0]"),
         (_never, True, "fail", "did not meet"),
     ],
 )
 def test_two_processes_that_meet_or_do_not(monkeypatch: pytest.MonkeyPatch, run, wanted, level, said) -> None:
-    monkeypatch.setattr(programs.shutil, "which", lambda name, path=None: name)
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(processes, "real_command", lambda command, path: tuple(command))
     row = programs.check_two_processes({"PATH": ""}, wanted=wanted, run=run)
     assert (row.level, said in row.evidence) == (level, True)
     assert bool(row.fix) == (level != "ok")
@@ -70,16 +71,19 @@ def test_two_processes_that_meet_or_do_not(monkeypatch: pytest.MonkeyPatch, run,
 
 def test_two_real_processes_add_their_numbers_up() -> None:
     pytest.importorskip("mpi4py")
-    roots = dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1")
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **roots}
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     row = programs.check_two_processes(environment, wanted=True)
     assert row.level == "ok", row.evidence
 
 
 def test_without_mpi_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    def absent(command: object, path: str) -> None:
+        raise NotInstalledError("mpi4py is not installed\n  fix: pip install it")
+
+    monkeypatch.setattr(processes, "real_command", absent)
     assert programs.check_two_processes({"PATH": ""}, wanted=False).level == "skipped"
-    assert "qvl-core[mpi]" in programs.check_two_processes({"PATH": ""}, wanted=True).fix
+    row = programs.check_two_processes({"PATH": ""}, wanted=True)
+    assert (row.level, row.evidence, "qvl-core[mpi]" in row.fix) == ("fail", "mpi4py is not installed", True)
 
 
 def test_a_recorder_that_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:

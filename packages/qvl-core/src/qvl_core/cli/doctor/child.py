@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import selectors
 import signal
@@ -15,6 +16,7 @@ from qvl_core.input_file import printable
 # Nothing that the doctor asks says more; a broken program may print without end.
 OUTPUT_LIMIT = 1 << 20
 _GRACE_S = 1.0
+_PR_SET_PDEATHSIG = 1
 # What a child left behind may hold its pipes open: they are read for this long after its end.
 _AFTERWARDS_S = 0.5
 
@@ -35,6 +37,7 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=_end_with_us(),
     )
     try:
         out, err = _read(child, time.monotonic() + deadline_s)
@@ -44,6 +47,13 @@ def run_child(
         _end(child)
     texts = (bytes(part).decode("utf-8", errors="replace") for part in (out, err))
     return subprocess.CompletedProcess(list(command), child.returncode, *texts)
+
+
+def _end_with_us() -> Callable[[], None]:
+    """Let the kernel end the child where the thread that waits for it is gone: after Ctrl-C nobody else would."""
+    # Looked up before the fork: after it, nothing may be loaded.
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
