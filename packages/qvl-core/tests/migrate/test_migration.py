@@ -610,3 +610,20 @@ def test_a_folder_far_below_and_the_folder_of_a_file_are_told(stack: Path, tmp_p
     with pytest.raises(RecipeError) as caught:
         migrate(far / "qwen2.5vl" / "data_7b.json", Path("out"))
     assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
+
+
+def test_records_that_are_called_like_settings_are_left_alone(run: Run, stack: Path, change) -> None:
+    (stack / "data_coco.json").write_text("\ufeff\n[" + '{"messages": []},' * 50_000)
+    found = run()
+    assert (found.broken, found.unread, found.complete) == ((), ("data_coco.json (records)",), True)
+    change(FINETUNE_FILE, "/data_7b.json", "/data_coco.json")
+    assert any(text.endswith("data_coco.json, which holds records, not settings") for _, text in run().ledger.remarks)
+
+
+def test_an_output_that_is_a_folder_of_that_name_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out" / "7b_sft.toml").mkdir(parents=True)
+    with pytest.raises(OutputError, match="with other content"):
+        write(run(), tmp_path / "out", {})
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(run(), tmp_path / "out", {}, overwrite=True)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")] == []

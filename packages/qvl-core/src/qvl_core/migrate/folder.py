@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from qvl_core.errors import InputError, Problem, RecipeError
-from qvl_core.input_file import printable, read_regular_file, readable
+from qvl_core.input_file import open_regular_file, printable, read_regular_file, readable
 from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
 from qvl_core.migrate.ledger import Setting
 from qvl_core.migrate.shell_script import Script, read_script
@@ -178,6 +178,9 @@ def _read(entry: Path, folder: Folder) -> None:
         folder.unread.append(entry.name + ("/" if _is_folder(entry) else ""))
         return
     kind: Any = match[1]
+    if kind == "data" and _holds_records(entry):
+        folder.unread.append(f"{entry.name} (records)")
+        return
     try:
         text = _text(entry)
         if match[3] == "sh":
@@ -197,6 +200,15 @@ def _read(entry: Path, folder: Folder) -> None:
         message = "; ".join([first, *(f"line {number}: {text}" for number, text in more[:_SHOWN])])
         message += f"; and {len(more) - _SHOWN} more" if len(more) > _SHOWN else ""
         folder.broken[entry.name] = Problem(where=f"{entry.name}:{line}", message=message, fix=error.fix)
+
+
+def _holds_records(path: Path) -> bool:
+    """Tell whether a file holds training records, a JSON list: people call those data_*.json too."""
+    try:
+        with open_regular_file(path, error_type=RecipeError) as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    except InputError:
+        return False
 
 
 def _text(path: Path) -> str:

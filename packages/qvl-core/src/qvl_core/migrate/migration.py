@@ -82,8 +82,11 @@ def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             temporary = out / f".{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(out / name)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(out / name)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(Problem(where=printable(str(out)), message=f"cannot be written: {error.strerror}")) from None
     return [out / name for name in texts]
@@ -128,6 +131,7 @@ def _named(job: Job, option: str, variable: str) -> Sheet | None:
     name = said.text.rpartition("/")[2]
     if sheet is None:
         why = "cannot be read" if name in job.folder.broken else "is not in the folder"
+        why = "holds records, not settings" if f"{name} (records)" in job.folder.unread else why
         job.ledger.remark(said.where, f"{said.said} names {name}, which {why}")
     return sheet
 
