@@ -18,6 +18,8 @@ from qvl_core.launch_plan import RankPlace
 from qvl_core.parallel.mesh import Coordinate
 
 SAMPLES = {
+    "operator-unsupported": "No supported Ops kernel and engine are found for [Conv3D1], optype [Conv3D].",
+    "rank-table": "[ERROR] HCCL: Config_Error_Ranktable(EI0014): the rank table is invalid",
     "cann-libraries-missing": "Load dynamic library: libmindspore_ascend.so.2 failed. libge_runner.so: cannot open "
     "shared object file: No such file or directory",
     "no-ascend-in-mindspore": "RuntimeError: Unsupported device target Ascend. This process only supports one of the "

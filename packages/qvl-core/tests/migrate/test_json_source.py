@@ -52,3 +52,25 @@ def test_broken_files_are_told_with_their_line(text: str, line: int, message: st
         read_json_source(text)
     assert caught.value.line == line
     assert message in str(caught.value)
+
+
+def test_comments_and_commas_too_many_are_told_all_at_once() -> None:
+    text = '{ // one\n"a": [1,],\n/* two\n lines */ "b": {"c": "# no comment",\n} # three\n}'
+    with pytest.raises(JsonSourceError) as caught:
+        read_json_source(text)
+    found = [*caught.value.before, (caught.value.line, str(caught.value))]
+    assert [(line, message.partition(" stands")[0]) for line, message in found] == [
+        (1, "a comment"),
+        (2, "a comma"),
+        (3, "a comment"),
+        (4, "a comma"),
+        (5, "a comment"),
+    ]
+    assert "take them out" in caught.value.fix
+
+
+def test_what_ends_a_file_too_early_is_told_with_what_was_before() -> None:
+    with pytest.raises(JsonSourceError) as caught:
+        read_json_source('{"a": 1, # one\n"b": ')
+    assert caught.value.before == ((1, "a comment stands there: JSON has none"),)
+    assert "half of a file?" in str(caught.value)

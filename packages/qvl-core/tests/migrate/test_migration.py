@@ -513,3 +513,117 @@ def test_evaluation_is_scored_by_both_rules_and_asked_as_it_was(run: Run, edit) 
     assert (row["eval.rules"], row["eval.prompts"]) == (["vlmevalkit-2025-09", "mindspeed"], "custom")
     edit("evaluate_qwen2_5_vl_7b.json", lambda value: value.update(use_custom_prompt=False))
     assert values(run(), "eval")["eval.prompts"] == "default"
+
+
+def test_two_files_of_one_size_are_kept_apart(run: Run, stack: Path) -> None:
+    for name in ("data_7b.json", FINETUNE_FILE):
+        text = (stack / name).read_text()
+        (stack / name.replace("qwen2_5_vl_7b", "7b").replace("data_7b", "data_qwen2_5_vl_7b")).write_text(text)
+    found = run()
+    assert sorted(one.name for one in found.made if one.task == "sft") == ["7b_sft", "qwen2_5_vl_7b_sft"]
+    assert not any(one.problems for one in found.made)
+    assert ("data_qwen2_5_vl_7b.json", "no script uses it") in found.ledger.remarks
+
+
+def test_what_a_sourced_file_states_has_its_place_and_contradictions_both(run: Run, stack: Path, change) -> None:
+    (stack / "common.sh").write_text("# gemeinsam\nMBS=1\nSEQ_LEN=2048\n")
+    change(FINETUNE_FILE, "MBS=1\n", "")
+    change(FINETUNE_FILE, "SEQ_LEN=1024\n", "SEQ_LEN=1024\nsource examples/common.sh\n")
+    found = run()
+    rows = {row.key: row for row in made(found, "sft").values}
+    assert (rows["train.micro_batch"].value, rows["train.micro_batch"].where) == (1, "common.sh:2")
+    assert (rows["data.sequence_length"].value, rows["data.sequence_length"].where) == (2048, "common.sh:3")
+    (row,) = [row for row in found.ledger.contradictions if row.what == "SEQ_LEN is stated twice"]
+    assert [where.rpartition(":")[0] for where, _ in row.places] == [FINETUNE_FILE, "common.sh"]
+    assert "common.sh" not in found.unread
+
+
+def test_variables_that_the_program_never_saw(run: Run, change) -> None:
+    change(FINETUNE_FILE, "export HCCL_CONNECT_TIMEOUT=1200", "HCCL_CONNECT_TIMEOUT=1200\nexport HCCL_EXEC_TIMOUT=1")
+    found = run()
+    assert "env.HCCL_CONNECT_TIMEOUT" not in values(found, "sft")
+    why = {row.said: row.why for row in found.ledger.left if row.fate == "no_effect"}
+    assert "was not exported" in why["HCCL_CONNECT_TIMEOUT"]
+    assert "HCCL_EXEC_TIMEOUT was probably meant" in why["HCCL_EXEC_TIMOUT"]
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "", "data_7b.json"])
+def test_folders_that_cannot_be_are_refused(run: Run, stack: Path, path: str) -> None:
+    with pytest.raises(RecipeError):
+        migrate(stack / path if path == "data_7b.json" else Path(path or "nowhere"), Path("out"))
+
+
+def test_every_key_of_the_model_file_is_compared_or_named(run: Run, edit) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["image_token_id"] = 7
+        model["text_decoder"] |= {
+            "rope_theta": 10000,
+            "hidden_dropout": 0.1,
+            "knob_of_tomorrow": 3,
+            "rms_norm_eps": 1e-6,
+        }
+        model["image_encoder"]["vision_encoder"] |= {"fullatt_block_indexes": [7, 15, 23, 31], "window_size": 56}
+
+    edit("model_7b.json", change)
+    found = run()
+    told = {row.what for row in found.ledger.contradictions if "of qwen2.5-vl-7b" in row.what}
+    assert told == {f"{name} is not that of qwen2.5-vl-7b" for name in ("image_token_id", "rope_theta", "window_size")}
+    assert any(row.said == "text_decoder.hidden_dropout" for row in found.ledger.left)
+    assert any("knob_of_tomorrow" in text for _, text in found.ledger.remarks)
+
+
+@pytest.mark.parametrize("name", ["TP", "PP", "MBS", "SEQ_LEN"])
+def test_a_number_that_decides_and_cannot_be_known_keeps_the_recipe_from_being_written(
+    run: Run, change, name: str
+) -> None:
+    value = {"TP": "1", "PP": "4", "MBS": "1", "SEQ_LEN": "1024"}[name]
+    change(FINETUNE_FILE, f"\n{name}={value}\n", f"\n{name}=$(python choose.py)\n")
+    problems = made(run(), "sft").problems
+    assert any("made by a command" in one.message and one.fix == "write the number into the script" for one in problems)
+
+
+def test_a_batch_made_of_the_devices_that_a_command_counts_keeps_its_accumulation(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", 'NPUS_PER_NODE=$(npu-smi info -l | grep -c "NPU ID")')
+    rows = {row.key: row for row in made(run(), "sft").values}
+    assert (rows["launch.devices_per_node"].value, rows["train.global_batch"].value) == (4, 96)
+    assert "96 x 1 replicas" in rows["train.global_batch"].note
+    change(FINETUNE_FILE, "GRAD_ACC_STEP=96", "GRAD_ACC_STEP=$STEPS")
+    assert made(run(), "sft").problems
+
+
+def test_all_comments_of_a_file_are_told_with_their_lines(run: Run, stack: Path, change) -> None:
+    change("data_7b.json", "{\n", "{ // mine\n")
+    change("data_7b.json", '"dataset_type": "huggingface",', '"dataset_type": "huggingface", # theirs')
+    (problem,) = run().broken
+    assert problem.where == "data_7b.json:1"
+    assert "line 3: a comment" in problem.message
+
+
+def test_a_folder_far_below_and_the_folder_of_a_file_are_told(stack: Path, tmp_path: Path) -> None:
+    far = tmp_path / "a" / "b" / "c" / "d"
+    far.mkdir(parents=True)
+    stack.rename(far / "qwen2.5vl")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        migrate(tmp_path, Path("out"))
+    assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
+    with pytest.raises(RecipeError) as caught:
+        migrate(far / "qwen2.5vl" / "data_7b.json", Path("out"))
+    assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
+
+
+def test_records_that_are_called_like_settings_are_left_alone(run: Run, stack: Path, change) -> None:
+    (stack / "data_coco.json").write_text("\ufeff\n[" + '{"messages": []},' * 50_000)
+    found = run()
+    assert (found.broken, found.unread, found.complete) == ((), ("data_coco.json (records)",), True)
+    change(FINETUNE_FILE, "/data_7b.json", "/data_coco.json")
+    assert any(text.endswith("data_coco.json, which holds records, not settings") for _, text in run().ledger.remarks)
+
+
+def test_an_output_that_is_a_folder_of_that_name_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out" / "7b_sft.toml").mkdir(parents=True)
+    with pytest.raises(OutputError, match="with other content"):
+        write(run(), tmp_path / "out", {})
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(run(), tmp_path / "out", {}, overwrite=True)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")] == []

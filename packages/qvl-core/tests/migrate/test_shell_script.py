@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from qvl_core.migrate.shell_arithmetic import calculate
 from qvl_core.migrate.shell_script import read_script
-from qvl_core.migrate.shell_words import GAP, calculate
+from qvl_core.migrate.shell_text import GAP
 
 
 def value(text: str, name: str = "X") -> str:
@@ -146,3 +147,62 @@ def test_without_a_command_the_argument_variables_count() -> None:
     script = read_script('GPT_ARGS="--lr 1"\nOUTPUT_ARGS="--save x"\n')
     assert set(script.options) == {"lr", "save"}
     assert "no command" in script.notes[0][1]
+
+
+SOURCING = "TP=2\nsource ./common.sh\nmsrun a.py --lr $LR --tp $TP\n"
+
+
+def test_a_sourced_file_is_read_on_in_with_its_own_lines() -> None:
+    files = {"common.sh": "# shared\nLR=1e-5\nTP=4\n"}
+    script = read_script(SOURCING, files.get)
+    assert script.options["lr"].values == ("1e-5",)
+    assert script.place(script.options["lr"].value_lines[0], "f.sh") == "common.sh:2"
+    ((name, line, _, later, _),) = script.repeated
+    assert (name, script.place(line, "f.sh"), script.place(later, "f.sh")) == ("TP", "f.sh:1", "common.sh:3")
+    assert script.sources == []
+
+
+@pytest.mark.parametrize(
+    ("path", "followed"),
+    [
+        ("common.sh", True),
+        ("$(dirname $0)/common.sh", True),
+        ('"${HERE}/examples/common.sh"', True),
+        ("/opt/common.sh", False),
+        ("other.sh", False),
+        ("$NAME", False),
+    ],
+)
+def test_only_files_beside_the_script_are_followed(path: str, followed: bool) -> None:
+    script = read_script(f". {path}\nmsrun a.py --lr $LR\n", {"common.sh": "LR=1\n"}.get)
+    assert (script.options["lr"].values == ("1",)) == followed
+    assert bool(script.sources) != followed
+
+
+def test_files_that_source_each_other_end() -> None:
+    files = {"a.sh": "A=1\nsource b.sh\n", "b.sh": "B=2\nsource a.sh\n"}
+    script = read_script("source a.sh\nmsrun x.py --a $A --b $B\n", files.get)
+    assert (script.options["a"].values, script.options["b"].values) == (("1",), ("2",))
+
+
+def test_set_a_exports_what_follows() -> None:
+    script = read_script("A=1\nset -a\nB=1\nset +a\nC=1\nset -o allexport\nD=1\nset +o allexport\nE=1\n")
+    assert [name for name, held in script.variables.items() if held.exported] == ["B", "D"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "X=aaaaaaaaaaaaaaaa\n" + "X=$X$X\n" * 60,
+        "A=" + "${A:-" * 3000 + "x" + "}" * 3000,
+        'A="' + '${A:-"' * 2000,
+        "A=$((" + "(" * 5000 + "1" + ")" * 5000 + "))",
+        'B=1\nA="' + "$B " * 50_000 + '"',
+        "A=" + '"a"' * 50_000,
+        "(" * 100_000,
+    ],
+    ids=["doubling", "defaults", "quotes", "brackets", "variables", "parts", "subshells"],
+)
+def test_scripts_made_to_hurt_are_read_to_their_end(text: str) -> None:
+    script = read_script(f"{text}\n")
+    assert sum(len(held.text) for held in script.variables.values()) < 8 << 20

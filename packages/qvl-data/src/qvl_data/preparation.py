@@ -23,7 +23,7 @@ from qvl_data.records.problem_list import SHOWN
 from qvl_data.records.record_file import open_record_file
 from qvl_data.sample_figures import figures_of, keep_figures
 from qvl_data.source_rules import SourceRules, rules_of
-from qvl_data.streaming.prepare import open_stream
+from qvl_data.streaming.prepare import hash_of, open_stream
 from qvl_data.streaming.stream_items import Stream
 from qvl_data.survey.job import make_job
 from qvl_data.survey.result import Counts, Progress, Survey, total_of

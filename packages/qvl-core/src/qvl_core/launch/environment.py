@@ -32,7 +32,7 @@ class ChildEnvironment:
 
 def child_environment(planned: Iterable[Variable], shell: Mapping[str, str]) -> ChildEnvironment:
     """Give the environment of mpiexec, msrun and the workers: the shell's and the plan's."""
-    removed = [name for name in shell if _is_left_over(name)]
+    removed = [name for name in shell if is_left_over(name)]
     variables = {name: value for name, value in shell.items() if name not in removed}
     notes = list(export(planned, variables))
     if removed:
@@ -60,7 +60,8 @@ def export(planned: Iterable[Variable], target: MutableMapping[str, str]) -> tup
     return tuple(notes)
 
 
-def _is_left_over(name: str) -> bool:
+def is_left_over(name: str) -> bool:
+    """Tell whether a launcher sets a variable of this name for its own workers."""
     return name in LEFT_OVER or (name.startswith(LEFT_OVER_PREFIXES) and not name.startswith(KEPT_PREFIX))
 
 

@@ -95,6 +95,21 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="mindspore-ai/mindspore#87",
     ),
     KnownMessage(
+        name="operator-unsupported",
+        pattern=r"No supported Ops kernel and engine are found for|[Bb]uild op model failed, result = 500002",
+        cause="this CANN has no kernel for the operator that the line names, in this dtype or on this chip",
+        fix="a newer CANN, driver and operator package that pair with this MindSpore; QVL_KERNELS=reference avoids "
+        "fused kernels",
+        source="hiyouga/LlamaFactory#6694",
+    ),
+    KnownMessage(
+        name="rank-table",
+        pattern=r"EI0014|Config_Error_Ranktable",
+        cause="HCCL refuses a rank table: a file of another chip generation or of an earlier run is in its way",
+        fix="unset RANK_TABLE_FILE: qvl needs none; on the host move /etc/hccl_rootinfo.json of an older fleet aside",
+        source="gpustack/runtime#27",
+    ),
+    KnownMessage(
         name="npu-in-use-or-hidden",
         pattern=r"dcmi mod(?:ule|el) initializ\w+ failed.*-80(?:05|20)|because the device is used\. ret is -8020",
         cause="the driver refuses this container: the device belongs to another one, or device nodes or the driver "

@@ -59,6 +59,7 @@ def put_data(job: Job) -> None:
     streaming = sheet.get("basic_parameters", "streaming")
     _put_sources(job, sheet, streams=bool(streaming and streaming.value))
     seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
+    job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
     length = job.whole(seen, least=1)
     job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
     job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")

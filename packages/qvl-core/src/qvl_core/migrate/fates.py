@@ -26,7 +26,7 @@ NO_EFFECT_OPTIONS = {
     "distributed-backend": "nccl is written even where HCCL is used; qvl takes HCCL on Ascend",
 }
 
-NO_COUNTERPART_OPTIONS = {
+NO_COUNTERPART_OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         ("use-fused-rmsnorm", "use-fused-swiglu", "use-fused-rotary-pos-emb", "use-flash-attn", "use-infer-fa"), _FUSED
     ),
@@ -47,7 +47,10 @@ NO_COUNTERPART_OPTIONS = {
     "swap-attention": "layout.recompute saves the same memory",
     "sequence-parallel": "qvl has no sequence parallelism",
     "context-parallel-algo": "qvl has no context parallelism",
-    "encoder-dp-balance": "data.balance deals samples by length",
+    **dict.fromkeys(("encoder-dp-balance", "use-data-balance"), "data.balance deals samples by length"),
+    **dict.fromkeys(
+        ("lr-scale-modules", "lr-mult"), "train.optimizer.lr_scale has factors for vision, merger and text"
+    ),
     "eval-iters": "validation goes over all held-out samples",
     "load-base-model": "adapters start from weights.source, a run goes on with --resume",
     "ckpt-format": "qvl has one checkpoint format",

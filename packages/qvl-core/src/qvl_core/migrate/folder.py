@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from qvl_core.errors import InputError, Problem, RecipeError
-from qvl_core.input_file import printable, read_regular_file
+from qvl_core.input_file import open_regular_file, printable, read_regular_file, readable
 from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
 from qvl_core.migrate.ledger import Setting
 from qvl_core.migrate.shell_script import Script, read_script
@@ -18,6 +19,10 @@ Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
 
 # The shipped files have a few KB; reading is quadratic in the length of a quoted text.
 _LIMIT = 256 * 1024
+# Faults of one file that are told after the first.
+_SHOWN = 8
+# Folders that are looked into for the one that was meant.
+_SEARCHED = 500
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
@@ -77,7 +82,7 @@ class Launch:
             if found is not None:
                 line = found.value_lines[0] if found.value_lines else found.line
                 value = " ".join(found.values) if found.values else True
-                return Setting(value=value, where=f"{self.file}:{line}", said=f"--{name}")
+                return Setting(value=value, where=self.place(line), said=f"--{name}")
         return None
 
     def variable(self, *names: str) -> Setting | None:
@@ -86,8 +91,12 @@ class Launch:
             found = self.script.variables.get(name)
             self.taken.add(name)
             if found is not None:
-                return Setting(value=found.text, where=f"{self.file}:{found.line}", said=name)
+                return Setting(value=found.text, where=self.place(found.line), said=name)
         return None
+
+    def place(self, line: int) -> str:
+        """Give file:line; lines of files that the script sources have numbers of their own."""
+        return self.script.place(line, self.file)
 
 
 @dataclass(kw_only=True)
@@ -106,7 +115,8 @@ class Folder:
 
     def sheet(self, kind: Kind, key: str) -> Sheet | None:
         """Give the JSON file of a kind for a key; of `72b_lora` that of `72b` will do."""
-        for wanted in (key, *_shorter(key)):
+        bare = _FAMILY.sub("", key)
+        for wanted in (key, *_shorter(key), bare, *_shorter(bare)):
             if (kind, wanted) in self.sheets:
                 return self.sheets[kind, wanted]
         return None
@@ -119,17 +129,18 @@ class Folder:
 
 def read_folder(path: Path) -> Folder:
     """Read every file that is one of the reference stack's. Raises RecipeError for a folder with none, or no folder."""
-    if not path.is_dir():
-        message = "is not a folder" if path.exists() else "there is no such folder"
-        fix = "qvl migrate DIR, with the folder of data_*.json, model_*.json and finetune_*.sh"
-        raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
-    folder = Folder(path=path)
-    try:
+    with readable(path, error_type=RecipeError):
+        if not path.is_dir():
+            message = "is not a folder" if path.exists() else "there is no such folder"
+            fix = "qvl migrate DIR, with the folder of data_*.json, model_*.json and finetune_*.sh"
+            if path.is_file() and _NAME.fullmatch(path.name):
+                fix = f"qvl migrate {printable(str(path.parent))}"
+            raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
         entries = sorted(path.iterdir())
-    except OSError as error:
-        raise RecipeError(Problem(where=str(path), message=f"cannot be read: {error.strerror}")) from None
+    folder = Folder(path=path)
     for entry in entries:
         _read(entry, folder)
+    _leave_out_sourced(folder)
     if folder.empty:
         message = "holds none of data_*.json, model_*.json, finetune_*.sh, inference_*.json/.sh, evaluate_*.json/.sh"
         fix = f"qvl migrate {_below(path)}"
@@ -137,42 +148,94 @@ def read_folder(path: Path) -> Folder:
     return folder
 
 
+def _leave_out_sourced(folder: Folder) -> None:
+    """Count a file that another script sources as a part of that one, not as a script that was passed over."""
+    parts = {name for launch in folder.scripts.values() for name in launch.script.sourced}
+    folder.unread = [name for name in folder.unread if name not in parts]
+    folder.scripts = {key: launch for key, launch in folder.scripts.items() if launch.file not in parts}
+
+
 def _below(path: Path) -> str:
-    """Name the folder that was meant: one below that holds such files, else where the reference stack has them."""
-    for folder in (path / "examples" / "mindspore" / "qwen2.5vl", *sorted(path.iterdir())):
+    """Name the folder that was meant: the nearest below that holds such files, else where the reference has them."""
+    waiting = [path / "examples" / "mindspore" / "qwen2.5vl", path]
+    for _ in range(_SEARCHED):
+        if not waiting:
+            break
+        folder = waiting.pop(0)
         try:
-            if folder.is_dir() and any(_NAME.fullmatch(entry.name) for entry in folder.iterdir()):
-                return printable(str(folder))
+            entries = sorted(folder.iterdir())
         except OSError:
             continue
+        if any(_NAME.fullmatch(entry.name) for entry in entries):
+            return printable(str(folder))
+        waiting += [entry for entry in entries if _is_folder(entry) and not entry.is_symlink()]
     return "MindSpeed-MM/examples/mindspore/qwen2.5vl"
 
 
 def _read(entry: Path, folder: Folder) -> None:
     match = _NAME.fullmatch(entry.name)
     if match is None or _ALLOWED.get(match[1], match[3]) != match[3]:
-        folder.unread.append(entry.name + ("/" if entry.is_dir() else ""))
+        folder.unread.append(entry.name + ("/" if _is_folder(entry) else ""))
         return
     kind: Any = match[1]
-    key = _FAMILY.sub("", match[2]).lower() or match[2].lower()
+    if kind == "data" and _holds_records(entry):
+        folder.unread.append(f"{entry.name} (records)")
+        return
     try:
-        data = read_regular_file(entry, limit=_LIMIT, error_type=RecipeError)
-        text = data.decode("utf-8")
+        text = _text(entry)
+        if match[3] == "sh":
+            script = read_script(text, lambda name: _beside(entry, name))
+            folder.scripts[kind, _free_key(match[2], kind, folder.scripts)] = Launch(file=entry.name, script=script)
+        else:
+            source = read_json_source(text)
+            folder.sheets[kind, _free_key(match[2], kind, folder.sheets)] = Sheet(file=entry.name, source=source)
     except InputError as error:
         folder.broken[entry.name] = error.problems[0]
-        return
     except UnicodeDecodeError as error:
         message = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
         folder.broken[entry.name] = Problem(where=entry.name, message=message, fix="convert the file to UTF-8")
-        return
-    if match[3] == "sh":
-        folder.scripts[kind, key] = Launch(file=entry.name, script=read_script(text))
-        return
-    try:
-        folder.sheets[kind, key] = Sheet(file=entry.name, source=read_json_source(text))
     except JsonSourceError as error:
-        where = f"{entry.name}:{error.line}"
-        folder.broken[entry.name] = Problem(where=where, message=str(error), fix=error.fix)
+        faults = [*error.before, (error.line, str(error))]
+        (line, first), *more = faults
+        message = "; ".join([first, *(f"line {number}: {text}" for number, text in more[:_SHOWN])])
+        message += f"; and {len(more) - _SHOWN} more" if len(more) > _SHOWN else ""
+        folder.broken[entry.name] = Problem(where=f"{entry.name}:{line}", message=message, fix=error.fix)
+
+
+def _holds_records(path: Path) -> bool:
+    """Tell whether a file holds training records, a JSON list: people call those data_*.json too."""
+    try:
+        with open_regular_file(path, error_type=RecipeError) as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    except InputError:
+        return False
+
+
+def _text(path: Path) -> str:
+    return read_regular_file(path, limit=_LIMIT, error_type=RecipeError).decode("utf-8")
+
+
+def _beside(script: Path, name: str) -> str | None:
+    """Give the text of a file beside a script; None where there is none that can be read."""
+    try:
+        return _text(script.with_name(name))
+    except (InputError, UnicodeDecodeError, ValueError):
+        return None
+
+
+def _free_key(name: str, kind: Kind, taken: Container[tuple[Kind, str]]) -> str:
+    """Give `7b` for `qwen2_5_vl_7b`, or the whole name where another file has that key already."""
+    whole = name.lower()
+    key = _FAMILY.sub("", whole) or whole
+    free = chain((key, whole, name), (f"{name}_{number}" for number in count(2)))
+    return next(one for one in free if (kind, one) not in taken)
+
+
+def _is_folder(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _shorter(key: str) -> Iterator[str]:

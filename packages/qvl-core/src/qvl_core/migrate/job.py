@@ -12,7 +12,7 @@ from typing import Any
 from qvl_core.errors import Problem
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Fate, Ledger, RecipeDraft, Setting
-from qvl_core.migrate.shell_words import GAP
+from qvl_core.migrate.shell_text import GAP
 
 _PAIRS = (
     ("tensor-model-parallel-size", "TP"),
@@ -57,6 +57,18 @@ class Job:
             self.ledger.remark(setting.where, f"{setting.said} {text}: state it yourself if it matters")
             return None
         return setting
+
+    def unknown(self, option: str, *variables: str) -> Setting | None:
+        """Give an option, or else a variable, that is stated but made by a command; None where it is known."""
+        stated = self.launch.option(option) or self.launch.variable(*variables) if self.launch else None
+        return stated if stated and isinstance(stated.value, str) and GAP in stated.value else None
+
+    def require_known(self, option: str, *variables: str) -> None:
+        """Keep the recipe from being written where a number that decides what is computed cannot be known."""
+        if setting := self.unknown(option, *variables):
+            message = "is made by a command or by the shell that starts the script; nothing is executed here"
+            fix = "write the number into the script"
+            self.stuck.append(Problem(where=setting.where, key=setting.said, message=message, fix=fix))
 
     def whole(self, setting: Setting | None, *, least: int = 0) -> int | None:
         """Give a whole number; None where there is none, after telling what is there instead."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
 from typing import Any
@@ -13,17 +13,19 @@ Path = tuple[str, ...]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?![\w.])")
+_COMMENT = re.compile(r"(?://|#)[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _WORDS = {"true": True, "false": False, "null": None}
 _DEEPEST = 60
 
 
 class JsonSourceError(ValueError):
-    """Text that is not JSON. `line` counts from 1."""
+    """Text that is not JSON. `line` counts from 1; `before` are faults that could be read over, line and message."""
 
-    def __init__(self, message: str, line: int, fix: str = "") -> None:
+    def __init__(self, message: str, line: int, fix: str = "", before: Sequence[tuple[int, str]] = ()) -> None:
         super().__init__(message)
         self.line = line
         self.fix = fix
+        self.before = tuple(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,21 @@ class _Reader:
         self._breaks = [index for index, char in enumerate(self._text) if char == "\n"]
         self._lines: dict[Path, int] = {}
         self._repeated: list[tuple[Path, int, int]] = []
+        # Comments and commas too many: read over, so that all of them are told at once.
+        self._faults: list[tuple[int, str]] = []
 
     def read(self) -> JsonSource:
+        try:
+            found = self._whole()
+        except JsonSourceError as error:
+            raise JsonSourceError(str(error), error.line, error.fix, self._faults) from None
+        if self._faults:
+            *before, (line, message) = self._faults
+            fix = "JSON has no comments and no comma after the last item: take them out"
+            raise JsonSourceError(message, line, fix, before)
+        return found
+
+    def _whole(self) -> JsonSource:
         self._skip()
         if not self._text[self._at :]:
             raise self._error("is empty")
@@ -133,8 +148,9 @@ class _Reader:
         self._at += 1
         self._skip()
         if self._peek() == closing:
-            message = f"a comma stands before {closing}: JSON allows none after the last item"
-            raise JsonSourceError(message, line, "take the comma out")
+            self._at += 1
+            self._faults.append((line, f"a comma stands before {closing}: JSON allows none after the last item"))
+            return True
         return False
 
     def _string(self) -> str:
@@ -147,8 +163,14 @@ class _Reader:
         return str(value)
 
     def _skip(self) -> None:
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            self._at = space.end() if space else self._at
+            comment = _COMMENT.match(self._text, self._at)
+            if comment is None:
+                return
+            self._faults.append((self._line(), "a comment stands there: JSON has none"))
+            self._at = comment.end()
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -160,8 +182,6 @@ class _Reader:
         rest = self._text[self._at : self._at + 20].split("\n")[0]
         if not self._peek():
             return self._error(f"ends where {wanted} is expected: half of a file?", "get the whole file again")
-        if rest.startswith(("//", "#", "/*")):
-            return self._error(f"a comment stands where {wanted} is expected", "JSON has no comments: take it out")
         if rest.startswith("..."):
             return self._error("holds the `...` of the guide's example", "use the shipped file, with your changes")
         return self._error(f"{rest!r} stands where {wanted} is expected")

@@ -82,8 +82,11 @@ def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             temporary = out / f".{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(out / name)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(out / name)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(Problem(where=printable(str(out)), message=f"cannot be written: {error.strerror}")) from None
     return [out / name for name in texts]
@@ -128,6 +131,7 @@ def _named(job: Job, option: str, variable: str) -> Sheet | None:
     name = said.text.rpartition("/")[2]
     if sheet is None:
         why = "cannot be read" if name in job.folder.broken else "is not in the folder"
+        why = "holds records, not settings" if f"{name} (records)" in job.folder.unread else why
         job.ledger.remark(said.where, f"{said.said} names {name}, which {why}")
     return sheet
 
@@ -163,7 +167,7 @@ def _finish(job: Job, folder: Folder, out: Path) -> Made:
         warnings = [_at_home(problem, draft) for problem in found if problem.severity == "warning"]
     if job.launch:
         for line, note in job.launch.script.notes:
-            job.ledger.remark(f"{job.launch.file}:{line}", note)
+            job.ledger.remark(job.launch.place(line), note)
         _tell_of_repeats(job.launch, job.ledger)
     return Made(
         name=draft.name,
@@ -204,8 +208,8 @@ def _at_home(problem: Problem, draft: RecipeDraft) -> Problem:
 def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
     for name, line, text, later, new in launch.script.repeated:
         places = [
-            Setting(value=text, where=f"{launch.file}:{line}", said=name),
-            Setting(value=new, where=f"{launch.file}:{later}", said=name),
+            Setting(value=text, where=launch.place(line), said=name),
+            Setting(value=new, where=launch.place(later), said=name),
         ]
         ledger.contradict(f"{name} is stated twice", places, f"the later one, {new[:80]}, as in the script")
 
@@ -228,7 +232,7 @@ def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
             said = f"--{option.name}"
             if said not in launch.taken and said not in _LOOKED_AT:
                 value = " ".join(option.values) or "(set)"
-                setting = Setting(value=value, where=f"{launch.file}:{option.line}", said=said)
+                setting = Setting(value=value, where=launch.place(option.line), said=said)
                 ledger.leave("unknown", setting, "qvl migrate does not know it")
 
 

@@ -6,42 +6,26 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from qvl_core.errors import Problem
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_stages, check_tensor_degree
 from qvl_core.migrate.fates import LAUNCH_VARIABLES, NO_COUNTERPART_MODEL
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Setting
-from qvl_core.recipe.environment_rules import INSTEAD, TORCH_ONLY
+from qvl_core.migrate.structure import compare_structure, name_by_sizes
+from qvl_core.recipe.environment_rules import FAMILIES, INSTEAD, TORCH_ONLY, closest_variable
+from qvl_core.recipe.environment_text import VariableError, value_of_text
 from qvl_core.recipe.sections import EnvSection
-from qvl_core.specs import load_spec, shipped_names
+from qvl_core.specs import load_spec
 from qvl_core.specs.model_spec import ModelSpec
 
 _SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
-_TEXT_FIELDS = {
-    "num_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_attention_heads": "num_heads",
-    "num_query_groups": "num_kv_heads",
-    "vocab_size": "vocab_size",
-}
-_VISION_FIELDS = {
-    "num_layers": "depth",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_attention_heads": "num_heads",
-    "patch_size": "patch_size",
-    "spatial_merge_size": "spatial_merge_size",
-}
 _DEFAULT_PORT = 29501
 
 
 def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     """State model.name, found by the sizes of the model file, the name of the HF folder, and the files' names."""
-    by_shape = _by_shape(job)
+    by_shape = name_by_sizes(job.model) if job.model else None
     by_path = _by_name(hf_folder.text) if hf_folder else None
     by_key = _by_name(job.key)
     name = by_shape or by_path or by_key
@@ -61,7 +45,7 @@ def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     job.draft.model = name
     spec = load_spec(name)
     if job.model:
-        _compare(job, spec)
+        compare_structure(job, job.model, spec)
         for key, why in NO_COUNTERPART_MODEL.items():
             job.leave("no_counterpart", job.model.get(key), why)
     return spec
@@ -86,6 +70,8 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     """State tp, pp and the stage lists; lists that contradict each other, or pp, are left out and derived."""
     tp_said = job.option("tensor-model-parallel-size") or job.variable("TP")
     pp_said = job.option("pipeline-model-parallel-size") or job.variable("PP")
+    job.require_known("tensor-model-parallel-size", "TP")
+    job.require_known("pipeline-model-parallel-size", "PP")
     tp, stated = job.whole(tp_said, least=1) or 1, job.whole(pp_said, least=1)
     lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
     known = [(stages, setting) for stages, setting in lists if stages is not None and setting]
@@ -171,40 +157,37 @@ def put_environment(job: Job) -> None:
     if job.launch is None:
         return
     for line, path in job.launch.script.sources:
-        sourced = Setting(value=path, where=f"{job.launch.file}:{line}", said="source")
+        sourced = Setting(value=path, where=job.launch.place(line), said="source")
         job.leave("no_counterpart", sourced, "source it in the shell that starts qvl")
     for name, variable in job.launch.script.variables.items():
         ours = name in EnvSection.model_fields
-        if not (variable.exported or ours or name in TORCH_ONLY):
+        if name in LAUNCH_VARIABLES or not (variable.exported or ours or name in TORCH_ONLY):
             continue
         setting = job.variable(name)
-        if setting is None or name in LAUNCH_VARIABLES:
+        if setting is None:
             continue
         if name in TORCH_ONLY:
             why = f"read by the PyTorch adapter only. {INSTEAD.get(name, '')}".strip()
             job.leave("no_effect", setting, why)
+        elif not variable.exported:
+            job.leave("no_effect", setting, f"was not exported: the program never saw it. Under [env]: {name}")
         elif ours:
             _put_variable(job, name, setting)
+        elif name.startswith(FAMILIES) and (meant := closest_variable(name)):
+            job.leave("no_effect", setting, f"no variable of this name is known; {meant} was probably meant")
         else:
             why = "not among qvl's variables: set it in the shell that starts qvl, if it is needed"
             job.leave("no_counterpart", setting, why)
 
 
 def _put_variable(job: Job, name: str, setting: Setting) -> None:
-    written = setting.text.strip()
-    value: Any = int(written) if re.fullmatch(r"-?\d{1,12}", written) else written
-    if name == "TOKENIZERS_PARALLELISM":
-        value = written.lower()
-    if name == "ASCEND_RT_VISIBLE_DEVICES":
-        value = written.replace(" ", "")
-    field = EnvSection.model_fields[name]
     try:
-        TypeAdapter(field.rebuild_annotation(), config={"strict": True}).validate_python(value)
-    except ValidationError as error:
-        text = error.errors()[0]["msg"].lower()
-        job.ledger.remark(setting.where, f"{name} = {written[:60]} is outside its range ({text}); it is left out")
+        value = value_of_text(name, setting.text)
+    except VariableError as error:
+        text = f"{name} = {setting.text[:60]} is outside its range ({error}); it is left out"
+        job.ledger.remark(setting.where, text)
         return
-    job.draft.put(f"env.{name}", value == "true" if name == "TOKENIZERS_PARALLELISM" else value, setting)
+    job.draft.put(f"env.{name}", value, setting)
 
 
 def put_weights(job: Job, hf_folder: Setting | None) -> None:
@@ -231,44 +214,9 @@ def put_weights(job: Job, hf_folder: Setting | None) -> None:
     job.leave("no_counterpart", loaded, why)
 
 
-def _by_shape(job: Job) -> str | None:
-    if job.model is None:
-        return None
-    found = {key: job.model.get("text_decoder", key) for key in ("num_layers", "hidden_size")}
-    for name in shipped_names():
-        text = load_spec(name).text
-        if all(setting and setting.value == getattr(text, key) for key, setting in found.items()):
-            return name
-    return None
-
-
 def _by_name(text: str) -> str | None:
     sizes = {f"qwen2.5-vl-{match[1]}b" for match in _SIZE.finditer(text)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def _compare(job: Job, spec: ModelSpec) -> None:
-    """Compare the model file's sizes with the published ones of this model."""
-    assert job.model is not None
-    for table, fields, part in (
-        ("text_decoder", _TEXT_FIELDS, spec.text),
-        ("vision_encoder", _VISION_FIELDS, spec.vision),
-    ):
-        for theirs, ours in fields.items():
-            setting = job.model.get(table, theirs)
-            expected = getattr(part, ours)
-            if setting is not None and setting.value != expected:
-                own = Setting(value=expected, where=spec.name, said=f"{table}.{theirs}")
-                used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
-                job.ledger.contradict(f"{theirs} is not that of {spec.name}", [setting, own], used)
-    flag = job.option("vocab-size")
-    size = job.model.get("text_decoder", "vocab_size")
-    if flag and size and job.whole(flag) not in (None, size.value):
-        job.ledger.contradict(
-            "two sizes of the vocabulary", [flag, size], "the model file's, as in the reference stack"
-        )
-    for setting in job.model.under("text_decoder") + job.model.under("image_encoder"):
-        job.model.taken.add(tuple(setting.said.split(".")))
 
 
 def _stages(job: Job, table: str) -> tuple[list[int] | None, Setting | None]:

@@ -81,9 +81,11 @@ def _put_batches(job: Job, layout: Layout) -> None:
     micro = job.whole(micro_said, least=1) or 1
     batch_said = job.option("global-batch-size") or job.variable("GBS")
     batch = job.whole(batch_said, least=1)
+    job.require_known("micro-batch-size", "MBS")
     _check_accumulation(job, micro, batch, batch_said, layout)
-    note = "" if batch else "not stated: micro batch times replicas, as Megatron has it"
-    batch = batch or micro * layout.dp
+    note = ""
+    if batch is None:
+        batch, batch_said, note = _derived_batch(job, micro, layout)
     samples_said = job.option("train-samples")
     samples = job.whole(samples_said, least=1)
     if steps is None and samples:
@@ -106,6 +108,19 @@ def _put_batches(job: Job, layout: Layout) -> None:
     reduction = "token" if token else "sample" if sample else "micro_batch"
     note = "" if token or sample else "the reference's; qvl's own recipes use token, which no batch size changes"
     job.draft.put("train.loss_reduction", reduction, token or sample, note)
+
+
+def _derived_batch(job: Job, micro: int, layout: Layout) -> tuple[int, Setting | None, str]:
+    """Give the global batch that no file states as a number, where it comes from, and how."""
+    if job.unknown("global-batch-size", "GBS") is None:
+        return micro * layout.dp, None, "not stated: micro batch times replicas, as Megatron has it"
+    said = job.variable("GRAD_ACC_STEP")
+    accumulation = job.whole(said, least=1)
+    if accumulation is None:
+        job.require_known("global-batch-size", "GBS")
+        return micro * layout.dp, None, ""
+    note = f"{micro} x {accumulation} x {layout.dp} replicas: the script makes it of the number of devices"
+    return micro * accumulation * layout.dp, said, note
 
 
 def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting | None, layout: Layout) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from qvl_core.migrate.shell_words import GAP, Expansion, Text, Word
+from qvl_core.migrate.shell_options import Option, read_command, starting_command
+from qvl_core.migrate.shell_text import GAP, Text, Word
+from qvl_core.migrate.shell_words import Expansion
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _OPENING = ("if", "for", "while", "until", "case", "{", "select")
@@ -15,7 +17,10 @@ _CLOSING = ("fi", "done", "esac", "}")
 _BETWEEN = ("then", "else", "elif", "do", "!", "time")
 _RESERVED = re.compile(r"(if|then|else|elif|fi|for|while|until|do|done|case|esac|select|\{|\}|!|time)(?=[\s;]|\Z)")
 _DECLARING = ("export", "declare", "typeset", "local", "readonly")
-_PROGRAMS = ("msrun", "torchrun", "python", "python3", "mpirun", "deepspeed", "accelerate")
+_LINES_OF_A_FILE = 1_000_000
+_MOST_FILES = 16
+# Characters that variables may make all together; what is more is not known.
+_EXPANDED_LIMIT = 4 << 20
 _FUNCTION = re.compile(r"(?:function[ \t]+)?[A-Za-z_][\w-]*[ \t]*\(\)")
 
 
@@ -36,23 +41,12 @@ class Variable:
         return all(text.known for text in self.texts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """`--name value ...` of the started program. `line` is the option's, `value_lines` where its values are stated."""
-
-    name: str
-    values: tuple[str, ...]
-    line: int
-    value_lines: tuple[int, ...]
-
-    @property
-    def known(self) -> bool:
-        return GAP not in "".join(self.values)
-
-
 @dataclass(kw_only=True)
 class Script:
-    """One script. `notes` are (line, remark); `repeated` options and variables are told with both places."""
+    """One script. `notes` are (line, remark); `repeated` options and variables are told with both places.
+
+    Lines of the n-th file that the script sources are counted from n * 1,000,000; `file_of` tells them apart.
+    """
 
     variables: dict[str, Variable] = field(default_factory=dict)
     options: dict[str, Option] = field(default_factory=dict)
@@ -60,46 +54,71 @@ class Script:
     sources: list[tuple[int, str]] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     repeated: list[tuple[str, int, str, int, str]] = field(default_factory=list)
+    sourced: list[str] = field(default_factory=list)
+
+    def place(self, line: int, file: str) -> str:
+        """Give file:line of a line number of this script; `file` is the script's own name."""
+        number, line = divmod(line, _LINES_OF_A_FILE)
+        return f"{self.sourced[number - 1] if number else file}:{line}"
 
 
-def read_script(text: str) -> Script:
-    """Read a script. Nothing of it is executed, and nothing of this process's environment is looked at."""
-    return _Reader(text.removeprefix("\ufeff")).read()
+def read_script(text: str, sourced: Callable[[str], str | None] = lambda name: None) -> Script:
+    """Read a script. Nothing of it is executed, and nothing of this process's environment is looked at.
+
+    `sourced` gives the text of a file that the script sources, by its name without folder; None where it is not there.
+    """
+    return _Reader(text, sourced).read()
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, sourced: Callable[[str], str | None]) -> None:
         self._script = Script()
+        self._sourced = sourced
+        self._inside: list[str] = []
+        self._expanded = 0
+        self._exports_all = False
         self._depth = 0
         self._conditional = False
         self._commands: list[list[Text]] = []
         self._heredocs: list[tuple[str, bool]] = []
-        self._shell = Expansion(
-            script=text, lookup=self._lookup, assign=lambda name, value: self._assign(name, [value], value.line)
-        )
+        self._shell = self._expansion(text, 1)
+
+    def _expansion(self, text: str, line: int) -> Expansion:
+        def assign(name: str, value: Text) -> None:
+            self._assign(name, [value], value.line)
+
+        script = text.removeprefix("\ufeff")
+        return Expansion(script=script, lookup=self._lookup, assign=assign, line=line, notes=self._script.notes)
 
     def read(self) -> Script:
-        while self._shell.peek():
-            self._step()
-        self._script.notes += self._shell.notes
+        self._run()
         self._options()
         self._script.notes.sort()
         return self._script
 
+    def _run(self) -> None:
+        while self._shell.peek():
+            self._step()
+
     def _lookup(self, name: str) -> list[Text] | None:
         found = self._script.variables.get(name)
-        return None if found is None else list(found.texts)
+        if found is None:
+            return None
+        # A=$B$B, B=$C$C, ... doubles with every line.
+        self._expanded += sum(len(text.chars) for text in found.texts)
+        return list(found.texts) if self._expanded <= _EXPANDED_LIMIT else None
 
     def _assign(self, name: str, texts: list[Text], line: int, *, exported: bool = False, append: bool = False) -> None:
         before = self._script.variables.get(name)
         if append and before is not None:
-            texts = (
-                [*before.texts, *texts] if len(before.texts) != 1 or len(texts) != 1 else [before.texts[0] + texts[0]]
-            )
-        new = Variable(texts=tuple(texts), line=line, exported=exported or bool(before and before.exported))
+            one = len(before.texts) == len(texts) == 1
+            texts = [Text.joined([*before.texts, *texts])] if one else [*before.texts, *texts]
+        exported = exported or self._exports_all or bool(before and before.exported)
+        new = Variable(texts=tuple(texts), line=line, exported=exported)
         under = self._depth > 0 or self._conditional
         if under and before is not None and before.text != new.text:
-            remark = f"{name} is set again under a condition, which is not evaluated; line {before.line} holds"
+            held = before.line % _LINES_OF_A_FILE
+            remark = f"{name} is set again under a condition, which is not evaluated; line {held} holds"
             self._script.notes.append((line, remark))
             return
         if under and before is None:
@@ -190,12 +209,37 @@ class _Reader:
                     held = self._script.variables[word.raw]
                     self._script.variables[word.raw] = Variable(texts=held.texts, line=held.line, exported=True)
         elif first in ("source", "."):
-            self._script.sources.append((words[0].line, " ".join(word.raw for word in words[1:])))
+            self._source(words)
+        elif first == "set":
+            flags = [word.raw for word in words[1:]]
+            if "-a" in flags or "allexport" in flags:
+                self._exports_all = "+o" not in flags
+            elif "+a" in flags:
+                self._exports_all = False
         elif first == "unset":
             for word in words[1:]:
                 self._script.variables.pop(word.raw, None)
         elif words:
             self._commands.append([text for word in words for text in word.fields])
+
+    def _source(self, words: list[Word]) -> None:
+        """Read on in a file that lies beside the script; what is sourced from elsewhere is only noted."""
+        line = words[0].line
+        path = words[1].fields[0].chars if len(words) > 1 and words[1].fields else ""
+        name = PurePath(path).name
+        beside = bool(path) and GAP not in name and not path.startswith("/")
+        text = self._sourced(name) if beside and name not in self._inside else None
+        if text is None or len(self._script.sourced) >= _MOST_FILES:
+            self._script.sources.append((line, " ".join(word.raw for word in words[1:])))
+            return
+        if name not in self._script.sourced:
+            self._script.sourced.append(name)
+        number = self._script.sourced.index(name) + 1
+        before, self._shell = self._shell, self._expansion(text, number * _LINES_OF_A_FILE + 1)
+        self._inside.append(name)
+        self._run()
+        self._inside.pop()
+        self._shell = before
 
     def _redirection(self) -> None:
         shell = self._shell
@@ -222,13 +266,10 @@ class _Reader:
         self._heredocs.clear()
 
     def _options(self) -> None:
-        """Take the options of the command that starts the program: one of a launcher, or with the most options."""
-        started = [words for words in self._commands if words and PurePath(words[0].chars).name in _PROGRAMS]
-        counted = [(sum(word.chars.startswith("--") for word in words), words) for words in started or self._commands]
-        count, words = max(counted, key=lambda pair: pair[0], default=(0, []))
-        if not count:
-            words = self._unstarted()
-        for option in self._parsed(words):
+        found = read_command(starting_command(self._commands) or self._unstarted())
+        self._script.program = found.program
+        self._script.notes += found.notes
+        for option in found.options:
             before = self._script.options.get(option.name)
             if before is not None and before.values != option.values:
                 texts = (" ".join(before.values), " ".join(option.values))
@@ -242,41 +283,3 @@ class _Reader:
             remark = "no command that starts the program was found; the options are those of the *_ARGS variables"
             self._script.notes.append((held[0].line, remark))
         return [word for variable in held for text in variable.texts for word in text.words()]
-
-    def _parsed(self, words: list[Text]) -> Iterator[Option]:
-        name, line, values = "", 0, list[Text]()
-        for word in self._without_comments(words):
-            if re.match(r"--[A-Za-z]", word.chars):
-                yield from self._finished(name, line, values)
-                name, equals, value = word.chars[2:].partition("=")
-                line, values = word.line, []
-                if equals:
-                    values = [Text(value, word.lines[-len(value) :] if value else (word.line,))]
-            elif name:
-                values.append(word)
-            if word.chars.endswith(".py") and not self._script.program:
-                self._script.program = PurePath(word.chars).name
-                if name and len(values) > 1:
-                    # The program's file is not a value of msrun's last option.
-                    values.pop()
-        yield from self._finished(name, line, values)
-
-    def _finished(self, name: str, line: int, values: list[Text]) -> Iterator[Option]:
-        if name:
-            texts = tuple(value.chars for value in values)
-            # argparse takes underscores and hyphens for different options; msrun's are written with either.
-            lines = tuple(value.line or line for value in values)
-            yield Option(name=name.replace("_", "-"), values=texts, line=line, value_lines=lines)
-
-    def _without_comments(self, words: list[Text]) -> Iterator[Text]:
-        """Leave out backslashes and comments inside a quoted list of options: bash would pass them on as arguments."""
-        comment_line = 0
-        for word in words:
-            if word.chars.startswith("#"):
-                if word.line != comment_line:
-                    remark = "a comment stands inside the quotes: bash passes its words on as arguments"
-                    self._script.notes.append((word.line, remark))
-                comment_line = word.line
-            if word.chars == "\\" or (comment_line and word.line == comment_line):
-                continue
-            yield word

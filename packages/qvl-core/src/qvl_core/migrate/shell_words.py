@@ -10,44 +10,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Stands in a text for what cannot be known without running something; no script holds this character.
-GAP = "\ue000"
+from qvl_core.migrate.shell_arithmetic import calculate
+from qvl_core.migrate.shell_text import GAP, Fields, Text, Word
+
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
 _BLANK = " \t"
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text with the line of each of its characters."""
-
-    chars: str = ""
-    lines: tuple[int, ...] = ()
-
-    def __add__(self, other: Text) -> Text:
-        return Text(self.chars + other.chars, self.lines + other.lines)
-
-    @property
-    def line(self) -> int:
-        return self.lines[0] if self.lines else 0
-
-    @property
-    def known(self) -> bool:
-        return GAP not in self.chars
-
-    def words(self) -> list[Text]:
-        """Split at white space, as the shell does with an unquoted variable."""
-        return [Text(m[0], self.lines[m.start() : m.end()]) for m in re.finditer(r"\S+", self.chars)]
-
-
-@dataclass
-class Word:
-    """One word of a command: its fields (an array makes several), its first line, whether it was quoted at all."""
-
-    fields: list[Text]
-    line: int
-    quoted: bool
-    raw: str
+# Expansions inside expansions; nobody writes more than three.
+_DEEPEST = 30
 
 
 Lookup = Callable[[str], "list[Text] | None"]
@@ -63,6 +33,7 @@ class Expansion:
     at: int = 0
     line: int = 1
     notes: list[tuple[int, str]] = field(default_factory=list)
+    depth: int = 0
 
     def peek(self, ahead: int = 0) -> str:
         return self.script[self.at + ahead : self.at + ahead + 1]
@@ -100,47 +71,26 @@ class Expansion:
         """Read one word; None at a line end, an operator, or the end of the script."""
         self.skip_blanks()
         start, line = self.at, self.line
-        fields: list[Text] = []
-        current: Text | None = None
+        split = Fields()
         quoted = False
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, splits = self._part(char)
             quoted = quoted or char in "\"'"
             if parts is None:
                 continue
-            if splits:
-                pieces = [piece for part in parts for piece in part.words()]
-                if pieces and current is not None and parts[0].chars[:1].isspace():
-                    fields.append(current)
-                    current = None
-                for index, piece in enumerate(pieces):
-                    if index and current is not None:
-                        fields.append(current)
-                        current = None
-                    current = piece if current is None else current + piece
-                if current is not None and pieces and parts[-1].chars[-1:].isspace():
-                    fields.append(current)
-                    current = None
-                continue
-            for index, part in enumerate(parts):
-                if index and current is not None:
-                    fields.append(current)
-                    current = None
-                current = part if current is None else current + part
+            (split.add_split if splits else split.add)(parts)
         if self.at == start:
             return None
-        if current is not None:
-            fields.append(current)
-        return Word(fields=fields, line=line, quoted=quoted, raw=self.script[start : self.at])
+        return Word(fields=split.finished(), line=line, quoted=quoted, raw=self.script[start : self.at])
 
     def value(self) -> Text:
         """Read the right side of an assignment: one text, never split."""
-        result = Text()
+        found: list[Text] = []
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, _ = self._part(char)
             for index, part in enumerate(parts or ()):
-                result += (Text(" ", (self.line,)) if index else Text()) + part
-        return result
+                found += [Text(" ", (self.line,)), part] if index else [part]
+        return Text.joined(found)
 
     def array(self) -> list[Text]:
         """Read `(a b c)`; the opening bracket is next."""
@@ -186,26 +136,27 @@ class Expansion:
 
     def _double(self) -> list[Text]:
         self.take()
-        parts = [Text()]
+        # An array makes several texts; what stands before and after it belongs to its first and last.
+        texts: list[list[Text]] = [[]]
         while (char := self.peek()) not in ('"', ""):
             line = self.line
             if char == "\\" and self.peek(1) and self.peek(1) in '"\\$`\n':
                 self.take()
                 escaped = self.take()
-                parts[-1] += Text() if escaped == "\n" else Text(escaped, (line,))
+                texts[-1] += [] if escaped == "\n" else [Text(escaped, (line,))]
             elif char == "\\":
-                parts[-1] += Text(self.take(), (line,))
+                texts[-1].append(Text(self.take(), (line,)))
             elif char == "$":
                 found = self._dollar()
-                parts[-1] += found[0] if found else Text()
-                parts += found[1:]
+                texts[-1] += found[:1]
+                texts += [[more] for more in found[1:]]
             elif char == "`":
                 self._to_backquote()
-                parts[-1] += Text(GAP, (line,))
+                texts[-1].append(Text(GAP, (line,)))
             else:
-                parts[-1] += self._run('"\\$`')
+                texts[-1].append(self._run('"\\$`'))
         self._close('"')
-        return parts
+        return [Text.joined(parts) for parts in texts]
 
     def _run(self, stops: str) -> Text:
         """Take everything up to one of these characters."""
@@ -274,17 +225,21 @@ class Expansion:
         return [default]
 
     def _inner(self, word: str, line: int) -> Text:
-        inner = Expansion(script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes)
-        result = Text()
+        if self.depth >= _DEEPEST:
+            self.notes.append((line, f"more than {_DEEPEST} expansions inside each other are not followed"))
+            return Text(GAP, (line,))
+        inner = Expansion(
+            script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes, depth=self.depth + 1
+        )
+        found: list[Text] = []
         while inner.peek():
             if inner.peek() in " \t\n;&|<>()":
-                result += Text(inner.peek(), (inner.line,))
+                found.append(Text(inner.peek(), (inner.line,)))
                 inner.take()
                 continue
             parts, _ = inner._part(inner.peek())
-            for part in parts or ():
-                result += part
-        return result
+            found += parts or ()
+        return Text.joined(found)
 
     def _to_bracket(self, opening: str, closing: str) -> str:
         """Step over a bracket with everything in it, quotes respected; give what is inside."""
@@ -323,63 +278,3 @@ class Expansion:
         # An unset or empty variable counts as 0; a text is no number.
         written = found[0].chars.strip() if found else ""
         return int(written) if re.fullmatch(r"-?\d{1,18}", written) else None
-
-
-_TOKEN = re.compile(r"\s*(?:(\d{1,18})|([A-Za-z_]\w*)|(\*\*|[-+*/%()]))")
-
-
-def calculate(expression: str, number_of: Callable[[str], int | None]) -> int | None:
-    """Give the value of integer arithmetic with + - * / % and brackets; None where it is more than that or unknown."""
-    tokens: list[str] = []
-    at = 0
-    expression = expression.rstrip()
-    while at < len(expression):
-        match = _TOKEN.match(expression, at)
-        if match is None or match[3] == "**":
-            return None
-        number = int(match[1]) if match[1] else number_of(match[2]) if match[2] else None
-        if match[2] and number is None:
-            return None
-        tokens.append(match[3] or str(number))
-        at = match.end()
-    try:
-        value, rest = _sum(tokens)
-    except (ZeroDivisionError, IndexError, ValueError, RecursionError):
-        return None
-    return None if rest else value
-
-
-def _sum(tokens: list[str]) -> tuple[int, list[str]]:
-    value, tokens = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        sign = 1 if tokens[0] == "+" else -1
-        other, tokens = _product(tokens[1:])
-        value += sign * other
-    return value, tokens
-
-
-def _product(tokens: list[str]) -> tuple[int, list[str]]:
-    value, tokens = _factor(tokens)
-    while tokens and tokens[0] in "*/%":
-        operator = tokens[0]
-        other, tokens = _factor(tokens[1:])
-        if operator == "*":
-            value *= other
-        else:
-            # The shell rounds towards zero.
-            quotient = abs(value) // abs(other) * (1 if (value < 0) == (other < 0) else -1)
-            value = quotient if operator == "/" else value - quotient * other
-    return value, tokens
-
-
-def _factor(tokens: list[str]) -> tuple[int, list[str]]:
-    head = tokens[0]
-    if head in "+-":
-        value, rest = _factor(tokens[1:])
-        return (-value if head == "-" else value), rest
-    if head == "(":
-        value, rest = _sum(tokens[1:])
-        if rest[0] != ")":
-            raise ValueError
-        return value, rest[1:]
-    return int(head), tokens[1:]

@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from qvl_core.errors import Problem
+from qvl_core.recipe.environment_values import missing_partners, value_fault
 from qvl_core.recipe.merge import Merged
 from qvl_core.recipe.positions import KeyPath
 from qvl_core.recipe.sections.env import EnvSection
@@ -63,22 +64,23 @@ def sort_environment(merged: Merged) -> tuple[dict[str, Any], list[tuple[KeyPath
     if not isinstance(stated, dict):
         return merged.values, []
     problems: list[tuple[KeyPath, Problem]] = []
-    kept = {}
-    for name, value in stated.items():
-        verdict = _verdict(name)
-        if verdict is None:
-            kept[name] = value
-            continue
-        message, fix, severity = verdict
+    kept: dict[str, Any] = {}
+
+    def tell(name: str, message: str, fix: str, severity: Severity) -> None:
         path = ("env", name)
-        problem = Problem(
-            where=merged.where(path),
-            key=f"env.{name}",
-            message=message,
-            fix=fix,
-            severity=severity,
-        )
+        where = merged.where(path)
+        problem = Problem(where=where, key=f"env.{name}", message=message, fix=fix, severity=severity)
         problems.append((path, problem))
+
+    for name, value in stated.items():
+        if (verdict := _verdict(name)) is not None:
+            tell(name, *verdict)
+        elif name in EnvSection.model_fields and (fault := value_fault(name, value)) is not None:
+            tell(name, fault.message, fault.fix, "error")
+        else:
+            kept[name] = value
+    for name, fault in missing_partners(stated).items():
+        tell(name, fault.message, fault.fix, "error")
     return {**merged.values, "env": kept}, problems
 
 

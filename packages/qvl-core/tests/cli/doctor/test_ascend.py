@@ -53,7 +53,8 @@ def _cann(folder: Path, version: str, ops: bool = True) -> dict[str, str]:
 
 
 def test_a_machine_without_npus_skips_everything(tmp_path: Path) -> None:
-    rows = ascend.check_ascend({"PATH": ""}, tmp_path)
+    assert not ascend.ascend_wanted({"PATH": ""}, tmp_path)
+    rows = ascend.skipped()
     assert [row.check for row in rows] == list(ascend.CHECKS)
     assert {row.level for row in rows} == {"skipped"}
 
@@ -66,16 +67,75 @@ def test_device_nodes(devices: Path) -> None:
     assert "--device=/dev/devmm_svm" in row.fix
 
 
+def _asked(environment: dict[str, str]):
+    return ascend.check_npu_smi(ascend.ask_npu_smi(environment))
+
+
 def test_npu_smi(tmp_path: Path) -> None:
-    well = ascend.check_npu_smi(_tool(tmp_path / "a", INFO.format(second="OK")))
-    assert (well.level, well.evidence) == ("ok", "Version: 25.2.0; 2 healthy device(s)")
-    ill = ascend.check_npu_smi(_tool(tmp_path / "b", INFO.format(second="Alarm")))
+    well = _asked(_tool(tmp_path / "a", INFO.format(second="OK")))
+    assert (well.level, well.evidence) == ("ok", "driver 25.2.0; 2 healthy device(s)")
+    ill = _asked(_tool(tmp_path / "b", INFO.format(second="Alarm")))
     assert ill.level == "fail"
     assert "device 1 is Alarm" in ill.evidence
     assert 'ASCEND_RT_VISIBLE_DEVICES = "0"' in ill.fix
-    failing = ascend.check_npu_smi(_tool(tmp_path / "c", "dcmi module initialize failed\n", 255))
+    strained = _asked(_tool(tmp_path / "d", INFO.format(second="Warning")))
+    assert (strained.level, "device 1 is Warning" in strained.evidence) == ("warn", True)
+    failing = _asked(_tool(tmp_path / "c", "dcmi module initialize failed\n", 255))
     assert failing.evidence == "exit 255: dcmi module initialize failed"
-    assert "not on PATH" in ascend.check_npu_smi({"PATH": ""}).evidence
+    assert "not on PATH" in _asked({"PATH": ""}).evidence
+
+
+def test_an_npu_smi_that_answers_nonsense_hangs_or_cannot_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, output in enumerate(("", "usage: something else\n", "\x1b[31m|||\n")):
+        row = _asked(_tool(tmp_path / f"nonsense{number}", output))
+        assert (row.level, "lists no device" in row.evidence) == ("fail", True)
+        assert row.evidence.isprintable()
+    folder = tmp_path / "bytes"
+    environment = _tool(folder, "")
+    (folder / "npu-smi").write_bytes(b"#!/bin/sh\nprintf '\\377\\376\\000| 0'\n")
+    assert _asked(environment).level == "fail"
+    (folder / "npu-smi").write_bytes(b"\x7fELF of another machine")
+    assert "cannot be started" in _asked(environment).evidence
+    (folder / "npu-smi").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    monkeypatch.setattr(ascend, "DEADLINE_S", 0.3)
+    environment["PATH"] += ":/usr/bin:/bin"
+    assert "no answer within" in _asked(environment).evidence
+
+
+def test_devices_of_npus_with_two_chips_have_numbers_of_their_own() -> None:
+    # The layout as users show it in vllm-project/vllm-ascend#11896, numbers made up.
+    row = "| {npu}     Ascend910           | {health:<13} | -           41                0    / 0             |\n"
+    row += "| {chip}     {device}                   | 0000:9F:00.0  | 0           0    / 0    61879/ 65536  |\n"
+    places = [(npu, chip, 2 * npu + chip) for npu in range(3) for chip in range(2)]
+    table = "".join(
+        row.format(npu=npu, chip=chip, device=device, health="Alarm" if device == 3 else "OK")
+        for npu, chip, device in places
+    )
+    assert ascend.device_states(table) == [(str(n), "Alarm" if n == 3 else "OK") for n in range(6)]
+    told = ascend.check_npu_smi(ascend.SmiAnswer(text=table))
+    assert 'ASCEND_RT_VISIBLE_DEVICES = "0,1,2,4,5"' in told.fix
+    assert "device 3 is Alarm" in told.evidence
+
+
+def test_a_cann_that_is_there_and_was_not_sourced(tmp_path: Path) -> None:
+    script = tmp_path / "Ascend" / "ascend-toolkit" / "set_env.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text("export ASCEND_HOME_PATH=...")
+    environment = {"PATH": "", "HOME": str(tmp_path)}
+    assert ascend.ascend_wanted(environment, tmp_path)
+    row = ascend.check_cann(environment)
+    assert (row.level, row.fix.startswith(f"source {script}")) == ("fail", True)
+
+
+def test_operators_of_another_version_than_the_toolkit(tmp_path: Path) -> None:
+    environment = _cann(tmp_path / "cann", "8.5.0")
+    (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.3.RC1\n")
+    row = ascend.check_cann(environment)
+    assert (row.level, "8.5.0 and operators (opp) 8.3.RC1" in row.evidence) == ("fail", True)
+    (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.5.0\n")
+    assert ascend.check_cann(environment).level == "ok"
 
 
 def test_cann(tmp_path: Path) -> None:
@@ -149,5 +209,5 @@ def test_device_nodes_that_this_user_may_not_open(devices: Path, monkeypatch: py
 
 def test_every_npu_check_gives_its_row_in_order(tmp_path: Path, devices: Path) -> None:
     environment = _tool(tmp_path / "smi", INFO.format(second="OK")) | _cann(tmp_path / "cann", "8.5.0")
-    rows = ascend.check_ascend(environment, devices)
+    rows = ascend.check_ascend(environment, devices, lambda: ascend.ask_npu_smi(environment))
     assert [row.check for row in rows] == list(ascend.CHECKS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from qvl_core.cli.doctor import mindspore
+from qvl_core.cli.doctor.child import Runner
 from qvl_core.cli.doctor.mindspore import check_run, check_version, check_wheel
 
 
@@ -55,18 +56,20 @@ def test_an_architecture_that_is_unknown_or_no_elf_file_fails(tmp_path: Path) ->
 
 
 def _child(code: int, stderr: str = ""):
-    return lambda command, environment: subprocess.CompletedProcess(command, code, "ok\n", stderr)
+    return lambda command, environment, deadline_s: subprocess.CompletedProcess(command, code, "ok\n", stderr)
 
 
 def test_the_computation_in_a_child_process() -> None:
     assert check_run({}, _child(0)).level == "ok"
     row = check_run({}, _child(1, "Traceback\n  ...\nImportError: GLIBCXX_3.4.26 not found\n\n"))
     assert (row.level, row.evidence) == ("fail", "ImportError: GLIBCXX_3.4.26 not found")
-    assert check_run({}, _child(-11)).evidence == "exit code -11"
+    assert "signal 11" in check_run({}, _child(-11)).evidence
+    known = check_run({}, _child(1, "ImportError: libstdc++.so.6: version `GLIBCXX_3.4.29' not found"))
+    assert "older than the one" in known.evidence
 
 
 def test_a_child_that_hangs_is_a_failure() -> None:
-    def hang(command, environment):
+    def hang(command, environment, deadline_s):
         raise subprocess.TimeoutExpired(command, 60)
 
     assert "within 60 s" in check_run({}, hang).evidence
@@ -92,8 +95,8 @@ def test_a_c_library_older_than_the_wheel_needs(tmp_path: Path) -> None:
     assert mindspore.check_libstdcxx([tmp_path]).level == "ok"
 
 
-def _ends_with(stderr: str) -> mindspore.Runner:
-    return lambda command, environment: subprocess.CompletedProcess(command, 1, "", stderr)
+def _ends_with(stderr: str) -> Runner:
+    return lambda command, environment, deadline_s: subprocess.CompletedProcess(command, 1, "", stderr)
 
 
 def test_an_npu_that_does_not_compute_is_explained_where_the_message_is_known() -> None:
@@ -108,7 +111,7 @@ def test_an_npu_that_does_not_compute_is_explained_where_the_message_is_known() 
 def test_an_npu_that_computes() -> None:
     seen = []
 
-    def run(command: list[str], environment: object) -> subprocess.CompletedProcess[str]:
+    def run(command, environment: object, deadline_s: float) -> subprocess.CompletedProcess[str]:
         seen.append(command[-1])
         return subprocess.CompletedProcess(command, 0, "ok", "")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from qvl_core.cli.doctor import packages, programs
+from qvl_core.errors import NotInstalledError
+from qvl_core.launch import processes
 
 
 def test_starters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -35,18 +38,58 @@ def test_decoders_that_are_not_there(monkeypatch: pytest.MonkeyPatch, absent: se
     assert said in row.evidence
 
 
+def _ends(code: int, stderr: str = ""):
+    return lambda command, environment, deadline_s: subprocess.CompletedProcess(command, code, "", stderr)
+
+
+def _never(command, environment, deadline_s):
+    raise subprocess.TimeoutExpired(command, deadline_s)
+
+
 def test_decoders_that_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "installed_version", lambda name: "1")
-    failing = subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: libavcodec.so\n")
-    monkeypatch.setattr(programs.subprocess, "run", lambda *_, **__: failing)
-    row = programs.check_decoders({})
+    row = programs.check_decoders({}, _ends(1, "Traceback\nImportError: libavcodec.so\n"))
     assert (row.level, row.evidence) == ("fail", "ImportError: libavcodec.so")
+    assert programs.check_decoders({}, _never).level == "fail"
 
-    def never(*_: object, **__: object) -> None:
-        raise subprocess.TimeoutExpired("python", 20)
 
-    monkeypatch.setattr(programs.subprocess, "run", never)
-    assert programs.check_decoders({}).level == "fail"
+@pytest.mark.parametrize(
+    ("run", "wanted", "level", "said"),
+    [
+        (_ends(0), True, "ok", "rightly"),
+        (_ends(1, "no room in /dev/shm\n-----\n"), False, "warn", "no room"),
+        (_ends(1, "AssertionError: [1.0]\n-----\n"), True, "fail", "AssertionError: [1.0]"),
+        (_never, True, "fail", "did not meet"),
+    ],
+)
+def test_two_processes_that_meet_or_do_not(monkeypatch: pytest.MonkeyPatch, run, wanted, level, said) -> None:
+    monkeypatch.setattr(processes, "real_command", lambda command, path: tuple(command))
+    row = programs.check_two_processes({"PATH": ""}, wanted=wanted, run=run)
+    assert (row.level, said in row.evidence) == (level, True)
+    assert bool(row.fix) == (level != "ok")
+
+
+def test_two_real_processes_add_their_numbers_up() -> None:
+    pytest.importorskip("mpi4py")
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    row = programs.check_two_processes(environment, wanted=True)
+    assert row.level == "ok", row.evidence
+
+
+def test_without_mpi_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(command: object, path: str) -> None:
+        raise NotInstalledError("mpi4py is not installed\n  fix: pip install it")
+
+    monkeypatch.setattr(processes, "real_command", absent)
+    assert programs.check_two_processes({"PATH": ""}, wanted=False).level == "skipped"
+    row = programs.check_two_processes({"PATH": ""}, wanted=True)
+    assert (row.level, row.evidence, "qvl-core[mpi]" in row.fix) == ("fail", "mpi4py is not installed", True)
+
+
+def test_a_recorder_that_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    assert programs.check_trackers(tensorboard=True).level == "warn"
+    assert programs.check_trackers(tensorboard=False).level == "ok"
 
 
 def test_a_package_that_is_installed_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,13 +47,23 @@ def test_proxies_need_an_exemption_for_this_machine() -> None:
         ({"HCCL_EXEC_TIMEOUT": "0"}, "fail", "lasts for ever"),
         ({"HCCL_EXEC_TIMEOUT": "7200"}, "warn", "found that late"),
         ({"HCCL_EXEC_TIMEOUT": "3600"}, "ok", "3600"),
-        ({"HCCL_CONNECT_TIMEOUT": "119"}, "fail", "120 to 7200"),
+        ({"HCCL_CONNECT_TIMEOUT": "119"}, "fail", "120"),
+        ({"HCCL_CONNECT_TIMEOUT": "soon"}, "fail", "HCCL_CONNECT_TIMEOUT is soon"),
+        ({"HCCL_BUFFSIZE": "0"}, "fail", "HCCL_BUFFSIZE is 0"),
+        ({"HCCL_SOCKET_IFNAME": "eth0"}, "ok", "eth0"),
+        ({"HCCL_SOCKET_IFNAME": "=eth0"}, "ok", "eth0"),
+        ({"HCCL_SOCKET_IFNAME": "eth"}, "ok", "eth"),
+        ({"HCCL_SOCKET_IFNAME": "^eth1"}, "ok", "eth1"),
+        ({"HCCL_SOCKET_IFNAME": "bond0"}, "fail", "this machine has lo, eth0"),
+        ({"HCCL_IF_IP": "127.0.0.1"}, "ok", "127.0.0.1"),
+        ({"HCCL_IF_IP": "192.0.2.7"}, "fail", "no address of this machine"),
+        ({"HCCL_IF_IP": "node7"}, "fail", "no address of this machine"),
         ({"HCCL_CONNECT_TIMEOUT": "120"}, "ok", "120"),
-        ({"HCCL_WHITELIST_DISABLE": "0"}, "fail", "without HCCL_WHITELIST_FILE"),
+        ({"HCCL_WHITELIST_DISABLE": "0"}, "fail", "HCCL_WHITELIST_FILE is not set"),
     ],
 )
 def test_hccl_values(environment: dict[str, str], level: str, said: str) -> None:
-    row = shell_values.check_hccl(None, environment)
+    row = shell_values.check_hccl(None, environment, ("lo", "eth0"))
     assert row.level == level
     assert said in row.evidence
     assert row.fix or level == "ok"
@@ -63,4 +73,7 @@ def test_the_recipes_value_wins_and_several_machines_want_an_interface(folder) -
     row = shell_values.check_hccl(load_recipe("72b.toml"), {"HCCL_CONNECT_TIMEOUT": "1"})
     assert (row.level, "8 machines" in row.evidence) == ("warn", True)
     stated = load_recipe("72b.toml", ["env.HCCL_SOCKET_IFNAME='eth0'"])
-    assert shell_values.check_hccl(stated, {}).level == "ok"
+    assert shell_values.check_hccl(stated, {}, ("eth0",)).level == "ok"
+    met = load_recipe("72b.toml", ["env.HCCL_SOCKET_IFNAME='eth0'", "launch.master='10.0.0.1:60003'"])
+    row = shell_values.check_hccl(met, {}, ("eth0",))
+    assert (row.level, "60003 of launch.master" in row.evidence) == ("fail", True)

@@ -20,17 +20,27 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--devices", help="Compute on an NPU, too; takes up to a minute.")
         ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+        compare: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--compare",
+                metavar="FILE",
+                help="Compare reports of several machines, made with --json; once for each.",
+                show_default=False,
+            ),
+        ] = None,
     ) -> int:
         """Look at this machine and this installation, and say how to mend what is wrong.
 
         Takes some seconds, needs no network, changes nothing. Exit 0 if nothing failed, 3 if something did, 2 if the
-        recipe is wrong or its files are missing.
+        recipe is wrong or its files are missing. docs/doctor.md lists the checks.
         """
         # The doctor's subject is the environment itself; checks get it from here and do not read it on their own.
         import os
 
-        from qvl_core.cli.doctor import report
+        from qvl_core.cli.doctor import comparison, examination, report
+        from qvl_core.cli.plain_text import print_text
 
-        rows = report.examine(os.environ, recipe, use_npu=devices)
-        print(report.as_json(rows) if json else report.as_text(rows))
+        rows = comparison.compare(compare) if compare else examination.examine(os.environ, recipe, use_npu=devices)
+        print_text(report.as_json(rows) if json else report.as_text(rows))
         return report.exit_code(rows)

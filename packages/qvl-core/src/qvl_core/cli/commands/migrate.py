@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         """
         from pathlib import Path
 
+        from qvl_core.cli.plain_text import print_text
         from qvl_core.migrate import migration, report
 
         target = Path(out)
@@ -50,5 +51,5 @@ def register(app: typer.Typer) -> None:
             migration.JSON_REPORT: report.as_json(found, out),
         }
         migration.write(found, target, texts, overwrite=overwrite)
-        print(texts[migration.JSON_REPORT if format is Format.json else migration.TEXT_REPORT], end="")
+        print_text(texts[migration.JSON_REPORT if format is Format.json else migration.TEXT_REPORT].rstrip("\n"))
         return EXIT_DONE if found.complete else EXIT_WRONG_INPUT

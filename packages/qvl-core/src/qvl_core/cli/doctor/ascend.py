@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.input_file import printable
 from qvl_core.machine import TOOLKIT_VARIABLES, cann_version
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
@@ -22,8 +25,45 @@ PAIRS = {
     "2.9.0": ("9.0.0", "26.0.RC1"),
 }
 DEADLINE_S = 20.0
+# Health of a device, as npu-smi words it, at which it still computes.
+_STRAINED = ("Warning",)
 CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-pair")
 GROUP = "HwHiAiUser"
+# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
+ROOTS = (Path("/usr/local/Ascend"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmiAnswer:
+    """What `npu-smi info` said: its table, or why there is none. `absent` where the tool is not on PATH."""
+
+    text: str = ""
+    fault: str = ""
+    absent: bool = False
+
+    @property
+    def driver(self) -> str:
+        found = re.search(r"Version:\s*([\w.]+)", self.text)
+        return found[1] if found else ""
+
+
+Ask = Callable[[], SmiAnswer]
+
+
+def ask_npu_smi(environment: Mapping[str, str], run: Runner = run_child) -> SmiAnswer:
+    """Ask `npu-smi info` once, in a child process with a deadline."""
+    tool = shutil.which("npu-smi", path=environment.get("PATH"))
+    if tool is None:
+        return SmiAnswer(absent=True, fault="npu-smi is not on PATH")
+    try:
+        done = run([tool, "info"], environment, DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        return SmiAnswer(fault=f"npu-smi info gives no answer within {DEADLINE_S:.0f} s")
+    except OSError as error:
+        return SmiAnswer(fault=f"npu-smi cannot be started: {error.strerror}")
+    if done.returncode:
+        return SmiAnswer(fault=f"exit {done.returncode}: {last_line(done)[:200]}")
+    return SmiAnswer(text=done.stdout)
 
 
 def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) -> bool:
@@ -31,27 +71,28 @@ def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) 
     return (
         any(devices.glob("davinci[0-9]*"))
         or any(environment.get(name) for name in TOOLKIT_VARIABLES)
+        or bool(set_env_script(environment))
         or shutil.which("npu-smi", path=environment.get("PATH")) is not None
     )
 
 
-def check_ascend(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[Row]:
-    """Check everything about NPUs; on a machine without any, all of it is skipped."""
-    if not ascend_wanted(environment, devices):
-        evidence = "no NPU here: no /dev/davinci*, no npu-smi, no CANN"
-        return [Row(check=name, level="skipped", evidence=evidence) for name in CHECKS]
-    tool = check_npu_smi(environment)
-    toolkit = check_cann(environment)
-    driver = re.search(r"Version:\s*([\w.]+)", tool.evidence)
-    answer = "" if tool.level == "fail" and "device" not in tool.evidence else smi_output(environment)
+def skipped() -> list[Row]:
+    """Give the rows of a machine without any NPU."""
+    evidence = "no NPU here: no /dev/davinci*, no npu-smi, no CANN"
+    return [Row(check=name, level="skipped", evidence=evidence) for name in CHECKS]
+
+
+def check_ascend(environment: Mapping[str, str], devices: Path, ask: Ask) -> list[Row]:
+    """Check everything about the NPUs of a machine that has some, or means to."""
+    smi = ask()
     return [
         check_devices(devices),
         check_permission(devices),
-        tool,
-        check_busy(answer),
+        check_npu_smi(smi),
+        check_busy(smi.text),
         check_visible(environment, devices),
-        toolkit,
-        check_pair(environment, driver[1] if driver else ""),
+        check_cann(environment),
+        check_pair(environment, smi.driver),
     ]
 
 
@@ -80,20 +121,6 @@ def check_permission(devices: Path) -> Row:
         fix = f"sudo usermod -aG {GROUP} $USER, then log in again"
         return Row(check="npu-permission", level="fail", evidence=evidence, fix=fix)
     return Row(check="npu-permission", level="ok", evidence="the device nodes can be opened")
-
-
-def smi_output(environment: Mapping[str, str]) -> str:
-    """Give what `npu-smi info` says; "" where it does not answer."""
-    tool = shutil.which("npu-smi", path=environment.get("PATH"))
-    if tool is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [tool, "info"], env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def check_busy(answer: str) -> Row:
@@ -125,39 +152,76 @@ def check_visible(environment: Mapping[str, str], devices: Path) -> Row:
     return Row(check="visible-devices", level="ok", evidence=f"{name} is {stated}")
 
 
-def check_npu_smi(environment: Mapping[str, str]) -> Row:
+def check_npu_smi(smi: SmiAnswer) -> Row:
     """Check that `npu-smi info` answers, and that all devices are healthy."""
-    tool = shutil.which("npu-smi", path=environment.get("PATH"))
-    if tool is None:
+    if smi.absent:
         fix = "in a container: mount npu-smi and the driver folder read-only; on the host: install the driver"
-        return Row(check="npu-smi", level="fail", evidence="npu-smi is not on PATH", fix=fix)
-    fix = "reinstall driver and firmware, or ask the administrator of the machine"
-    try:
-        done = subprocess.run(
-            [tool, "info"], env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Row(check="npu-smi", level="fail", evidence=f"npu-smi info fails: {error}", fix=fix)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        return Row(check="npu-smi", level="fail", evidence=f"exit {done.returncode}: {last[0][:200]}", fix=fix)
-    return _health(done.stdout)
+        return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
+    if smi.fault:
+        fix = "reinstall driver and firmware, or ask the administrator of the machine"
+        return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
+    said = f"driver {smi.driver}" if smi.driver else "no version stated"
+    states = device_states(smi.text)
+    if not states:
+        first = next((line.strip() for line in smi.text.splitlines() if line.strip()), "nothing")
+        evidence = f"npu-smi info lists no device; it says: {printable(first, 80)}"
+        fix = "run `npu-smi info` yourself: the driver sees no device, or this is another program of that name"
+        return Row(check="npu-smi", level="fail", evidence=evidence, fix=fix)
+    ill = [f"{device} is {state}" for device, state in states if state != "OK"]
+    if not ill:
+        return Row(check="npu-smi", level="ok", evidence=f"{said}; {len(states)} healthy device(s)")
+    healthy = ",".join(device for device, state in states if state == "OK")
+    evidence = f"{said}; device {', '.join(ill)}"
+    if all(state in ("OK", *_STRAINED) for _, state in states):
+        fix = "npu-smi info -t health -i N says of what it warns; runs may go on"
+        return Row(check="npu-smi", level="warn", evidence=evidence, fix=fix)
+    fix = f'[env] ASCEND_RT_VISIBLE_DEVICES = "{healthy}" leaves them out' if healthy else "reset the devices"
+    return Row(check="npu-smi", level="fail", evidence=evidence, fix=fix)
+
+
+def device_states(table: str) -> list[tuple[str, str]]:
+    """Give (device number, health) of each device in the table of `npu-smi info`.
+
+    A device has two lines, `| 0  910B3  | OK  | ...` and `| 0  | 0000:C1:00.0 | ...`; where an NPU has two chips (A3)
+    the second one is `| 1  5  | 0000:9F:00.0 | ...`, chip and device number.
+    """
+    found = re.finditer(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|[^\n]*(?:\n\|\s*\d+(?:\s+(\d+))?\s*\|)?", table)
+    return [(match[3] or match[1], match[2]) for match in found]
 
 
 def check_cann(environment: Mapping[str, str]) -> Row:
     """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
     home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
     if not home:
-        fix = "source set_env.sh of the CANN folder, in this shell and in the job script"
-        return Row(check="cann", level="fail", evidence=f"{TOOLKIT_VARIABLES[0]} is not set", fix=fix)
+        script = set_env_script(environment)
+        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
+        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
+            f"; CANN is there, its {script} was not sourced" if script else ""
+        )
+        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     if not Path(home).is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
         return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
     version = cann_version(Path(home)) or "of unknown version"
+    fix = f"install the CANN ops package for your chip, version {version}"
     if not (Path(home) / "opp").exists():
-        fix = f"install the CANN ops package for your chip, version {version}"
         return Row(check="cann", level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
+    operators = cann_version(Path(home) / "opp")
+    if operators and release(operators) != release(version):
+        evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
+        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     return Row(check="cann", level="ok", evidence=f"CANN {version} in {home}")
+
+
+def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
+    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
+    home = environment.get("HOME", "")
+    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
+        for name in ("cann", "ascend-toolkit", "latest"):
+            script = root / name / "set_env.sh"
+            if script.is_file():
+                return str(script)
+    return ""
 
 
 def check_pair(environment: Mapping[str, str], driver: str) -> Row:
@@ -180,16 +244,3 @@ def check_pair(environment: Mapping[str, str], driver: str) -> Row:
         fix = f"update driver and firmware to {pair[1]}"
         return Row(check="cann-pair", level="warn", evidence=f"{evidence}: the driver is older", fix=fix)
     return Row(check="cann-pair", level="ok", evidence=evidence)
-
-
-def _health(output: str) -> Row:
-    version = re.search(r"Version:\s*[\w.]+", output)
-    said = version[0] if version else "no version stated"
-    # A device line reads `| 0  910B3  | OK  | 93.4 ...`; the second column is its health.
-    states = re.findall(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|", output)
-    ill = [f"{device} is {state}" for device, state in states if state != "OK"]
-    if ill:
-        healthy = ",".join(device for device, state in states if state == "OK")
-        fix = f'[env] ASCEND_RT_VISIBLE_DEVICES = "{healthy}" leaves them out'
-        return Row(check="npu-smi", level="fail", evidence=f"{said}; device {', '.join(ill)}", fix=fix)
-    return Row(check="npu-smi", level="ok", evidence=f"{said}; {len(states)} healthy device(s)")

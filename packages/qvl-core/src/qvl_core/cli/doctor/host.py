@@ -13,6 +13,7 @@ from pathlib import Path
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import release
 from qvl_core.cli.terminal import bytes_text
+from qvl_core.launch.environment import is_left_over
 
 GIB = 1024**3
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
@@ -22,17 +23,17 @@ WHEEL_GLIBC = (2, 28)
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 (its size is read, nothing is written)
 # HCCL opens a file for each connection; CANN's installation notes ask for this many.
 ASCEND_OPEN_FILES = 65535
-# What msrun and rank-table launches set for their workers; in a shell they are left over from an earlier run.
-LEAKED = (
-    *("MS_ROLE", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM", "MS_NODE_ID", "MS_CLUSTER_SIZE"),
-    *("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID", "OMPI_COMM_WORLD_RANK"),
-)
 
 
 # No package of this time was made later than it: a clock before it is wrong. 2026-01-01, seconds since 1970.
 EARLIEST_S = 1_767_225_600
 # A clock this far ahead makes every file that others write look old.
 LATEST_S = EARLIEST_S + 15 * 366 * 86_400
+
+
+def check_host() -> Row:
+    """Name this machine: reports of several are told apart by it."""
+    return Row(check="host", level="ok", evidence=platform.node() or "without a name")
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
@@ -135,9 +136,9 @@ def check_home(environment: Mapping[str, str], umask: int | None = None) -> Row:
 
 def check_variables(environment: Mapping[str, str]) -> Row:
     """Check for launch variables that an earlier run left in this shell."""
-    leaked = [name for name in LEAKED if name in environment]
+    leaked = sorted(name for name in environment if is_left_over(name))
     if leaked:
-        evidence = f"left over from an earlier run: {', '.join(leaked)}"
+        evidence = f"left over from an earlier run: {', '.join(leaked)}; `qvl run` does not pass them on"
         return Row(check="variables", level="warn", evidence=evidence, fix=f"unset {' '.join(leaked)}")
     if environment.get("LD_PRELOAD"):
         evidence = f"LD_PRELOAD is {environment['LD_PRELOAD']}"

@@ -7,9 +7,10 @@ import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.launch.known_messages import known_in
@@ -32,7 +33,7 @@ DEADLINE_S = 60.0
 # d/dw sum(x @ w) is the column sums of x, [4, 6]: a product and a gradient, through the same calls as the model.
 SMOKE = """
 import numpy, mindspore
-mindspore.set_device("CPU")
+mindspore.set_device("{device}")
 x = mindspore.Tensor(numpy.array([[1, 2], [3, 4]], numpy.float32))
 w = mindspore.Tensor(numpy.ones((2, 1), numpy.float32))
 loss, slope = mindspore.value_and_grad(lambda w: mindspore.ops.matmul(x, w).sum())(w)
@@ -44,11 +45,9 @@ print("ok")
 # What has nothing to look at without MindSpore.
 LATER = ("mindspore-wheel", "mindspore-version", "libstdcxx", "mindspore-run")
 
-Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
-
 
 def check_mindspore(
-    environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner | None = None
+    environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner = run_child
 ) -> list[Row]:
     """Check MindSpore from presence to a computation in a child process; later checks are skipped after a failure.
 
@@ -64,7 +63,7 @@ def check_mindspore(
     wheel = check_wheel(_folder())
     version = check_version(installed_version("mindspore") or "")
     rows += [wheel, version, check_libstdcxx()]
-    rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run or _run_child))
+    rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run))
     return rows
 
 
@@ -123,41 +122,32 @@ def check_libstdcxx(folders: Sequence[Path] = LIBRARY_FOLDERS) -> Row:
 
 def check_run(environment: Mapping[str, str], run: Runner) -> Row:
     """Check that MindSpore imports and computes on the CPU, in a child process with a deadline."""
-    name = "mindspore-run"
-    child = {**environment, "MS_DEV_HOST_BLOCKING_RUN": "1", "GLOG_v": "3"}
     fix = "see the first error; often a missing libstdc++ (conda install libstdcxx-ng) or a half-installed wheel"
-    try:
-        done = run([sys.executable, "-c", SMOKE], child)
-    except subprocess.TimeoutExpired:
-        evidence = f"did not compute a 2 x 2 product within {DEADLINE_S:.0f} s"
-        fix = "unset the variables named above, if any, and run the doctor again"
-        return Row(check=name, level="fail", evidence=evidence, fix=fix)
-    if done.returncode == 0:
-        return Row(check=name, level="ok", evidence="a product and its gradient are right on the CPU")
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
-    return Row(check=name, level="fail", evidence=last.strip()[:300], fix=fix)
+    late = "unset the variables named above, if any, and run the doctor again"
+    variables = {**environment, "MS_DEV_HOST_BLOCKING_RUN": "1"}
+    return _computes("mindspore-run", "the CPU", variables, run, fix=fix, late=late)
 
 
-def check_device_run(environment: Mapping[str, str], run: Runner | None = None) -> Row:
+def check_device_run(environment: Mapping[str, str], run: Runner = run_child) -> Row:
     """Check that MindSpore computes on an NPU: the same product and gradient, in a child process with a deadline."""
-    name = "npu-run"
-    program = SMOKE.replace('set_device("CPU")', 'set_device("Ascend")')
-    try:
-        done = (run or _run_child)([sys.executable, "-c", program], {**environment, "GLOG_v": "3"})
-    except subprocess.TimeoutExpired:
-        evidence = f"did not compute a 2 x 2 product on an NPU within {DEADLINE_S:.0f} s"
-        fix = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
-        return Row(check=name, level="fail", evidence=evidence, fix=fix)
-    if done.returncode == 0:
-        return Row(check=name, level="ok", evidence="a product and its gradient are right on an NPU")
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    if known := known_in(lines):
-        return Row(
-            check=name, level="fail", evidence=f"{known[0].line[:200]}: {known[0].known.cause}", fix=known[0].known.fix
-        )
-    last = lines[-1] if lines else f"exit code {done.returncode}"
     fix = "the rows above name what CANN and driver lack; else search this line in docs/environment.md"
-    return Row(check=name, level="fail", evidence=last[:300], fix=fix)
+    late = "npu-smi info: is the device free and healthy? Then source CANN's set_env.sh and try again"
+    return _computes("npu-run", "an NPU", environment, run, fix=fix, late=late)
+
+
+def _computes(check: str, where: str, environment: Mapping[str, str], run: Runner, *, fix: str, late: str) -> Row:
+    program = SMOKE.format(device="Ascend" if check == "npu-run" else "CPU")
+    try:
+        done = run([sys.executable, "-c", program], {**environment, "GLOG_v": "3"}, DEADLINE_S)
+    except (OSError, subprocess.TimeoutExpired):
+        evidence = f"did not compute a 2 x 2 product on {where} within {DEADLINE_S:.0f} s"
+        return Row(check=check, level="fail", evidence=evidence, fix=late)
+    if done.returncode == 0:
+        return Row(check=check, level="ok", evidence=f"a product and its gradient are right on {where}")
+    if known := known_in(done.stderr.splitlines()):
+        evidence = f"{known[0].line[:200]}: {known[0].known.cause}"
+        return Row(check=check, level="fail", evidence=evidence, fix=known[0].known.fix)
+    return Row(check=check, level="fail", evidence=last_line(done), fix=fix)
 
 
 def elf_machine(library: Path) -> str | None:
@@ -191,9 +181,3 @@ def _folder() -> Path:
 
 def _skipped(name: str) -> Row:
     return Row(check=name, level="skipped", evidence="an earlier check failed")
-
-
-def _run_child(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env=dict(environment), capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from qvl_core.cli.doctor.data_rows import SKEW_S
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.terminal import bytes_text
 
@@ -24,7 +29,9 @@ _PROCESS_BYTES = 600 * MIB
 _SECRET = re.compile(r"(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})")
 
 
-def check_devices_for(recipe: Recipe, devices: Path, cores: int) -> Row:
+def check_devices_for(
+    recipe: Recipe, devices: Path, cores: int, environment: Mapping[str, str] = MappingProxyType({})
+) -> Row:
     """Check that the devices which the recipe starts processes on are here."""
     layout, launch = recipe.parallel, recipe.launch
     wanted = -(-layout.world_size // launch.nodes)
@@ -35,16 +42,22 @@ def check_devices_for(recipe: Recipe, devices: Path, cores: int) -> Row:
             return Row(check="recipe-devices", level="warn", evidence=evidence, fix=fix)
         return Row(check="recipe-devices", level="ok", evidence=evidence)
     found = sorted(int(path.name[7:]) for path in devices.glob("davinci[0-9]*") if path.name[7:].isdecimal())
-    visible = recipe.env.ASCEND_RT_VISIBLE_DEVICES
-    named = [int(number) for number in visible.split(",")] if visible else found[:wanted]
+    name = "ASCEND_RT_VISIBLE_DEVICES"
+    visible = recipe.env.ASCEND_RT_VISIBLE_DEVICES or environment.get(name, "")
+    whose = f"env.{name}" if recipe.env.ASCEND_RT_VISIBLE_DEVICES else f"{name} of this shell"
+    parts = [part.strip() for part in visible.split(",")] if visible else []
+    named = [int(part) for part in parts if part.isdecimal()] if visible else found[:wanted]
     absent = [number for number in named if number not in found]
     here = f"{wanted} NPU{'s' if wanted > 1 else ''} wanted here, {len(found)} found in {devices}"
     if len(found) < wanted:
         fix = "run it where they are; to try the recipe on CPU: a tiny recipe with --set launch.device=cpu"
         return Row(check="recipe-devices", level="fail", evidence=here, fix=fix)
+    fix = f'[env] {name} = "{",".join(map(str, found[:wanted]))}"'
+    if len(set(named)) < wanted:
+        evidence = f"{whose} is {visible[:60]}: {len(set(named))} of the {wanted} devices that the recipe wants here"
+        return Row(check="recipe-devices", level="fail", evidence=evidence, fix=fix)
     if absent:
-        evidence = f"env.ASCEND_RT_VISIBLE_DEVICES names {', '.join(map(str, absent))}, which are not here"
-        fix = f'ASCEND_RT_VISIBLE_DEVICES = "{",".join(map(str, found[:wanted]))}"'
+        evidence = f"{whose} names {', '.join(map(str, absent))}, which are not here"
         return Row(check="recipe-devices", level="fail", evidence=evidence, fix=fix)
     return Row(check="recipe-devices", level="ok", evidence=here)
 
@@ -85,20 +98,32 @@ def check_output(recipe: Recipe) -> Row:
     stated = Path(recipe.output.dir)
     folder = next(path for path in (stated, *stated.absolute().parents) if path.exists())
     probe = folder / f".qvl-doctor-{os.getpid()}"
+    before = time.time()
     try:
         with probe.open("w") as file:
             file.write("x")
             file.flush()
             os.fsync(file.fileno())
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        skew = probe.stat().st_mtime - before
         renamed = probe.with_name(f"{probe.name}.renamed")
         probe.replace(renamed)
         renamed.unlink()
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        # On a read-only disk not even that.
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
         evidence = f"{folder} does not take a file, a lock, a rename or a sync: {error.strerror}"
         fix = "--set output.dir=DIR on a disk where you may write, a local one if the network's has no locks"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free space there, or --set output.dir=DIR on another disk"
         return Row(check="output-folder", level="fail", evidence=evidence, fix=fix)
+    if abs(skew) > SKEW_S:
+        evidence = (
+            f"{folder} works; a new file there is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the clock"
+        )
+        fix = "set the clock of this machine, or of the one that serves the disk (ntpd, chronyd)"
+        return Row(check="output-folder", level="warn", evidence=evidence, fix=fix)
     return Row(check="output-folder", level="ok", evidence=f"{folder}: files, locks, renames and syncing work")
 
 
@@ -131,6 +156,15 @@ def check_loss_of_a_stop(recipe: Recipe) -> Row:
     if lost <= 3600:
         return Row(check="time-lost", level="ok", evidence=evidence)
     return Row(check="time-lost", level="warn", evidence=evidence, fix=f"train.save.every = {max(1, int(3600 / step))}")
+
+
+def check_nodes(recipe: Recipe) -> Row:
+    """Tell how the machines of a run are compared: only this one is looked at."""
+    if recipe.launch.nodes == 1:
+        return Row(check="nodes-agree", level="ok", evidence="one machine")
+    evidence = f"{recipe.launch.nodes} machines; only this one is looked at"
+    fix = "qvl doctor --recipe R --json > NAME.json on each, then qvl doctor --compare ONE.json --compare OTHER.json"
+    return Row(check="nodes-agree", level="skipped", evidence=evidence, fix=fix)
 
 
 def check_secrets(recipe: Recipe) -> Row:

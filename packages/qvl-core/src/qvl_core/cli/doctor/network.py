@@ -56,7 +56,8 @@ def check_hccl_ports(
     taken = [port for port in wanted if not free(port)]
     named = f"{base} to {base + HCCL_PORTS - 1}"
     if taken:
-        other = next(first for first in range(61000, 65500, 100) if all(map(free, range(first, first + HCCL_PORTS))))
+        starts = range(61000, 65500, 100)
+        other = next((first for first in starts if all(map(free, range(first, first + HCCL_PORTS)))), starts[0])
         evidence = f"of HCCL's ports {named}, {', '.join(map(str, taken))} taken"
         return Row(check="hccl-ports", level="warn", evidence=evidence, fix=f"[env] HCCL_IF_BASE_PORT = {other}")
     first, last = _numbers(folder / "ip_local_port_range")

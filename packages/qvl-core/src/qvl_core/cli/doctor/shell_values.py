@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from qvl_core.cli.doctor.network import HCCL_BASE, HCCL_PORTS
 from qvl_core.cli.doctor.row import Row
 
 if TYPE_CHECKING:
@@ -52,60 +56,110 @@ def check_proxies(environment: Mapping[str, str]) -> Row:
     return Row(check="proxies", level="ok", evidence="none in the way" if not found else "local addresses are exempt")
 
 
-def check_hccl(recipe: Recipe | None, environment: Mapping[str, str]) -> Row:
-    """Check that HCCL's time-outs and ports are sensible, and fit each other and the recipe."""
+def check_hccl(recipe: Recipe | None, environment: Mapping[str, str], interfaces: Sequence[str] | None = None) -> Row:
+    """Check that HCCL's values are in range, fit each other and the recipe, and name what this machine has."""
     values = {name: value for name, value in environment.items() if name.startswith("HCCL_")}
     if recipe is not None:
         values |= {name: value for name, value in recipe.env.variables().items() if name.startswith("HCCL_")}
-    faults = list(_hccl_faults(values, recipe))
+    faults = [
+        *_range_faults(values),
+        *_exec_faults(values),
+        *_recipe_faults(values, recipe),
+        *_place_faults(values, [name for _, name in socket.if_nameindex()] if interfaces is None else interfaces),
+    ]
     if not faults:
         stated = ", ".join(f"{name} {value}" for name, value in sorted(values.items())) or "all at their defaults"
         return Row(check="hccl-values", level="ok", evidence=stated[:300])
-    level: Any = "fail" if any(severe for _, _, severe in faults) else "warn"
     return Row(
         check="hccl-values",
-        level=level,
-        evidence="; ".join(text for text, _, _ in faults),
-        fix="; ".join(fix for _, fix, _ in faults),
+        level="fail" if any(fault.severe for fault in faults) else "warn",
+        evidence="; ".join(fault.text for fault in faults),
+        fix="; ".join(dict.fromkeys(fault.fix for fault in faults)),
     )
 
 
 def value_fault(name: str, text: str) -> str:
     """Say why a variable's text is not legal for it; "" where it is."""
-    from pydantic import TypeAdapter, ValidationError
+    from qvl_core.recipe.environment_text import VariableError, value_of_text
 
-    from qvl_core.recipe.sections import EnvSection
-
-    value: Any = int(text) if re.fullmatch(r"-?\d{1,12}", text.strip()) else text
-    if name == "TOKENIZERS_PARALLELISM":
-        value = text.lower()
-    field = EnvSection.model_fields[name]
     try:
-        TypeAdapter(field.rebuild_annotation(), config={"strict": True}).validate_python(value)
-    except ValidationError as error:
-        return error.errors()[0]["msg"][0].lower() + error.errors()[0]["msg"][1:]
+        value_of_text(name, text)
+    except VariableError as error:
+        return str(error)
     return ""
 
 
-def _hccl_faults(values: Mapping[str, str], recipe: Recipe | None) -> list[tuple[str, str, bool]]:
-    """Give (fault, fix, whether the run would fail of it)."""
-    found = []
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a value, what to do, and whether the run would fail of it."""
+
+    text: str
+    fix: str
+    severe: bool = False
+
+
+def _range_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
+    from qvl_core.recipe.sections import EnvSection
+
+    for name, text in sorted(values.items()):
+        for_ever = name == "HCCL_EXEC_TIMEOUT" and _number(text) == 0
+        if name in EnvSection.model_fields and not for_ever and (fault := value_fault(name, text)):
+            legal = EnvSection.model_fields[name]
+            example = f"{name} = {legal.examples[0]}" if legal.examples else f"unset {name}"
+            yield _Fault(f"{name} is {text[:60]}: {fault}", f"for example {example}", severe=True)
+
+
+def _exec_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
     seconds = _number(values.get("HCCL_EXEC_TIMEOUT"))
     if seconds == 0:
-        found.append(("HCCL_EXEC_TIMEOUT is 0: a hang lasts for ever", "HCCL_EXEC_TIMEOUT = 1800", True))
+        yield _Fault("HCCL_EXEC_TIMEOUT is 0: a hang lasts for ever", "HCCL_EXEC_TIMEOUT = 1800", severe=True)
     elif seconds is not None and seconds > LONG_EXEC_S:
         text = f"HCCL_EXEC_TIMEOUT is {seconds} s: a hang inside HCCL is found that late"
-        found.append((text, f"HCCL_EXEC_TIMEOUT = 1800, or {LONG_EXEC_S} at most", False))
-    connect = _number(values.get("HCCL_CONNECT_TIMEOUT"))
-    if connect is not None and not 120 <= connect <= 7200:
-        found.append((f"HCCL_CONNECT_TIMEOUT is {connect}; legal are 120 to 7200", "HCCL_CONNECT_TIMEOUT = 1200", True))
-    if values.get("HCCL_WHITELIST_DISABLE") == "0" and not values.get("HCCL_WHITELIST_FILE"):
-        text = "HCCL_WHITELIST_DISABLE is 0 without HCCL_WHITELIST_FILE"
-        found.append((text, "HCCL_WHITELIST_DISABLE = 1, or name the file", True))
-    if recipe is not None and recipe.launch.nodes > 1 and not values.get("HCCL_SOCKET_IFNAME"):
+        yield _Fault(text, f"HCCL_EXEC_TIMEOUT = 1800, or {LONG_EXEC_S} at most")
+
+
+def _recipe_faults(values: Mapping[str, str], recipe: Recipe | None) -> Iterator[_Fault]:
+    if recipe is None:
+        return
+    if recipe.launch.nodes > 1 and not (values.get("HCCL_SOCKET_IFNAME") or values.get("HCCL_IF_IP")):
         text = f"{recipe.launch.nodes} machines, and HCCL_SOCKET_IFNAME does not say over which interface"
-        found.append((text, 'HCCL_SOCKET_IFNAME = "eth0", the one that reaches the others', False))
-    return found
+        yield _Fault(text, 'HCCL_SOCKET_IFNAME = "eth0", the one that reaches the others')
+    stated = _number(values.get("HCCL_IF_BASE_PORT"))
+    base = HCCL_BASE if stated is None else stated
+    port = int(recipe.launch.master.rpartition(":")[2])
+    if recipe.launch.device == "ascend" and base <= port < base + HCCL_PORTS:
+        text = f"port {port} of launch.master is one of HCCL's, {base} to {base + HCCL_PORTS - 1}"
+        yield _Fault(text, "--set launch.master=HOST:29501, or another HCCL_IF_BASE_PORT", severe=True)
+
+
+def _place_faults(values: Mapping[str, str], interfaces: Sequence[str]) -> Iterator[_Fault]:
+    """Give what the values name and this machine does not have."""
+    stated = values.get("HCCL_SOCKET_IFNAME", "")
+    # `=eth0` is that one, `eth` any that begins so, `^` any other.
+    wanted = [] if stated.startswith("^") else [name.strip() for name in stated.removeprefix("=").split(",")]
+    if any(wanted) and not any(name and have.startswith(name) for name in wanted for have in interfaces):
+        text = f"HCCL_SOCKET_IFNAME is {stated[:60]}; this machine has {', '.join(interfaces) or 'no interface'}"
+        yield _Fault(text, "name the interface that reaches the others: ip -br addr", severe=True)
+    if (address := values.get("HCCL_IF_IP")) and not _is_own(address):
+        text = f"HCCL_IF_IP is {address[:60]}, which is no address of this machine"
+        yield _Fault(text, "leave it out, or state this machine's own: ip -br addr", severe=True)
+    if values.get("HCCL_WHITELIST_DISABLE") == "0":
+        file = values.get("HCCL_WHITELIST_FILE", "")
+        if not file or not Path(file).is_file():
+            said = f"names {file[:80]}, which is no file" if file else "is not set"
+            text = f"HCCL_WHITELIST_DISABLE is 0 and HCCL_WHITELIST_FILE {said}"
+            yield _Fault(text, "HCCL_WHITELIST_DISABLE = 1, or name the file", severe=True)
+
+
+def _is_own(address: str) -> bool:
+    """Tell whether a socket can be bound to the address; no packet leaves."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except (OSError, UnicodeError):
+            return False
+    return True
 
 
 def _number(text: str | None) -> int | None:

@@ -1,0 +1,92 @@
+"""Texts of a shell script with the line of each character, and how they make the fields of a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+# Stands in a text for what cannot be known without running something; no script holds this character.
+GAP = "\ue000"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with the line of each of its characters."""
+
+    chars: str = ""
+    lines: tuple[int, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable[Text]) -> Text:
+        """Put texts together, in time that grows with their length: a script may hold 100,000 of them."""
+        held = list(parts)
+        if len(held) == 1:
+            return held[0]
+        if len(held) == 2:
+            return cls(held[0].chars + held[1].chars, held[0].lines + held[1].lines)
+        return cls("".join(part.chars for part in held), tuple(chain.from_iterable(part.lines for part in held)))
+
+    @property
+    def line(self) -> int:
+        return self.lines[0] if self.lines else 0
+
+    @property
+    def known(self) -> bool:
+        return GAP not in self.chars
+
+    def words(self) -> list[Text]:
+        """Split at white space, as the shell does with an unquoted variable."""
+        return [Text(m[0], self.lines[m.start() : m.end()]) for m in re.finditer(r"\S+", self.chars)]
+
+
+@dataclass
+class Word:
+    """One word of a command: its fields (an array makes several), its first line, whether it was quoted at all."""
+
+    fields: list[Text]
+    line: int
+    quoted: bool
+    raw: str
+
+
+class Fields:
+    """The fields of a word in the making: an unquoted variable is split at white space, an array at its items."""
+
+    def __init__(self) -> None:
+        self._fields: list[Text] = []
+        self._open: list[Text] | None = None
+
+    def add(self, parts: list[Text]) -> None:
+        for index, part in enumerate(parts):
+            if index:
+                self._close()
+            self._extend(part)
+
+    def add_split(self, parts: list[Text]) -> None:
+        pieces = [piece for part in parts for piece in part.words()]
+        if not pieces:
+            return
+        if parts[0].chars[:1].isspace():
+            self._close()
+        for index, piece in enumerate(pieces):
+            if index:
+                self._close()
+            self._extend(piece)
+        if parts[-1].chars[-1:].isspace():
+            self._close()
+
+    def finished(self) -> list[Text]:
+        self._close()
+        return self._fields
+
+    def _extend(self, part: Text) -> None:
+        if self._open is None:
+            self._open = []
+        self._open.append(part)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._fields.append(Text.joined(self._open))
+            self._open = None

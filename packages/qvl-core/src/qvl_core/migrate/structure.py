@@ -1,0 +1,116 @@
+"""The model file's structure against the published one: qvl knows the models by name and takes nothing else from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qvl_core.migrate.fates import NO_COUNTERPART_MODEL
+from qvl_core.migrate.folder import Sheet
+from qvl_core.migrate.job import Job
+from qvl_core.migrate.ledger import Setting
+from qvl_core.specs import load_spec, shipped_names
+from qvl_core.specs.model_spec import ModelSpec
+
+# Their name -> the attribute of ours.
+_TEXT_FIELDS = {
+    "num_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "intermediate_size": "intermediate_size",
+    "num_attention_heads": "num_heads",
+    "num_query_groups": "num_kv_heads",
+    "vocab_size": "vocab_size",
+    "head_dim": "head_dim",
+    "kv_channels": "head_dim",
+    "mrope_section": "mrope_section",
+    "rope_theta": "rope_theta",
+    "rotary_base": "rope_theta",
+    "rms_norm_eps": "rms_norm_eps",
+    "layernorm_epsilon": "rms_norm_eps",
+    "max_position_embeddings": "max_position_embeddings",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
+_VISION_FIELDS = {
+    "num_layers": "depth",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "intermediate_size": "intermediate_size",
+    "num_attention_heads": "num_heads",
+    "in_channels": "in_channels",
+    "patch_size": "patch_size",
+    "temporal_patch_size": "temporal_patch_size",
+    "spatial_merge_size": "spatial_merge_size",
+    "window_size": "window_size",
+    "fullatt_block_indexes": "full_attention_blocks",
+    "tokens_per_second": "tokens_per_second",
+    "layernorm_epsilon": "rms_norm_eps",
+}
+_TOKEN_FIELDS = {
+    "vision_start_token_id": "vision_start",
+    "vision_end_token_id": "vision_end",
+    "image_token_id": "image",
+    "video_token_id": "video",
+}
+_TABLES = ("text_decoder", "image_encoder")
+# Read by rules of their own.
+_ELSEWHERE = (
+    *("freeze", "pipeline_num_layers", "recompute_granularity", "recompute_method", "recompute_num_layers"),
+    *NO_COUNTERPART_MODEL,
+)
+
+
+def name_by_sizes(model: Sheet) -> str | None:
+    """Give the published model whose text part has the file's depth and width; None where there is none."""
+    found = {key: model.get("text_decoder", key) for key in ("num_layers", "hidden_size")}
+    for name in shipped_names():
+        text = load_spec(name).text
+        if all(setting and setting.value == getattr(text, key) for key, setting in found.items()):
+            return name
+    return None
+
+
+def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
+    """Tell each number that is not the published one, and name what else the file says of the structure."""
+    for table, fields, part in (
+        ("text_decoder", _TEXT_FIELDS, spec.text),
+        ("vision_encoder", _VISION_FIELDS, spec.vision),
+    ):
+        for theirs, ours in fields.items():
+            _compare(job, spec, model.get(table, theirs), f"{table}.{theirs}", getattr(part, ours))
+    for theirs, ours in _TOKEN_FIELDS.items():
+        _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
+    flag, size = job.option("vocab-size"), model.get("text_decoder", "vocab_size")
+    if flag and size and job.whole(flag) not in (None, size.value):
+        used = "the model file's, as in the reference stack"
+        job.ledger.contradict("two sizes of the vocabulary", [flag, size], used)
+    for table in _TABLES:
+        _name_the_rest(job, model, spec, table)
+
+
+def _compare(job: Job, spec: ModelSpec, setting: Setting | None, said: str, expected: Any) -> None:
+    if setting is None or setting.value is None:
+        return
+    wanted = list(expected) if isinstance(expected, tuple) else expected
+    if setting.value != wanted:
+        own = Setting(value=wanted, where=spec.name, said=said)
+        used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
+        name = said.rpartition(".")[2]
+        job.ledger.contradict(f"{name} is not that of {spec.name}", [setting, own], used)
+
+
+def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
+    known = set(model.taken)
+    names, first = [], None
+    for setting in model.under(table):
+        name = setting.said.rpartition(".")[2]
+        if tuple(setting.said.split(".")) in known or name in _ELSEWHERE:
+            continue
+        if "dropout" in name and setting.value not in (0, None):
+            job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
+            continue
+        names.append(name)
+        first = first or setting
+    if first is not None:
+        shown = ", ".join(dict.fromkeys(names))
+        text = f"further keys of {table}, not compared: {shown}. qvl's structure is the published one of {spec.name}"
+        job.ledger.remark(first.where, text)

@@ -1,0 +1,120 @@
+"""Checks that raise, hang or print without end, children that leave others behind: the doctor goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor.child import OUTPUT_LIMIT, last_line, run_child
+from qvl_core.cli.doctor.guard import Check, guarded
+from qvl_core.cli.doctor.row import Row
+from qvl_core.launch.proc import status_of
+
+GOOD = Row(check="x", level="ok", evidence="fine")
+
+
+def _ends(process: int) -> bool:
+    """Tell whether a process is gone, or nobody has asked how it ended, within ten seconds."""
+    deadline = time.monotonic() + 10
+    while status_of(process) is not None and time.monotonic() < deadline:
+        pass
+    return status_of(process) is None
+
+
+def test_rows_of_a_check_are_passed_on() -> None:
+    assert guarded(Check(name="x", look=lambda: GOOD)) == [GOOD]
+    assert guarded(Check(name="x", look=lambda: (GOOD, GOOD))) == [GOOD, GOOD]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), OSError(5, "Input/output error"), SystemExit(3), RecursionError()]
+)
+def test_a_check_that_raises_is_a_row_with_a_fix(error: BaseException) -> None:
+    def look() -> Row:
+        raise error
+
+    (row,) = guarded(Check(name="x", look=look))
+    assert (row.check, row.level) == ("x", "warn")
+    assert type(error).__name__ in row.evidence
+    assert row.fix
+
+
+def test_a_check_that_nothing_can_be_said_without_fails() -> None:
+    def look() -> Row:
+        raise ModuleNotFoundError("half of a package")
+
+    (row,) = guarded(Check(name="x", look=look, needed=True))
+    assert (row.level, row.fix.startswith("pip install --force-reinstall")) == ("fail", True)
+
+
+def test_a_check_that_hangs_is_a_row_after_its_deadline() -> None:
+    never = threading.Event()
+
+    def look() -> Row:
+        never.wait()
+        return GOOD
+
+    (row,) = guarded(Check(name="x", look=look, deadline_s=0.2))
+    never.set()
+    assert (row.level, "no answer within" in row.evidence) == ("fail", True)
+    assert row.fix
+
+
+def test_a_child_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "import subprocess, sys, time\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(str(other.pid))\n"
+        "time.sleep(600)\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_child([sys.executable, "-c", program], os.environ, 5.0)
+    grandchild = int(note.read_text())
+    assert _ends(grandchild)
+
+
+def test_output_without_end_and_bytes_that_are_no_text_are_bounded() -> None:
+    endless = "import sys\nwhile True: sys.stdout.buffer.write(b'\\xff' * 65536)"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_child([sys.executable, "-c", endless], os.environ, 1.0)
+    much = f"import sys; sys.stdout.buffer.write(b'\\xff' * {3 * OUTPUT_LIMIT})"
+    done = run_child([sys.executable, "-c", much], os.environ, 60.0)
+    assert done.returncode == 0
+    assert OUTPUT_LIMIT <= len(done.stdout) < 2 * OUTPUT_LIMIT
+    assert set(done.stdout) == {"\ufffd"}
+
+
+def test_a_child_that_leaves_its_pipes_to_another_is_not_waited_for() -> None:
+    program = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(1)"
+    )
+    done = run_child([sys.executable, "-c", program], os.environ, 60.0)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+def test_the_last_line_says_what_failed() -> None:
+    assert last_line(subprocess.CompletedProcess([], 1, "", "a\nImportError: x\n-----\n\n")) == "ImportError: x"
+    assert last_line(subprocess.CompletedProcess([], -11, "ok", "")).startswith("ended by signal 11")
+    assert last_line(subprocess.CompletedProcess([], 4, "", "")) == "exit code 4"
+
+
+def test_a_child_ends_with_the_doctor(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    child = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    program = (
+        "import os, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from qvl_core.cli.doctor.child import run_child\n"
+        f"work = lambda: run_child([sys.executable, '-c', {child!r}], os.environ, 500.0)\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        f"note = Path({str(note)!r})\n"
+        "while not (note.exists() and note.read_text()): time.sleep(0.01)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert _ends(int(note.read_text()))
