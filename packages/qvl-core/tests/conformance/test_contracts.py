@@ -273,7 +273,7 @@ def laid(angles: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
-    return ops.rotary_position_embedding(x.astype(ms.float32).expand_dims(0), cos, sin, mode).squeeze(0)
+    return ops.rotary_position_embedding(x.astype(ms.float32).expand_dims(0), cos, sin, mode).squeeze(0).astype(x.dtype)
 
 
 def entropy(logits: Tensor, labels: Tensor, **more: Any) -> Tensor:
