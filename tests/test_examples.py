@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from qvl_core import load_recipe
+from qvl_core.cli import plugins
+from qvl_core.cli.app import CORE_COMMANDS, build_app
 from qvl_core.cli.doctor.ascend import MANAGERS
 from qvl_core.launch.node_place import find_place
 
@@ -21,6 +27,46 @@ FOLDER = ROOT / "examples" / "ascend"
 def project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     # Paths in recipes are relative to where commands run: the project's root.
     monkeypatch.chdir(ROOT)
+
+
+def commands(name: str) -> list[list[str]]:
+    """Give the words after `qvl` of every command in an example, with the script's own defaults for its variables."""
+    text = (FOLDER / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    defaults = dict(re.findall(r"^(\w+)=\$\{\w+:-(\S+)\}$", text, re.MULTILINE))
+    lists = [json.loads(found) for found in re.findall(r"^(?:CMD|\s+args:) (\[.*\])$", text, re.MULTILINE)]
+    # In comments too: how the script is called.
+    shell = [line.lstrip("# ") for line in text.splitlines() if re.search(r"(?:^#.*container\.sh|^srun.*) qvl ", line)]
+    for line in shell:
+        filled = re.sub(r"\$(\w+)", lambda found: defaults[found[1]], line.partition("||")[0])
+        lists.append(shlex.split(filled[filled.index("qvl ") :]))
+    return [words[1:] for words in lists if words[0] == "qvl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("Dockerfile", [["doctor"]]),
+        ("container.sh", [["doctor"]]),
+        ("slurm.sh", [["doctor", "--recipe"], ["run", "--set"]]),
+        ("kubernetes.yaml", [["run", "--set"]]),
+    ],
+)
+def test_every_command_is_one_with_its_options(name: str, called: list[list[str]]) -> None:
+    found = commands(name)
+    assert [[words[0], *(x for x in words if x.startswith("--"))] for words in found] == called
+    loaded = plugins.load_plugins(CORE_COMMANDS, None, debug=False)
+    root: Any = typer.main.get_command(build_app(CORE_COMMANDS, loaded.plugins))
+    for words in found:
+        command = root.commands[words[0]]
+        command.make_context(command.name, words[1:])
+        settings = [value for option, value in pairwise(words) if option == "--set"]
+        for recipe in (word for word in words if word.endswith(".toml")):
+            load_recipe(recipe, settings)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_it_says_what_nobody_here_has_tried(path: Path) -> None:
+    assert re.search(r"[Nn]ot (run|built)( on NPUs)? by anybody here", path.read_text(encoding="utf-8"))
 
 
 class TestDockerfile:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from qvl_core.cli.parameters import finite
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -53,7 +54,9 @@ Naming = Annotated[
 ]
 ShardGib = Annotated[
     float | None,
-    typer.Option("--max-shard-gib", min=0.001, max=1e6, help="Largest weights file, in GiB.", show_default="5.0"),
+    typer.Option(
+        "--max-shard-gib", min=0.001, max=1e6, callback=finite, help="Largest weights file, in GiB.", show_default="5.0"
+    ),
 ]
 Plan = Annotated[bool, typer.Option("--plan", help="Show what would be read and written, and write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]

@@ -28,10 +28,14 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
 ) -> None:
     pytest.importorskip("mindspore", reason="the cases need mindspore")
     golden = device_result.read_golden()
-    entry = {"recipe": "tiny_sft", "digest": "a", "device": "cpu", "overrides": {}, "losses": golden["losses"]}
+    entry = {
+        "recipe": "tiny_sft", "digest": "a", "device": "cpu", "overrides": {}, "exit_code": 0,
+        "losses": golden["losses"],
+    }  # fmt: skip
     monkeypatch.setattr(npu, "train", lambda path, folder, *, device: entry)
-    file = tmp_path / "made" / "x.json"
-    assert main(["--rehearse", "--no-jit", "--out", str(file)]) == 1
+    # It went well, so 0; and it lies beside its runs, not where a device's file belongs.
+    assert main(["--rehearse", "--no-jit", "--runs", str(tmp_path)]) == 0
+    file = tmp_path / device_result.RESULT_FILE
     data = json.loads(file.read_text(encoding="utf-8"))
     assert {"contracts", "checks", "timings", "trainings", "digest", "program"} <= set(data)
     assert (
@@ -42,6 +46,23 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
     assert any("made on cpu with the reference kernels" in problem for problem in result.problems)
     assert not any("changed after" in problem or "not a result file" in problem for problem in result.problems)
     assert "tiny_sft: not verified" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"signatures": ["ops.swiglu is gone"]},
+        {"trainings": [{"exit_code": 1}]},
+        {"checks": [{"message": "", "error": 1.0, "tolerance": 0.5}]},
+        {"checks": [{"message": "", "error": None, "tolerance": 0.5}]},
+        {"contracts": [{"message": "a broken rule", "error": None, "tolerance": 0.5}]},
+    ],
+)
+def test_a_rehearsal_that_meets_a_fault_has_failed(fault: dict[str, object]) -> None:
+    fine = {"message": "", "error": 0.1, "tolerance": 0.5}
+    data = {"signatures": [], "trainings": [{"exit_code": 0}], "checks": [fine], "contracts": [fine]}
+    assert not npu._broken(data)
+    assert npu._broken({**data, **fault})
 
 
 def test_renaming_the_device_of_a_rehearsal_is_not_enough(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from qvl_core.conformance.tolerance import COMPILED_TOLERANCE as COMPILED_TOLERA
 from qvl_core.conformance.tolerance import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
 from qvl_core.conformance.tolerance import VALUE_TOLERANCE as VALUE_TOLERANCE
 from qvl_core.conformance.tolerance import Precision as Precision
+from qvl_core.kernels.domain import dtype_name
 from qvl_core.kernels.select import KernelTable
 
 Pose = Literal["contiguous", "transposed", "offset rows", "offset columns", "broadcast"]
@@ -89,10 +90,12 @@ def check_again(case: Case, table: KernelTable, precision: Precision, seed: int 
     return tuple(checks)
 
 
-def contract_run(case: Case, table: KernelTable, precision: Precision) -> float:
-    """Return the error of a case's values, once; whatever the kernel raises goes through."""
+def contract_run(case: Case, table: KernelTable, precision: Precision) -> tuple[float, str]:
+    """Return the error of a case's values and their dtype, of one call; whatever the kernel raises goes through."""
     inputs = tuple(_rounded(x, i, case, precision) for i, x in enumerate(case.inputs))
-    return _Run(case=case, table=table, precision=precision, inputs=inputs).values()
+    run = _Run(case=case, table=table, precision=precision, inputs=inputs)
+    y = run.call()
+    return _error(_numbers(y), run.truth()), dtype_name(y.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +111,13 @@ class _Run:
         """Return the definition's values for the rounded inputs."""
         return self.case.definition(*(_wide(x) for x in self.inputs))
 
+    def call(self) -> Tensor:
+        """Run the kernel on fresh tensors."""
+        return self.case.call(self.table, *self._tensors())
+
     def values(self) -> float:
         """Return the error of the values."""
-        return _error(_numbers(self.case.call(self.table, *self._tensors())), self.truth())
+        return _error(_numbers(self.call()), self.truth())
 
     def inputs_changed(self) -> float:
         """Return by how much the call changed its own inputs."""

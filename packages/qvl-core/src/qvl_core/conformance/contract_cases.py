@@ -7,6 +7,7 @@ true in head sizes and heads, so that a machine without a device takes seconds f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,8 @@ def attention_case(
 def _attention(random: np.random.Generator) -> Iterator[Case]:
     for label, lengths, heads, kv_heads, size, causal, fused in _ATTENTION:
         yield attention_case(random, lengths, heads, kv_heads, size, causal=causal, fused=fused, label=label)
+    wide = attention_case(random, (7, 5), 2, 1, 16, causal=True, fused=False, label="float32")
+    yield replace(wide, single=(0, 1, 2), gradients=False)
 
 
 def _rms_norm(random: np.random.Generator) -> Iterator[Case]:
@@ -79,6 +82,11 @@ def _rms_norm(random: np.random.Generator) -> Iterator[Case]:
         definition = partial(truth.rms_norm, eps=1e-6)
         # MindSpore's gradients stop at eight dims too.
         yield _case("rms_norm", label, inputs, cases.call_rms_norm, definition, fused=fused, gradients=fused)
+    # Mean squares near the epsilon, which decides nothing in the cases above. Values alone: the steps of the
+    # differences that gradients are held against are too long for such small numbers.
+    inputs = (_normal(random, 6, 64) * np.float32(1e-3), _normal(random, 64))
+    definition = partial(truth.rms_norm, eps=1e-6)
+    yield _case("rms_norm", "rows near the epsilon", inputs, cases.call_rms_norm, definition, gradients=False)
 
 
 def _rope(random: np.random.Generator) -> Iterator[Case]:
@@ -104,6 +112,7 @@ def _swiglu(random: np.random.Generator) -> Iterator[Case]:
 def _cross_entropy(random: np.random.Generator) -> Iterator[Case]:
     for label, labels, vocabulary in (
         ("whole vocabulary", [0, 7, 151_935], 151_936), ("two classes", [1, 0, 1], 2), ("one class", [0], 1),
+        ("some ignored", [5, -100, 0, -100], 9), ("all ignored", [-100, -100], 4),
     ):  # fmt: skip
         for dtype in (np.int32, np.int64):
             # Losses of some units: MindSpore's log_softmax on CPU is off by 3e-6 whatever the loss is.
@@ -123,10 +132,13 @@ def _patch_embed(random: np.random.Generator) -> Iterator[Case]:
 
 
 def _adamw(random: np.random.Generator) -> Iterator[Case]:
-    for label, shape, decay in (("one element", (1,), 0.1), ("matrix", (64, 33), 0.01), ("no decay", (7, 2), 0.0)):
+    for label, shape, decay, eps in (
+        ("one element", (1,), 0.1, 1e-8), ("matrix", (64, 33), 0.01, 1e-8), ("no decay", (7, 2), 0.0, 1e-8),
+        ("an epsilon that shows", (5, 3), 0.1, 1e-2),
+    ):  # fmt: skip
         inputs = (_normal(random, *shape), *(_normal(random, *shape) for _ in range(2)))
-        call = partial(cases.call_adamw, decay=decay, eps=1e-8)
-        definition = partial(cases.adamw_truth, decay=decay, eps=1e-8)
+        call = partial(cases.call_adamw, decay=decay, eps=eps)
+        definition = partial(cases.adamw_truth, decay=decay, eps=eps)
         yield _case("adamw_update", label, inputs, call, definition, single=(0, 1, 2), gradients=False, jit=False)
 
 

@@ -26,7 +26,7 @@ from qvl_core.conformance.documented import MODELS, BrokenRuleError
 from qvl_core.conformance.signatures import installed_signature, recorded_signature
 from qvl_core.kernels import adamw
 from qvl_core.kernels.domain import DOMAINS
-from qvl_core.kernels.select import KernelTable
+from qvl_core.kernels.select import KernelTable, reference_table
 
 # The primitive object that the optimizer step calls; all other operations are called by their names.
 _ADAM = "ops.Adam"
@@ -85,8 +85,8 @@ def check_contract(case: Case, table: KernelTable, precision: Precision = "float
     name, tolerance = f"contract, {precision}", VALUE_TOLERANCE[precision]
     try:
         with stand_ins() as record:
-            error = contract_run(case, table, precision)
-        message = _wrong_operation(case, record)
+            error, dtype = contract_run(case, table, precision)
+        message = _wrong_operation(case, record) or _wrong_dtype(case, dtype, precision)
     except (BrokenRuleError, TypeError, ValueError) as failure:
         error, message = float("inf"), f"{type(failure).__name__}: {failure}"
     return Check(
@@ -102,6 +102,12 @@ def _wrong_operation(case: Case, record: list[Call]) -> str:
     if not case.fused and own in operations:
         return f"outside of the domain, but {own} was called"
     return ""
+
+
+def _wrong_dtype(case: Case, dtype: str, precision: Precision) -> str:
+    """Compare the dtype of the result with that of the reference: losses are fp32 whatever the logits are."""
+    _, expected = contract_run(case, reference_table(), precision)
+    return "" if dtype == expected else f"gives {dtype}, the reference {expected}"
 
 
 def _like(result: NDArray[np.float64], first: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The signatures of the fused operations, as recorded for each MindSpore version, and those of the one installed.
+"""The signatures of the fused operations, as recorded for every supported MindSpore, and those of the one installed.
 
 A signature that changes between versions breaks the Ascend forms on a device only, where no test of ours runs; here the
 change is seen on any machine.
@@ -12,22 +12,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-How = Literal["measured", "documented"]
+# The versions that have every recorded signature: asked with `inspect` on 2.7.0 and 2.10.0, read in the sources of the
+# wheels of the others.
+SEEN_ON = ("2.7.0", "2.7.1", "2.7.2", "2.8.0", "2.9.0", "2.10.0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A signature as `inspect.signature` prints it, and for which versions it was seen: measured, or documented only.
-
-    Documented: the pages "r2.11.0" and "br_base" of the MindSpore documentation; the versions between were not looked
-    at one by one.
-    """
+    """A signature as `inspect.signature` prints it, the same on all of SEEN_ON; `later` names pages of newer ones."""
 
     text: str
-    measured: tuple[str, ...]
-    documented: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 _FLASH_ATTENTION = (
@@ -37,23 +34,20 @@ _FLASH_ATTENTION = (
 )
 RECORDED: Mapping[str, Recorded] = MappingProxyType(
     {
-        "ops.flash_attention_score": Recorded(text=_FLASH_ATTENTION, measured=("2.7.0", "2.10.0")),
+        "ops.flash_attention_score": Recorded(text=_FLASH_ATTENTION),
         # 2.9 and later announce rms_norm(input, normalized_shape, weight=None, eps=1e-6); 2.11 has not changed it.
-        "ops.rms_norm": Recorded(
-            text="(x, gamma, epsilon=1e-06)", measured=("2.7.0", "2.10.0"), documented=("2.11.0",)
-        ),
-        "ops.swiglu": Recorded(text="(input, dim=-1)", measured=("2.7.0", "2.10.0")),
+        "ops.rms_norm": Recorded(text="(x, gamma, epsilon=1e-06)", later=("r2.11.0",)),
+        "ops.swiglu": Recorded(text="(input, dim=-1)"),
         # Deprecated: "will be removed after version 2.9.0", and still in 2.10.0.
-        "ops.rotary_position_embedding": Recorded(text="(x, cos, sin, mode=0)", measured=("2.7.0", "2.10.0")),
+        "ops.rotary_position_embedding": Recorded(text="(x, cos, sin, mode=0)"),
         "mint.nn.functional.cross_entropy": Recorded(
             text="(input, target, weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0)",
-            measured=("2.7.0", "2.10.0"), documented=("br_base",),
+            later=("br_base",),
         ),
-        "mint.nn.functional.linear": Recorded(text="(input, weight, bias=None)", measured=("2.7.0", "2.10.0")),
+        "mint.nn.functional.linear": Recorded(text="(input, weight, bias=None)"),
         # A primitive: what is bound are the inputs of its documentation.
         "ops.Adam": Recorded(
-            text="(var, m, v, beta1_power, beta2_power, lr, beta1, beta2, epsilon, gradient)", measured=(),
-            documented=("2.10.0",),
+            text="(var, m, v, beta1_power, beta2_power, lr, beta1, beta2, epsilon, gradient)",
         ),
     }
 )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qvl_core.cli.parameters import finite
 
 if TYPE_CHECKING:
     from qvl_eval.report.run_folder import AskedRows, EvaluationFolder
@@ -33,7 +34,8 @@ def register(evaluation: typer.Typer) -> None:
             typer.Option("--rules", metavar="NAME", help="Score by this rule set instead; may be repeated."),
         ] = None,
         max_megabytes: Annotated[
-            float, typer.Option("--max-megabytes", min=1, max=1000, help="Size that the page may have.")
+            float,
+            typer.Option("--max-megabytes", min=1, max=1000, callback=finite, help="Size that the page may have."),
         ] = 32,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace any file in the page's place.")] = False,
     ) -> None:

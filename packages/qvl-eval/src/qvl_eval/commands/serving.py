@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from qvl_core.cli.parameters import Settings
+from qvl_core.cli.parameters import Settings, finite
 
 from qvl_eval.commands.answering import AnyRecipe, HeldTokens, Slots, load_answering
 
@@ -44,7 +44,8 @@ NewTokens = Annotated[
     typer.Option("--max-new-tokens", min=1, help="Longest answer a request may ask for; the window without it."),
 ]
 Drain = Annotated[
-    float, typer.Option("--drain", min=0, max=86_400, help="Seconds for answers under way after SIGTERM.")
+    float,
+    typer.Option("--drain", min=0, max=86_400, callback=finite, help="Seconds for answers under way after SIGTERM."),
 ]
 
 

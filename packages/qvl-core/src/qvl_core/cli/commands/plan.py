@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl_core.cli.parameters import RecipeFile, Settings
+from qvl_core.cli.parameters import RecipeFile, Settings, finite
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         headroom: Annotated[
-            float, typer.Option("--headroom", metavar="PERCENT", min=0, max=90, help="Memory that plans leave free.")
+            float,
+            typer.Option(
+                "--headroom", metavar="PERCENT", min=0, max=90, callback=finite, help="Memory that plans leave free."
+            ),
         ] = HEADROOM_PERCENT,
         show_assumptions: Annotated[
             bool, typer.Option("--assumptions", help="List what all of it rests on, with sources and error bands.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field
 
 from qvl_core.recipe.sections.section import PathText, Section, section_defaults
 
@@ -20,8 +20,14 @@ RuleSet = Literal[
     "vlmevalkit-legacy+mmmu-official",
     "exact",
 ]
-# TOML knows lists only.
-RuleSets = Annotated[tuple[RuleSet, ...], Strict(False), Field(min_length=1)]
+
+
+def _as_tuple(value: Any) -> Any:
+    """Give a tuple for a list: TOML knows lists only. In a union the oldest pydantic does not heed Strict(False)."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+RuleSets = Annotated[tuple[RuleSet, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class PreflightSection(Section):
