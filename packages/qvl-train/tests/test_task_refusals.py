@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,5 +143,6 @@ def test_refuses_a_config_of_another_model(project: Path, snapshot: Snapshot) ->
     config = json.loads(Path("checkpoint/config.json").read_text())
     table = config.get("text_config", config)
     table["num_hidden_layers"] += 1
-    Path("checkpoint/config.json").write_text(json.dumps(config))
-    assert "text.num_layers" in refuse(snapshot, InputError)
+    shutil.copytree("checkpoint", "other")
+    Path("other/config.json").write_text(json.dumps(config))
+    assert "text.num_layers" in refuse(snapshot, InputError, "weights.source=other")
