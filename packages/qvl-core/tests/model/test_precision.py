@@ -156,7 +156,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> Formats:
     def watch(module: Any, name: str, function: Callable[..., Any]) -> None:
         monkeypatch.setattr(module, name, formats.watch(name, function))
 
-    watch(ops, "rms_norm", lambda x, weight, eps: (rms_norm_reference(x, weight, eps), None))
+    watch(ops, "rms_norm", lambda x, gamma, epsilon: (rms_norm_reference(x, gamma, epsilon), None))
     watch(ops, "swiglu", swiglu)
     watch(ops, "rotary_position_embedding", rotary)
     watch(ops, "flash_attention_score", attention)
