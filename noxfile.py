@@ -76,12 +76,13 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def tests(session: nox.Session) -> None:
-    """Run everything that needs no torch, all packages together."""
+    """Run everything that needs no torch, all packages together, in two processes. `-- -n 0 PATH...`: in one."""
     _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
-    session.install(*TEST_TOOLS, *SERVE_TOOLS)
+    session.install(*TEST_TOOLS, *SERVE_TOOLS, "pytest-xdist>=3.6")
     others = [f"--ignore=tests/{name}" for name in ("parity", "layouts", "faults")]
     arguments = session.posargs or ["packages", "tests", *others]
-    session.run("pytest", *arguments)
+    # Two, however many cores there are: what is started here (ranks, servers, browsers) takes more beside them.
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *arguments)
 
 
 @nox.session(python=PYTHON)

@@ -64,12 +64,19 @@ def prepare_stand_in(row: Row, parts: Any, key: str, *rest: Any, **options: Any)
 
 def fork(work: Callable[[], None]) -> int:
     """Run the work in a child in a session of its own; its exit code is 0 or, after an error, 1."""
+    is_leader, says_so = os.pipe()
     child = os.fork()
     if child:
+        os.close(says_so)
+        # Before it leads a session, no signal reaches all of it.
+        os.read(is_leader, 1)
+        os.close(is_leader)
         return child
     code = 1
     try:
+        os.close(is_leader)
         os.setsid()
+        os.close(says_so)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         work()
         code = 0

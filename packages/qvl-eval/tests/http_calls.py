@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 
+# So long only where the machine is busy with other things.
+PATIENCE_S = 180
+
 
 def post(port: int, body: object) -> tuple[int, bytes]:
     """Ask for a completion, and give status and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     response = connection.getresponse()
@@ -17,7 +20,7 @@ def post(port: int, body: object) -> tuple[int, bytes]:
 
 def get(port: int, path: str) -> bytes:
     """Give the body of a page."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("GET", path)
     return connection.getresponse().read()
 

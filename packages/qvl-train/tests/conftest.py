@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ schema = 1
 task = "sft"
 
 [model]
-name = "qwen2.5-vl-tiny"
+config = "checkpoint"
 dtype = "float32"
 
 [weights]
@@ -65,18 +67,91 @@ dir = "run"
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep this process on one core while it trains, as `qvl run` keeps that of a small model.
+
+    MindSpore's threads only spin on the others: half of the processor time of a tiny step.
+    """
+    if request.path.parent != Path(__file__).parent or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    # gw0, gw1, ...: processes of pytest-xdist, each on a core of its own.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    _bind({sorted(cores)[number % len(cores)]})
+    yield
+    _bind(cores)
+
+
+def _bind(cores: set[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        # One that has just ended has no cores.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the folder, made the working directory."""
-    shutil.copytree(TINY / "checkpoint", tmp_path / "checkpoint")
-    records = json.loads((TINY / "digits" / "train.json").read_text())[:24]
-    (tmp_path / "images").mkdir()
-    for record in records:
-        shutil.copy(TINY / "digits" / record["image"], tmp_path / record["image"])
-    (tmp_path / "train.json").write_text(json.dumps(records))
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+    _write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _write_project(folder: Path) -> None:
+    shutil.copytree(TINY / "checkpoint", folder / "checkpoint")
+    _halve(folder / "checkpoint" / "config.json")
+    records = json.loads((TINY / "digits" / "train.json").read_text())[:24]
+    (folder / "images").mkdir()
+    for record in records:
+        shutil.copy(TINY / "digits" / record["image"], folder / record["image"])
+    (folder / "train.json").write_text(json.dumps(records))
+    (folder / "recipe.toml").write_text(RECIPE)
+
+
+def _halve(path: Path) -> None:
+    """Leave two layers of each tower: one with windows, one without, and one of text for each of two stages."""
+    config = json.loads(path.read_text())
+    config["num_hidden_layers"] = config["max_window_layers"] = config["vision_config"]["depth"] = 2
+    config["vision_config"]["fullatt_block_indexes"] = [1]
+    path.write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def make_finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a function that trains in a project of its own, once for the same settings; nobody may change what it gives.
+
+    Call it before anything is patched: others get the same run.
+    """
+    made: dict[tuple[str, ...], Path] = {}
+
+    def make(*settings: str) -> Path:
+        if settings not in made:
+            from whole_runs import train
+
+            folder = tmp_path_factory.mktemp("finished")
+            _write_project(folder)
+            before = Path.cwd()
+            os.chdir(folder)
+            try:
+                assert train(*settings) == 0
+            finally:
+                os.chdir(before)
+            made[settings] = folder / "run"
+        return made[settings]
+
+    return make
+
+
+@pytest.fixture
+def finished(project: Path, make_finished: Callable[..., Path]) -> Callable[..., None]:
+    """Give a function that leaves what `train(*settings)` would, as a copy of a run that was made once."""
+
+    def copy(*settings: str, into: str = "run") -> None:
+        shutil.copytree(make_finished(*settings), project / into)
+
+    return copy
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ from whole_runs import CUT, losses, stop_after
 
 LORA = (
     *("weights.source=base", "weights.init=checkpoint", "train.lora.rank=3", "train.lora.dropout=0.2"),
+    # Six steps of few numbers: they have to go far for the loss to tell.
+    "train.optimizer.lr=1e-2",
     "train.lora.components=['text','vision']",
     "train.lora.targets=['q_proj','o_proj','gate_proj','down_proj','qkv','proj']",
 )

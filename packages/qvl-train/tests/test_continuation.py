@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from qvl_train.checkpoint import list_steps, open_checkpoint
 from tensorboardX.proto import event_pb2
 from whole_runs import die_before, losses, train
 
+Finished = Callable[..., None]
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -37,9 +39,9 @@ def history(folder: str = "run") -> Any:
 
 @pytest.mark.parametrize("spelling", ["run/step_000002", "./run/../run/step_000002/", "absolute"])
 def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
-    project: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+    project: Path, monkeypatch: pytest.MonkeyPatch, spelling: str, finished: Finished
 ) -> None:
-    train("train.log.tensorboard=true")
+    finished("train.log.tensorboard=true")
     whole = losses()
     old = (project / "run" / "step_000004" / "state.json").stat().st_ino
     with monkeypatch.context() as patch:
@@ -61,9 +63,9 @@ def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
 
 
 def test_a_continuation_from_a_named_checkpoint_that_dies_at_once_does_not_jump_ahead(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: Finished
 ) -> None:
-    train()
+    finished()
     whole = losses()
     with monkeypatch.context() as patch:
         die_before(patch, 4)
@@ -75,8 +77,8 @@ def test_a_continuation_from_a_named_checkpoint_that_dies_at_once_does_not_jump_
     assert losses() == whole
 
 
-def test_fewer_steps_than_are_done_are_refused_and_change_nothing(project: Path) -> None:
-    train()
+def test_fewer_steps_than_are_done_are_refused_and_change_nothing(project: Path, finished: Finished) -> None:
+    finished()
     before = Path("run/run.json").read_bytes()
     with pytest.raises(OutputError, match=r"is 4 in all; the checkpoint .* is already after step 6"):
         train("train.steps=4", accept=True)
@@ -86,8 +88,8 @@ def test_fewer_steps_than_are_done_are_refused_and_change_nothing(project: Path)
     assert steps_of() == [2, 4]
 
 
-def test_a_damaged_checkpoint_that_is_asked_for_with_changes_changes_nothing(project: Path) -> None:
-    train()
+def test_a_damaged_checkpoint_that_is_asked_for_with_changes_changes_nothing(project: Path, finished: Finished) -> None:
+    finished()
     file = Path("run/step_000002/rank-pp000-tt000.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     before = Path("run/run.json").read_bytes()
@@ -105,8 +107,8 @@ def test_another_batch_is_refused_where_the_length_is_stated_in_epochs(project: 
         train("train.global_batch=8", accept=True)
 
 
-def test_a_run_whose_last_row_was_lost_is_finished_all_the_same(project: Path) -> None:
-    train()
+def test_a_run_whose_last_row_was_lost_is_finished_all_the_same(project: Path, finished: Finished) -> None:
+    finished()
     metrics, record = Path("run/metrics.jsonl"), json.loads(Path("run/run.json").read_text())
     # As a power cut leaves it: the checkpoint is synced, rows are not.
     rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] < 6]
@@ -121,8 +123,8 @@ def test_a_run_whose_last_row_was_lost_is_finished_all_the_same(project: Path) -
     assert found.result["steps"] == 6
 
 
-def test_a_link_to_an_archived_checkpoint_loses_the_link_only(project: Path) -> None:
-    train()
+def test_a_link_to_an_archived_checkpoint_loses_the_link_only(project: Path, finished: Finished) -> None:
+    finished()
     shutil.move("run/step_000002", "archived")
     Path("run/step_000002").symlink_to(project / "archived")
     Path("run/step_000099").write_text("a note")
@@ -158,8 +160,10 @@ def test_a_damaged_or_incomplete_checkpoint_is_refused_with_the_nearest_one_that
 @pytest.mark.parametrize(
     ("name", "told"), [("run/hf", "is not named like a checkpoint"), ("other/step_000002", "outside this run's folder")]
 )
-def test_a_folder_that_is_no_checkpoint_of_this_run_is_refused(project: Path, name: str, told: str) -> None:
-    train("train.steps=2")
+def test_a_folder_that_is_no_checkpoint_of_this_run_is_refused(
+    project: Path, name: str, told: str, finished: Finished
+) -> None:
+    finished("train.steps=2")
     train("train.steps=2", "output.dir=other")
     with pytest.raises(OutputError, match=told):
         train("train.steps=2", resume=name)
@@ -177,8 +181,8 @@ def test_a_checkpoint_copied_from_another_run_is_refused(project: Path) -> None:
         train("train.steps=4", resume="run/step_000003")
 
 
-def test_the_state_says_what_the_next_step_needs(project: Path) -> None:
-    train("train.steps=2")
+def test_the_state_says_what_the_next_step_needs(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     state = json.loads(Path("run/step_000002/state.json").read_text())
     record = read_record(project / "run")
     assert record is not None
@@ -192,9 +196,9 @@ def test_the_state_says_what_the_next_step_needs(project: Path) -> None:
 
 
 def test_changes_are_refused_one_by_one_and_accepted_when_told_so(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], finished: Finished
 ) -> None:
-    train()
+    finished()
     changes = ("train.steps=8", "train.optimizer.lr=5e-4", "train.global_batch=6")
     with pytest.raises(OutputError) as error:
         train(*changes)
@@ -238,8 +242,8 @@ def test_changed_data_is_accepted_when_told_so(project: Path, monkeypatch: pytes
     assert train(resume="run/step_000002") == 0
 
 
-def test_changes_from_an_older_checkpoint_set_the_later_ones_aside(project: Path) -> None:
-    train()
+def test_changes_from_an_older_checkpoint_set_the_later_ones_aside(project: Path, finished: Finished) -> None:
+    finished()
     assert train("train.optimizer.lr=5e-4", resume="run/step_000002", accept=True) == 0
     assert steps_of() == [2, 4, 6]
     aside = sorted(path.name for path in Path("run").glob("*.set-aside-*"))

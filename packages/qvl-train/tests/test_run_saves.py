@@ -23,6 +23,7 @@ from qvl_train.metrics import MetricsLog
 from qvl_train.step import NotFiniteError
 from whole_runs import before_step, losses, rows, train
 
+Finished = Callable[..., None]
 PATIENCE_S = 60
 
 
@@ -106,9 +107,9 @@ def test_a_save_that_is_due_waits_for_the_one_before_and_says_how_long(
 @pytest.mark.parametrize("background", ["true", "false"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_full_disk_stops_the_run_with_what_was_there_before_and_it_goes_on_from_that(
-    project: Path, monkeypatch: pytest.MonkeyPatch, full_from: Any, background: str, code: int
+    project: Path, monkeypatch: pytest.MonkeyPatch, full_from: Any, background: str, code: int, finished: Finished
 ) -> None:
-    train("output.dir=straight")
+    finished(into="straight")
     with monkeypatch.context() as patch:
         patch.setattr(disk, "create", disk.create)
         full_from(4, code=code)

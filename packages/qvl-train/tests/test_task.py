@@ -25,6 +25,7 @@ from qvl_train import loop, validation
 from qvl_train.metrics import read_metrics
 from whole_runs import cut_checkpoint, losses, stop_after, train
 
+Finished = Callable[..., None]
 Snapshot = Callable[[], dict[str, bytes]]
 
 
@@ -66,9 +67,9 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(project: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
-    project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, finished: Finished
 ) -> None:
-    train("output.dir=straight")
+    finished(into="straight")
     with monkeypatch.context() as patch:
         stop_after(patch, 3, number)
         assert train() == 0
@@ -128,9 +129,9 @@ def test_a_signal_during_a_validation_stops_the_run_after_the_step_before_it(
 
 
 def test_a_crash_between_checkpoints_repeats_the_lost_steps_to_the_bit(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, finished: Finished
 ) -> None:
-    train("output.dir=straight")
+    finished(into="straight")
     take = loop.TrainStep.__call__
 
     def crash(self: loop.TrainStep, batches: object, *, lr: float, step: int) -> object:
@@ -147,9 +148,9 @@ def test_a_crash_between_checkpoints_repeats_the_lost_steps_to_the_bit(
     assert losses() == losses("straight")
 
 
-def test_a_requested_checkpoint_is_continued(project: Path) -> None:
-    train("output.dir=straight")
-    train()
+def test_a_requested_checkpoint_is_continued(project: Path, finished: Finished) -> None:
+    finished(into="straight")
+    finished()
     assert train(resume="run/step_000002") == 0
     assert losses() == losses("straight")
     record = read_record(project / "run")
@@ -173,8 +174,8 @@ def test_a_checkpoint_cut_for_another_layout_continues_to_the_bit(
     assert (project / "run" / "hf" / "model.safetensors").read_bytes() == straight
 
 
-def test_weights_of_any_folder_and_layout_train_alike(project: Path) -> None:
-    train("train.steps=2")
+def test_weights_of_any_folder_and_layout_train_alike(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     cut_checkpoint(project / "run" / "step_000002", project / "cut")
     (project / "cut" / "state.json").unlink()
     use = ("train.steps=2", "weights.init=checkpoint")
@@ -185,15 +186,15 @@ def test_weights_of_any_folder_and_layout_train_alike(project: Path) -> None:
     assert (project / "from_cut" / "hf" / "config.json").is_file()
 
 
-def test_a_finished_run_is_left_alone(project: Path, snapshot: Snapshot) -> None:
-    train("train.steps=2")
+def test_a_finished_run_is_left_alone(project: Path, snapshot: Snapshot, finished: Finished) -> None:
+    finished("train.steps=2")
     before = snapshot()
     assert train("train.steps=2") == 0
     assert snapshot() == before
 
 
-def test_the_export_gives_the_logits_of_the_trained_weights(project: Path) -> None:
-    train("train.steps=2")
+def test_the_export_gives_the_logits_of_the_trained_weights(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     ids = np.array([[1, 2, 3, 4, 5]])
     exported = Qwen25VL.from_pretrained("run/hf")
     entries = open_hf_folder("run/hf").tensors
@@ -229,8 +230,8 @@ def test_the_loss_does_not_depend_on_micro_batches_unless_asked(project: Path, r
     assert two == pytest.approx(four, rel=1e-5)
 
 
-def test_a_nan_stops_the_run_with_the_samples_named_and_saves_nothing(project: Path) -> None:
-    train("train.steps=2")
+def test_a_nan_stops_the_run_with_the_samples_named_and_saves_nothing(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     file = project / "run" / "hf" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-4:] = np.float32(np.nan).tobytes()
@@ -241,8 +242,8 @@ def test_a_nan_stops_the_run_with_the_samples_named_and_saves_nothing(project: P
     assert not list((project / "next").glob("step_*"))
 
 
-def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(project: Path) -> None:
-    train("train.steps=2")
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     file = project / "run" / "hf" / "model.safetensors"
     start = open_hf_folder("run/hf").tensors["model.norm.weight"].start
     content = bytearray(file.read_bytes())
@@ -255,8 +256,8 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(project: Path) 
     assert not list((project / "next").glob("step_*"))
 
 
-def test_a_finished_record_can_be_read_back(project: Path) -> None:
-    train("train.steps=2")
+def test_a_finished_record_can_be_read_back(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     record = read_record(project / "run")
     assert record is not None
     assert record.result is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qvl_core.errors import InputError, OutputError, WeightsError
 from qvl_core.weights.safetensors_header import read_header
 from whole_runs import cut_checkpoint, stop_after, train
 
+Finished = Callable[..., None]
 Snapshot = Callable[[], dict[str, bytes]]
 
 
@@ -26,8 +28,10 @@ def refuse(snapshot: Snapshot, kind: type[InputError], *settings: str, resume: s
     return str(error.value)
 
 
-def test_refuses_the_folder_of_another_run_and_lists_the_differences(project: Path, snapshot: Snapshot) -> None:
-    train("train.steps=2")
+def test_refuses_the_folder_of_another_run_and_lists_the_differences(
+    project: Path, snapshot: Snapshot, finished: Finished
+) -> None:
+    finished("train.steps=2")
     text = refuse(snapshot, OutputError, "train.steps=3", "train.seed=1")
     assert "train.seed: here 1, there 42" in text
     assert "train.steps: here 3, there 2" in text
@@ -64,8 +68,8 @@ def test_refuses_an_output_folder_that_is_a_file_or_lies_below_one(project: Path
     assert "output.dir" in refuse(snapshot, OutputError, "output.dir=file/below")
 
 
-def test_never_refuses_to_continue(project: Path, snapshot: Snapshot) -> None:
-    train("train.steps=2")
+def test_never_refuses_to_continue(project: Path, snapshot: Snapshot, finished: Finished) -> None:
+    finished("train.steps=2")
     assert "--resume never" in refuse(snapshot, OutputError, "train.steps=2", resume="never")
 
 
@@ -94,8 +98,10 @@ def test_refuses_a_broken_record(project: Path, snapshot: Snapshot) -> None:
     assert "train.json" in refuse(snapshot, InputError)
 
 
-def test_refuses_weights_that_are_missing_empty_truncated_or_misshapen(project: Path, snapshot: Snapshot) -> None:
-    train("train.steps=2")
+def test_refuses_weights_that_are_missing_empty_truncated_or_misshapen(
+    project: Path, snapshot: Snapshot, finished: Finished
+) -> None:
+    finished("train.steps=2")
     use = ("weights.init=checkpoint", "output.dir=next")
     refuse(snapshot, WeightsError, "weights.source=nowhere", *use)
     (project / "empty").mkdir()
@@ -109,8 +115,10 @@ def test_refuses_weights_that_are_missing_empty_truncated_or_misshapen(project: 
     assert "model.nerm.weight" in refuse(snapshot, WeightsError, "weights.source=run/hf", *use)
 
 
-def test_refuses_another_layout_with_the_command_that_mends_it(project: Path, snapshot: Snapshot) -> None:
-    train("train.steps=2")
+def test_refuses_another_layout_with_the_command_that_mends_it(
+    project: Path, snapshot: Snapshot, finished: Finished
+) -> None:
+    finished("train.steps=2")
     cut_checkpoint(project / "run" / "step_000002", project / "cut")
     use = ("weights.init=checkpoint", "output.dir=next", "weights.source=cut")
     text = refuse(snapshot, WeightsError, *use)
@@ -120,8 +128,8 @@ def test_refuses_another_layout_with_the_command_that_mends_it(project: Path, sn
     assert "cut has no config.json" in refuse(snapshot, WeightsError, *use)
 
 
-def test_a_flipped_bit_of_the_weights_ends_the_start_with_the_tensors_name(project: Path) -> None:
-    train("train.steps=2")
+def test_a_flipped_bit_of_the_weights_ends_the_start_with_the_tensors_name(project: Path, finished: Finished) -> None:
+    finished("train.steps=2")
     file = project / "run" / "step_000002" / "rank-pp000-tt000.safetensors"
     content = bytearray(file.read_bytes())
     content[read_header(file).tensors["model.layers.1.mlp.up_proj.weight"].start] ^= 1
@@ -135,5 +143,6 @@ def test_refuses_a_config_of_another_model(project: Path, snapshot: Snapshot) ->
     config = json.loads(Path("checkpoint/config.json").read_text())
     table = config.get("text_config", config)
     table["num_hidden_layers"] += 1
-    Path("checkpoint/config.json").write_text(json.dumps(config))
-    assert "text.num_layers" in refuse(snapshot, InputError)
+    shutil.copytree("checkpoint", "other")
+    Path("other/config.json").write_text(json.dumps(config))
+    assert "text.num_layers" in refuse(snapshot, InputError, "weights.source=other")

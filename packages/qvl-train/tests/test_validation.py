@@ -26,11 +26,11 @@ FRACTION = "data.validation.fraction=0.3"
 # Without tensor parallelism: its cells meet in the middle of operations, which threads of one process do not
 # always stand. In real processes `tests/layouts` compares the validation loss of every case, tp included.
 LAYOUTS = [
-    Layout(dp=2, vision_stages=(4,), text_stages=(4,)),
-    Layout(dp=3, vision_stages=(4,), text_stages=(4,)),
-    Layout(dp=5, vision_stages=(4,), text_stages=(4,)),
-    Layout(pp=2, vision_stages=(4, 0), text_stages=(1, 3)),
-    Layout(pp=2, dp=2, vision_stages=(4, 0), text_stages=(1, 3)),
+    Layout(dp=2, vision_stages=(2,), text_stages=(2,)),
+    Layout(dp=3, vision_stages=(2,), text_stages=(2,)),
+    Layout(dp=5, vision_stages=(2,), text_stages=(2,)),
+    Layout(pp=2, vision_stages=(2, 0), text_stages=(1, 1)),
+    Layout(pp=2, dp=2, vision_stages=(2, 0), text_stages=(1, 1)),
 ]
 
 

@@ -18,7 +18,7 @@ from qvl_train import loop, task
 from qvl_train.metrics import read_metrics
 from sharded_folders import write_sharded
 
-CUT = Layout(tp=2, pp=2, vision_stages=(4, 0), text_stages=(1, 3))
+CUT = Layout(tp=2, pp=2, vision_stages=(2, 0), text_stages=(1, 1))
 
 
 def train(*settings: str, resume: str = "auto", reshard: bool = False, accept: bool = False) -> int:

@@ -138,9 +138,9 @@ def test_long_samples_are_bounded(dataset: Dataset) -> None:
 
 
 def test_large_pictures_are_bounded(make_recipe: Callable[..., Any], tmp_path: Path) -> None:
-    save_image(tmp_path / "noise.png", 1400, 2100)
+    save_image(tmp_path / "noise.png", 900, 1350)
     path = write_records(tmp_path / "r.json", [llava("<image>" * 20, "x", ["noise.png"] * 20)])
-    image = {"min_pixels": 3136, "max_pixels": 1_000_000}
+    image = {"min_pixels": 3136, "max_pixels": 500_000}
     data = prepare(make_recipe([path], sequence_length=100_000, image=image)).train
     assert isinstance(data, Dataset)
     shown = _sample(data, 0)
