@@ -30,7 +30,7 @@ _MOST_VARIABLES = 100
 
 def machine_facts(devices: Path = Path("/dev"), driver: Path = _DRIVER_INFO) -> dict[str, str]:
     """Name host, processor and usable cores, the working directory, and NPUs, CANN and driver where there are any."""
-    home = next((os.environ[name] for name in TOOLKIT_VARIABLES if os.environ.get(name)), "")
+    home = toolkit_home()
     npus = len(list(devices.glob("davinci[0-9]*"))) if devices.is_dir() else 0
     facts = {
         "host": platform.node(),
@@ -38,7 +38,7 @@ def machine_facts(devices: Path = Path("/dev"), driver: Path = _DRIVER_INFO) -> 
         "cores": str(_cores()),
         "directory": _directory(),
         "npus": str(npus) if npus else "",
-        "cann": cann_version(Path(home)) if home else "",
+        "cann": cann_version(home) if home else "",
         "driver": _version_in(driver),
     }
     return {name: printable(value, _MOST_VALUE) for name, value in facts.items() if value}
@@ -56,6 +56,12 @@ def result_variables(stated: Container[str] = (), environment: Mapping[str, str]
     kept = [name for name in {*counting, *_THREADS, *_OURS} & found.keys() if not _SECRET.search(name)]
     names = sorted(name for name in kept if name not in stated and found[name] != CPU_ENVIRONMENT.get(name))
     return {name: printable(found[name], _MOST_VALUE) for name in names[:_MOST_VARIABLES]}
+
+
+def toolkit_home(environment: Mapping[str, str] | None = None) -> Path | None:
+    """Give the folder of CANN that this shell has sourced; None where there is none."""
+    found = os.environ if environment is None else environment
+    return next((Path(found[name]) for name in TOOLKIT_VARIABLES if found.get(name)), None)
 
 
 def cann_version(home: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from qvl_core.conformance import device_result, npu
-from qvl_core.conformance.npu import cann_version, device_name, main
+from qvl_core.conformance.npu import device_name, main
 from qvl_core.conformance.trainings import read_losses, train
 from qvl_core.errors import RecipeError
 
@@ -135,11 +135,3 @@ def test_no_file_no_losses(tmp_path: Path) -> None:
 )
 def test_name_of_the_device(table: str, name: str) -> None:
     assert device_name(table) == name
-
-
-def test_version_of_cann(tmp_path: Path) -> None:
-    assert cann_version({}) == "unknown"
-    folder = tmp_path / "aarch64-linux"
-    folder.mkdir()
-    (folder / "ascend_toolkit_install.info").write_text("package_name=x\nversion=8.2.RC1\n")
-    assert cann_version({"ASCEND_HOME_PATH": str(tmp_path)}) == "8.2.RC1"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from qvl_core.conformance.trainings import train
 from qvl_core.device import current_device
 from qvl_core.durable import atomic_write
 from qvl_core.errors import EXIT_DONE, EXIT_FAILED, NotInstalledError, QvlError
+from qvl_core.machine import cann_version, toolkit_home
 
 if TYPE_CHECKING:
     from qvl_core.conformance.suite import Result
@@ -115,16 +115,21 @@ def _origin(result: Result) -> dict[str, Any]:
     """Return what the result depends on: device, software, and the code that was run."""
     return {
         "format": FORMAT, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "program": program_digest(),
-        "device": result.device, "device_name": device_name(npu_smi()), "npu_smi": npu_smi(), "cann": cann_version(),
+        "device": result.device, "device_name": device_name(npu_smi()), "npu_smi": npu_smi(), "cann": _cann(),
         "mindspore": result.mindspore, "numpy": result.numpy, "python": result.python, "machine": platform.platform(),
         "kernels": result.kernels, "precision": result.precision,
     }  # fmt: skip
 
 
+def _cann() -> str:
+    home = toolkit_home()
+    return (cann_version(home) if home is not None else "") or "unknown"
+
+
 def npu_smi() -> str:
     """Return what `npu-smi info` prints, "" where it is not to be had."""
     try:
-        found = subprocess.run(["npu-smi", "info"], capture_output=True, text=True, timeout=30, check=False)
+        found = subprocess.run(["npu-smi", "info"], capture_output=True, errors="replace", timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout[:20_000]
@@ -134,16 +139,6 @@ def device_name(table: str) -> str:
     """Return the name of the first NPU in the table of `npu-smi info`: "910B3"; "no NPU" where there is none."""
     found = NPU_NAME.search(table)
     return found[0] if found else "no NPU"
-
-
-def cann_version(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the version in the toolkit's `version.cfg` or `ascend_toolkit_install.info`; "unknown" otherwise."""
-    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
-    for path in sorted(Path(home).glob("*/ascend_toolkit_install.info")) if home else ():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("version="):
-                return line.removeprefix("version=").strip()
-    return "unknown"
 
 
 def _broken(data: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.input_file import printable
-from qvl_core.machine import TOOLKIT_VARIABLES, cann_version
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, toolkit_home
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
 # MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
@@ -70,7 +70,7 @@ def ascend_wanted(environment: Mapping[str, str], devices: Path = Path("/dev")) 
     """Tell whether this is an NPU machine, or means to be one."""
     return (
         any(devices.glob("davinci[0-9]*"))
-        or any(environment.get(name) for name in TOOLKIT_VARIABLES)
+        or toolkit_home(environment) is not None
         or bool(set_env_script(environment))
         or shutil.which("npu-smi", path=environment.get("PATH")) is not None
     )
@@ -191,22 +191,22 @@ def device_states(table: str) -> list[tuple[str, str]]:
 
 def check_cann(environment: Mapping[str, str]) -> Row:
     """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
-    home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
-    if not home:
+    home = toolkit_home(environment)
+    if home is None:
         script = set_env_script(environment)
         fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
         evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
             f"; CANN is there, its {script} was not sourced" if script else ""
         )
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
-    if not Path(home).is_dir():
+    if not home.is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
         return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
-    version = cann_version(Path(home)) or "of unknown version"
+    version = cann_version(home) or "of unknown version"
     fix = f"install the CANN ops package for your chip, version {version}"
-    if not (Path(home) / "opp").exists():
+    if not (home / "opp").exists():
         return Row(check="cann", level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
-    operators = cann_version(Path(home) / "opp")
+    operators = cann_version(home / "opp")
     if operators and release(operators) != release(version):
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
@@ -226,8 +226,8 @@ def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS
 
 def check_pair(environment: Mapping[str, str], driver: str) -> Row:
     """Compare MindSpore, CANN and driver with the pairs of MindSpore's installation notes; unknown pairs warn."""
-    home = next((environment[name] for name in TOOLKIT_VARIABLES if environment.get(name)), "")
-    mindspore, cann = installed_version("mindspore") or "", cann_version(Path(home)) if home else ""
+    home = toolkit_home(environment)
+    mindspore, cann = installed_version("mindspore") or "", cann_version(home) if home else ""
     evidence = f"MindSpore {mindspore or '?'}, CANN {cann or '?'}, driver {driver or '?'}"
     pair = PAIRS.get(re.sub(r"\.post\d+$", "", mindspore))
     if not mindspore or not cann:
