@@ -55,7 +55,7 @@ class Answering:
     """One scheduler, asked again and again."""
 
     def __init__(self, model: Qwen25VL, batch: int) -> None:
-        from qvl_core.generate.cache import blocks
+        from qvl_core.answer_sizes import blocks
         from qvl_core.generate.engine import Engine
         from qvl_core.generate.scheduler import Scheduler
 

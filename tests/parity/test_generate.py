@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from parity_report import ParityReport
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.generate import GenerationOptions
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.request import Request
 from qvl_core.generate.scheduler import Scheduler

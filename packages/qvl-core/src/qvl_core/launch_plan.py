@@ -88,7 +88,7 @@ def launch_plan(
     if method == "msrun":
         commands = [_msrun(recipe, master or launch.master, node, per_node, worker) for node in range(nodes)]
     elif method == "mpiexec":
-        commands = [_mpiexec(world, worker)]
+        commands = [mpiexec(world, worker)]
     else:
         commands = [("qvl", "run", *words)]
     return LaunchPlan(
@@ -128,7 +128,8 @@ def _msrun(recipe: Recipe, master: str, node: int, per_node: int, worker: tuple[
     )
 
 
-def _mpiexec(world: int, worker: tuple[str, ...]) -> tuple[str, ...]:
+def mpiexec(world: int, worker: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the command that starts so many processes of a program on this machine's CPU."""
     settings = (
         # Idle ranks yield their core: development machines have fewer cores than ranks.
         ("mpi_yield_when_idle", "1"),

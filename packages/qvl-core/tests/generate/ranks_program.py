@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from mindspore import Tensor, ops
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.batch import IGNORE
 from qvl_core.errors import RunError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.answer_all import answer_all
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.request import Request
 from qvl_core.generate.scheduler import Scheduler

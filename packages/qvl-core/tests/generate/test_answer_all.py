@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.answer_all import answer_all
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.request import Event, Request
 from qvl_core.model import flatten_prompt
 from small_models import TIED, lively_model, text_prompt

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
 import numpy as np
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.answer_all import answer_all
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.packed_request import as_bytes, unpack_event
 from qvl_core.generate.ranks import (
     FIRST_SLEEP_S,

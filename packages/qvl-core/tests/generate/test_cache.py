@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("mindspore", reason="the cache needs mindspore")
 
 from mindspore import Tensor
-from qvl_core.generate.cache import BLOCK, KVCache, blocks, roomy
+from qvl_core.answer_sizes import BLOCK, blocks, roomy
+from qvl_core.generate.cache import KVCache
 from qvl_core.kernels import build_segments
 
 KV_HEADS, HEAD_DIM = 2, 4

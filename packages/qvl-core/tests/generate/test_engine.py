@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
 from mindspore import Parameter, Tensor, ops
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.batch import Batch
 from qvl_core.errors import InputError
 from qvl_core.generate import GenerationOptions
 from qvl_core.generate.answer_all import answer_all
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine, borrowed_engine
 from qvl_core.generate.head_copy import HeadCopy
 from qvl_core.generate.request import Request

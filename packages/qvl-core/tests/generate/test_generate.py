@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.errors import InputError
-from qvl_core.generate.cache import BLOCK
 from qvl_core.model import Qwen25VL
 from qvl_core.model.load import fill
 from qvl_core.specs.model_spec import ModelSpec

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 pytest.importorskip("mindspore", reason="the model needs mindspore")
 
 from mindspore import Tensor
+from qvl_core.answer_sizes import BLOCK
 from qvl_core.errors import InputError, RunError
 from qvl_core.generate import GenerationOptions
-from qvl_core.generate.cache import BLOCK
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.request import NO_TOKEN, Event, Request, ScoresError
 from qvl_core.generate.scheduler import Scheduler

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qvl_core.answer_sizes import cache_tokens
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import derive_stages, legal_tensor_degrees
 from qvl_core.lora_table import TARGETS, Lora
 from qvl_core.params import Component
-from qvl_core.planner.answers import PREFILL_TOKENS, cache_tokens
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import COMPONENTS, INFER_HELD_TOKENS, INFER_SLOTS, Job
+from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import stage_memory
 from qvl_core.planner.workload import assumed_workload
 from qvl_core.specs.load import load_spec
@@ -139,7 +139,8 @@ def test_the_cache_is_as_large_as_the_engine_makes_it(slots: int, held: int, dat
     from qvl_core import device
 
     device.prepare("cpu")
-    from qvl_core.generate.cache import KVCache, blocks
+    from qvl_core.answer_sizes import blocks
+    from qvl_core.generate.cache import KVCache
 
     longest = data.draw(st.integers(1, min(held, 700)))
     cache = KVCache(slots, blocks(held))
@@ -152,16 +153,3 @@ def test_the_cache_is_as_large_as_the_engine_makes_it(slots: int, held: int, dat
     assert allocated <= planned
     if rows == slots and longest > 1:
         assert allocated == planned or planned == blocks(held)
-
-
-def test_numbers_that_stand_beside_mindspore_are_the_same_here() -> None:
-    pytest.importorskip("qvl_eval", reason="qvl-eval is not installed: it has the defaults of qvl infer")
-    from qvl_core import device
-
-    device.prepare("cpu")
-    from qvl_core.generate import cache, scheduler
-    from qvl_core.planner import answers
-    from qvl_eval.questions import infer
-
-    assert (answers.BLOCK, PREFILL_TOKENS) == (cache.BLOCK, scheduler.PREFILL_TOKENS)
-    assert (INFER_SLOTS, INFER_HELD_TOKENS) == (infer.DEFAULT_SLOTS, infer.DEFAULT_HELD_TOKENS)

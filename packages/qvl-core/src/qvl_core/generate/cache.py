@@ -17,10 +17,8 @@ from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 
 from qvl_core import kernels
+from qvl_core.answer_sizes import blocks, roomy
 from qvl_core.kernels.segments import HIDDEN, Segments
-
-# Slots have whole blocks: every decoding step reads the whole capacity, so it should not be far above the need.
-BLOCK = 64
 
 
 class KVCache:
@@ -101,20 +99,6 @@ class KVCache:
             self.rows, self.capacity = rows, capacity
             for layer in self.layers.values():
                 layer.resize(rows, capacity)
-
-
-def blocks(length: int) -> int:
-    """Round a number of tokens up to whole blocks."""
-    return -(-length // BLOCK) * BLOCK
-
-
-def roomy(length: int) -> int:
-    """Round a number of tokens up to one of few sizes: 1, 2, 3, 4, 6, 8, 12, 16, ... blocks.
-
-    Each growth copies what is held, and a size may be compiled for.
-    """
-    size = 2 ** (-(-length // BLOCK) - 1).bit_length()
-    return BLOCK * (size if size < 4 or 3 * size // 4 * BLOCK < length else 3 * size // 4)
 
 
 class PrefillStep:

@@ -25,10 +25,11 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
+from qvl_core.answer_sizes import blocks
 from qvl_core.batch import Batch
 from qvl_core.device import current_device
 from qvl_core.errors import InputError, Problem
-from qvl_core.generate.cache import DecodeStep, KVCache, PrefillStep, blocks
+from qvl_core.generate.cache import DecodeStep, KVCache, PrefillStep
 from qvl_core.generate.compiled_step import CompiledLayers
 from qvl_core.generate.head_copy import HeadCopy
 from qvl_core.generate.prompts import join_prompts

@@ -20,7 +20,7 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
-from qvl_core.generate.cache import blocks
+from qvl_core.answer_sizes import blocks
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.packed_request import (
     as_bytes,

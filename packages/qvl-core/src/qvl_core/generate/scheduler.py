@@ -17,16 +17,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_core.answer_sizes import PREFILL_TOKENS, blocks
 from qvl_core.errors import InputError, Problem, RunError
-from qvl_core.generate.cache import blocks
 from qvl_core.generate.engine import Engine
 from qvl_core.generate.prompts import next_positions
 from qvl_core.generate.request import NO_TOKEN, Event, Finished, Request, ScoresError
 from qvl_core.generate.sampling import choose_token, row_generator
 from qvl_core.model.qwen25vl import Qwen25VL
 
-# Answers that are under way wait while prompts are run.
-PREFILL_TOKENS = 4096
 # Stands for a token where scores are NaN or infinite, so that all ranks hear of it.
 _NOT_FINITE = -2
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvl_core.generate.cache import blocks
+from qvl_core.answer_sizes import blocks
 from qvl_core.generate.engine import give_back, take_engine
 from qvl_core.generate.options import GenerationOptions
 from qvl_core.generate.prompts import split_prompts

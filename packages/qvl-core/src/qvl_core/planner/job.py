@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
 from qvl_core.lora_table import Lora
 from qvl_core.params import Component
 from qvl_core.planner.devices import DeviceFacts
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 COMPONENTS: tuple[Component, ...] = ("vision", "merger", "text")
 Task = Literal["train", "generate"]
 Kernels = Literal["fused", "reference"]
-
-# What `qvl infer` and an infer recipe hold at a time (qvl_eval.questions.infer; a test compares them).
-INFER_SLOTS = 8
-INFER_HELD_TOKENS = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from math import prod
 from types import MappingProxyType
 
+from qvl_core.answer_sizes import cache_tokens, rows_in_prefill
 from qvl_core.layout import Layout
 from qvl_core.lora_table import Lora, adapter_table
 from qvl_core.parallel.schedule import micro_batches_in_flight
@@ -25,7 +26,6 @@ from qvl_core.planner.activations import (
     vision_layer_bytes,
 )
 from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
-from qvl_core.planner.answers import cache_tokens, rows_in_prefill
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_table import DTYPE_BYTES

@@ -37,7 +37,7 @@ def driver_of_part(
 
     `patience` is how many steps it waits before it compiles anything; the engine's own without it.
     """
-    from qvl_core.generate.cache import blocks
+    from qvl_core.answer_sizes import blocks
     from qvl_core.generate.engine import PATIENCE, Engine
     from qvl_core.generate.scheduler import Scheduler
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
 from qvl_core.errors import EXIT_WRONG_INPUT, DataError, InputError, OutputError, Problem, RecipeError
 from qvl_core.input_file import printable
 from rich.console import Console
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
     from qvl_core.tasks import StartWorkers
 
-DEFAULT_SLOTS = 8
-# Of the keys and values held at a time; a model of 7B in bfloat16 needs 1.8 GiB for them.
-DEFAULT_HELD_TOKENS = 32_768
 SHOWN_PROBLEMS = 10
 
 
@@ -45,8 +43,8 @@ class Capacity:
     Each replica of a layout (dp) has so many.
     """
 
-    slots: int = DEFAULT_SLOTS
-    held_tokens: int = DEFAULT_HELD_TOKENS
+    slots: int = INFER_SLOTS
+    held_tokens: int = INFER_HELD_TOKENS
 
 
 @dataclass(kw_only=True)

@@ -16,8 +16,6 @@ from qvl_core.errors import NotInstalledError
 
 DEADLINE_S = 20.0
 _INSTALL_MPI = "pip install 'qvl-core[mpi]'"
-# As `qvl run` starts ranks on CPU: all on this machine, through its shared memory.
-_MPIEXEC = ("mpiexec", "-n", "2", "--oversubscribe", "--mca", "pml", "ob1", "--mca", "btl", "^tcp,ofi")
 # Ranks 0 and 1 bring 1 and 2: every element of the sum is 3.
 _ALL_REDUCE = """
 import numpy
@@ -60,10 +58,11 @@ def check_starters(environment: Mapping[str, str]) -> Row:
 def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Runner = run_child) -> Row:
     """Check that two processes on CPU meet and add numbers up; `wanted` tells whether the recipe needs it."""
     from qvl_core.launch.processes import real_command
+    from qvl_core.launch_plan import mpiexec
 
     name = "mpi-run"
     try:
-        command = real_command([*_MPIEXEC, sys.executable, "-c", _ALL_REDUCE], environment.get("PATH", ""))
+        command = real_command(mpiexec(2, (sys.executable, "-c", _ALL_REDUCE)), environment.get("PATH", ""))
     except NotInstalledError as error:
         evidence = str(error).splitlines()[0]
         return Row(check=name, level="fail" if wanted else "skipped", evidence=evidence, fix=_INSTALL_MPI)
