@@ -16,6 +16,9 @@ PEFT = "peft==0.21.2"
 # What others do with images and videos; without what they require, torch would come a second time.
 MEDIA_PEERS = ("qwen-vl-utils==0.0.14", "torchvision==0.28.0", "decord==0.6.0")
 TEST_TOOLS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "safetensors>=0.4.3")
+PARALLEL_TESTS = "pytest-xdist>=3.6"
+# Two, however many cores there are: what tests start (ranks, servers, browsers) takes more beside them.
+IN_TWO_PROCESSES = ("-n", "2", "--dist", "worksteal")
 # Who talks to `qvl serve`: the official client, plain HTTP, and the reader of metrics.
 SERVE_TOOLS = ("openai>=2,<4", "httpx>=0.27", "prometheus-client>=0.20")
 SUPPORTED = ("3.11", "3.12", "3.10")
@@ -78,11 +81,10 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run everything that needs no torch, all packages together, in two processes. `-- -n 0 PATH...`: in one."""
     _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
-    session.install(*TEST_TOOLS, *SERVE_TOOLS, "pytest-xdist>=3.6")
+    session.install(*TEST_TOOLS, *SERVE_TOOLS, PARALLEL_TESTS)
     others = [f"--ignore=tests/{name}" for name in ("parity", "layouts", "faults")]
     arguments = session.posargs or ["packages", "tests", *others]
-    # Two, however many cores there are: what is started here (ranks, servers, browsers) takes more beside them.
-    session.run("pytest", "-n", "2", "--dist", "worksteal", *arguments)
+    session.run("pytest", *IN_TWO_PROCESSES, *arguments)
 
 
 @nox.session(python=PYTHON)
@@ -156,9 +158,9 @@ def minimum(session: nox.Session) -> None:
     session.env["PIP_CONSTRAINT"] = str(lowest)
     _install(session, *PACKAGES, mindspore=True, mpi=True, serve=True)
     # Under the same constraints: test tools must not lift what is to be tested.
-    session.install(*TEST_TOOLS, *SERVE_TOOLS)
+    session.install(*TEST_TOOLS, *SERVE_TOOLS, PARALLEL_TESTS)
     session.env.pop("PIP_CONSTRAINT")
-    session.run("pytest", *(session.posargs or ["packages"]))
+    session.run("pytest", *IN_TWO_PROCESSES, *(session.posargs or ["packages"]))
 
 
 def _lowest_versions() -> list[str]:

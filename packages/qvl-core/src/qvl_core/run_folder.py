@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import secrets
 import sys
@@ -290,9 +289,9 @@ def check_writable(folder: Path) -> None:
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     try:
-        handle, name = tempfile.mkstemp(prefix=".qvl-probe-", dir=parent)
-        os.close(handle)
-        Path(name).unlink()
+        # On Linux it has no name, so that a kill leaves nothing behind.
+        with tempfile.TemporaryFile(dir=parent):
+            pass
     except OSError as error:
         message = f"cannot be written: {error.strerror} ({parent})"
         raise OutputError(Problem(where=str(folder), key="output.dir", message=message, fix=_ELSE)) from error
