@@ -21,6 +21,7 @@ import numpy as np
 import qvl_eval.evaluation.evaluate as front
 import qvl_eval.evaluation.replica as replica
 from qvl_core.errors import QvlError, RunError
+from qvl_core.launch.proc import all_statuses
 from qvl_core.recipe import load_recipe
 from qvl_core.tasks import RunOptions
 from qvl_eval.answers.job import Piece
@@ -140,4 +141,8 @@ class _Dying(StandIn):
 def kill_all(child: int) -> int:
     """Kill a forked evaluation with all its replicas, and give the exit code: -9, or that of one that had ended."""
     os.killpg(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    # Replicas that are still ending hold the folder: the next run would find another process there.
+    while any(one.session == child and one.state not in "ZX" for one in all_statuses()):
+        time.sleep(0.001)
+    return code
