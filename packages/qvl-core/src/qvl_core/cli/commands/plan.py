@@ -52,7 +52,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         top: Annotated[int, typer.Option("--top", metavar="K", min=1, max=100, help="Plans to show.")] = 5,
         format: Annotated[  # noqa: A002 (the option's name)
-            Format, typer.Option("--format", help="text for people, json for programs, toml: the layout table, to paste.")
+            Format,
+            typer.Option("--format", help="text for people, json for programs, toml: the layout to paste."),
         ] = Format.text,
         device: Annotated[
             str | None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from qvl_core.recipe.sections.section import PathText, Section, section_defaults
+from qvl_core.recipe.sections.section import PathText, Section, as_tuple, section_defaults
 
 RuleSet = Literal[
     "vlmevalkit-2026-06",
@@ -21,13 +21,7 @@ RuleSet = Literal[
     "exact",
 ]
 
-
-def _as_tuple(value: Any) -> Any:
-    """Give a tuple for a list: TOML knows lists only. In a union the oldest pydantic does not heed Strict(False)."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-RuleSets = Annotated[tuple[RuleSet, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+RuleSets = Annotated[tuple[RuleSet, ...], Field(min_length=1), BeforeValidator(as_tuple)]
 
 
 class PreflightSection(Section):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Component = Literal["vision", "merger", "text"]
 
-# Strict sections refuse a list where a tuple is declared; TOML knows lists only, so tuples say that they take both.
-Components = Annotated[tuple[Component, ...], Strict(False)]
+
+def as_tuple(value: Any) -> Any:
+    """Give a tuple for a list.
+
+    Strict sections refuse a list where a tuple is declared, and TOML knows lists only. Strict(False) says that a tuple
+    takes both, but pydantic 2.7 does not heed it in a union.
+    """
+    return tuple(value) if isinstance(value, list) else value
+
+
+Components = Annotated[tuple[Component, ...], BeforeValidator(as_tuple)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 LayerCount = Annotated[int, Field(ge=0, le=10_000)]
 
