@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,4 +30,5 @@ def test_every_layout_gives_the_tokens_of_one_process(layouts: str) -> None:
         [*command, str(PROGRAM), layouts], capture_output=True, text=True, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert sorted(done.stdout.split("\n")) == ["", *(f"rank {rank} held" for rank in range(4))]
+    # mpiexec may put the lines of two ranks into one.
+    assert sorted(re.findall(r"rank \d+ held", done.stdout)) == [f"rank {rank} held" for rank in range(4)]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qvl_data.inspection.kinds import ProblemGroup
-from qvl_data.sample_figures import DataFigures
+
+if TYPE_CHECKING:
+    from qvl_data.sample_figures import DataFigures
 
 Why = Literal["longest", "dropped", "random", "first"]
 
