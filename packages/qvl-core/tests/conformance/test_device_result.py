@@ -181,6 +181,15 @@ class TestFile:
         path.write_text(text, encoding="utf-8")
         assert read_device_result(path).problems
 
+    @pytest.mark.parametrize(
+        "path", [("checks", 0, "error"), ("trainings", 0, "losses", 0), ("timings", 0, "fused_ms")]
+    )
+    def test_a_number_too_large_for_a_float(self, tmp_path: Path, path: tuple[Any, ...]) -> None:
+        data = device_file.good(DIGESTS)
+        put(*path, value=10**400)(data)
+        (problem,) = read_device_result(device_file.write(tmp_path / "x.json", device_file.sealed(data))).problems
+        assert "OverflowError" in problem
+
     def test_a_folder_is_not_taken(self, tmp_path: Path) -> None:
         assert read_device_result(tmp_path).problems
 

@@ -155,7 +155,7 @@ def _golden(trainings: Sequence[Training]) -> Iterable[str]:
         return
     off = [abs(found - loss) / loss for found, loss in zip(mine.losses, golden["losses"], strict=True)]
     if max(off) <= GOLDEN_NEAREST:
-        yield f"losses of {golden['recipe']} are the golden ones to the last digits: float32 on a CPU, no half precision"
+        yield f"losses of {golden['recipe']} are the golden ones to the last digits: float32, no half precision"
     if not max(off) <= GOLDEN_STEP or not sum(off) / len(off) <= GOLDEN_MEAN:
         worst = f"{max(off):.1%} at step {off.index(max(off)) + 1}, {sum(off) / len(off):.1%} in the mean"
         yield f"losses of {golden['recipe']} differ from the golden ones by {worst}"
@@ -175,7 +175,7 @@ def _run_faults(training: Training) -> Iterable[str]:
     if training.device != "ascend":
         yield f"ran on {printable(training.device, 60)}"
     if training.exit_code != 0:
-        yield f"ended with exit code {training.exit_code}"
+        yield f"ended with exit code {printable(str(training.exit_code), 20)}"
 
 
 def golden_overrides(device: str) -> dict[str, Any]:
