@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from qvl_core.conformance.cases import Case
 from qvl_core.conformance.checks import VALUE_TOLERANCE, Check, Precision, contract_run
-from qvl_core.conformance.documented import MODELS, BrokenRuleError
+from qvl_core.conformance.documented import MODELS, BrokenRuleError, relied_on
 from qvl_core.conformance.signatures import installed_signature, recorded_signature
 from qvl_core.kernels import adamw
 from qvl_core.kernels.domain import DOMAINS
@@ -83,21 +83,30 @@ def stand_ins() -> Iterator[list[Call]]:
         yield record
 
 
-def check_contract(case: Case, table: KernelTable, precision: Precision = "float16") -> Check:
+@dataclass(frozen=True, kw_only=True)
+class ContractCheck(Check):
+    """The outcome of one contract, and the rule outside of MindSpore's docstring that its calls rely on ("": none)."""
+
+    relies_on: str = ""
+
+
+def check_contract(case: Case, table: KernelTable, precision: Precision = "float16") -> ContractCheck:
     """Run one case of a kernel with a domain through the stand-ins; the check fails where its contract is broken.
 
     Inside of the domain the fused operation has to be called, outside of it must not be, and the values have to be
     those of the definition either way.
     """
-    name, tolerance = f"contract, {precision}", VALUE_TOLERANCE[precision]
+    relies_on = ""
     try:
         with stand_ins() as record:
             error, dtype = contract_run(case, table, precision)
         message = _wrong_operation(case, record) or _wrong_dtype(case, dtype, precision)
+        relies_on = next(filter(None, (relied_on(x.operation, x.arguments) for x in record)), "")
     except (BrokenRuleError, AttributeError, TypeError, ValueError) as failure:
         error, message = float("inf"), f"{type(failure).__name__}: {failure}"
-    return Check(
-        kernel=case.kernel, label=case.label, check=name, error=error, tolerance=tolerance, message=message
+    return ContractCheck(
+        kernel=case.kernel, label=case.label, check=f"contract, {precision}", error=error,
+        tolerance=VALUE_TOLERANCE[precision], message=message, relies_on=relies_on,
     )  # fmt: skip
 
 

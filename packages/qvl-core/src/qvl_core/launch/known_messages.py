@@ -109,7 +109,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"No supported Ops kernel and engine are found for|[Bb]uild op model failed, result = 500002",
         cause="this CANN has no kernel for the operator that the line names, in this dtype or on this chip",
         fix="a newer CANN, driver and operator package that pair with this MindSpore; QVL_KERNELS=reference avoids "
-        "fused kernels",
+        "fused kernels, QVL_KERNELS=reference:attention a single one",
         source="hiyouga/LlamaFactory#6694",
     ),
     KnownMessage(
