@@ -115,6 +115,25 @@ class TestDeviceVerified:
         assert self.status(qvl) == "cpu-tiny"
         assert "was changed after it was written" in qvl("recipes", ".").out
 
+    def test_what_the_file_says_of_itself_is_shown_short_and_without_control_characters(
+        self, qvl, folder: Path, digests: dict[str, str]
+    ) -> None:
+        named = {"device_name": "910B3\x1b[31m\n" + "x" * 3000}
+        device_file.write(folder / RESULT_FILE, device_file.sealed({**device_file.good(digests), **named}))
+        out = qvl("recipes", ".").out
+        assert "\\x1b[31m" in out
+        assert "\x1b[31m" not in out
+        assert "x" * 121 not in out.replace("\n", "")
+
+    def test_a_problem_of_the_file_is_shown_short_and_without_control_characters(
+        self, qvl, folder: Path, digests: dict[str, str]
+    ) -> None:
+        changed = {"signatures": ["\x1b[31m" + "y" * 3000]}
+        device_file.write(folder / RESULT_FILE, device_file.sealed({**device_file.good(digests), **changed}))
+        out = qvl("recipes", ".").out
+        assert "other signatures than recorded: \\x1b[31m" in out
+        assert "y" * 301 not in out.replace("\n", "").replace(" ", "")
+
     def test_a_broken_file_is_told_and_the_list_still_comes(self, qvl, folder: Path) -> None:
         (folder / RESULT_FILE).write_text("{")
         result = qvl("recipes", ".")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from qvl_core.conformance import device_result
+from qvl_core.conformance.case_list import CONTRACT, listed_cases
 from qvl_core.conformance.device_result import DeviceResult, judge, read_device_result
 
 _SPEC = importlib.util.spec_from_file_location("device_file", Path(__file__).with_name("device_file.py"))
@@ -50,6 +51,20 @@ def training(**changes: Any) -> Change:
     return lambda data: data["trainings"][1].update(changes)
 
 
+def golden(**changes: Any) -> Change:
+    return lambda data: data["trainings"][0].update(changes)
+
+
+def one_label(kernel: str) -> Change:
+    """Leave the checks of the kernel's first case only, as often as there were more."""
+
+    def change(data: dict[str, Any]) -> None:
+        first = next(x["label"] for x in data["checks"] if x["kernel"] == kernel)
+        data["checks"] = [{**x, "label": first} if x["kernel"] == kernel else x for x in data["checks"]]
+
+    return change
+
+
 def test_a_whole_file_raises_its_recipes() -> None:
     result = judged()
     assert result.problems == ()
@@ -79,14 +94,25 @@ def test_it_raises_no_recipe_that_was_changed_since_or_did_not_run() -> None:
         (put("timings", value=[]), "no timing of attention"),
         (put("timings", 0, "fused_ms", value=0), "no timing of attention"),
         (put("timings", 0, "fused_ms", value=True), "no timing of attention"),
-        (put("contracts", value=[]), "no contract of attention"),
+        (put("contracts", value=[]), "an incomplete run: 19 contracts of attention missing"),
+        (lambda data: data["contracts"].pop(), "1 contract of adamw_update missing, the first contract: an epsilon"),
         (put("contracts", 0, "message", value="BrokenRuleError: x"), "BrokenRuleError: x"),
-        (put("checks", 0, "error", value=0.05), "failed: embedding, case, values: error 0.05"),
-        (put("checks", 0, "error", value=None), "failed: embedding"),
-        (put("checks", 0, "error", value=math.nan), "failed: embedding"),
-        (put("checks", 0, "error", value="0"), "failed: embedding"),
-        (without("attention", "values"), "no check of the values of attention: an incomplete run"),
-        (without("swiglu", "jit gradient"), "no check of the gradients of swiglu"),
+        (put("checks", 0, "error", value=0.05), "failed: linear, one row, values: error 0.05"),
+        (put("checks", 0, "error", value=None), "failed: linear"),
+        (put("checks", 0, "error", value=math.nan), "failed: linear"),
+        (put("checks", 0, "error", value="0"), "failed: linear"),
+        (without("attention", "values"), "an incomplete run: 41 checks of attention missing"),
+        (without("swiglu", "jit gradient"), "checks of swiglu missing, the first one token, jit gradient"),
+        (one_label("rope"), "checks of rope missing, the first tokens, values"),
+        (golden(device="cpu"), "the training of tiny_sft ran on cpu"),
+        (golden(exit_code=1), "the training of tiny_sft ended with exit code 1"),
+        (golden(overrides={}), "has model.dtype = None, not 'bfloat16'"),
+        (
+            put("trainings", 0, "overrides", "model.dtype", value="float32"),
+            "has model.dtype = 'float32', not 'bfloat16'",
+        ),
+        (put("trainings", 0, "overrides", "train.lr", value=1.0), "has train.lr = 1.0, not None"),
+        (golden(losses=device_result.read_golden()["losses"]), "the golden ones to the last digits"),
         (without("rope", "", "timings"), "no timing of rope"),
         (put("trainings", value=[]), "no training of tiny_sft"),
         (put("trainings", 0, "losses", 3, value=40.0), "differ from the golden ones by"),
@@ -112,13 +138,16 @@ def test_a_stated_tolerance_or_verdict_does_not_count() -> None:
         data["checks"][0] |= {"error": 0.5, "tolerance": 9.0, "passed": True}
         data["passed"] = True
 
-    assert judged(change).problems == ("failed: embedding, case, values: error 0.5",)
+    assert judged(change).problems == ("failed: linear, one row, values: error 0.5",)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         training(device="cpu"),
+        training(exit_code=1),
+        training(overrides={"train.steps": 40, "model.dtype": "float32"}),
+        training(overrides={"train.steps": 40, "launch.device": "cpu"}),
         training(overrides={"train.steps": 20, "layout.tp": 8}),
         training(overrides={"model.layers": 2}),
         training(losses=[3.0 - i / 10 for i in range(19)]),
@@ -152,6 +181,15 @@ class TestFile:
         path.write_text(text, encoding="utf-8")
         assert read_device_result(path).problems
 
+    @pytest.mark.parametrize(
+        "path", [("checks", 0, "error"), ("trainings", 0, "losses", 0), ("timings", 0, "fused_ms")]
+    )
+    def test_a_number_too_large_for_a_float(self, tmp_path: Path, path: tuple[Any, ...]) -> None:
+        data = device_file.good(DIGESTS)
+        put(*path, value=10**400)(data)
+        (problem,) = read_device_result(device_file.write(tmp_path / "x.json", device_file.sealed(data))).problems
+        assert "OverflowError" in problem
+
     def test_a_folder_is_not_taken(self, tmp_path: Path) -> None:
         assert read_device_result(tmp_path).problems
 
@@ -179,15 +217,22 @@ def test_the_program_digest_is_that_of_the_sources() -> None:
 def test_the_lists_are_those_of_the_kernels() -> None:
     pytest.importorskip("mindspore", reason="the lists are held against the kernel table")
     from qvl_core.conformance.cases import all_cases
-    from qvl_core.conformance.checks import check_case
+    from qvl_core.conformance.checks import check_again, check_case
+    from qvl_core.conformance.contract_cases import contract_cases
     from qvl_core.kernels import select
     from qvl_core.kernels.domain import DOMAINS
 
     table = select.reference_table()
-    assert set(device_result.KERNELS) == {name for name in vars(table) if name != "name"}
     assert set(device_result.FUSED) == set(DOMAINS)
-    jitted = {case.kernel for case in all_cases() if case.gradients and case.jit}
-    assert set(device_result.DIFFERENTIATED) <= jitted
+    listed = listed_cases()
+    assert {case.kernel for case in listed} == {name for name in vars(table) if name != "name"}
+    known = [(x.kernel, x.label, x.gradients, x.jit) for x in (*all_cases(), *contract_cases())]
+    assert [(x.kernel, x.label, x.gradients, x.jit) for x in listed] == known
+    assert len(set(known)) == len(known)
+    assert [x.label for x in listed if x.label.startswith(CONTRACT)] == [x.label for x in contract_cases()]
     # The names that the reader looks for are those that the suite writes.
-    case = next(case for case in all_cases() if case.kernel == "gelu")
-    assert {"values", "gradient, contiguous"} <= {x.check for x in check_case(case, table, "float32", jit=False)}
+    for kernel in ("gelu", "split_qkv", "adamw_update"):
+        case = next(x for x in all_cases() if x.kernel == kernel)
+        row = next(x for x in listed if x.kernel == kernel)
+        checks = (*check_case(case, table, "float32", jit=True), *check_again(case, table, "float32"))
+        assert set(row.checks()) == {x.check for x in checks if "gradient, " not in x.check or "contiguous" in x.check}

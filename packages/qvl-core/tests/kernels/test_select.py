@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mindspore", reason="kernels need mindspore")
 
 from qvl_core import kernels
-from qvl_core.errors import NotInstalledError
+from qvl_core.errors import InputError, NotInstalledError
 from qvl_core.kernels import select
 
 KERNELS = [field.name for field in dataclasses.fields(select.KernelTable) if field.name != "name"]
@@ -34,14 +34,48 @@ def test_refuses_fused_forms_on_cpu() -> None:
 
 def test_refuses_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVL_KERNELS", "fast")
-    with pytest.raises(ValueError, match="QVL_KERNELS is 'fast'; it has to be auto, reference or ascend"):
+    with pytest.raises(InputError) as caught:
         select.requested()
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.message) == ("QVL_KERNELS of this shell", "is 'fast'")
+    assert problem.fix == "set it to auto, reference, reference:KERNEL,... or ascend"
 
 
 @pytest.mark.parametrize("choice", ["auto", "reference", "ascend"])
 def test_accepts_each_choice(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVL_KERNELS", choice)
-    assert select.requested() == choice
+    assert select.requested() == (choice, ())
+
+
+@pytest.mark.parametrize(("text", "plain"), [("attention", ["attention"]), ("rope, swiglu", ["rope", "swiglu"])])
+def test_single_kernels_can_be_plain_on_ascend(text: str, plain: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QVL_KERNELS", f"reference:{text}")
+    monkeypatch.setenv("QVL_DEVICE", "ascend")
+    table, fused, reference = select.use(*select.requested()), select.ascend_table(), select.reference_table()
+    for name in KERNELS:
+        assert getattr(table, name) is getattr(reference if name in plain else fused, name)
+
+
+def test_plain_kernels_are_the_reference_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QVL_KERNELS", "reference:attention")
+    assert select.use(*select.requested()) == select.reference_table()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("reference:attn", "names 'attn', which is no kernel"),
+        ("reference:", "names '', which is no kernel"),
+        ("reference:attention,", "names '', which is no kernel"),
+        ("reference:name", "names 'name', which is no kernel"),
+        ("ascend:attention", "is 'ascend:attention'"),
+    ],
+)
+def test_refuses_kernels_that_are_none(text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QVL_KERNELS", text)
+    with pytest.raises(InputError, match=said) as caught:
+        select.requested()
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("name", KERNELS)

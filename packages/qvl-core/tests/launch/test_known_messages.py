@@ -22,6 +22,7 @@ SAMPLES = {
     "rank-table": "[ERROR] HCCL: Config_Error_Ranktable(EI0014): the rank table is invalid",
     "cann-libraries-missing": "Load dynamic library: libmindspore_ascend.so.2 failed. libge_runner.so: cannot open "
     "shared object file: No such file or directory",
+    "driver-library-missing": "libascend_hal.so: cannot open shared object file: No such file or directory",
     "no-ascend-in-mindspore": "RuntimeError: Unsupported device target Ascend. This process only supports one of the "
     "['CPU'].",
     "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py]"
@@ -59,6 +60,10 @@ SAMPLES = {
 }
 NEIGHBOURS = (
     "step 10: loss 0.6002, 507 tokens",
+    "step 40 | tokens 1507015 | loss 1.2",
+    "step 41 | tokens 507015 | loss 1.2",
+    "result of step 40: 15070150",
+    "WARNING: Memory not enough for data.workers = 8, 4 are started",
     "WARNING: 2 of 1000 samples are longer than data.sequence_length",
     "HCCL_CONNECT_TIMEOUT is 120 in this shell and 1200 in the recipe; the recipe's value is used",
     "ValueError: the image is 20 x 4000 pixels",
@@ -101,6 +106,14 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         ("hccl-port-taken", "Communication_Error_Bind_IP_Port(EI0019)"),
         ("hccl-connect-timeout", "Communication_Error_Get_Socket(EI0006): Getting socket times out."),
         ("npu-in-use-or-hidden", "dcmi model initialized failed, because the device is used. ret is -8020"),
+        ("aicore-exception", "rtStreamSynchronize execute failed, runtime result = 507015."),
+        ("aicore-exception", "aclrtSynchronizeStream failed, ret:507015"),
+        (
+            "device-memory",
+            "Device(id:0) memory isn't enough and alloc failed, kernel name: Default/MatMul-op0, alloc size: 2B.",
+        ),
+        ("device-memory", "#umsg#Memory not enough:#umsg#Device(id:0) memory isn't enough"),
+        ("device-memory", "- Memory not enough:"),
         ("aicore-exception", "RuntimeError: AclrtSynchronizeDeviceWithTimeout, error code is 507015"),
     ],
 )

@@ -90,7 +90,6 @@ def test_unlisted_variable_is_refused(refuse) -> None:
         ("GLOG_V", "GLOG_v"),
         ("MS_DEV_HOST_BLOCKING", "MS_DEV_HOST_BLOCKING_RUN"),
         ("TOKENIZER_PARALLELISM", "TOKENIZERS_PARALLELISM"),
-        ("NPU_PER_NODE", "NPUS_PER_NODE"),
     ],
 )
 def test_misspelt_variables_are_warned_of_with_the_closest(load, name: str, meant: str) -> None:
@@ -98,6 +97,18 @@ def test_misspelt_variables_are_warned_of_with_the_closest(load, name: str, mean
     (warning,) = recipe.warnings
     assert (warning.key, warning.severity, warning.fix) == (f"env.{name}", "warning", f"did you mean env.{meant}?")
     assert recipe.env.variables() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("NPU_PER_NODE", "use launch.devices_per_node for NPUS_PER_NODE"),
+        ("MASTER_ADRR", "use launch.master for MASTER_ADDR"),
+    ],
+)
+def test_misspelt_variables_of_a_launcher_are_answered_with_the_recipes_key(load, name: str, fix: str) -> None:
+    (warning,) = load(f"env.{name}=1").warnings
+    assert (warning.key, warning.severity, warning.fix) == (f"env.{name}", "warning", fix)
 
 
 @pytest.mark.parametrize("name", ["HCCL_ALGO", "MS_ENABLE_NUMA", "ASCEND_CUSTOM_OPP_PATH"])

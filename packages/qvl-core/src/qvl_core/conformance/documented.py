@@ -88,6 +88,13 @@ def _by_sequence(given: Arguments, ends: tuple[int, ...], keys: tuple[int, ...])
     return y
 
 
+def relied_on(operation: str, given: Arguments) -> str:
+    """Say which rule a legal call relies on that is CANN's and not in MindSpore's docstring; "" where there is none."""
+    if operation == "ops.flash_attention_score" and given["attn_mask"] is None:
+        return "CANN: without a mask nothing is hidden; MindSpore's docstring wants the triangle in TND"
+    return ""
+
+
 def hidden_by(given: Arguments, queries: int, keys: int) -> NDArray[np.bool_]:
     """Return bool [queries, keys], what mask, mode and token limits hide of one sequence; True is hidden.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl_core.conformance.device_result import LEAST_STEPS, read_golden
+from qvl_core.conformance.device_result import LEAST_STEPS, golden_overrides, read_golden
 from qvl_core.errors import Problem, RecipeError
 from qvl_core.recipe import load_recipe
 
@@ -44,13 +44,9 @@ def train(recipe: Path, folder: Path, *, device: str, run: Run | None = None) ->
 
 
 def _overrides(name: str, folder: Path, device: str) -> dict[str, Any]:
-    golden = read_golden()
-    if name != golden["recipe"]:
+    if name != read_golden()["recipe"]:
         return {"train.steps": LEAST_STEPS, "output.dir": str(folder)}
-    overrides = {**golden["overrides"], "output.dir": str(folder), "launch.device": device}
-    if device == "ascend":
-        overrides |= {"launch.devices_per_node": 1, "model.dtype": "bfloat16"}
-    return overrides
+    return {**golden_overrides(device), "output.dir": str(folder)}
 
 
 def read_losses(path: Path) -> list[float]:

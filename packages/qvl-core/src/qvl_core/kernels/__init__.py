@@ -16,7 +16,7 @@ from qvl_core.kernels.cross_entropy import IGNORE_LABEL as IGNORE_LABEL  # noqa:
 from qvl_core.kernels.segments import Segments as Segments  # noqa: E402
 from qvl_core.kernels.segments import build_segments as build_segments  # noqa: E402
 
-_TABLE = select.use(select.requested())
+_TABLE = select.use(*select.requested())
 
 # Tokens in and out
 embedding = _TABLE.embedding

@@ -1,21 +1,23 @@
 """The choice between reference and Ascend kernels: the only code that asks for the device.
 
 The choice is a frozen table. `qvl_core.kernels` takes its functions from the table of `QVL_KERNELS` (auto, reference,
-ascend) once, at import, so that nothing changes under a compiled function. To bisect a difference on a device set
-QVL_KERNELS=reference; to have two tables at once (as the conformance suite does) call `use` and keep what it returns.
+ascend, or reference:attention,rope for auto with these kernels in the reference form) once, at import, so that nothing
+changes under a compiled function. To bisect a difference on a device set QVL_KERNELS=reference, then name kernels; to
+have two tables at once (as the conformance suite does) call `use` and keep what it returns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, cast
 
 from mindspore import Parameter, Tensor
 
 from qvl_core.device import current_device
-from qvl_core.errors import NotInstalledError
+from qvl_core.errors import InputError, NotInstalledError, Problem
+from qvl_core.input_file import printable
 from qvl_core.kernels.activations import gelu_ascend, gelu_reference, swiglu_ascend, swiglu_reference
 from qvl_core.kernels.adamw import adamw_update_ascend, adamw_update_reference
 from qvl_core.kernels.attention import attention_ascend, attention_reference
@@ -112,8 +114,16 @@ class KernelTable:
     sum_of_squares: Callable[[Sequence[Tensor]], float]
 
 
-def use(choice: Choice = "auto") -> KernelTable:
-    """Return the table of the choice; "auto" is the device's own. Raises NotInstalledError for "ascend" on CPU."""
+def use(choice: Choice = "auto", plain: Sequence[str] = ()) -> KernelTable:
+    """Return the table of the choice, with the `plain` kernels in their reference form; "auto" is the device's own.
+
+    Raises NotInstalledError for "ascend" on CPU.
+    """
+    reference = reference_table()
+    return replace(_chosen(choice), **{name: getattr(reference, name) for name in plain})
+
+
+def _chosen(choice: Choice) -> KernelTable:
     device = current_device()
     if choice == "auto":
         return ascend_table() if device == "ascend" else reference_table()
@@ -125,12 +135,26 @@ def use(choice: Choice = "auto") -> KernelTable:
     return ascend_table() if choice == "ascend" else reference_table()
 
 
-def requested() -> Choice:
-    """Return the choice in the environment, "auto" where there is none. Raises ValueError for an unknown one."""
-    choice = os.environ.get(KERNELS_VARIABLE, "auto")
-    if choice not in ("auto", "reference", "ascend"):
-        raise ValueError(f"{KERNELS_VARIABLE} is {choice!r}; it has to be auto, reference or ascend")
-    return cast(Choice, choice)
+def requested() -> tuple[Choice, tuple[str, ...]]:
+    """Return the choice in the environment and its plain kernels; "auto" and none where nothing is set.
+
+    Raises InputError for an unknown choice or kernel.
+    """
+    text = os.environ.get(KERNELS_VARIABLE, "auto")
+    choice, colon, rest = text.partition(":")
+    if choice not in ("auto", "reference", "ascend") or (colon and choice != "reference"):
+        raise _wrong(f"is {printable(text, 60)!r}", "set it to auto, reference, reference:KERNEL,... or ascend")
+    if not colon:
+        return cast(Choice, choice), ()
+    plain = tuple(name.strip() for name in rest.split(","))
+    known = [field.name for field in fields(KernelTable) if field.name != "name"]
+    if unknown := [name for name in plain if name not in known]:
+        raise _wrong(f"names {printable(unknown[0], 60)!r}, which is no kernel", f"one of {', '.join(known)}")
+    return "auto", plain
+
+
+def _wrong(message: str, fix: str) -> InputError:
+    return InputError(Problem(where=f"{KERNELS_VARIABLE} of this shell", message=message, fix=fix))
 
 
 def reference_table() -> KernelTable:

@@ -1,6 +1,7 @@
 """Messages of HCCL, CANN and MindSpore that people meet in logs, what causes them, and what to do. Pure.
 
-Every row is a message that was found in a public issue; `source` names it. Rows are ordered by how much they explain:
+Every row is a message that was found in a public issue; `source` names it. MindSpore's own words for a full device
+memory are known from its sources alone. Rows are ordered by how much they explain:
 a time-out on one rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
 """
 
@@ -43,6 +44,15 @@ KNOWN: tuple[KnownMessage, ...] = (
         fix="source set_env.sh of the CANN that pairs with this MindSpore, in the job script too; `qvl doctor` shows "
         "the pair",
         source="mindspore-lab/mindyolo#273, mindspore-ai/mindspore#236",
+    ),
+    KnownMessage(
+        name="driver-library-missing",
+        pattern=r"libascend_hal\.so[\w.]*: cannot open shared object file",
+        cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its folder "
+        "is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
+        fix="mount the host's /usr/local/Ascend/driver in the container (read-only is enough), or install the driver "
+        "on the host; then source CANN's set_env.sh and run `qvl doctor`",
+        source="vllm-project/vllm-ascend#1440",
     ),
     KnownMessage(
         name="no-ascend-in-mindspore",
@@ -99,7 +109,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"No supported Ops kernel and engine are found for|[Bb]uild op model failed, result = 500002",
         cause="this CANN has no kernel for the operator that the line names, in this dtype or on this chip",
         fix="a newer CANN, driver and operator package that pair with this MindSpore; QVL_KERNELS=reference avoids "
-        "fused kernels",
+        "fused kernels, QVL_KERNELS=reference:attention a single one",
         source="hiyouga/LlamaFactory#6694",
     ),
     KnownMessage(
@@ -140,7 +150,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-memory",
-        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem|NPU out of memory",
+        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem|NPU out of memory"
+        r"|[Mm]emory isn't enough and alloc failed|(?:#umsg#|^\s*- )Memory not enough",
         cause="the memory of the device is used up, by this run or by another process on it",
         fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
         "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
@@ -187,7 +198,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="aicore-exception",
-        pattern=r"ai(?:core|vector|vec) (?:exception|error)|aicore execution is abnormal|507015",
+        pattern=r"ai(?:core|vector|vec) (?:exception|error)|aicore execution is abnormal"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}507015\b",
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",

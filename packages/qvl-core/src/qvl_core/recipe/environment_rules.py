@@ -121,10 +121,11 @@ def _unknown(name: str) -> tuple[str, str, Severity] | None:
     if name in EnvSection.model_fields:
         return None
     meant = closest_variable(name)
+    guess = f"use {RECIPE_KEYS[meant]} for {meant}" if meant in RECIPE_KEYS else f"did you mean env.{meant}?"
     if not name.upper().startswith(FAMILIES):
         message = "is no variable that qvl knows; it is not passed on"
-        return (message, f"did you mean env.{meant}?", "warning") if meant else None
-    fix = f"did you mean env.{meant}?" if meant else "set it in the shell that starts qvl, if the workers need it"
+        return (message, guess, "warning") if meant else None
+    fix = guess if meant else "set it in the shell that starts qvl, if the workers need it"
     return "is not among the variables that qvl knows and checks; it is not passed on", fix, "warning"
 
 

@@ -66,6 +66,13 @@ def test_variables_of_an_earlier_run() -> None:
     assert host.check_variables({"HOME": "/root"}).level == "ok"
 
 
+def test_variables_of_an_earlier_run_do_not_hide_a_preload() -> None:
+    row = host.check_variables({"MS_ROLE": "x", "LD_PRELOAD": "/nope"})
+    assert "MS_ROLE" in row.evidence
+    assert "LD_PRELOAD is /nope" in row.evidence
+    assert row.fix == "unset MS_ROLE; unset LD_PRELOAD, unless you know that a library needs it"
+
+
 def test_everything_can_be_read_on_this_machine() -> None:
     rows = [host.check_machine(), host.check_memory(), host.check_shared_memory(), host.check_open_files()]
     assert all(row.evidence for row in rows)

@@ -11,6 +11,10 @@ from qvl_core.recipe import load_recipe
     ("environment", "said"),
     [
         ({"HCCL_CONECT_TIMEOUT": "1200"}, "did you mean HCCL_CONNECT_TIMEOUT?"),
+        (
+            {"HCCL_CONNECT_TIMEOUT": "300", "HCCL_CONECT_TIMEOUT": "9"},
+            "unset HCCL_CONECT_TIMEOUT: HCCL_CONNECT_TIMEOUT is set too",
+        ),
         ({"MS_NODE_TIMEOUT": "2"}, "MS_NODE_TIMEOUT is '2'"),
         ({"HCCL_CONNECT_TIMEOUT": "30"}, "HCCL_CONNECT_TIMEOUT is '30'"),
         ({"ASCEND_GLOBAL_LOG_LEVEL": "verbose"}, "ASCEND_GLOBAL_LOG_LEVEL is 'verbose'"),

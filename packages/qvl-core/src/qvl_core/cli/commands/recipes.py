@@ -68,12 +68,18 @@ def device_result(folder: Path) -> DeviceResult | None:
 
 def describe(result: DeviceResult | None) -> list[str]:
     """Say what the result file is worth: where it was made, or why it raises no recipe."""
+    from qvl_core.input_file import printable
+
     if result is None:
         return ["device: no result file of `nox -s npu` here, so no recipe is device-verified"]
     if not result.problems:
-        return [f"device: {result.where}"]
+        return [f"device: {printable(result.where, 120)}"]
     more = [f"  and {len(result.problems) - 3} more"] if len(result.problems) > 3 else []
-    return ["device: the result file is not taken", *(f"  {problem}" for problem in result.problems[:3]), *more]
+    return [
+        "device: the result file is not taken",
+        *(f"  {printable(problem, 300)}" for problem in result.problems[:3]),
+        *more,
+    ]
 
 
 def status(path: Path, stated: str, digest: str, result: DeviceResult | None) -> str:

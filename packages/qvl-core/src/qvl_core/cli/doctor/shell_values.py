@@ -31,16 +31,15 @@ def check_shell_values(environment: Mapping[str, str]) -> Row:
     from qvl_core.recipe.sections import EnvSection
 
     faults, fixes = [], []
+    others = (*_BY_OTHERS, *LAUNCHER, *RECIPE_KEYS)
     for name, text in sorted(environment.items()):
         if name in EnvSection.model_fields:
             if fault := value_fault(name, text):
                 faults.append(f"{name} is {text[:60]!r}: {fault}")
                 fixes.append(f"unset {name}, or state it under [env], where ranges are checked")
-        elif name.startswith(FAMILIES) and name not in (*_BY_OTHERS, *LAUNCHER, *RECIPE_KEYS):
-            meant = closest_variable(name)
-            if meant and meant not in environment:
-                faults.append(f"{name} is no variable that is known")
-                fixes.append(f"did you mean {meant}?")
+        elif name.startswith(FAMILIES) and name not in others and (meant := closest_variable(name)):
+            faults.append(f"{name} is no variable that is known")
+            fixes.append(f"unset {name}: {meant} is set too" if meant in environment else f"did you mean {meant}?")
     if not faults:
         return Row(check="shell-values", level="ok", evidence="variables of CANN, HCCL and MindSpore are in range")
     return Row(check="shell-values", level="warn", evidence="; ".join(faults), fix="; ".join(dict.fromkeys(fixes)))
