@@ -627,3 +627,35 @@ def test_an_output_that_is_a_folder_of_that_name_leaves_nothing_behind(run: Run,
     with pytest.raises(OutputError, match="cannot be written"):
         write(run(), tmp_path / "out", {}, overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize(("pipeline", "nodes"), [("PP=4", 1), ("PP=8\nTP=2", 2)])
+def test_machines_that_a_host_file_counts_are_as_many_as_the_layout_needs_and_told(
+    run: Run, change, edit, pipeline: str, nodes: int
+) -> None:
+    change(FINETUNE_FILE, "NNODES=1", "HOSTFILE=hosts.txt\nNNODES=$(cat $HOSTFILE | wc -l)")
+    change(FINETUNE_FILE, "MASTER_ADDR=localhost", "MASTER_ADDR=$(head -n1 $HOSTFILE | awk '{print $1;}')")
+    change(FINETUNE_FILE, "TP=1\nPP=4", pipeline if nodes > 1 else f"TP=1\n{pipeline}")
+    found = run()
+    row = values(found, "sft")
+    assert not made(found, "sft").problems
+    assert (row["launch.nodes"], row["launch.devices_per_node"]) == (nodes, 8)
+    assert row["layout.dp"] == (1 if nodes > 1 else 2)
+    told = " ".join(text for _, text in found.ledger.remarks)
+    assert f"NNODES is not known: launch.nodes = {nodes} is taken" in told
+    assert "--master-addr is not known: launch.master = localhost:29501 is taken" in told
+
+
+def test_processes_that_are_stated_give_the_machines_that_are_not(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NNODES=1", "NNODES=$(cat hosts.txt | wc -l)")
+    change(FINETUNE_FILE, "WORLD_SIZE=$(($NPUS_PER_NODE * $NNODES))", "WORLD_SIZE=32")
+    found = run()
+    assert (values(found, "sft")["launch.nodes"], values(found, "sft")["layout.dp"]) == (4, 8)
+    assert not any("processes" in row.what for row in found.ledger.contradictions)
+
+
+def test_devices_that_a_command_counts_are_not_called_unstated(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=$(ls /dev/davinci* | wc -l)")
+    told = [text for _, text in run().ledger.remarks]
+    assert any("is not known: launch.devices_per_node = 4 is taken" in text for text in told)
+    assert not any("no device count is stated" in text for text in told)
