@@ -206,3 +206,26 @@ def test_set_a_exports_what_follows() -> None:
 def test_scripts_made_to_hurt_are_read_to_their_end(text: str) -> None:
     script = read_script(f"{text}\n")
     assert sum(len(held.text) for held in script.variables.values()) < 8 << 20
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["nohup ", "env A=1 ", "exec ", "time ", "sudo -E ", "srun --nodes=2 --lr 7 ", "numactl -N 0 ", "/usr/bin/nohup "],
+)
+def test_a_launcher_is_found_behind_what_wraps_it(wrapper: str) -> None:
+    script = read_script(f"python convert.py --lr 1 --train-iters 5 --a --b\n{wrapper}msrun pretrain_vlm.py --lr 2\n")
+    assert (script.program, {name: option.values for name, option in script.options.items()}) == (
+        "pretrain_vlm.py",
+        {"lr": ("2",)},
+    )
+    assert any("are not read: srun --nodes=2" in text for _, text in script.notes) == ("srun" in wrapper)
+
+
+def test_the_program_goes_before_other_commands_and_further_starts_are_told() -> None:
+    assert options("python a.py --x --y --z\npython pretrain_vlm.py --lr 2") == {"lr": ("2",)}
+    assert options("echo msrun --x --y --z\npkill -f msrun\nmsrun a.py --lr 2") == {"lr": ("2",)}
+    script = read_script("msrun pretrain_vlm.py --lr 1 --x\nmsrun pretrain_vlm.py --lr 2\n")
+    assert script.options["lr"].values == ("1",)
+    assert script.notes == [(2, "a further command starts a program; only the options of line 1 hold")]
+    files = {"base.sh": "msrun pretrain_vlm.py --lr 1 --x --y --z\n"}
+    assert read_script("source base.sh\nmsrun pretrain_vlm.py --lr 2\n", files.get).options["lr"].values == ("2",)

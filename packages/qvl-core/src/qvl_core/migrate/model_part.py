@@ -156,7 +156,9 @@ def _devices_per_node(job: Job, world: int | None, nodes: int | None, needed: in
     if said is None:
         job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {count} are taken")
         return count
-    text = f"{said.said} is not known: launch.devices_per_node = {count} is taken, and replicas and batch follow from it"
+    text = (
+        f"{said.said} is not known: launch.devices_per_node = {count} is taken, and replicas and batch follow from it"
+    )
     job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
     return count
 
@@ -180,7 +182,9 @@ def _put_master(job: Job) -> None:
     port = job.whole(port_said, least=1) or _DEFAULT_PORT
     job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
     if unknown := job.unknown("master-addr", "MASTER_ADDR"):
-        text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, which is right on one machine only"
+        text = (
+            f"{unknown.said} is not known: launch.master = {host}:{port} is taken, which is right on one machine only"
+        )
         job.ledger.remark(unknown.where, f"{text}; write the first machine's address")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from qvl_core.migrate.shell_options import Option, read_command, starting_command
-from qvl_core.migrate.shell_text import GAP, Text, Word
+from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 from qvl_core.migrate.shell_words import Expansion
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
@@ -17,7 +17,6 @@ _CLOSING = ("fi", "done", "esac", "}")
 _BETWEEN = ("then", "else", "elif", "do", "!", "time")
 _RESERVED = re.compile(r"(if|then|else|elif|fi|for|while|until|do|done|case|esac|select|\{|\}|!|time)(?=[\s;]|\Z)")
 _DECLARING = ("export", "declare", "typeset", "local", "readonly")
-_LINES_OF_A_FILE = 1_000_000
 _MOST_FILES = 16
 # Characters that variables may make all together; what is more is not known.
 _EXPANDED_LIMIT = 4 << 20
@@ -58,7 +57,7 @@ class Script:
 
     def place(self, line: int, file: str) -> str:
         """Give file:line of a line number of this script; `file` is the script's own name."""
-        number, line = divmod(line, _LINES_OF_A_FILE)
+        number, line = divmod(line, LINES_OF_A_FILE)
         return f"{self.sourced[number - 1] if number else file}:{line}"
 
 
@@ -117,7 +116,7 @@ class _Reader:
         new = Variable(texts=tuple(texts), line=line, exported=exported)
         under = self._depth > 0 or self._conditional
         if under and before is not None and before.text != new.text:
-            held = before.line % _LINES_OF_A_FILE
+            held = before.line % LINES_OF_A_FILE
             remark = f"{name} is set again under a condition, which is not evaluated; line {held} holds"
             self._script.notes.append((line, remark))
             return
@@ -235,7 +234,7 @@ class _Reader:
         if name not in self._script.sourced:
             self._script.sourced.append(name)
         number = self._script.sourced.index(name) + 1
-        before, self._shell = self._shell, self._expansion(text, number * _LINES_OF_A_FILE + 1)
+        before, self._shell = self._shell, self._expansion(text, number * LINES_OF_A_FILE + 1)
         self._inside.append(name)
         self._run()
         self._inside.pop()
@@ -266,7 +265,7 @@ class _Reader:
         self._heredocs.clear()
 
     def _options(self) -> None:
-        found = read_command(starting_command(self._commands) or self._unstarted())
+        found = read_command(starting_command(self._commands, self._script.notes) or self._unstarted())
         self._script.program = found.program
         self._script.notes += found.notes
         for option in found.options:
