@@ -229,3 +229,21 @@ def test_the_program_goes_before_other_commands_and_further_starts_are_told() ->
     assert script.notes == [(2, "a further command starts a program; only the options of line 1 hold")]
     files = {"base.sh": "msrun pretrain_vlm.py --lr 1 --x --y --z\n"}
     assert read_script("source base.sh\nmsrun pretrain_vlm.py --lr 2\n", files.get).options["lr"].values == ("2",)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        "in\n  big) MBS=4 ;;\n  small|tiny) MBS=8;;\n  *) MBS=2;;\nesac",
+        "in\n  (big) MBS=4 ;;\n  *) case $B in x) MBS=3 ;; esac; MBS=2;;\nesac",
+        "in a) MBS=4;; *) MBS=2;; esac",
+        "in\n  a) f() { MBS=3; }; (cd x); MBS=4 ;;\n  *) MBS=2\nesac",
+        "\nin a) if x; then MBS=3; fi; } ) MBS=4 ;; esac",
+    ],
+)
+def test_branches_of_case_are_conditions_and_end_with_it(branches: str) -> None:
+    script = read_script(f"MBS=1\ncase $SIZE {branches}\nTP=1\nTP=2\n")
+    assert (script.variables["MBS"].text, script.variables["TP"].text) == ("1", "2")
+    assert all("MBS is set again under a condition" in text for _, text in script.notes)
+    assert len(script.notes) >= 2
+    assert [row[0] for row in script.repeated] == ["TP"]

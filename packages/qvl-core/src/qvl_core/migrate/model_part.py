@@ -156,9 +156,7 @@ def _devices_per_node(job: Job, world: int | None, nodes: int | None, needed: in
     if said is None:
         job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {count} are taken")
         return count
-    text = (
-        f"{said.said} is not known: launch.devices_per_node = {count} is taken, and replicas and batch follow from it"
-    )
+    text = f"{said.said} is not known: launch.devices_per_node = {count} is taken; replicas and batch follow from it"
     job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
     return count
 
@@ -170,7 +168,7 @@ def _nodes(job: Job, world: int | None, per_node: int, tp: int, pp: int) -> int:
         return 1
     count = -(-world // per_node) if world else tp * pp // gcd(per_node, tp * pp)
     why = f"{world} processes" if world else f"tp {tp} x pp {pp}, the fewest"
-    text = f"{said.said} is not known: launch.nodes = {count} is taken for {why}, and replicas and batch follow from it"
+    text = f"{said.said} is not known: launch.nodes = {count} is taken for {why}; replicas and batch follow from it"
     job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
     return count
 
@@ -182,9 +180,7 @@ def _put_master(job: Job) -> None:
     port = job.whole(port_said, least=1) or _DEFAULT_PORT
     job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
     if unknown := job.unknown("master-addr", "MASTER_ADDR"):
-        text = (
-            f"{unknown.said} is not known: launch.master = {host}:{port} is taken, which is right on one machine only"
-        )
+        text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, right on one machine only"
         job.ledger.remark(unknown.where, f"{text}; write the first machine's address")
 
 

@@ -58,12 +58,8 @@ def starting_command(commands: Sequence[list[Text]], notes: list[tuple[int, str]
     whole = next((words for words in commands if len(words) > len(chosen) and words[-len(chosen) :] == chosen), [])
     before = [word.chars for word in whole[: len(whole) - len(chosen)]]
     if any(word.startswith("-") for word in before):
-        notes.append(
-            (
-                whole[0].line,
-                f"the words before {chosen[0].chars} are not read: {' '.join(before)[:120].replace(GAP, '...')}",
-            )
-        )
+        unread = " ".join(before)[:120].replace(GAP, "...")
+        notes.append((whole[0].line, f"the words before {chosen[0].chars} are not read: {unread}"))
     return chosen
 
 

@@ -77,6 +77,8 @@ class _Reader:
         self._expanded = 0
         self._exports_all = False
         self._depth = 0
+        # The depth inside each `case` that is open: there, `)` ends a pattern.
+        self._cases: list[int] = []
         self._conditional = False
         self._commands: list[list[Text]] = []
         self._heredocs: list[tuple[str, bool]] = []
@@ -144,7 +146,8 @@ class _Reader:
             self._conditional = self._conditional and char == "|"
         elif char in "()":
             shell.take()
-            self._depth = max(0, self._depth + (1 if char == "(" else -1))
+            least = self._cases[-1] if self._cases else 0
+            self._depth = max(least, self._depth + (1 if char == "(" else -1))
         elif char in "<>":
             self._redirection()
         elif found := _FUNCTION.match(shell.script, shell.at):
@@ -159,11 +162,19 @@ class _Reader:
         shell.at += len(word)
         if word in _OPENING:
             self._depth += 1
+        elif word == "esac" and self._cases:
+            self._depth = self._cases.pop() - 1
         elif word in _CLOSING:
-            self._depth = max(0, self._depth - 1)
-        if word in ("for", "select", "case"):
+            self._depth = max(self._cases[-1] if self._cases else 0, self._depth - 1)
+        if word == "case":
+            self._cases.append(self._depth)
+            shell.word()
+            if found := re.compile(r"\s*in(?=\s)").match(shell.script, shell.at):
+                shell.line += found[0].count("\n")
+                shell.at = found.end()
+        elif word in ("for", "select"):
             name = shell.word()
-            if name is not None and word != "case":
+            if name is not None:
                 self._script.variables[name.raw] = Variable(texts=(Text(GAP, (name.line,)),), line=name.line)
             while shell.peek() not in ("", "\n", ";"):
                 if shell.word() is None and shell.peek() not in ("", "\n", ";"):
