@@ -247,3 +247,43 @@ def test_branches_of_case_are_conditions_and_end_with_it(branches: str) -> None:
     assert all("MBS is set again under a condition" in text for _, text in script.notes)
     assert len(script.notes) >= 2
     assert [row[0] for row in script.repeated] == ["TP"]
+
+
+@pytest.mark.parametrize(
+    ("text", "setter"),
+    [
+        ("let MBS=2", "let"),
+        ('let "MBS += 1"', "let"),
+        ("((MBS++))", "((...))"),
+        ("(( MBS = TP * 2 ))", "((...))"),
+        ("read MBS < f", "read"),
+        ("read -r -p TP MBS OTHER", "read"),
+        ("printf -v MBS %d 4", "printf"),
+        ("mapfile -t -n 3 MBS < f", "mapfile"),
+        ("readarray MBS", "readarray"),
+        ("eval MBS=8", "eval"),
+        ('eval "OTHER=1; MBS=$TP"', "eval"),
+    ],
+)
+def test_what_a_builtin_sets_is_unknown_and_told(text: str, setter: str) -> None:
+    script = read_script(f"MBS=1\nTP=2\n{text}\nmsrun a.py --micro-batch-size $MBS\n")
+    assert not script.variables["MBS"].known
+    assert script.variables["TP"].text == "2"
+    assert not script.options["micro-batch-size"].known
+    assert script.notes == [(3, f"MBS is set by {setter}, which is not executed: its value is not known")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "((MBS == 2 || MBS <= 3))",
+        "for ((i=0; i<3; i++)); do\n  MBS=4\ndone",
+        'if read -t 3 MBS; then x; fi\n[ -z "$MBS" ] && let MBS=2',
+        'printf "%s" MBS=3',
+        "eval $CMD --MBS=3",
+    ],
+)
+def test_what_a_builtin_only_reads_or_sets_under_a_condition_stays(text: str) -> None:
+    script = read_script(f"MBS=1\n{text}\nMBS+=0")
+    assert script.variables["MBS"].text == "10"
+    assert script.repeated == []

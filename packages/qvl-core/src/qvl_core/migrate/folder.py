@@ -13,7 +13,8 @@ from qvl_core.errors import InputError, Problem, RecipeError
 from qvl_core.input_file import open_regular_file, printable, read_regular_file, readable
 from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
 from qvl_core.migrate.ledger import Setting
-from qvl_core.migrate.shell_script import Script, read_script
+from qvl_core.migrate.script_facts import Script
+from qvl_core.migrate.shell_script import read_script
 
 Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
 
