@@ -659,3 +659,31 @@ def test_devices_that_a_command_counts_are_not_called_unstated(run: Run, change)
     told = [text for _, text in run().ledger.remarks]
     assert any("is not known: launch.devices_per_node = 4 is taken" in text for text in told)
     assert not any("no device count is stated" in text for text in told)
+
+
+def test_devices_that_the_layout_does_not_divide_are_told_in_the_script(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=6")
+    (problem,) = made(run(), "sft").problems
+    line = next(number for number, line in enumerate(FINETUNE.splitlines(), 1) if line.startswith("NPUS_PER_NODE"))
+    assert problem.where == f"{FINETUNE_FILE}:{line}"
+    assert (problem.message, problem.fix) == (
+        "makes 6 devices in all, no multiple of tp 1 x pp 4 = 4",
+        "4 devices in all, or a layout that divides 6",
+    )
+
+
+def test_few_frames_of_a_video_are_migrated(run: Run, edit) -> None:
+    def few(data: dict[str, Any]) -> None:
+        data["dataset_param"]["attr"]["videos"] = "videos"
+        data["dataset_param"]["preprocess_parameters"]["video_maxlen"] = 3
+
+    edit("data_7b.json", few)
+    found = run()
+    assert not made(found, "sft").problems
+    assert (values(found, "sft")["data.video.min_frames"], values(found, "sft")["data.video.max_frames"]) == (3, 3)
+
+
+def test_a_key_that_stands_twice_is_told_with_both_values(run: Run, change) -> None:
+    change("data_7b.json", '"dataset_dir": "./data"', '"dataset_dir": "./other", "dataset_dir": "./data"')
+    (row,) = [row for row in run().ledger.contradictions if row.what == "dataset_dir stands twice in one object"]
+    assert [text.rpartition(".dataset_dir = ")[2] for _, text in row.places] == ["./other", "./data"]

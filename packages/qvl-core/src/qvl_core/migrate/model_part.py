@@ -144,6 +144,10 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
         fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
         job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
+    elif devices % (tp * pp) and per_said:
+        message = f"makes {devices} devices in all, no multiple of tp {tp} x pp {pp} = {tp * pp}"
+        fix = f"{devices - devices % (tp * pp)} devices in all, or a layout that divides {devices}"
+        job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
     dp = max(1, devices // (tp * pp))
     return Layout(tp=tp, pp=pp, dp=dp, vision_stages=(), text_stages=())
 
