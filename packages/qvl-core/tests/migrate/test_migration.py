@@ -687,3 +687,16 @@ def test_a_key_that_stands_twice_is_told_with_both_values(run: Run, change) -> N
     change("data_7b.json", '"dataset_dir": "./data"', '"dataset_dir": "./other", "dataset_dir": "./data"')
     (row,) = [row for row in run().ledger.contradictions if row.what == "dataset_dir stands twice in one object"]
     assert [text.rpartition(".dataset_dir = ")[2] for _, text in row.places] == ["./other", "./data"]
+
+
+def test_a_script_that_another_sources_keeps_its_recipe_if_it_starts_a_program(run: Run, stack: Path, change) -> None:
+    text = f'source ./{FINETUNE_FILE}\nsource ./finetune_base_7b.sh\nGPT_ARGS="$GPT_ARGS --lora-r 8"\n'
+    text += "msrun $DISTRIBUTED_ARGS pretrain_vlm.py $GPT_ARGS $MM_ARGS $OUTPUT_ARGS\n"
+    (stack / "finetune_qwen2_5_vl_7b_lora.sh").write_text(text)
+    (stack / "finetune_base_7b.sh").write_text("export HCCL_EXEC_TIMEOUT=3600\n")
+    change(FINETUNE_FILE, "#!/bin/bash\n", f"#!/bin/bash\nsource ./{FINETUNE_FILE}\n")
+    found = {one.name: one for one in run().made if one.task == "sft"}
+    assert set(found) == {"7b_sft", "7b_lora_sft"}
+    assert not any(one.problems for one in found.values())
+    ranks = {name: [row.value for row in one.values if row.key == "train.lora.rank"] for name, one in found.items()}
+    assert ranks == {"7b_sft": [], "7b_lora_sft": [8]}
