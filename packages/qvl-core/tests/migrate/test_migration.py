@@ -700,3 +700,24 @@ def test_a_script_that_another_sources_keeps_its_recipe_if_it_starts_a_program(r
     assert not any(one.problems for one in found.values())
     ranks = {name: [row.value for row in one.values if row.key == "train.lora.rank"] for name, one in found.items()}
     assert ranks == {"7b_sft": [], "7b_lora_sft": [8]}
+
+
+def test_another_optimizer_is_not_called_adamw_by_the_script(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--bf16", "--optimizer sgd --bf16")
+    found = run()
+    (row,) = [row for row in made(found, "sft").values if row.key == "train.optimizer.name"]
+    assert (row.value, row.where) == ("adamw", "")
+    (left,) = [left for left in found.ledger.left if left.said == "--optimizer"]
+    assert (left.fate, left.value) == ("no_counterpart", "sgd")
+    change(FINETUNE_FILE, "--optimizer sgd", "--optimizer adam")
+    (row,) = [row for row in made(run(), "sft").values if row.key == "train.optimizer.name"]
+    assert row.said == "--optimizer"
+
+
+@pytest.mark.parametrize("stated", ["false", 0, 1])
+def test_a_freeze_that_is_no_switch_is_a_problem_with_its_line(run: Run, edit, stated: object) -> None:
+    edit("model_7b.json", lambda model: model["image_encoder"]["vision_encoder"].update(freeze=stated))
+    (problem,) = made(run(), "sft").problems
+    assert problem.where.startswith("model_7b.json:")
+    assert problem.key.endswith("vision_encoder.freeze")
+    assert "true or false" in problem.message

@@ -59,6 +59,10 @@ def put_freeze(job: Job) -> None:
     parts = (("vision", "vision_encoder", True), ("merger", "vision_projector", False))
     for component, table, default in parts:
         setting = job.model.get(table, "freeze") if job.model else None
+        if setting and not isinstance(setting.value, bool | None):
+            message = f"is {setting.text[:80]!r}; it has to be true or false, without quotes"
+            job.stuck.append(Problem(where=setting.where, key=setting.said, message=message, fix="correct it there"))
+            continue
         said = said or setting
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
