@@ -287,3 +287,23 @@ def test_what_a_builtin_only_reads_or_sets_under_a_condition_stays(text: str) ->
     script = read_script(f"MBS=1\n{text}\nMBS+=0")
     assert script.variables["MBS"].text == "10"
     assert script.repeated == []
+
+
+@pytest.mark.parametrize(
+    ("text", "exported"),
+    [
+        ("declare -x A=1", True),
+        ("A=1\ndeclare -x A", True),
+        ("typeset -rx A=1", True),
+        ("export -p A=1", True),
+        ("env A=1 msrun x.py --lr 1", True),
+        ("nohup /usr/bin/env -i B=2 A=1 msrun x.py --lr 1", True),
+        ("declare -i A=1", False),
+        ("readonly A=1", False),
+        ("A=1\nenv B=2 msrun x.py A=3 --lr 1", False),
+        ("A=1\necho env A=2", False),
+    ],
+)
+def test_exports_by_declare_and_env_are_known(text: str, exported: bool) -> None:
+    held = read_script(text).variables["A"]
+    assert (held.text, held.exported) == ("1", exported)

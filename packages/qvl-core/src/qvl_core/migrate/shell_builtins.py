@@ -1,4 +1,4 @@
-"""Which variables a shell's builtins set: `read`, `let`, `printf -v`, `mapfile`, `eval`, and arithmetic commands."""
+"""What commands do to variables: exports, `env X=1`, `read`, `let`, `printf -v`, `mapfile`, `eval`, arithmetic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from qvl_core.migrate.shell_text import Word
+from qvl_core.migrate.shell_text import Text, Word
 
 DECLARING = ("export", "declare", "typeset", "local", "readonly")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -14,6 +14,27 @@ _SET = re.compile(r"([A-Za-z_]\w*)\s*(?:\+\+|--|(?:[-+*/%&|^]|<<|>>)?=(?!=))|(?:
 _IN_EVAL = re.compile(r"(?:^|[\s;])([A-Za-z_]\w*)\+?=")
 # Options whose next word is no name.
 _WITH_VALUE = {"read": "ptnNdui", "mapfile": "dnOsuCc", "readarray": "dnOsuCc"}
+
+
+def exports(words: Sequence[Word]) -> bool:
+    """Tell whether a command gives the program what it assigns: export, declare -x, and X=1 in front of a command."""
+    first = words[0].raw if words else ""
+    if first in ("declare", "typeset", "local", "readonly"):
+        return any(re.fullmatch(r"-\w*x\w*", word.raw) for word in words[1:])
+    return bool(words)
+
+
+def assigned_by_env(words: Sequence[Word]) -> list[tuple[str, Text]]:
+    """Give what `env X=1 Y=2 program ...` sets for the program, also behind nohup, sudo and the like."""
+    texts = [text for word in words for text in word.fields]
+    start = next((at for at, text in enumerate(texts) if re.fullmatch(r"(?:\S*/)?env", text.chars)), None)
+    found: list[tuple[str, Text]] = []
+    for text in texts[start + 1 :] if start is not None else ():
+        if match := re.match(r"([A-Za-z_]\w*)=", text.chars):
+            found.append((match[1], Text(text.chars[match.end() :], text.lines[match.end() :])))
+        elif found or not text.chars.startswith("-"):
+            break
+    return found
 
 
 def names_set(words: Sequence[Word]) -> list[str]:

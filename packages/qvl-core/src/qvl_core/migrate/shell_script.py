@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import PurePath
 
 from qvl_core.migrate.script_facts import Script, Variable
-from qvl_core.migrate.shell_builtins import DECLARING, names_in_arithmetic, names_set
+from qvl_core.migrate.shell_builtins import (
+    DECLARING,
+    assigned_by_env,
+    exports,
+    names_in_arithmetic,
+    names_set,
+)
 from qvl_core.migrate.shell_options import read_command, starting_command
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 from qvl_core.migrate.shell_words import Expansion
@@ -189,10 +195,10 @@ class _Reader:
 
     def _carry_out(self, words: list[Word], assigned: list[tuple[str, list[Text], int, bool]]) -> None:
         first = words[0].raw if words else ""
-        exports = first == "export" or bool(words and first not in DECLARING)
+        exported = exports(words)
         for name, texts, line, append in assigned:
-            self._assign(name, texts, line, exported=exports, append=append)
-        if first == "export":
+            self._assign(name, texts, line, exported=exported, append=append)
+        if first in DECLARING and exported:
             for word in words[1:]:
                 if word.raw in self._script.variables:
                     held = self._script.variables[word.raw]
@@ -210,6 +216,8 @@ class _Reader:
                 self._script.variables.pop(word.raw, None)
         elif words:
             self._commands.append([text for word in words for text in word.fields])
+            for name, text in assigned_by_env(words) if first not in ("echo", "printf") else ():
+                self._assign(name, [text], words[0].line, exported=True)
             for name in names_set(words):
                 self._lose(name, first, words[0].line)
 
