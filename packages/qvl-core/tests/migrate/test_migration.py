@@ -721,3 +721,29 @@ def test_a_freeze_that_is_no_switch_is_a_problem_with_its_line(run: Run, edit, s
     assert problem.where.startswith("model_7b.json:")
     assert problem.key.endswith("vision_encoder.freeze")
     assert "true or false" in problem.message
+
+
+def test_fields_of_the_shipped_files_that_do_nothing_here_are_known(run: Run, edit, change) -> None:
+    def more(value: dict[str, Any]) -> None:
+        neutral = {"min_length": 0, "typical_p": 1.0, "early_stopping": False, "num_assistant_tokens": 5}
+        value["generation_config"].update(**neutral, length_penalty=2.0)
+        value["patch"] = {"infer_fa": True}
+
+    edit("evaluate_qwen2_5_vl_7b.json", more)
+    basic = {"preprocessing_num_workers": 16}
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(basic))
+    change(
+        "evaluate_qwen2_5_vl_7b.sh", "--bf16", "--bf16 --lr 1e-5 --log-interval 1 --save-interval 9 --eval-interval 9"
+    )
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    told = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left}
+    assert told["length_penalty"] == told["infer_fa"] == told["preprocessing_num_workers"] == "no_counterpart"
+    evaluate = {
+        left.said: left.fate for left in found.ledger.left if left.where.startswith("evaluate_qwen2_5_vl_7b.sh")
+    }
+    assert {evaluate[name] for name in ("--lr", "--log-interval", "--save-interval", "--eval-interval")} == {
+        "no_effect"
+    }
+    (named,) = [text for where, text in found.ledger.remarks if where.startswith("evaluate") and "nothing:" in text]
+    assert all(name in named for name in ("min_length", "typical_p", "early_stopping", "num_assistant_tokens"))
