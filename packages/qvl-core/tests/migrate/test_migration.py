@@ -641,6 +641,7 @@ def test_machines_that_a_host_file_counts_are_as_many_as_the_layout_needs_and_to
     assert not made(found, "sft").problems
     assert (row["launch.nodes"], row["launch.devices_per_node"]) == (nodes, 8)
     assert row["layout.dp"] == (1 if nodes > 1 else 2)
+    assert f"nodes = {nodes}  # not known: as few as the layout needs" in made(found, "sft").text
     told = " ".join(text for _, text in found.ledger.remarks)
     assert f"NNODES is not known: launch.nodes = {nodes} is taken" in told
     assert "--master-addr is not known: launch.master = localhost:29501 is taken" in told

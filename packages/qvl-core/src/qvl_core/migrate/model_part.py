@@ -138,7 +138,8 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         nodes = _nodes(job, world, per_node, tp, pp)
     job.draft.put("launch.device", "ascend")
     job.draft.put("launch.devices_per_node", per_node, per_said)
-    job.draft.put("launch.nodes", nodes, nodes_said)
+    note = "not known: as few as the layout needs; write the real number" if job.unknown("nnodes", "NNODES") else ""
+    job.draft.put("launch.nodes", nodes, nodes_said, note)
     _put_master(job)
     rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
     job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
