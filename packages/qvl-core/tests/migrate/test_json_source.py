@@ -22,10 +22,10 @@ def test_a_byte_order_mark_and_dos_line_ends_are_read() -> None:
     assert (source.values, source.lines["b",]) == ({"a": 1, "b": 2}, 3)
 
 
-def test_a_repeated_key_is_kept_with_both_lines() -> None:
+def test_a_repeated_key_is_kept_with_both_lines_and_values() -> None:
     source = read_json_source('{\n"a": 1,\n"a": 2}')
     assert source.values == {"a": 2}
-    assert source.repeated == ((("a",), 2, 3),)
+    assert source.repeated == ((("a",), (2, 1), (3, 2)),)
 
 
 @pytest.mark.parametrize(

@@ -627,3 +627,124 @@ def test_an_output_that_is_a_folder_of_that_name_leaves_nothing_behind(run: Run,
     with pytest.raises(OutputError, match="cannot be written"):
         write(run(), tmp_path / "out", {}, overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize(("pipeline", "nodes"), [("PP=4", 1), ("PP=8\nTP=2", 2)])
+def test_machines_that_a_host_file_counts_are_as_many_as_the_layout_needs_and_told(
+    run: Run, change, edit, pipeline: str, nodes: int
+) -> None:
+    change(FINETUNE_FILE, "NNODES=1", "HOSTFILE=hosts.txt\nNNODES=$(cat $HOSTFILE | wc -l)")
+    change(FINETUNE_FILE, "MASTER_ADDR=localhost", "MASTER_ADDR=$(head -n1 $HOSTFILE | awk '{print $1;}')")
+    change(FINETUNE_FILE, "TP=1\nPP=4", pipeline if nodes > 1 else f"TP=1\n{pipeline}")
+    found = run()
+    row = values(found, "sft")
+    assert not made(found, "sft").problems
+    assert (row["launch.nodes"], row["launch.devices_per_node"]) == (nodes, 8)
+    assert row["layout.dp"] == (1 if nodes > 1 else 2)
+    assert f"nodes = {nodes}  # not known: as few as the layout needs" in made(found, "sft").text
+    told = " ".join(text for _, text in found.ledger.remarks)
+    assert f"NNODES is not known: launch.nodes = {nodes} is taken" in told
+    assert "--master-addr is not known: launch.master = localhost:29501 is taken" in told
+
+
+def test_processes_that_are_stated_give_the_machines_that_are_not(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NNODES=1", "NNODES=$(cat hosts.txt | wc -l)")
+    change(FINETUNE_FILE, "WORLD_SIZE=$(($NPUS_PER_NODE * $NNODES))", "WORLD_SIZE=32")
+    found = run()
+    assert (values(found, "sft")["launch.nodes"], values(found, "sft")["layout.dp"]) == (4, 8)
+    assert not any("processes" in row.what for row in found.ledger.contradictions)
+
+
+def test_devices_that_a_command_counts_are_not_called_unstated(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=$(ls /dev/davinci* | wc -l)")
+    told = [text for _, text in run().ledger.remarks]
+    assert any("is not known: launch.devices_per_node = 4 is taken" in text for text in told)
+    assert not any("no device count is stated" in text for text in told)
+
+
+def test_devices_that_the_layout_does_not_divide_are_told_in_the_script(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=6")
+    (problem,) = made(run(), "sft").problems
+    line = next(number for number, line in enumerate(FINETUNE.splitlines(), 1) if line.startswith("NPUS_PER_NODE"))
+    assert problem.where == f"{FINETUNE_FILE}:{line}"
+    assert (problem.message, problem.fix) == (
+        "makes 6 devices in all, no multiple of tp 1 x pp 4 = 4",
+        "4 devices in all, or a layout that divides 6",
+    )
+
+
+def test_few_frames_of_a_video_are_migrated(run: Run, edit) -> None:
+    def few(data: dict[str, Any]) -> None:
+        data["dataset_param"]["attr"]["videos"] = "videos"
+        data["dataset_param"]["preprocess_parameters"]["video_maxlen"] = 3
+
+    edit("data_7b.json", few)
+    found = run()
+    assert not made(found, "sft").problems
+    assert (values(found, "sft")["data.video.min_frames"], values(found, "sft")["data.video.max_frames"]) == (3, 3)
+
+
+def test_a_key_that_stands_twice_is_told_with_both_values(run: Run, change) -> None:
+    change("data_7b.json", '"dataset_dir": "./data"', '"dataset_dir": "./other", "dataset_dir": "./data"')
+    (row,) = [row for row in run().ledger.contradictions if row.what == "dataset_dir stands twice in one object"]
+    assert [text.rpartition(".dataset_dir = ")[2] for _, text in row.places] == ["./other", "./data"]
+
+
+def test_a_script_that_another_sources_keeps_its_recipe_if_it_starts_a_program(run: Run, stack: Path, change) -> None:
+    text = f'source ./{FINETUNE_FILE}\nsource ./finetune_base_7b.sh\nGPT_ARGS="$GPT_ARGS --lora-r 8"\n'
+    text += "msrun $DISTRIBUTED_ARGS pretrain_vlm.py $GPT_ARGS $MM_ARGS $OUTPUT_ARGS\n"
+    (stack / "finetune_qwen2_5_vl_7b_lora.sh").write_text(text)
+    (stack / "finetune_base_7b.sh").write_text("export HCCL_EXEC_TIMEOUT=3600\n")
+    change(FINETUNE_FILE, "#!/bin/bash\n", f"#!/bin/bash\nsource ./{FINETUNE_FILE}\n")
+    found = {one.name: one for one in run().made if one.task == "sft"}
+    assert set(found) == {"7b_sft", "7b_lora_sft"}
+    assert not any(one.problems for one in found.values())
+    ranks = {name: [row.value for row in one.values if row.key == "train.lora.rank"] for name, one in found.items()}
+    assert ranks == {"7b_sft": [], "7b_lora_sft": [8]}
+
+
+def test_another_optimizer_is_not_called_adamw_by_the_script(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--bf16", "--optimizer sgd --bf16")
+    found = run()
+    (row,) = [row for row in made(found, "sft").values if row.key == "train.optimizer.name"]
+    assert (row.value, row.where) == ("adamw", "")
+    (left,) = [left for left in found.ledger.left if left.said == "--optimizer"]
+    assert (left.fate, left.value) == ("no_counterpart", "sgd")
+    change(FINETUNE_FILE, "--optimizer sgd", "--optimizer adam")
+    (row,) = [row for row in made(run(), "sft").values if row.key == "train.optimizer.name"]
+    assert row.said == "--optimizer"
+
+
+@pytest.mark.parametrize("stated", ["false", 0, 1])
+def test_a_freeze_that_is_no_switch_is_a_problem_with_its_line(run: Run, edit, stated: object) -> None:
+    edit("model_7b.json", lambda model: model["image_encoder"]["vision_encoder"].update(freeze=stated))
+    (problem,) = made(run(), "sft").problems
+    assert problem.where.startswith("model_7b.json:")
+    assert problem.key.endswith("vision_encoder.freeze")
+    assert "true or false" in problem.message
+
+
+def test_fields_of_the_shipped_files_that_do_nothing_here_are_known(run: Run, edit, change) -> None:
+    def more(value: dict[str, Any]) -> None:
+        neutral = {"min_length": 0, "typical_p": 1.0, "early_stopping": False, "num_assistant_tokens": 5}
+        value["generation_config"].update(**neutral, length_penalty=2.0)
+        value["patch"] = {"infer_fa": True}
+
+    edit("evaluate_qwen2_5_vl_7b.json", more)
+    basic = {"preprocessing_num_workers": 16}
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(basic))
+    change(
+        "evaluate_qwen2_5_vl_7b.sh", "--bf16", "--bf16 --lr 1e-5 --log-interval 1 --save-interval 9 --eval-interval 9"
+    )
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    told = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left}
+    assert told["length_penalty"] == told["infer_fa"] == told["preprocessing_num_workers"] == "no_counterpart"
+    evaluate = {
+        left.said: left.fate for left in found.ledger.left if left.where.startswith("evaluate_qwen2_5_vl_7b.sh")
+    }
+    assert {evaluate[name] for name in ("--lr", "--log-interval", "--save-interval", "--eval-interval")} == {
+        "no_effect"
+    }
+    (named,) = [text for where, text in found.ledger.remarks if where.startswith("evaluate") and "nothing:" in text]
+    assert all(name in named for name in ("min_length", "typical_p", "early_stopping", "num_assistant_tokens"))

@@ -206,3 +206,104 @@ def test_set_a_exports_what_follows() -> None:
 def test_scripts_made_to_hurt_are_read_to_their_end(text: str) -> None:
     script = read_script(f"{text}\n")
     assert sum(len(held.text) for held in script.variables.values()) < 8 << 20
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["nohup ", "env A=1 ", "exec ", "time ", "sudo -E ", "srun --nodes=2 --lr 7 ", "numactl -N 0 ", "/usr/bin/nohup "],
+)
+def test_a_launcher_is_found_behind_what_wraps_it(wrapper: str) -> None:
+    script = read_script(f"python convert.py --lr 1 --train-iters 5 --a --b\n{wrapper}msrun pretrain_vlm.py --lr 2\n")
+    assert (script.program, {name: option.values for name, option in script.options.items()}) == (
+        "pretrain_vlm.py",
+        {"lr": ("2",)},
+    )
+    assert any("are not read: srun --nodes=2" in text for _, text in script.notes) == ("srun" in wrapper)
+
+
+def test_the_program_goes_before_other_commands_and_further_starts_are_told() -> None:
+    assert options("python a.py --x --y --z\npython pretrain_vlm.py --lr 2") == {"lr": ("2",)}
+    assert options("echo msrun --x --y --z\npkill -f msrun\nmsrun a.py --lr 2") == {"lr": ("2",)}
+    script = read_script("msrun pretrain_vlm.py --lr 1 --x\nmsrun pretrain_vlm.py --lr 2\n")
+    assert script.options["lr"].values == ("1",)
+    assert script.notes == [(2, "a further command starts a program; only the options of line 1 hold")]
+    files = {"base.sh": "msrun pretrain_vlm.py --lr 1 --x --y --z\n"}
+    assert read_script("source base.sh\nmsrun pretrain_vlm.py --lr 2\n", files.get).options["lr"].values == ("2",)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        "in\n  big) MBS=4 ;;\n  small|tiny) MBS=8;;\n  *) MBS=2;;\nesac",
+        "in\n  (big) MBS=4 ;;\n  *) case $B in x) MBS=3 ;; esac; MBS=2;;\nesac",
+        "in a) MBS=4;; *) MBS=2;; esac",
+        "in\n  a) f() { MBS=3; }; (cd x); MBS=4 ;;\n  *) MBS=2\nesac",
+        "\nin a) if x; then MBS=3; fi; } ) MBS=4 ;; esac",
+    ],
+)
+def test_branches_of_case_are_conditions_and_end_with_it(branches: str) -> None:
+    script = read_script(f"MBS=1\ncase $SIZE {branches}\nTP=1\nTP=2\n")
+    assert (script.variables["MBS"].text, script.variables["TP"].text) == ("1", "2")
+    assert all("MBS is set again under a condition" in text for _, text in script.notes)
+    assert len(script.notes) >= 2
+    assert [row[0] for row in script.repeated] == ["TP"]
+
+
+@pytest.mark.parametrize(
+    ("text", "setter"),
+    [
+        ("let MBS=2", "let"),
+        ('let "MBS += 1"', "let"),
+        ("((MBS++))", "((...))"),
+        ("(( MBS = TP * 2 ))", "((...))"),
+        ("read MBS < f", "read"),
+        ("read -r -p TP MBS OTHER", "read"),
+        ("printf -v MBS %d 4", "printf"),
+        ("mapfile -t -n 3 MBS < f", "mapfile"),
+        ("readarray MBS", "readarray"),
+        ("eval MBS=8", "eval"),
+        ('eval "OTHER=1; MBS=$TP"', "eval"),
+    ],
+)
+def test_what_a_builtin_sets_is_unknown_and_told(text: str, setter: str) -> None:
+    script = read_script(f"MBS=1\nTP=2\n{text}\nmsrun a.py --micro-batch-size $MBS\n")
+    assert not script.variables["MBS"].known
+    assert script.variables["TP"].text == "2"
+    assert not script.options["micro-batch-size"].known
+    assert script.notes == [(3, f"MBS is set by {setter}, which is not executed: its value is not known")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "((MBS == 2 || MBS <= 3))",
+        "for ((i=0; i<3; i++)); do\n  MBS=4\ndone",
+        'if read -t 3 MBS; then x; fi\n[ -z "$MBS" ] && let MBS=2',
+        'printf "%s" MBS=3',
+        "eval $CMD --MBS=3",
+    ],
+)
+def test_what_a_builtin_only_reads_or_sets_under_a_condition_stays(text: str) -> None:
+    script = read_script(f"MBS=1\n{text}\nMBS+=0")
+    assert script.variables["MBS"].text == "10"
+    assert script.repeated == []
+
+
+@pytest.mark.parametrize(
+    ("text", "exported"),
+    [
+        ("declare -x A=1", True),
+        ("A=1\ndeclare -x A", True),
+        ("typeset -rx A=1", True),
+        ("export -p A=1", True),
+        ("env A=1 msrun x.py --lr 1", True),
+        ("nohup /usr/bin/env -i B=2 A=1 msrun x.py --lr 1", True),
+        ("declare -i A=1", False),
+        ("readonly A=1", False),
+        ("A=1\nenv B=2 msrun x.py A=3 --lr 1", False),
+        ("A=1\necho env A=2", False),
+    ],
+)
+def test_exports_by_declare_and_env_are_known(text: str, exported: bool) -> None:
+    held = read_script(text).variables["A"]
+    assert (held.text, held.exported) == ("1", exported)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from qvl_core.migrate.fates import (
+    NEUTRAL_GENERATION,
     NO_COUNTERPART_ANSWERS,
     NO_COUNTERPART_OPTIONS,
+    NO_EFFECT_ANSWER_OPTIONS,
     NO_EFFECT_ANSWERS,
     NO_EFFECT_OPTIONS,
 )
+from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, as_list, clean_path
 from qvl_core.migrate.ledger import Setting
 from qvl_core.migrate.model_part import put_environment, put_launch, put_layout, put_model, put_weights
@@ -140,9 +143,26 @@ def _put_generation(job: Job) -> None:
             setting,
             note if name in ("temperature", "top_p") else "" if setting else "not stated: the reference's default",
         )
+    _name_neutral(job, sheet)
     beams = sheet.get("generation_config", "num_beams")
     if beams and (job.whole(beams) or 1) > 1:
         job.leave("no_counterpart", beams, "beam search raised an error there; qvl has greedy and sampling")
+
+
+def _name_neutral(job: Job, sheet: Sheet) -> None:
+    """Name, in one line, the keys of generation_config that change nothing; tell those that would."""
+    neutral = []
+    for name, default in NEUTRAL_GENERATION.items():
+        setting = sheet.get("generation_config", name)
+        if setting is None or setting.value is None:
+            continue
+        if setting.value == default:
+            neutral.append(setting)
+        elif name != "num_beams":
+            job.leave("no_counterpart", setting, "qvl has temperature, top_k, top_p and repetition_penalty")
+    if neutral:
+        names = ", ".join(setting.said.rpartition(".")[2] for setting in neutral)
+        job.ledger.remark(neutral[0].where, f"keys of generation_config at values that change nothing: {names}")
 
 
 def _check_pair(job: Job, benchmark: str, name: Setting | None, path: Setting) -> None:
@@ -181,6 +201,7 @@ def _leave_rest(job: Job) -> None:
         if name != "dtype":
             job.leave("no_counterpart", setting, why)
     job.leave_options("no_effect", NO_EFFECT_OPTIONS)
+    job.leave_options("no_effect", NO_EFFECT_ANSWER_OPTIONS)
     job.leave_options("no_counterpart", NO_COUNTERPART_OPTIONS)
     for name in ("seq-length", "micro-batch-size", "bf16", "seed", "num-workers", "mm-model", "mm-data"):
         job.option(name)

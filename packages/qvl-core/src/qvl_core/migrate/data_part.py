@@ -12,6 +12,8 @@ from qvl_core.migrate.ledger import Fate, Setting
 
 _VIDEO_TOKEN = 151656
 _IMAGE_TOKEN = 151655
+# The recipe's default of data.video.min_frames.
+_MIN_FRAMES = 4
 # Names of columns and roles: the reference's defaults, which are LLaVA's.
 _DEFAULTS = {
     "messages": "conversations",
@@ -163,7 +165,10 @@ def _put_media(job: Job, sheet: Sheet) -> None:
         note = "the reference's rule; qwen is what the model was trained with"
         job.draft.put("data.video.sampling", "mindspeed", videos, note)
         job.draft.put("data.video.fps", job.number(fps) or 2.0, fps)
-        job.draft.put("data.video.max_frames", max(2, job.whole(frames, least=1) or 128), frames)
+        most = max(2, job.whole(frames, least=1) or 128)
+        job.draft.put("data.video.max_frames", most, frames)
+        if most < _MIN_FRAMES:
+            job.draft.put("data.video.min_frames", most, frames, f"{_MIN_FRAMES} where video_maxlen allows it")
         _put_pixels(job, "data.video", low, high, 12_544, 65_536)
     else:
         for setting in (fps, frames, low, high):

@@ -81,6 +81,7 @@ NO_COUNTERPART_DATA = {
     "split_special_tokens": "special tokens are never split; what looks like one in a text is an error",
     "template": "the chat template is Qwen2.5-VL's, or the checkpoint's own",
     "preprocessing_batch_size": "nothing is pre-computed in batches: samples are made as training goes",
+    "preprocessing_num_workers": "processes of the pre-computed map, which qvl does not have",
     "overwrite_cache": "qvl sees by content whether its cache is fresh",
     "dataloader_mode": "there is one loader, with exact resume",
     "sampler_type": "there is one order: shuffled, a function of train.seed, resumable",
@@ -111,6 +112,7 @@ NO_COUNTERPART_MODEL = {
 
 NO_COUNTERPART_ANSWERS = {
     "pipeline_class": "there is one pipeline",
+    "infer_fa": _FUSED,
     "hub_backend": "weights and tokenizer are a local HF folder",
     "autotokenizer_name": "weights and tokenizer are a local HF folder",
     "local_files_only": "nothing is ever downloaded",
@@ -123,6 +125,44 @@ NO_COUNTERPART_ANSWERS = {
     "image_processer_path": "the processor is that of weights.source",
     "eval_split": "all rows are answered; eval.limit takes the first ones",
 }
+
+# Keys of generation_config at the values with which they change nothing (transformers' own defaults).
+NEUTRAL_GENERATION: dict[str, object] = {
+    **dict.fromkeys(
+        (
+            *("early_stopping", "output_attentions", "output_hidden_states", "output_scores", "split_batch"),
+            *("remove_invalid_values", "renormalize_logits", "return_dict_in_generate"),
+        ),
+        False,
+    ),
+    **dict.fromkeys(
+        (
+            *("min_length", "diversity_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+            *("epsilon_cutoff", "eta_cutoff"),
+        ),
+        0,
+    ),
+    **dict.fromkeys(
+        (
+            *("encoder_repetition_penalty", "length_penalty", "num_beam_groups", "num_return_sequences"),
+            *("typical_p", "num_beams"),
+        ),
+        1,
+    ),
+    "num_assistant_tokens": 5,
+    "num_assistant_tokens_schedule": "heuristic",
+}
+
+# Training options that the scripts of inference and evaluation carry along.
+NO_EFFECT_ANSWER_OPTIONS = dict.fromkeys(
+    (
+        *("lr", "lr-decay-style", "lr-warmup-fraction", "lr-warmup-iters", "min-lr", "weight-decay", "clip-grad"),
+        *("train-iters", "train-samples", "global-batch-size", "optimizer", "adam-beta1", "adam-beta2", "adam-eps"),
+        *("use-distributed-optimizer", "no-save-optim", "log-interval", "save-interval", "eval-interval"),
+        *("calculate-per-token-loss", "calculate-per-sample-loss"),
+    ),
+    "concerns training: nothing is trained here",
+)
 
 NO_EFFECT_ANSWERS = {
     "do_sample": "was computed again, as temperature > 0",

@@ -13,7 +13,8 @@ from qvl_core.errors import InputError, Problem, RecipeError
 from qvl_core.input_file import open_regular_file, printable, read_regular_file, readable
 from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
 from qvl_core.migrate.ledger import Setting
-from qvl_core.migrate.shell_script import Script, read_script
+from qvl_core.migrate.script_facts import Script
+from qvl_core.migrate.shell_script import read_script
 
 Kind = Literal["data", "model", "finetune", "inference", "evaluate"]
 
@@ -149,10 +150,12 @@ def read_folder(path: Path) -> Folder:
 
 
 def _leave_out_sourced(folder: Folder) -> None:
-    """Count a file that another script sources as a part of that one, not as a script that was passed over."""
-    parts = {name for launch in folder.scripts.values() for name in launch.script.sourced}
+    """Count a file that another script sources as a part of that one, unless it starts a program itself."""
+    parts = {name for launch in folder.scripts.values() for name in launch.script.sourced if name != launch.file}
     folder.unread = [name for name in folder.unread if name not in parts]
-    folder.scripts = {key: launch for key, launch in folder.scripts.items() if launch.file not in parts}
+    folder.scripts = {
+        key: launch for key, launch in folder.scripts.items() if launch.script.program or launch.file not in parts
+    }
 
 
 def _below(path: Path) -> str:

@@ -10,6 +10,7 @@ from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-define
 from typing import Any
 
 Path = tuple[str, ...]
+Stated = tuple[int, Any]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?![\w.])")
@@ -30,11 +31,14 @@ class JsonSourceError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class JsonSource:
-    """A JSON object with the line of each key. `repeated` lists (path, first line, last line) of keys stated twice."""
+    """A JSON object with the line of each key. `repeated` lists (path, first, last) of keys stated twice.
+
+    First and last are (line, value).
+    """
 
     values: dict[str, Any]
     lines: dict[Path, int]
-    repeated: tuple[tuple[Path, int, int], ...]
+    repeated: tuple[tuple[Path, Stated, Stated], ...]
 
     def leaves(self) -> Iterator[tuple[Path, Any]]:
         """Yield every value that is no object, with its path; a list counts as one value."""
@@ -60,7 +64,7 @@ class _Reader:
         self._at = 0
         self._breaks = [index for index, char in enumerate(self._text) if char == "\n"]
         self._lines: dict[Path, int] = {}
-        self._repeated: list[tuple[Path, int, int]] = []
+        self._repeated: list[tuple[Path, Stated, Stated]] = []
         # Comments and commas too many: read over, so that all of them are told at once.
         self._faults: list[tuple[int, str]] = []
 
@@ -117,14 +121,15 @@ class _Reader:
             line = self._line()
             key = self._string()
             here = (*path, key)
-            if key in found:
-                self._repeated.append((here, self._lines[here], line))
+            before = (self._lines[here], found[key]) if key in found else None
             self._lines[here] = line
             self._skip()
             if self._peek() != ":":
                 raise self._unexpected(f"a colon after {key!r}")
             self._at += 1
             found[key] = self._value(here, depth + 1)
+            if before:
+                self._repeated.append((here, before, (line, found[key])))
         return found
 
     def _array(self, path: Path, depth: int) -> list[Any]:

@@ -217,9 +217,9 @@ def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
 def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
     """Tell what no rule has looked at, keys that stand twice, and files that belong to nothing."""
     for sheet in folder.sheets.values():
-        for path, first, last in sheet.source.repeated:
+        for path, *stated in sheet.source.repeated:
             said = ".".join(path)
-            places = [Setting(value="", where=f"{sheet.file}:{line}", said=said) for line in (first, last)]
+            places = [Setting(value=value, where=f"{sheet.file}:{line}", said=said) for line, value in stated]
             ledger.contradict(f"{path[-1]} stands twice in one object", places, "the last one, as in the reference")
         if not sheet.taken:
             ledger.remark(sheet.file, "no script uses it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import gcd
 from typing import Any
 
 from qvl_core.errors import Problem
@@ -58,6 +59,10 @@ def put_freeze(job: Job) -> None:
     parts = (("vision", "vision_encoder", True), ("merger", "vision_projector", False))
     for component, table, default in parts:
         setting = job.model.get(table, "freeze") if job.model else None
+        if setting and not isinstance(setting.value, bool | None):
+            message = f"is {setting.text[:80]!r}; it has to be true or false, without quotes"
+            job.stuck.append(Problem(where=setting.where, key=setting.said, message=message, fix="correct it there"))
+            continue
         said = said or setting
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
@@ -120,26 +125,22 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         per_node = len(visible.text.split(","))
         per_said = visible
     nodes_said = job.option("nnodes") or job.variable("NNODES")
-    nodes = job.whole(nodes_said, least=1) or 1
+    nodes = job.whole(nodes_said, least=1)
     world_said = job.option("worker-num") or job.variable("WORLD_SIZE")
     world = job.whole(world_said, least=1)
-    if world and per_node and world != per_node * nodes:
+    if world and per_node and nodes and world != per_node * nodes:
         product = f"{per_node} devices x {nodes} nodes = {per_node * nodes}"
         settings = [setting for setting in (world_said, per_said, nodes_said) if setting]
         job.ledger.contradict(f"the number of processes is {world}, but {product}", settings, product)
     if per_node is None:
-        per_node = world or tp * pp
-        job.ledger.remark(
-            job.launch.file if job.launch else job.key, f"no device count is stated: {per_node} are taken"
-        )
+        per_node = _devices_per_node(job, world, nodes, tp * pp)
+    if nodes is None:
+        nodes = _nodes(job, world, per_node, tp, pp)
     job.draft.put("launch.device", "ascend")
     job.draft.put("launch.devices_per_node", per_node, per_said)
-    job.draft.put("launch.nodes", nodes, nodes_said)
-    host_said = job.option("master-addr", "master_addr") or job.variable("MASTER_ADDR")
-    port_said = job.option("master-port", "master_port") or job.variable("MASTER_PORT")
-    host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
-    port = job.whole(port_said, least=1) or _DEFAULT_PORT
-    job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
+    note = "not known: as few as the layout needs; write the real number" if job.unknown("nnodes", "NNODES") else ""
+    job.draft.put("launch.nodes", nodes, nodes_said, note)
+    _put_master(job)
     rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
     job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
     job.variable("GRAD_ACC_STEP", "DP")
@@ -148,8 +149,48 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
         fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
         job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
+    elif devices % (tp * pp) and per_said:
+        message = f"makes {devices} devices in all, no multiple of tp {tp} x pp {pp} = {tp * pp}"
+        fix = f"{devices - devices % (tp * pp)} devices in all, or a layout that divides {devices}"
+        job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
     dp = max(1, devices // (tp * pp))
     return Layout(tp=tp, pp=pp, dp=dp, vision_stages=(), text_stages=())
+
+
+def _devices_per_node(job: Job, world: int | None, nodes: int | None, needed: int) -> int:
+    """Give the devices of one machine, which no file states as a number, and tell what was taken."""
+    several = nodes or 1
+    count = max(1, world // several) if world else needed // gcd(several, needed)
+    said = job.unknown("local-worker-num", "NPUS_PER_NODE") or job.unknown("nproc-per-node")
+    if said is None:
+        job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {count} are taken")
+        return count
+    text = f"{said.said} is not known: launch.devices_per_node = {count} is taken; replicas and batch follow from it"
+    job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
+    return count
+
+
+def _nodes(job: Job, world: int | None, per_node: int, tp: int, pp: int) -> int:
+    """Give the number of machines where no file states it as a number: as few as the layout needs, and say so."""
+    said = job.unknown("nnodes", "NNODES")
+    if said is None:
+        return 1
+    count = -(-world // per_node) if world else tp * pp // gcd(per_node, tp * pp)
+    why = f"{world} processes" if world else f"tp {tp} x pp {pp}, the fewest"
+    text = f"{said.said} is not known: launch.nodes = {count} is taken for {why}; replicas and batch follow from it"
+    job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
+    return count
+
+
+def _put_master(job: Job) -> None:
+    host_said = job.option("master-addr", "master_addr") or job.variable("MASTER_ADDR")
+    port_said = job.option("master-port", "master_port") or job.variable("MASTER_PORT")
+    host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
+    port = job.whole(port_said, least=1) or _DEFAULT_PORT
+    job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
+    if unknown := job.unknown("master-addr", "MASTER_ADDR"):
+        text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, right on one machine only"
+        job.ledger.remark(unknown.where, f"{text}; write the first machine's address")
 
 
 def put_environment(job: Job) -> None:

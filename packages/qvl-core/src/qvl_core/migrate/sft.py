@@ -141,7 +141,11 @@ def _put_optimizer(job: Job) -> None:
     if rate is None:
         job.missing("no file states the learning rate (--lr)", "train.optimizer.lr", "state it in the script")
     table = "train.optimizer"
-    job.draft.put(f"{table}.name", "adamw", job.option("optimizer"))
+    optimizer = job.option("optimizer")
+    if optimizer and optimizer.text.strip() != "adam":
+        job.leave("no_counterpart", optimizer, "qvl trains with AdamW, which is written: lr was chosen for another one")
+        optimizer = None
+    job.draft.put(f"{table}.name", "adamw", optimizer)
     job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
     first, second = job.option("adam-beta1"), job.option("adam-beta2")
     low, high = job.number(first), job.number(second)

@@ -7,9 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from qvl_core.migrate.shell_text import GAP, Text
+from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
 
-_PROGRAMS = ("msrun", "torchrun", "python", "python3", "mpirun", "deepspeed", "accelerate")
+_LAUNCHERS = ("msrun", "torchrun", "mpirun", "deepspeed", "accelerate")
+_PROGRAMS = (*_LAUNCHERS, "python", "python3")
+# Commands that start what their own words name.
+_WRAPPERS = (
+    *("nohup", "srun", "env", "exec", "eval", "command", "time", "numactl", "taskset", "nice", "ionice", "setsid"),
+    *("stdbuf", "timeout", "sudo"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +41,44 @@ class Command:
     notes: list[tuple[int, str]] = field(default_factory=list)
 
 
-def starting_command(commands: Sequence[list[Text]]) -> list[Text]:
-    """Give the words of the command that starts the program: a launcher's, or the one with the most options."""
-    started = [words for words in commands if words and PurePath(words[0].chars).name in _PROGRAMS]
-    counted = [(sum(word.chars.startswith("--") for word in words), words) for words in started or commands]
-    count, words = max(counted, key=lambda pair: pair[0], default=(0, []))
-    return words if count else []
+def starting_command(commands: Sequence[list[Text]], notes: list[tuple[int, str]]) -> list[Text]:
+    """Give the words of the command that starts the program, from its launcher on; further ones go to `notes`.
+
+    A launcher's goes before others, one that names a *_vlm.py too; then the script's own, then the most options.
+    """
+    started = [words for words in map(_without_wrapper, commands) if words]
+    chosen = max(started or commands, key=_likeliness, default=[])
+    if not _likeliness(chosen)[-1]:
+        return []
+    least = min(_likeliness(chosen)[0], 1)
+    for words in started:
+        if words is not chosen and _likeliness(words)[0] >= least:
+            line = chosen[0].line % LINES_OF_A_FILE
+            notes.append((words[0].line, f"a further command starts a program; only the options of line {line} hold"))
+    whole = next((words for words in commands if len(words) > len(chosen) and words[-len(chosen) :] == chosen), [])
+    before = [word.chars for word in whole[: len(whole) - len(chosen)]]
+    if any(word.startswith("-") for word in before):
+        unread = " ".join(before)[:120].replace(GAP, "...")
+        notes.append((whole[0].line, f"the words before {chosen[0].chars} are not read: {unread}"))
+    return chosen
+
+
+def _likeliness(words: list[Text]) -> tuple[int, bool, bool, int]:
+    launches = any(_name(word) in _LAUNCHERS for word in words[:1])
+    trains = any(word.chars.endswith("_vlm.py") for word in words)
+    own = all(word.line < LINES_OF_A_FILE for word in words[:1])
+    return launches + trains, launches, own, sum(word.chars.startswith("--") for word in words)
+
+
+def _without_wrapper(words: list[Text]) -> list[Text]:
+    """Give a command's words from msrun, torchrun, python, ... on; none where it starts no such program."""
+    if not words or _name(words[0]) not in (*_WRAPPERS, *_PROGRAMS):
+        return []
+    return next((words[at:] for at, word in enumerate(words) if _name(word) in _PROGRAMS), [])
+
+
+def _name(word: Text) -> str:
+    return PurePath(word.chars).name
 
 
 def read_command(words: list[Text]) -> Command:

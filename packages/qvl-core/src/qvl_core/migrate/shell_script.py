@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from qvl_core.migrate.shell_options import Option, read_command, starting_command
-from qvl_core.migrate.shell_text import GAP, Text, Word
+from qvl_core.migrate.script_facts import Script, Variable
+from qvl_core.migrate.shell_builtins import (
+    DECLARING,
+    assigned_by_env,
+    exports,
+    names_in_arithmetic,
+    names_set,
+)
+from qvl_core.migrate.shell_options import read_command, starting_command
+from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 from qvl_core.migrate.shell_words import Expansion
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
@@ -16,50 +23,11 @@ _OPENING = ("if", "for", "while", "until", "case", "{", "select")
 _CLOSING = ("fi", "done", "esac", "}")
 _BETWEEN = ("then", "else", "elif", "do", "!", "time")
 _RESERVED = re.compile(r"(if|then|else|elif|fi|for|while|until|do|done|case|esac|select|\{|\}|!|time)(?=[\s;]|\Z)")
-_DECLARING = ("export", "declare", "typeset", "local", "readonly")
-_LINES_OF_A_FILE = 1_000_000
 _MOST_FILES = 16
 # Characters that variables may make all together; what is more is not known.
 _EXPANDED_LIMIT = 4 << 20
+_ARITHMETIC = re.compile(r"[ \t]*\(\(([^\n()]*(?:\([^\n()]*\)[^\n()]*)*)\)\)")
 _FUNCTION = re.compile(r"(?:function[ \t]+)?[A-Za-z_][\w-]*[ \t]*\(\)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variable:
-    """A variable's texts (several for an array) and the line that assigns it."""
-
-    texts: tuple[Text, ...]
-    line: int
-    exported: bool = False
-
-    @property
-    def text(self) -> str:
-        return " ".join(text.chars for text in self.texts)
-
-    @property
-    def known(self) -> bool:
-        return all(text.known for text in self.texts)
-
-
-@dataclass(kw_only=True)
-class Script:
-    """One script. `notes` are (line, remark); `repeated` options and variables are told with both places.
-
-    Lines of the n-th file that the script sources are counted from n * 1,000,000; `file_of` tells them apart.
-    """
-
-    variables: dict[str, Variable] = field(default_factory=dict)
-    options: dict[str, Option] = field(default_factory=dict)
-    program: str = ""
-    sources: list[tuple[int, str]] = field(default_factory=list)
-    notes: list[tuple[int, str]] = field(default_factory=list)
-    repeated: list[tuple[str, int, str, int, str]] = field(default_factory=list)
-    sourced: list[str] = field(default_factory=list)
-
-    def place(self, line: int, file: str) -> str:
-        """Give file:line of a line number of this script; `file` is the script's own name."""
-        number, line = divmod(line, _LINES_OF_A_FILE)
-        return f"{self.sourced[number - 1] if number else file}:{line}"
 
 
 def read_script(text: str, sourced: Callable[[str], str | None] = lambda name: None) -> Script:
@@ -78,6 +46,8 @@ class _Reader:
         self._expanded = 0
         self._exports_all = False
         self._depth = 0
+        # The depth inside each `case` that is open: there, `)` ends a pattern.
+        self._cases: list[int] = []
         self._conditional = False
         self._commands: list[list[Text]] = []
         self._heredocs: list[tuple[str, bool]] = []
@@ -117,7 +87,7 @@ class _Reader:
         new = Variable(texts=tuple(texts), line=line, exported=exported)
         under = self._depth > 0 or self._conditional
         if under and before is not None and before.text != new.text:
-            held = before.line % _LINES_OF_A_FILE
+            held = before.line % LINES_OF_A_FILE
             remark = f"{name} is set again under a condition, which is not evaluated; line {held} holds"
             self._script.notes.append((line, remark))
             return
@@ -126,6 +96,16 @@ class _Reader:
         if before is not None and not append and not under and before.text != new.text and before.text:
             self._script.repeated.append((name, before.line, before.text, line, new.text))
         self._script.variables[name] = new
+
+    def _lose(self, name: str, setter: str, line: int) -> None:
+        """Take a variable as unknown from here on: a builtin sets it, and nothing is executed."""
+        unknown = Text(GAP, (line,))
+        before = self._script.variables.get(name)
+        if before is None or self._depth > 0 or self._conditional:
+            self._assign(name, [unknown], line)
+            return
+        self._script.variables[name] = Variable(texts=(unknown,), line=line, exported=before.exported)
+        self._script.notes.append((line, f"{name} is set by {setter}, which is not executed: its value is not known"))
 
     def _step(self) -> None:
         shell = self._shell
@@ -143,9 +123,14 @@ class _Reader:
         elif char in ";&|":
             shell.take()
             self._conditional = self._conditional and char == "|"
+        elif found := _ARITHMETIC.match(shell.script, shell.at):
+            shell.at = found.end()
+            for name in names_in_arithmetic(found[1]):
+                self._lose(name, "((...))", shell.line)
         elif char in "()":
             shell.take()
-            self._depth = max(0, self._depth + (1 if char == "(" else -1))
+            least = self._cases[-1] if self._cases else 0
+            self._depth = max(least, self._depth + (1 if char == "(" else -1))
         elif char in "<>":
             self._redirection()
         elif found := _FUNCTION.match(shell.script, shell.at):
@@ -160,11 +145,21 @@ class _Reader:
         shell.at += len(word)
         if word in _OPENING:
             self._depth += 1
+        elif word == "esac" and self._cases:
+            self._depth = self._cases.pop() - 1
         elif word in _CLOSING:
-            self._depth = max(0, self._depth - 1)
-        if word in ("for", "select", "case"):
+            self._depth = max(self._cases[-1] if self._cases else 0, self._depth - 1)
+        if word == "case":
+            self._cases.append(self._depth)
+            shell.word()
+            if found := re.compile(r"\s*in(?=\s)").match(shell.script, shell.at):
+                shell.line += found[0].count("\n")
+                shell.at = found.end()
+        elif word == "for" and (found := _ARITHMETIC.match(shell.script, shell.at)):
+            shell.at = found.end()
+        elif word in ("for", "select"):
             name = shell.word()
-            if name is not None and word != "case":
+            if name is not None:
                 self._script.variables[name.raw] = Variable(texts=(Text(GAP, (name.line,)),), line=name.line)
             while shell.peek() not in ("", "\n", ";"):
                 if shell.word() is None and shell.peek() not in ("", "\n", ";"):
@@ -184,7 +179,7 @@ class _Reader:
                 continue
             first = words[0].raw if words else ""
             found = _ASSIGNMENT.match(shell.script, shell.at)
-            if found and (not words or first in _DECLARING):
+            if found and (not words or first in DECLARING):
                 line = shell.line
                 shell.at = found.end()
                 texts = shell.array() if shell.peek() == "(" else [shell.value()]
@@ -200,10 +195,10 @@ class _Reader:
 
     def _carry_out(self, words: list[Word], assigned: list[tuple[str, list[Text], int, bool]]) -> None:
         first = words[0].raw if words else ""
-        exports = first == "export" or bool(words and first not in _DECLARING)
+        exported = exports(words)
         for name, texts, line, append in assigned:
-            self._assign(name, texts, line, exported=exports, append=append)
-        if first == "export":
+            self._assign(name, texts, line, exported=exported, append=append)
+        if first in DECLARING and exported:
             for word in words[1:]:
                 if word.raw in self._script.variables:
                     held = self._script.variables[word.raw]
@@ -221,6 +216,10 @@ class _Reader:
                 self._script.variables.pop(word.raw, None)
         elif words:
             self._commands.append([text for word in words for text in word.fields])
+            for name, text in assigned_by_env(words) if first not in ("echo", "printf") else ():
+                self._assign(name, [text], words[0].line, exported=True)
+            for name in names_set(words):
+                self._lose(name, first, words[0].line)
 
     def _source(self, words: list[Word]) -> None:
         """Read on in a file that lies beside the script; what is sourced from elsewhere is only noted."""
@@ -235,7 +234,7 @@ class _Reader:
         if name not in self._script.sourced:
             self._script.sourced.append(name)
         number = self._script.sourced.index(name) + 1
-        before, self._shell = self._shell, self._expansion(text, number * _LINES_OF_A_FILE + 1)
+        before, self._shell = self._shell, self._expansion(text, number * LINES_OF_A_FILE + 1)
         self._inside.append(name)
         self._run()
         self._inside.pop()
@@ -266,7 +265,7 @@ class _Reader:
         self._heredocs.clear()
 
     def _options(self) -> None:
-        found = read_command(starting_command(self._commands) or self._unstarted())
+        found = read_command(starting_command(self._commands, self._script.notes) or self._unstarted())
         self._script.program = found.program
         self._script.notes += found.notes
         for option in found.options:

@@ -9,6 +9,8 @@ from itertools import chain
 
 # Stands in a text for what cannot be known without running something; no script holds this character.
 GAP = "\ue000"
+# Lines of the n-th file that a script sources are counted from n times this number.
+LINES_OF_A_FILE = 1_000_000
 
 
 @dataclass(frozen=True)
