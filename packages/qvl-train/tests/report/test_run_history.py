@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,27 @@ def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"peak_memory_gib": 7}', '{"peak_memory_gib": ["much"]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "[" * 100_000, "\udc80", "7" * 5000),
+        *(
+            f'{{"peak_memory_gib": {value}}}'
+            for value in ("7", '["much"]', '"123"', '{"1": 2}', "[true]", "[null, 1.0]", "[-1]", "[1e999]", "[NaN]")
+        ),
+        f'{{"peak_memory_gib": [1.0, {"9" * 400}]}}',
+        f'{{"peak_memory_gib": {"[" * 100_000}',
+    ],
+)
 def test_a_broken_memory_file_is_as_none(tmp_path: Path, text: str) -> None:
     write_run(tmp_path, rows([1]), content=record())
-    (tmp_path / "memory.json").write_text(text)
+    (tmp_path / "memory.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert open_runs([tmp_path])[0].memory_gib == ()
+
+
+def test_a_pipe_in_place_of_the_memory_file_makes_nobody_wait(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    os.mkfifo(tmp_path / "memory.json")
     assert open_runs([tmp_path])[0].memory_gib == ()
 
 

@@ -18,6 +18,8 @@ from qvl_train.report.metrics_file import METRICS, MetricsFile
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
+# No process has as much: a larger number is none of ours.
+_MOST_GIB = 1e9
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
 _CHANGING = ("versions", "machine", "variables")
@@ -265,10 +267,18 @@ def _texts(table: object) -> dict[str, str]:
 def _memory(folder: Path) -> tuple[float, ...]:
     """Give every rank's peak in GiB; nothing where the run has not ended, or the file is not such a one."""
     try:
-        found = json.loads((folder / MEMORY_FILE).read_text(encoding="utf-8"))[MEMORY_KEY]
-        return tuple(float(value) for value in found)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json_object(folder / MEMORY_FILE, error_type=OutputError).get(MEMORY_KEY)
+    except (InputError, OSError):
         return ()
+    values = [_gib(value) for value in found] if isinstance(found, list) else []
+    return tuple(value for value in values if value is not None) if None not in values else ()
+
+
+def _gib(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # A whole number may be larger than any float; comparing costs nothing then.
+    return float(value) if 0 <= value <= _MOST_GIB else None
 
 
 def _other_task(folder: Path, task: str) -> Problem:
