@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,21 @@ def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, content=record())
     (run,) = open_runs([tmp_path])
     assert run.notices() == ["No step is in metrics.jsonl yet."]
+
+
+def test_rows_without_a_loss_are_steps_and_said_so(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"step": 5, "validation_loss": 2.0}, {"step": 4, "save_s": 1.0}], content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 5
+    assert run.notices() == ["No row of metrics.jsonl has a loss."]
+
+
+def test_steps_whose_loss_is_not_finite_are_steps(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.nan if row["step"] > 3 else row["loss"]} for row in rows(range(1, 9))]
+    write_run(tmp_path, lines, content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 8
+    assert run.notices() == ["loss: 5 values are NaN or infinite, first at step 4."]
 
 
 def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ def test_a_few_steps_have_a_page(tmp_path: Path, count: int) -> None:
     assert f"step {count} of 300" in page
     assert "left at this pace" in page
     assert len(readings(page)["loss"]["lines"][0]["steps"]) == count
+
+
+def test_a_loss_that_became_nan_is_told_as_nan(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.nan if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path / "late", lines, content=record(result={"steps": 40}))
+    page = body_of(tmp_path / "late")
+    assert "finished, 40 steps" in page
+    assert "NaN</b><span>loss, last step" in page
+    assert "last finite one 0.25, at step 30" in page
+    write_run(tmp_path / "all", [{**row, "loss": math.nan} for row in lines], content=record(result={"steps": 40}))
+    page = body_of(tmp_path / "all")
+    assert "finished, 40 steps" in page
+    assert "NaN</b><span>loss, last step" in page
+    assert "No step" not in page
 
 
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:

@@ -121,15 +121,16 @@ class RunHistory:
 
     @property
     def last_step(self) -> int:
-        """The last step that has a loss; 0 without one."""
-        steps, _ = self.metrics.series("loss")
-        return int(steps[-1]) if len(steps) else 0
+        """The last step that has a row, whatever is in it; 0 without one."""
+        return self.metrics.last_step or 0
 
     def notices(self) -> list[str]:
         """Say what is missing or odd, a sentence each."""
         found = [*self.facts.notices, *self.metrics.notices()]
-        if not len(self.metrics.series("loss")[0]):
+        if self.metrics.last_step is None:
             found.append(f"No step is in {METRICS} yet.")
+        elif "loss" not in self.metrics.keys:
+            found.append(f"No row of {METRICS} has a loss.")
         holes = self.metrics.lost_steps("loss")
         if holes:
             named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
