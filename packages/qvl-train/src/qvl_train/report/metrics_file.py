@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from qvl_core.errors import OutputError
 from qvl_core.input_file import open_regular_file, printable
 
+from qvl_train.report.series import holes
+
 METRICS = "metrics.jsonl"
 # Lines with something wrong that are named; all are counted.
 _NAMED = 3
@@ -109,13 +111,10 @@ class MetricsFile:
         return steps, values
 
     def lost_steps(self, key: str) -> list[tuple[int, int]]:
-        """Give the (first, last) steps without a row of this key, seen by the usual distance of its rows."""
+        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around."""
         steps, _ = self.all_values(key)
-        if len(steps) < 3:
-            return []
-        gaps = np.diff(steps)
-        usual = int(np.median(gaps))
-        return [(int(steps[at]) + usual, int(steps[at + 1]) - usual) for at in np.flatnonzero(gaps > usual)]
+        found = zip(*holes(steps), strict=True)
+        return [(int(steps[at] + before), int(steps[at + 1] - after)) for at, before, after in found]
 
     def notices(self) -> Iterator[str]:
         """Say what of the file could not be used, a sentence each."""
