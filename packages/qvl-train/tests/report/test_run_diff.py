@@ -137,6 +137,20 @@ def test_what_a_newer_version_has_is_said_to_be_unknown(tmp_path: Path) -> None:
     assert found.verdict == "The runs may come to different numbers, by 1 difference."
 
 
+def test_a_training_and_an_evaluation_differ_in_whole_tables_that_have_a_meaning(tmp_path: Path) -> None:
+    other = record({"task": "eval", "eval.benchmark": "digits"}, run_id="another")
+    for table in ("train", "data", "model"):
+        del other["recipe"][table]
+    found = compare(tmp_path, record(), other)
+    told = {one.key: one.meaning.effect for one in found.differences}
+    assert {key: told[key] for key in ("train", "data", "model")} == {
+        "train": Effect.NUMBERS,
+        "data": Effect.NUMBERS,
+        "model": Effect.TENSORS,
+    }
+    assert Effect.UNKNOWN not in told.values()
+
+
 def test_the_verdict_names_what_changes_the_numbers(tmp_path: Path) -> None:
     found = compare(tmp_path, record(), record({"train.seed": 7, "output.dir": "x"}))
     assert found.verdict == "The runs compute different things, by 1 difference: train.seed."

@@ -220,9 +220,22 @@ def test_operations_are_told_by_what_did_them_and_spans_count_for_nothing(tmp_pa
     assert found == [("CPU OP", "MatMul", 1), ("Ascend Hardware", "MatMul", 1), ("Ascend Hardware", "Add", 1)]
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "7", '[{"ph": "X"}]', '[{"ph": "X", "name": "a", "dur": "long"}]'])
-def test_a_broken_profile_is_told(tmp_path: Path, text: str) -> None:
+NO_OPERATION = "No operation is in this trace."
+NO_TRACE = "is not whole, or is no trace"
+OPERATION = '{"ph": "X", "name": "a", "dur": %s}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, NO_TRACE) for text in ("", "{", "{}", "7", '[{"ph": "X"}]', f"[{OPERATION % 7}, {{")),
+        *((f"[{OPERATION % time}]", NO_TRACE) for time in ('"long"', "NaN", '"inf"', "1e999", "9" * 400, "1e300")),
+        *((text, NO_OPERATION) for text in ("[]", '{"traceEvents": []}', '[{"ph": "M"}]')),
+    ],
+)
+def test_a_profile_that_shows_nothing_is_told(tmp_path: Path, text: str, said: str) -> None:
     write_run(tmp_path, rows([1]), content=record())
     (tmp_path / "profile" / "rank_000").mkdir(parents=True)
     (tmp_path / "profile" / "rank_000" / "trace_view.json").write_text(text)
-    assert "No operation is in this trace." in body_of(tmp_path)
+    page = body_of(tmp_path)
+    assert [sentence for sentence in (NO_OPERATION, NO_TRACE) if sentence in page] == [said]
