@@ -166,6 +166,11 @@ def test_scores_of_evaluations_depend_on_how_they_ask(tmp_path: Path) -> None:
     assert [(row.name, row.ours, row.theirs) for row in found.outcomes] == [("accuracy, %", 96.1, 90.0)]
 
 
+def test_a_score_larger_than_any_number_is_none(tmp_path: Path) -> None:
+    found = compare(tmp_path, record({"task": "eval"}, result={"rows": 10**400}), record({"task": "eval"}))
+    assert found.outcomes == ()
+
+
 def test_says_until_where_losses_are_equal(tmp_path: Path) -> None:
     ours, theirs = rows(range(1, 11)), rows(range(1, 11))
     equal = compare(tmp_path, record(), record(), ours=ours, theirs=theirs)

@@ -60,12 +60,13 @@ def scores(ours: RunFacts, theirs: RunFacts) -> Iterator[Outcome]:
     """Give the scores that an evaluation has recorded in `run.json`."""
     for name in ("accuracy_percent", "unreadable_percent", "rows"):
         one, other = ((facts.result or {}).get(name) for facts in (ours, theirs))
-        if isinstance(one, int | float) or isinstance(other, int | float):
+        if _number(one) is not None or _number(other) is not None:
             yield Outcome(name=name.replace("_percent", ", %"), ours=_number(one), theirs=_number(other))
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    # No score is larger, and a whole number may be larger than any float.
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def _summary(metrics: MetricsFile, key: str, how: str) -> float | None:

@@ -20,6 +20,8 @@ from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 _MOST_NAMED = 5
 # No process has as much: a larger number is none of ours.
 _MOST_GIB = 1e9
+# As a row of metrics may have them.
+_MOST_STEPS = 2**62
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
 _CHANGING = ("versions", "machine", "variables")
@@ -63,7 +65,7 @@ class RunFacts:
         steps = train.get("steps") if isinstance(train, Mapping) else None
         if steps is None and self.result is not None:
             steps = self.result.get("steps")
-        return steps if isinstance(steps, int) else None
+        return steps if isinstance(steps, int) and abs(steps) <= _MOST_STEPS else None
 
     @property
     def continued(self) -> list[Continuation]:
