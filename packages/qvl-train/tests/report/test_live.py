@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from qvl_core.errors import OutputError
 from qvl_train.report.live import HOST, LiveRuns, LiveServer
-from qvl_train.report.run_history import open_runs
+from qvl_train.report.run_history import RunHistory, open_runs
 from run_folders import record, rows, write_run
 
 
@@ -141,6 +141,16 @@ def test_refuses_scripts_of_other_sites(server: LiveServer) -> None:
     assert ask(server, "/state.json", Origin="http://evil.example")[0] == 403
     assert ask(server, "/state.json", Origin=server.address.rstrip("/"))[0] == 200
     assert ask(server, "/", Host=f"localhost:{server.server_address[1]}")[0] == 200
+
+
+def test_whatever_goes_wrong_a_browser_gets_an_answer(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> bool:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(RunHistory, "update", fail)
+    for path in ("/", "/state.json"):
+        status, text, _ = ask(server, path)
+        assert (status, text) == (503, "RecursionError: too deep\n")
 
 
 def test_a_request_that_names_two_hosts_is_refused(server: LiveServer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,30 @@ def test_names_steps_without_a_row(tmp_path: Path) -> None:
     every_tenth = read(tmp_path / "tenth", rows([10, 20, 30, 60, 70]))
     assert every_tenth.lost_steps("loss") == [(40, 50)]
     assert every_tenth.lost_steps("nothing") == []
+
+
+def test_no_step_is_missed_where_the_distance_of_rows_changes(tmp_path: Path) -> None:
+    metrics = read(tmp_path, rows([*range(10, 61, 10), *range(75, 200, 15)]))
+    assert metrics.lost_steps("loss") == []
+    metrics = read(tmp_path / "holed", rows([*range(1, 61), *range(80, 200, 10)]))
+    assert metrics.lost_steps("loss") == [(61, 70)]
+    # A row whose loss is not a number is no missing row: it is told apart.
+    metrics = read(
+        tmp_path / "nan", [{**row, "loss": math.nan if row["step"] == 5 else 1.0} for row in rows(range(1, 9))]
+    )
+    assert metrics.lost_steps("loss") == []
+
+
+def test_holes_are_never_turned_around(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    for round_ in range(50):
+        steps = [1]
+        for _ in range(60):
+            steps.append(steps[-1] + chance.choice([1, 1, 1, 2, 3, 10, 15]))
+        metrics = read(tmp_path / str(round_), rows(steps))
+        for first, last in metrics.lost_steps("loss"):
+            assert first <= last
+            assert not {first, last} & set(steps)
 
 
 @pytest.mark.parametrize(

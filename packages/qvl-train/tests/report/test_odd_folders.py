@@ -17,7 +17,24 @@ from qvl_train.report.samples_card import SamplesCards
 from run_folders import record, rows, validations, write_run
 
 ODD: tuple[Any, ...] = (
-    *(None, True, -1, 0, 1e308, -1e-308, 2**70, "", "x" * 5000, "\udc80", [], {}, [[]], [{}], {"a": {"b": [1]}}),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        -1e-308,
+        2**70,
+        10**400,
+        "",
+        "x" * 5000,
+        "\udc80",
+        [],
+        {},
+        [[]],
+        [{}],
+        {"a": {"b": [1]}},
+    ),
     *([None, 1, {"steps": []}], {"after_step": [], "versions": [], "differences": {}}),
 )
 

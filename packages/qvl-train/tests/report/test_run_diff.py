@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from qvl_core.recipe.draft import all_keys
 from qvl_core.run_folder import FREE_TO_CHANGE, RECORDED_PACKAGES
 from qvl_train.report.diff_card import diff_card, diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
+from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text
 from qvl_train.report.run_diff import RunDiff, diff_runs, flatten
 from qvl_train.report.run_history import open_any_runs
@@ -135,6 +137,20 @@ def test_what_a_newer_version_has_is_said_to_be_unknown(tmp_path: Path) -> None:
     assert found.verdict == "The runs may come to different numbers, by 1 difference."
 
 
+def test_a_training_and_an_evaluation_differ_in_whole_tables_that_have_a_meaning(tmp_path: Path) -> None:
+    other = record({"task": "eval", "eval.benchmark": "digits"}, run_id="another")
+    for table in ("train", "data", "model"):
+        del other["recipe"][table]
+    found = compare(tmp_path, record(), other)
+    told = {one.key: one.meaning.effect for one in found.differences}
+    assert {key: told[key] for key in ("train", "data", "model")} == {
+        "train": Effect.NUMBERS,
+        "data": Effect.NUMBERS,
+        "model": Effect.TENSORS,
+    }
+    assert Effect.UNKNOWN not in told.values()
+
+
 def test_the_verdict_names_what_changes_the_numbers(tmp_path: Path) -> None:
     found = compare(tmp_path, record(), record({"train.seed": 7, "output.dir": "x"}))
     assert found.verdict == "The runs compute different things, by 1 difference: train.seed."
@@ -148,6 +164,11 @@ def test_scores_of_evaluations_depend_on_how_they_ask(tmp_path: Path) -> None:
     found = compare(tmp_path, one, other)
     assert found.verdict == "The runs compute different things, by 1 difference: generation.temperature."
     assert [(row.name, row.ours, row.theirs) for row in found.outcomes] == [("accuracy, %", 96.1, 90.0)]
+
+
+def test_a_score_larger_than_any_number_is_none(tmp_path: Path) -> None:
+    found = compare(tmp_path, record({"task": "eval"}, result={"rows": 10**400}), record({"task": "eval"}))
+    assert found.outcomes == ()
 
 
 def test_says_until_where_losses_are_equal(tmp_path: Path) -> None:
@@ -165,6 +186,42 @@ def test_says_until_where_losses_are_equal(tmp_path: Path) -> None:
     assert early is not None
     assert course_text(early).startswith("Losses are different from the start:")
     assert compare(tmp_path, record(), record(), ours=rows([1]), theirs=rows([2])).course is None
+
+
+def test_a_loss_that_is_not_finite_is_a_difference_from_one_that_is(tmp_path: Path) -> None:
+    ours, theirs = rows(range(1, 11)), rows(range(1, 11))
+    for row in theirs[5:]:
+        row["loss"] = math.nan
+    late = compare(tmp_path, record(), record(run_id="another"), ours=ours, theirs=theirs)
+    assert late.course is not None
+    assert (late.course.same_until, late.course.step, late.course.common) == (5, 6, 10)
+    assert course_text(late.course) == (
+        f"Losses are equal to the bit until step 5, then {ours[5]['loss']!r} against NaN at step 6."
+    )
+    assert late.notices == ("B: loss: 5 values are NaN or infinite, first at step 6.",)
+    told = {one.name: (number_text(one.ours), number_text(one.theirs)) for one in late.outcomes}
+    assert told["last loss"][1] == "NaN"
+    assert told["last step"] == ("10", "10")
+    # JSON has no NaN.
+    content = json.loads(diff_json(late, "a", "b"), parse_constant=pytest.fail)
+    assert content["course"]["theirs"] is None
+    ours[0]["loss"] = math.inf
+    early = compare(tmp_path, record(), record(), ours=ours, theirs=theirs).course
+    assert early is not None
+    assert course_text(early).startswith("Losses are different from the start: infinite against ")
+
+
+def test_losses_that_are_nan_in_both_runs_are_counted_beside_the_equal_ones(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.nan if row["step"] > 8 else row["loss"]} for row in rows(range(1, 11))]
+    found = compare(tmp_path, record(), record(), ours=lines, theirs=lines).course
+    assert found is not None
+    assert course_text(found) == (
+        "Losses are equal to the bit in all 10 steps that both runs have; in 2 of them both are NaN or infinite."
+    )
+    lines = [{**row, "loss": math.nan} for row in lines]
+    found = compare(tmp_path, record(), record(), ours=lines, theirs=lines).course
+    assert found is not None
+    assert course_text(found) == "Losses of both runs are NaN or infinite in all 10 steps that both have."
 
 
 def test_what_came_of_it_is_beside_each_other(tmp_path: Path) -> None:

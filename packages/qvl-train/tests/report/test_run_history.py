@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,21 @@ def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
     assert run.notices() == ["No step is in metrics.jsonl yet."]
 
 
+def test_rows_without_a_loss_are_steps_and_said_so(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"step": 5, "validation_loss": 2.0}, {"step": 4, "save_s": 1.0}], content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 5
+    assert run.notices() == ["No row of metrics.jsonl has a loss."]
+
+
+def test_steps_whose_loss_is_not_finite_are_steps(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.nan if row["step"] > 3 else row["loss"]} for row in rows(range(1, 9))]
+    write_run(tmp_path, lines, content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 8
+    assert run.notices() == ["loss: 5 values are NaN or infinite, first at step 4."]
+
+
 def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
     lines = [
         *rows([1, 2, 3, 7, 8]),
@@ -107,10 +124,27 @@ def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"peak_memory_gib": 7}', '{"peak_memory_gib": ["much"]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "[" * 100_000, "\udc80", "7" * 5000),
+        *(
+            f'{{"peak_memory_gib": {value}}}'
+            for value in ("7", '["much"]', '"123"', '{"1": 2}', "[true]", "[null, 1.0]", "[-1]", "[1e999]", "[NaN]")
+        ),
+        f'{{"peak_memory_gib": [1.0, {"9" * 400}]}}',
+        f'{{"peak_memory_gib": {"[" * 100_000}',
+    ],
+)
 def test_a_broken_memory_file_is_as_none(tmp_path: Path, text: str) -> None:
     write_run(tmp_path, rows([1]), content=record())
-    (tmp_path / "memory.json").write_text(text)
+    (tmp_path / "memory.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert open_runs([tmp_path])[0].memory_gib == ()
+
+
+def test_a_pipe_in_place_of_the_memory_file_makes_nobody_wait(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    os.mkfifo(tmp_path / "memory.json")
     assert open_runs([tmp_path])[0].memory_gib == ()
 
 

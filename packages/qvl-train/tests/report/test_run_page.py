@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ def test_a_few_steps_have_a_page(tmp_path: Path, count: int) -> None:
     assert f"step {count} of 300" in page
     assert "left at this pace" in page
     assert len(readings(page)["loss"]["lines"][0]["steps"]) == count
+
+
+def test_a_loss_that_became_nan_is_told_as_nan(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.nan if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path / "late", lines, content=record(result={"steps": 40}))
+    page = body_of(tmp_path / "late")
+    assert "finished, 40 steps" in page
+    assert "NaN</b><span>loss, last step" in page
+    assert "last finite one 0.25, at step 30" in page
+    write_run(tmp_path / "all", [{**row, "loss": math.nan} for row in lines], content=record(result={"steps": 40}))
+    page = body_of(tmp_path / "all")
+    assert "finished, 40 steps" in page
+    assert "NaN</b><span>loss, last step" in page
+    assert "No step" not in page
 
 
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:
@@ -205,9 +220,22 @@ def test_operations_are_told_by_what_did_them_and_spans_count_for_nothing(tmp_pa
     assert found == [("CPU OP", "MatMul", 1), ("Ascend Hardware", "MatMul", 1), ("Ascend Hardware", "Add", 1)]
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "7", '[{"ph": "X"}]', '[{"ph": "X", "name": "a", "dur": "long"}]'])
-def test_a_broken_profile_is_told(tmp_path: Path, text: str) -> None:
+NO_OPERATION = "No operation is in this trace."
+NO_TRACE = "is not whole, or is no trace"
+OPERATION = '{"ph": "X", "name": "a", "dur": %s}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, NO_TRACE) for text in ("", "{", "{}", "7", '[{"ph": "X"}]', f"[{OPERATION % 7}, {{")),
+        *((f"[{OPERATION % time}]", NO_TRACE) for time in ('"long"', "NaN", '"inf"', "1e999", "9" * 400, "1e300")),
+        *((text, NO_OPERATION) for text in ("[]", '{"traceEvents": []}', '[{"ph": "M"}]')),
+    ],
+)
+def test_a_profile_that_shows_nothing_is_told(tmp_path: Path, text: str, said: str) -> None:
     write_run(tmp_path, rows([1]), content=record())
     (tmp_path / "profile" / "rank_000").mkdir(parents=True)
     (tmp_path / "profile" / "rank_000" / "trace_view.json").write_text(text)
-    assert "No operation is in this trace." in body_of(tmp_path)
+    page = body_of(tmp_path)
+    assert [sentence for sentence in (NO_OPERATION, NO_TRACE) if sentence in page] == [said]

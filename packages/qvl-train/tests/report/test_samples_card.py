@@ -161,6 +161,16 @@ def test_lines_and_files_that_are_none_are_passed_over(tmp_path: Path) -> None:
     assert page_body(open_runs([tmp_path]), samples=SamplesCards())
 
 
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "9" * 400])
+def test_a_score_that_is_none_is_neither_right_nor_wrong(tmp_path: Path, score: str) -> None:
+    write_run(tmp_path, rows([1, 2]), content=record())
+    write_answers(tmp_path, 10, [json.dumps(answered(1, "said", 0.5)).replace("0.5", score)])
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "<span>said</span>" in page
+    assert "verdict-bad" not in page
+    assert "verdict-good" not in page
+
+
 def test_a_watched_page_reads_records_once(tmp_path: Path) -> None:
     write_records(tmp_path / "data", 3)
     body(tmp_path / "run", source(tmp_path / "data" / "train.json"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from qvl_train.report.axis import step_axis, value_axis
@@ -54,6 +56,38 @@ def test_a_line_is_cut_where_rows_lack() -> None:
     assert [piece.steps.tolist() for piece in series([1.0, 2.0, 3.0], every=10).pieces()] == [[10, 20, 30]]
     assert [piece.steps.tolist() for piece in series([1.0]).pieces()] == [[1]]
     assert list(series([]).pieces()) == []
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [*range(10, 61, 10), *range(75, 200, 15)],
+        [*range(1, 61), *range(70, 400, 10)],
+        [*range(1, 61), 70, 80],
+        [*range(10, 61, 10), *range(61, 200)],
+        [*range(10, 61, 10), 65, *range(75, 121, 15), *range(121, 130)],
+        [1, *range(10, 100, 10)],
+    ],
+)
+def test_another_distance_of_rows_is_no_hole(steps: list[int]) -> None:
+    (piece,) = Series(steps=np.array(steps), values=np.ones(len(steps))).pieces()
+    assert piece.steps.tolist() == steps
+
+
+def test_holes_are_found_on_both_sides_of_another_distance() -> None:
+    steps = [*range(1, 21), *range(25, 61), *range(80, 121, 10), *range(150, 200, 10)]
+    found = Series(steps=np.array(steps), values=np.ones(len(steps))).pieces()
+    assert [(int(piece.steps[0]), int(piece.steps[-1])) for piece in found] == [
+        (1, 20),
+        (25, 60),
+        (80, 120),
+        (150, 190),
+    ]
+
+
+def test_a_run_that_went_on_with_shorter_distances_has_all_its_samples() -> None:
+    steps = np.array([*range(10, 41, 10), *range(41, 101)])
+    assert Series(steps=steps, values=np.full(len(steps), 16.0)).summed().values[-1] == 1600
 
 
 @pytest.mark.parametrize(("every", "seen"), [(1, 160.0), (10, 1600.0)])
@@ -114,8 +148,8 @@ def test_labels_of_steps_are_whole_and_inside() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(2620.0, "2,620"), (0.067993, "0.06799"), (1.25e-7, "1.25e-07"), (None, "–"), (float("nan"), "–"), (0.0, "0"),
-     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457")],
+    [(2620.0, "2,620"), (0.067993, "0.06799"), (1.25e-7, "1.25e-07"), (None, "–"), (float("nan"), "NaN"), (0.0, "0"),
+     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite")],
 )  # fmt: skip
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number_text(value) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -87,11 +88,12 @@ def print_diff(target: Console, diff: RunDiff, ours: str, theirs: str) -> None:
 
 def diff_json(diff: RunDiff, ours: str, theirs: str) -> str:
     """Give the same for programs; keys are stable, new ones may come."""
+    found = diff.course
     content = {
         "a": ours,
         "b": theirs,
         "verdict": diff.verdict,
-        "course": asdict(diff.course) if diff.course is not None else None,
+        "course": {**asdict(found), "ours": _number(found.ours), "theirs": _number(found.theirs)} if found else None,
         "differences": [
             {
                 "group": one.group,
@@ -104,11 +106,16 @@ def diff_json(diff: RunDiff, ours: str, theirs: str) -> str:
             for group in GROUPS
             for one in diff.of(group)
         ],
-        "outcomes": [{"name": one.name, "a": one.ours, "b": one.theirs} for one in diff.outcomes],
+        "outcomes": [{"name": one.name, "a": _number(one.ours), "b": _number(one.theirs)} for one in diff.outcomes],
         "notices": list(diff.notices),
     }
     # Escaped, so that any terminal and encoding takes it.
-    return json.dumps(content, indent=2)
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def _number(value: float | None) -> float | None:
+    """Give the number for JSON, which has no NaN and no infinity: the notices tell of them."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _group(diff: RunDiff, group: str, ours: str, theirs: str) -> Iterator[Html]:

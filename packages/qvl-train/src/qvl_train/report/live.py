@@ -132,9 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, "application/json", json.dumps(self.server.runs.state(version)))
             else:
                 self._send(HTTPStatus.NOT_FOUND, "text/plain", "there is / and /state.json\n")
-        except (QvlError, OSError) as error:
-            if not isinstance(error, ConnectionError):
-                self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n")
+        except ConnectionError:
+            # The browser has gone.
+            pass
+        except Exception as error:  # whatever a folder holds, a browser gets an answer
+            said = str(error) if isinstance(error, QvlError | OSError) else f"{type(error).__name__}: {error}"
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{said}\n")
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing: the terminal belongs to the command."""

@@ -109,6 +109,14 @@ RECIPE_MEANINGS: dict[str, Meaning] = {
     ),
 }
 
+# Of a table that only one of the runs has, as an evaluation has no [train]. What stands below it is not covered: a key
+# that a newer version has there is unknown.
+TABLE_MEANINGS = _all(Effect.TENSORS, model="only one of the runs says which model it has") | _all(
+    Effect.NUMBERS,
+    data="only one of the runs has samples to learn from",
+    train="only one of the runs trains",
+)
+
 # By distribution; `python` and `platform` are named like that in `run.json`.
 VERSION_MEANINGS: dict[str, Meaning] = {
     "mindspore": Meaning(effect=Effect.PERHAPS, text="computes: kernels, and so rounding, speed or a repaired mistake"),
@@ -160,7 +168,12 @@ _NO_MEANING = Meaning(effect=Effect.UNKNOWN, text="this version of qvl does not 
 
 
 def recipe_meaning(key: str) -> Meaning:
-    """Give the meaning of a recipe key such as `data.sources[0].path`: its own, or that of the nearest table above."""
+    """Give the meaning of a recipe key such as `data.sources[0].path`: its own, or that of the nearest table above.
+
+    A whole table has one too: `train` where the other run has none.
+    """
+    if key in TABLE_MEANINGS:
+        return TABLE_MEANINGS[key]
     parts = [part.split("[")[0] for part in key.split(".")]
     for length in range(len(parts), 0, -1):
         found = RECIPE_MEANINGS.get(".".join(parts[:length]))

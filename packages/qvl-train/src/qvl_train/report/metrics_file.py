@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from qvl_core.errors import OutputError
 from qvl_core.input_file import open_regular_file, printable
 
+from qvl_train.report.series import holes
+
 METRICS = "metrics.jsonl"
 # Lines with something wrong that are named; all are counted.
 _NAMED = 3
@@ -34,6 +36,8 @@ class MetricsFile:
     of a step that occurs again the later value counts, as a run that is continued repeats steps.
     """
 
+    # The highest of any row, whatever is in it; None without a row.
+    last_step: int | None
     wrong_lines: int
     half_line: bool
     failed_saves: list[tuple[int, str]]
@@ -89,6 +93,12 @@ class MetricsFile:
 
     def series(self, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Give (steps, values) of a key, steps ascending, each once, finite values only; empty for an unknown key."""
+        steps, values = self.all_values(key)
+        kept = np.isfinite(values)
+        return steps[kept], values[kept]
+
+    def all_values(self, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give the same with the values that are NaN or infinite."""
         if key not in self._values:
             return np.empty(0, np.int64), np.empty(0)
         steps = np.frombuffer(self._steps[key], np.int64).copy()
@@ -98,17 +108,13 @@ class MetricsFile:
             _, last = np.unique(steps[::-1], return_index=True)
             chosen = len(steps) - 1 - last
             steps, values = steps[chosen], values[chosen]
-        kept = np.isfinite(values)
-        return steps[kept], values[kept]
+        return steps, values
 
     def lost_steps(self, key: str) -> list[tuple[int, int]]:
-        """Give the (first, last) steps without a row of this key, seen by the usual distance of its rows."""
-        steps, _ = self.series(key)
-        if len(steps) < 3:
-            return []
-        gaps = np.diff(steps)
-        usual = int(np.median(gaps))
-        return [(int(steps[at]) + usual, int(steps[at + 1]) - usual) for at in np.flatnonzero(gaps > usual)]
+        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around."""
+        steps, _ = self.all_values(key)
+        found = zip(*holes(steps), strict=True)
+        return [(int(steps[at] + before), int(steps[at + 1] - after)) for at, before, after in found]
 
     def notices(self) -> Iterator[str]:
         """Say what of the file could not be used, a sentence each."""
@@ -132,6 +138,7 @@ class MetricsFile:
         self._not_finite = {}
         self._first = {}
         self._named = []
+        self.last_step = None
         self.wrong_lines = 0
         self.half_line = False
         self.failed_saves = []
@@ -146,6 +153,7 @@ class MetricsFile:
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**62:
             self._refuse("not an object with a whole step")
             return
+        self.last_step = max(step, self.last_step or 0)
         for key, value in row.items():
             if key == "save_failed" and isinstance(value, str):
                 self.failed_saves.append((step, value))

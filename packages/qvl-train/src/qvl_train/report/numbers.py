@@ -6,9 +6,11 @@ import math
 
 
 def number_text(value: float | None) -> str:
-    """Give at most four significant digits: `2,620`, `0.068`, `1.25e-07`; a dash for nothing."""
-    if value is None or not math.isfinite(value):
+    """Give at most four significant digits: `2,620`, `0.068`, `1.25e-07`; a dash for nothing, NaN as what it is."""
+    if value is None:
         return "–"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "infinite"
     size = abs(value)
     if value == int(value) and size < 1e15:
         return f"{int(value):,}"

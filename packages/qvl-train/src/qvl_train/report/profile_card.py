@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl_core.errors import InputError, OutputError
-from qvl_core.input_file import read_regular_file
+from qvl_core.errors import InputError, OutputError, Problem
+from qvl_core.input_file import printable, read_regular_file
 from qvl_data.inspection.markup import Html, element
 from qvl_data.inspection.page import card, table
 
@@ -24,6 +24,8 @@ _MOST_TRACKS = 6
 _SPANS = ("Scope Layer",)
 # A larger trace is for a viewer of traces, not for a table.
 _MOST_BYTES = 64 * 1024**2
+# Some thirty years.
+_LONGEST_US = 1e15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +70,23 @@ def read_operations(path: Path) -> list[Operation]:
             if event.get("ph") == "X" and track not in _SPANS:
                 key = track, str(event["name"])
                 calls, seconds = sums.get(key, (0, 0.0))
-                # Microseconds, as text or as a number.
-                sums[key] = calls + 1, seconds + float(event["dur"]) / 1e6
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
+                sums[key] = calls + 1, seconds + _microseconds(event["dur"]) / 1e6
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
+        message = "is not whole, or is no trace"
+        raise OutputError(Problem(where=printable(str(path)), message=message)) from None
     found = [
         Operation(track=track, name=name, calls=calls, seconds=seconds)
         for (track, name), (calls, seconds) in sums.items()
     ]
     return sorted(found, key=lambda one: -one.seconds)
+
+
+def _microseconds(value: Any) -> float:
+    """Give a time, which is text or a number. Raises ValueError for one that no operation takes."""
+    found = float(value)
+    if not abs(found) <= _LONGEST_US:
+        raise ValueError
+    return found
 
 
 def _tracks(events: Iterable[Any]) -> Iterator[tuple[str, str]]:

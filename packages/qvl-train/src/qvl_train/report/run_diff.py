@@ -89,7 +89,8 @@ def _diff(
         *_environment(ours, theirs),
         *_history(ours, theirs),
     ]
-    notices = [f"{name}: {text}" for name, facts in zip(names, (ours, theirs), strict=True) for text in facts.notices]
+    told = ((*ours.notices, *our_metrics.notices()), (*theirs.notices, *their_metrics.notices()))
+    notices = [f"{name}: {text}" for name, texts in zip(names, told, strict=True) for text in texts]
     if bool(ours.machine) != bool(theirs.machine):
         notices.append(f"{names[1 if ours.machine else 0]} has not recorded its machine: an earlier version wrote it.")
     if ours.run_id and ours.run_id == theirs.run_id:

@@ -18,6 +18,10 @@ from qvl_train.report.metrics_file import METRICS, MetricsFile
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
+# No process has as much: a larger number is none of ours.
+_MOST_GIB = 1e9
+# As a row of metrics may have them.
+_MOST_STEPS = 2**62
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
 _CHANGING = ("versions", "machine", "variables")
@@ -61,7 +65,7 @@ class RunFacts:
         steps = train.get("steps") if isinstance(train, Mapping) else None
         if steps is None and self.result is not None:
             steps = self.result.get("steps")
-        return steps if isinstance(steps, int) else None
+        return steps if isinstance(steps, int) and abs(steps) <= _MOST_STEPS else None
 
     @property
     def continued(self) -> list[Continuation]:
@@ -119,15 +123,16 @@ class RunHistory:
 
     @property
     def last_step(self) -> int:
-        """The last step that has a loss; 0 without one."""
-        steps, _ = self.metrics.series("loss")
-        return int(steps[-1]) if len(steps) else 0
+        """The last step that has a row, whatever is in it; 0 without one."""
+        return self.metrics.last_step or 0
 
     def notices(self) -> list[str]:
         """Say what is missing or odd, a sentence each."""
         found = [*self.facts.notices, *self.metrics.notices()]
-        if not len(self.metrics.series("loss")[0]):
+        if self.metrics.last_step is None:
             found.append(f"No step is in {METRICS} yet.")
+        elif "loss" not in self.metrics.keys:
+            found.append(f"No row of {METRICS} has a loss.")
         holes = self.metrics.lost_steps("loss")
         if holes:
             named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
@@ -265,10 +270,18 @@ def _texts(table: object) -> dict[str, str]:
 def _memory(folder: Path) -> tuple[float, ...]:
     """Give every rank's peak in GiB; nothing where the run has not ended, or the file is not such a one."""
     try:
-        found = json.loads((folder / MEMORY_FILE).read_text(encoding="utf-8"))[MEMORY_KEY]
-        return tuple(float(value) for value in found)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json_object(folder / MEMORY_FILE, error_type=OutputError).get(MEMORY_KEY)
+    except (InputError, OSError):
         return ()
+    values = [_gib(value) for value in found] if isinstance(found, list) else []
+    return tuple(value for value in values if value is not None) if None not in values else ()
+
+
+def _gib(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # A whole number may be larger than any float; comparing costs nothing then.
+    return float(value) if 0 <= value <= _MOST_GIB else None
 
 
 def _other_task(folder: Path, task: str) -> Problem:

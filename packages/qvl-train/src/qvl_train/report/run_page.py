@@ -117,7 +117,8 @@ def _tone(run: RunHistory) -> str:
 
 
 def _last(run: RunHistory, key: str) -> float | None:
-    _, values = run.metrics.series(key)
+    """Give the last value, also where it is NaN or infinite."""
+    _, values = run.metrics.all_values(key)
     return float(values[-1]) if len(values) else None
 
 
@@ -135,7 +136,10 @@ def _best(run: RunHistory, key: str) -> str:
 
 
 def _recent_loss(run: RunHistory) -> str:
-    _, values = run.metrics.series("loss")
+    steps, values = run.metrics.series("loss")
+    last_row = run.metrics.all_values("loss")[0][-1:]
+    if len(values) and steps[-1] != last_row[0]:
+        return f"last finite one {number_text(float(values[-1]))}, at step {int(steps[-1]):,}"
     if len(values) < 2:
         return ""
     last = values[-_LAST_LOSSES:]

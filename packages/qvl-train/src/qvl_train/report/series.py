@@ -15,6 +15,8 @@ MOST_CUTS = 200
 # Below so many rows the line itself is smooth enough to be read.
 _SMOOTH_FROM = 30
 _WINDOW_SHARE = 40
+# Distances of rows on either side of one that tell what is usual there.
+_NEAR = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +30,10 @@ class Series:
         return len(self.steps)
 
     def pieces(self) -> Iterator[Series]:
-        """Give the parts without a hole: neighbours are at most the usual distance apart, and a half.
-
-        Of very many holes only the widest ones cut.
-        """
-        gaps = np.diff(self.steps)
-        usual = np.median(gaps) if len(gaps) else 1
-        cuts = np.flatnonzero(gaps > 1.5 * usual) + 1
+        """Give the parts without a hole. Of very many holes only the widest ones cut."""
+        cuts = holes(self.steps)[0] + 1
         if len(cuts) > MOST_CUTS:
+            gaps = np.diff(self.steps)
             cuts = np.sort(cuts[np.argsort(-gaps[cuts - 1], kind="stable")[:MOST_CUTS]])
         for steps, values in zip(np.split(self.steps, cuts), np.split(self.values, cuts), strict=True):
             if len(steps):
@@ -73,9 +71,36 @@ class Series:
         """Add up from the first row on; a row stands for the steps since the row before it."""
         if not len(self):
             return self
-        gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= _usual(self.steps) else np.nan)
-        gaps = np.where(np.isnan(gaps), _usual(self.steps), gaps)
+        first = _first_usual(self.steps)
+        gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= first else np.nan)
+        gaps = np.where(np.isnan(gaps), first, gaps)
         return Series(steps=self.steps, values=np.cumsum(self.values * gaps))
+
+
+def holes(steps: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Give (places, usual before, usual after) of the holes in ascending steps: between `place` and the one after it.
+
+    A hole is at least twice as wide as what is usual on either side of it: where a run goes on with another distance
+    of its rows, there is none. Usual is the median of five distances; at an end, the only one that is beside it.
+    """
+    gaps = np.diff(steps)
+    # The rest costs more than all else where a run is very long, and is for nothing where all rows are there.
+    if len(gaps) < 2 or gaps.max() < 2 * gaps.min():
+        nothing = np.empty(0, np.int64)
+        return nothing, nothing, nothing
+    before, after = _usual_before(gaps), _usual_before(gaps[::-1])[::-1]
+    before[0], after[-1] = gaps[1], gaps[-2]
+    places = np.flatnonzero(gaps >= 2 * np.maximum(before, after))
+    return places, before[places], after[places]
+
+
+def _usual_before(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the lower median of up to five distances before each one; the first has none and gets the largest number."""
+    none = np.iinfo(np.int64).max // 2
+    padded = np.concatenate([np.full(_NEAR, none), gaps[:-1]])
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, _NEAR), axis=1)
+    counts = np.minimum(np.arange(len(gaps)), _NEAR)
+    return windows[np.arange(len(gaps)), np.maximum(0, counts - 1) // 2]
 
 
 def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
@@ -85,5 +110,6 @@ def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
     return (total[after] - total[first]) / (after - first)
 
 
-def _usual(steps: NDArray[np.int64]) -> int:
-    return int(np.median(np.diff(steps))) if len(steps) > 1 else 1
+def _first_usual(steps: NDArray[np.int64]) -> int:
+    """Give the distance of the first rows: a run may have gone on with another `train.log.every`."""
+    return int(np.median(np.diff(steps[: _NEAR + 1]))) if len(steps) > 1 else 1

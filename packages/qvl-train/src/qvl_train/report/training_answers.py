@@ -21,6 +21,8 @@ _NAME = re.compile(r"step_([0-9]{1,12})\.jsonl")
 _MOST_STEPS = 6
 _MOST_LINES = 2000
 _MOST_LINE_BYTES = 1 << 20
+# Scores are from 0 to 1; those of another benchmark may be percent or counts.
+_LARGEST_SCORE = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,8 @@ def _chosen(rows: Mapping[str, Mapping[str, Any]], most: int) -> list[tuple[str,
 
 def _answer(row: Mapping[str, Any]) -> Answer:
     score = row.get("score")
-    if isinstance(score, bool) or not isinstance(score, int | float):
+    # NaN is no score, and neither right nor wrong.
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST_SCORE:
         score = None
     return Answer(text=_text(row, "prediction"), score=score)
 
