@@ -382,3 +382,22 @@ def test_tables_fit_a_narrow_terminal(large: str) -> None:
     rows = [line.split()[0] for line in written.splitlines() if line.strip()[:1].isdigit()]
     assert set(rows) <= {"0", "1", "2", "3", "1-2", "2-3", "1-3"}
     assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_the_layout_to_paste_is_not_folded_on_a_terminal(
+    large: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from io import StringIO
+
+    from qvl_core.cli import terminal
+    from qvl_core.cli.app import build_app
+    from rich.console import Console
+
+    target = Console(file=StringIO(), width=width, highlight=False, emoji=False, markup=False, force_terminal=True)
+    monkeypatch.setattr(terminal, "console", lambda: target)
+    build_app(["plan"])(["plan", large, "--devices", "32", "--memory-gib", "256", "--top", "1"], standalone_mode=False)
+    written = target.file.getvalue()  # type: ignore[attr-defined]
+    pasted = written.split("To paste into the recipe")[1].partition("\n")[2]
+    assert list(tomli.loads(pasted)) == ["layout"]
+    assert next(line for line in pasted.splitlines() if line.startswith("# goes with")).count("--set") >= 2

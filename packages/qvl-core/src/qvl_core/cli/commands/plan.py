@@ -243,7 +243,8 @@ def _print(
             target.print(f"   {line}")
     print_stages(target, plans[0], "The first plan, stage by stage")
     terminal.print_heading(target, "To paste into the recipe")
-    target.print(_toml(recipe, plans[0], memory_gib))
+    # Folded, a comment's rest would be a line of TOML: the terminal wraps what is too long, and copies it whole.
+    target.print(_toml(recipe, plans[0], memory_gib), soft_wrap=True)
     if with_assumptions:
         print_assumptions(target, job)
 
