@@ -151,6 +151,47 @@ def test_recipes_that_answer_have_a_cache_and_say_what_would_fit(
     assert all(stage["memory_gib"]["kv_cache"] > 0 for stage in found["plans"][0]["stages"])
 
 
+ANSWERS = """\
+schema = 1
+task = "infer"
+[model]
+name = "qwen2.5-vl-7b"
+[weights]
+source = "w"
+[infer]
+prompt = "What is this?"
+batch = 4
+[output]
+dir = "runs/a"
+[generation]
+max_new_tokens = 64
+[launch]
+device = "ascend"
+devices_per_node = 1
+"""
+
+
+@pytest.fixture
+def answers(folder: Path) -> str:
+    """Write a recipe that answers on one device."""
+    (folder / "answers.toml").write_text(ANSWERS)
+    return "answers.toml"
+
+
+def test_answers_of_all_replicas_are_counted_and_are_no_steps(qvl: Call, answers: str) -> None:
+    words = ("--set", "layout.dp=2", "--set", "launch.devices_per_node=2")
+    shown = qvl("show", answers, *words)
+    assert "s for 8 answers of 64 tokens" in shown.out
+    out = qvl("plan", answers, *words, "--top", "1").out
+    assert "s/batch" in out
+    assert "answers/s" in out
+    assert "s/step" not in out
+    plan = values_of(qvl, answers, *words, "--top", "1")["plans"][0]
+    pasted = qvl("plan", answers, *words, "--format", "toml").out
+    assert f"s for {4 * plan['layout']['dp']} answers of 64 tokens" in pasted
+    assert "a step" not in pasted
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2

@@ -27,6 +27,22 @@ MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+def plans_head(job: Job) -> tuple[str, ...]:
+    """Give the heading of the table of plans."""
+    work, time, rate = (
+        ("micro batch", "s/step", "samples/s") if job.task == "train" else ("answers at once", "s/batch", "answers/s")
+    )
+    return ("#", "tp", "pp", "dp", "vision", "text", "recompute", work, "GiB", time, rate, "bubble")
+
+
+def duration_text(plan: Plan) -> str:
+    """Give the time of a step, or of a batch of answers of all replicas, as part of a sentence."""
+    if plan.job.task == "train":
+        return f"about {plan.step_s:.3g} s a step"
+    count = plan.samples_per_step
+    return f"about {plan.step_s:.3g} s for {count} answer{'' if count == 1 else 's'} of {plan.job.new_tokens:,} tokens"
+
+
 def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
     """Give a plan as a row of the table of plans."""
     layout = plan.layout
@@ -145,7 +161,7 @@ def as_toml(plan: Plan, memory_gib: float, *, settings: Sequence[str]) -> str:
     layout = plan.layout
     recompute = plan.recompute_value()
     devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
-    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
+    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, {duration_text(plan)}"
     lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
     if settings:
         lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))

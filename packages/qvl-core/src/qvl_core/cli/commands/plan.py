@@ -223,7 +223,7 @@ def _print(
     with_assumptions: bool,
 ) -> None:
     from qvl_core.cli import terminal
-    from qvl_core.planner.report import plans_row, reasons
+    from qvl_core.planner.report import plans_head, plans_row, reasons
 
     target = terminal.console()
     place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
@@ -232,9 +232,8 @@ def _print(
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
-    head = ("#", "tp", "pp", "dp", "vision", "text", "recompute", "micro batch", "GiB", "s/step", "samples/s", "bubble")
     rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
-    _print_columns(target, head, rows, left=("vision", "text", "recompute"))
+    _print_columns(target, plans_head(job), rows, left=("vision", "text", "recompute"))
     target.print()
     for number, plan in enumerate(plans, 1):
         first, *rest = reasons(plan, memory_gib, plans[0])
