@@ -192,6 +192,24 @@ def test_answers_of_all_replicas_are_counted_and_are_no_steps(qvl: Call, answers
     assert "a step" not in pasted
 
 
+@pytest.mark.parametrize(("devices", "nodes", "each"), [(1, 1, 1), (4, 1, 4), (8, 1, 8), (16, 2, 8), (12, 2, 6)])
+def test_a_recipe_for_one_device_fills_machines_before_it_takes_more(
+    qvl: Call, answers: str, devices: int, nodes: int, each: int
+) -> None:
+    out = qvl("plan", answers, "--devices", str(devices), "--format", "toml").out
+    overrides = [word for line in out.splitlines() if line.startswith("# goes with") for word in line.split()]
+    overrides = [word for word in overrides if "=" in word]
+    overrides += [f"layout.{key}={json.dumps(value)}" for key, value in tomli.loads(out)["layout"].items()]
+    launch = load_recipe(answers, overrides).launch
+    assert (launch.nodes, launch.devices_per_node) == (nodes, each)
+
+
+def test_a_recipe_for_several_machines_keeps_their_size(qvl: Call, large: str) -> None:
+    words = ("--set", "launch.nodes=16", "--set", "launch.devices_per_node=4")
+    out = qvl("plan", large, *words, "--devices", "32", "--memory-gib", "256", "--format", "toml").out
+    assert "launch.nodes=8 --set launch.devices_per_node=4" in " ".join(out.split())
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2

@@ -201,8 +201,10 @@ def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
 
     launch, world = recipe.launch, plan.layout.world_size
     stated = launch.devices_per_node or plan.job.device.devices_per_node
+    # Fewer than a machine has may be all that a recipe for one machine asks for.
+    room = max(stated, plan.job.device.devices_per_node) if launch.nodes == 1 else stated
     # All processes of a CPU run are on one machine; devices are on as few as hold them, equally many on each.
-    machines = 1 if launch.device == "cpu" else -(-world // stated)
+    machines = 1 if launch.device == "cpu" else -(-world // room)
     machines = next(count for count in range(machines, world + 1) if world % count == 0)
     settings = []
     if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
