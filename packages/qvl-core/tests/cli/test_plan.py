@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tomli
 from qvl_core import load_recipe
-from qvl_core.planner.kept_lengths import keep_lengths
+from qvl_core.planner.kept_lengths import keep_lengths, length_settings
 from qvl_core.planner.memory import GIB
 
 Call = Callable[..., Any]
@@ -210,6 +210,24 @@ def test_a_recipe_for_several_machines_keeps_their_size(qvl: Call, large: str) -
     assert "launch.nodes=8 --set launch.devices_per_node=4" in " ".join(out.split())
 
 
+def test_a_micro_batch_that_changes_the_losses_is_told(qvl: Call, large: str) -> None:
+    words = (large, "--devices", "64", "--memory-gib", "256", "--top", "1")
+    weighed = ("--set", "train.loss_reduction=micro_batch")
+    (plan,) = values_of(qvl, *words, *weighed)["plans"]
+    size = plan["micro_batch"]
+    assert size > 1
+    said = f"changes the losses: train.micro_batch is {size} instead of 1"
+    assert any(said in line for line in plan["reasons"])
+    assert said in qvl("plan", *words, *weighed).out
+    pasted = qvl("plan", *words, *weighed, "--format", "toml").out
+    assert f"# {said}" in pasted
+    assert list(tomli.loads(pasted)) == ["layout"]
+    # Neither a loss of tokens nor the micro batch that the recipe has changes anything.
+    assert "losses" not in qvl("plan", *words).out
+    same = ("--set", f"train.micro_batch={size}", "--set", "train.global_batch=192")
+    assert "losses" not in qvl("plan", *words, *weighed, *same, "--format", "toml").out
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2
@@ -308,6 +326,8 @@ def test_lengths_come_from_a_report_of_data_check(qvl: Call, tiny: str, folder: 
         (report_of(lengths={"mean": "long"}), "lengths"),
         (report_of(settings={"sequence_length": 1024}), "1024"),
         (report_of(lengths={"mean": 600.0, "longest": 400}), "belong together"),
+        (report_of(lengths={"mean": 0.25, "longest": 0.5}), "not a whole number"),
+        (report_of(lengths={"mean": 100.0, "longest": 300.5}), "not a whole number"),
         ("nonsense", "JSON"),
     ],
 )
@@ -317,6 +337,50 @@ def test_a_report_that_is_none_is_refused(qvl: Call, tiny: str, folder: Path, te
     assert result.code == 2
     assert named in result.err
     assert "report.json" in result.err
+
+
+def settings_of(tiny: str, *overrides: str) -> dict[str, object]:
+    stated = json.loads(json.dumps(length_settings(load_recipe(tiny, overrides))))
+    return {"sequence_length": 512, "lengths_depend_on": stated}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("data.image.max_pixels=50176", "image"),
+        ("data.too_long=error", "too_long"),
+        ("data.loss_on=all", "loss_on"),
+        ('data.sources=[{path="other.json"}]', "sources"),
+    ],
+)
+def test_a_report_of_other_settings_is_refused(qvl: Call, tiny: str, folder: Path, setting: str, named: str) -> None:
+    (folder / "report.json").write_text(report_of(settings=settings_of(tiny)))
+    words = (tiny, "--data-report", "report.json")
+    assert values_of(qvl, *words)["data"]["note"] == ""
+    assert values_of(qvl, *words, "--set", "data.workers=3", "--set", "train.seed=7")["data"]["measured"]
+    result = qvl("plan", *words, "--set", setting)
+    assert result.code == 2
+    assert f"settings.lengths_depend_on\n  is not the recipe's: {named}" in result.err
+
+
+def test_a_report_of_another_model_is_refused(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "report.json").write_text(report_of(model="qwen2.5-vl-7b"))
+    result = qvl("plan", tiny, "--data-report", "report.json")
+    assert result.code == 2
+    assert "is qwen2.5-vl-7b, the recipe's is qwen2.5-vl-tiny" in result.err
+
+
+def test_a_report_that_states_no_settings_is_taken_with_a_note(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "report.json").write_text(report_of())
+    assert "earlier version" in values_of(qvl, tiny, "--data-report", "report.json")["data"]["note"]
+
+
+def test_prompts_are_compared_by_what_their_lengths_depend_on(qvl: Call, tiny: str, answers: str, folder: Path) -> None:
+    changes = ("model.name=qwen2.5-vl-7b", "data.image.max_pixels=50176")
+    (folder / "report.json").write_text(report_of(settings=settings_of(tiny, *changes)))
+    words = (answers, "--data-report", "report.json", "--set", "data.sequence_length=512")
+    assert values_of(qvl, *words, "--set", "data.image.max_pixels=50176")["data"]["measured"]
+    assert "depend_on" in qvl("plan", *words, "--set", "data.image.max_pixels=100352").err
 
 
 def test_a_missing_report_is_named(qvl: Call, tiny: str) -> None:

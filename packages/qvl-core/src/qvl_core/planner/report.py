@@ -119,7 +119,17 @@ def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]
         mine, theirs = _seconds(plan), _seconds(best)
         loss = max(mine, key=lambda name: mine[name] - theirs[name])
         lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
-    return lines
+    return [*lines, *loss_notes(plan)]
+
+
+def loss_notes(plan: Plan) -> list[str]:
+    """Say where a plan changes what is learned: another micro batch, with a loss that depends on it."""
+    if not plan.job.is_loss_of_micro_batches or plan.micro_batch == plan.job.micro_batch:
+        return []
+    return [
+        f"changes the losses: train.micro_batch is {plan.micro_batch} instead of {plan.job.micro_batch}, and "
+        'train.loss_reduction = "micro_batch" weighs micro batches alike ("token" and "sample" do not depend on it)'
+    ]
 
 
 def _seconds(plan: Plan) -> dict[str, float]:
@@ -165,6 +175,7 @@ def as_toml(plan: Plan, memory_gib: float, *, settings: Sequence[str]) -> str:
     lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
     if settings:
         lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))
+    lines += [f"# {note}" for note in loss_notes(plan)]
     lines += [
         "[layout]",
         f"tp = {layout.tp}",
