@@ -228,6 +228,15 @@ def test_a_micro_batch_that_changes_the_losses_is_told(qvl: Call, large: str) ->
     assert "losses" not in qvl("plan", *words, *weighed, *same, "--format", "toml").out
 
 
+@pytest.mark.parametrize(("recipe", "device"), [("tiny.toml", "ascend-910b2"), ("72b.toml", "cpu")])
+def test_kernels_are_those_of_the_device_planned_for(qvl: Call, folder: Path, recipe: str, device: str) -> None:
+    words = (recipe, "--devices", "1", "--memory-gib", "1e5", "--device", device)
+    listed = values_of(qvl, *words)["assumptions"]
+    value = next(one["value"] for one in listed if one["name"] == "activations")
+    assert ("plain kernels" in value) is (device == "cpu")
+    assert ("Ascend kernels" in value) is (device != "cpu")
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2
@@ -252,6 +261,24 @@ def test_numbers_that_make_no_sense_are_refused(qvl: Call, tiny: str, words: tup
     assert result.code == 2
     assert words[0] in result.err
     assert "fix:" in result.err
+
+
+@pytest.mark.parametrize(("stated", "said"), [("inf", "inf"), ("1e9", "1,000,000,000"), ("1000001", "1,000,001")])
+def test_a_memory_beyond_the_bound_names_the_bound(qvl: Call, tiny: str, stated: str, said: str) -> None:
+    result = qvl("plan", tiny, "--memory-gib", stated)
+    assert result.code == 2
+    assert "--memory-gib" in result.err
+    assert f"is {said}, not a number above 0 and up to 1,000,000" in result.err
+
+
+def test_a_memory_beyond_the_bound_names_the_file_that_states_it(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "mine.json").write_text('{"devices": {"cpu": {"memory_gib": 1e9}}}')
+    result = qvl("plan", tiny, "--device-file", "mine.json")
+    assert result.code == 2
+    assert "mine.json: devices.cpu.memory_gib" in result.err
+    assert "up to 1,000,000" in result.err
+    assert "--memory-gib is" not in result.err
+    assert qvl("plan", tiny, "--device-file", "mine.json", "--memory-gib", "16").code == 0
 
 
 def test_a_recipe_that_is_wrong_is_refused_as_everywhere(qvl: Call, folder: Path) -> None:

@@ -102,7 +102,7 @@ class Job:
 def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) -> Job:
     """Give the job of a loaded recipe; `report` is a file of `qvl data check --format json`."""
     train = recipe.train if recipe.task == "sft" else None
-    kernels: Kernels = "reference" if recipe.launch.device == "cpu" else "fused"
+    kernels = _kernels(device.name, recipe.launch.device)
     buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
     if buffer is not None and device.buffer_mib:
         device = replace(device, buffer_mib=float(buffer))
@@ -120,6 +120,12 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
         is_loss_of_micro_batches=train is not None and train.loss_reduction == "micro_batch",
     )
     return job if train is not None else _answering(job, recipe)
+
+
+def _kernels(device: str, launched_on: str) -> Kernels:
+    """Give the kernels of the device planned for; a device of the user's own has those of the recipe's."""
+    kind = "cpu" if device == "cpu" else "ascend" if device.startswith("ascend") else launched_on
+    return "reference" if kind == "cpu" else "fused"
 
 
 def _answering(job: Job, recipe: Recipe) -> Job:

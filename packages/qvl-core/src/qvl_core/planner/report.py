@@ -126,10 +126,9 @@ def loss_notes(plan: Plan) -> list[str]:
     """Say where a plan changes what is learned: another micro batch, with a loss that depends on it."""
     if not plan.job.is_loss_of_micro_batches or plan.micro_batch == plan.job.micro_batch:
         return []
-    return [
-        f"changes the losses: train.micro_batch is {plan.micro_batch} instead of {plan.job.micro_batch}, and "
-        'train.loss_reduction = "micro_batch" weighs micro batches alike ("token" and "sample" do not depend on it)'
-    ]
+    sizes = f"train.micro_batch is {plan.micro_batch} instead of {plan.job.micro_batch}"
+    reduction = 'train.loss_reduction = "micro_batch" weighs micro batches alike'
+    return [f'changes the losses: {sizes}, and {reduction} ("token" and "sample" do not depend on it)']
 
 
 def _seconds(plan: Plan) -> dict[str, float]:

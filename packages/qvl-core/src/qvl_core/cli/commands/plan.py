@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HEADROOM_PERCENT = 10.0
 _MOST_DEVICES = 65_536
+_MOST_GIB = 1_000_000
 
 
 class Format(str, Enum):
@@ -101,7 +102,10 @@ def register(app: typer.Typer) -> None:
         job = job_of(loaded, facts, report=data_report)
         count = loaded.parallel.world_size if devices is None else devices
         memory = facts.memory_gib if memory_gib is None else memory_gib
-        _require(count, memory)
+        origin = (
+            ("--memory-gib", "") if memory_gib is not None else (device_file or "", f"devices.{facts.name}.memory_gib")
+        )
+        _require(count, memory, origin)
         usable = memory * (1 - headroom / 100)
         _require_choices(job, loaded, count)
         found = search(job, count, usable * GIB, top=top)
@@ -117,7 +121,8 @@ def register(app: typer.Typer) -> None:
             _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
 
 
-def _require(devices: int, memory_gib: float) -> None:
+def _require(devices: int, memory_gib: float, origin: tuple[str, str]) -> None:
+    """Raise InputError for numbers beyond what is planned; `origin`: where the memory is stated, and its key."""
     problems = []
     if not 1 <= devices <= _MOST_DEVICES:
         problems.append(
@@ -127,9 +132,15 @@ def _require(devices: int, memory_gib: float) -> None:
                 fix="--devices 8",
             )
         )
-    if not 0 < memory_gib <= 1e6:
+    if not 0 < memory_gib <= _MOST_GIB:
+        where, key = origin
         problems.append(
-            Problem(where="--memory-gib", message=f"is {memory_gib:g}, not a number above 0", fix="--memory-gib 64")
+            Problem(
+                where=where,
+                key=key,
+                message=f"is {memory_gib:,.10g}, not a number above 0 and up to {_MOST_GIB:,}",
+                fix="--memory-gib 64",
+            )
         )
     if problems:
         raise InputError(problems)
