@@ -244,6 +244,26 @@ def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: s
     assert "Traceback" not in result.err
 
 
+def test_an_odd_batch_has_devices_that_do(qvl: Call, large: str) -> None:
+    words = (large, "--memory-gib", "7", "--set", "train.global_batch=15", "--set", "layout.dp=1")
+    words = (*words, "--set", "launch.nodes=4")
+    result = qvl("plan", *words, "--devices", "8")
+    assert result.code == 2
+    assert "no number of devices" not in result.err
+    more = result.err.split("--devices ")[1].split()[0]
+    assert qvl("plan", *words, "--devices", more, "--top", "1").code == 0
+
+
+def test_numbers_that_were_not_tried_are_not_denied(qvl: Call, large: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl_core.planner.search._MOST_TRIED", 0)
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "64")
+    assert "devices would do, perhaps fewer (not all numbers were tried)" in result.err
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "6")
+    assert "none of the numbers of devices that were tried would do" in result.err
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "6", "--format", "json")
+    assert json.loads(result.out)["would_fit"]["all_tried"] is False
+
+
 def test_devices_that_no_layout_makes_up_name_a_number_that_one_does(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--devices", "97")
     assert result.code == 2

@@ -156,7 +156,12 @@ def as_values(
         "global_batch": job.global_batch,
         "data": {**asdict(job.workload)},
         "plans": [{**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans],
-        "would_fit": short and {"least_memory": _values(short.least), "fewest_devices": _values(short.fewest)},
+        "would_fit": short
+        and {
+            "least_memory": _values(short.least),
+            "fewest_devices": _values(short.fewest),
+            "all_tried": short.all_tried,
+        },
         "assumptions": [asdict(one) for one in assumptions(job)],
     }
 

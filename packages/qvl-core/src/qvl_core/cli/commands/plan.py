@@ -192,13 +192,15 @@ def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: floa
         fixes.append(f"--memory-gib {ceil(10 * need * memory_gib / usable_gib + 0.1) / 10:g}")
     if short.fewest is not None:
         layout = short.fewest.layout
+        perhaps = "" if short.all_tried else ", perhaps fewer (not all numbers were tried)"
         lines.append(
-            f"with this memory {layout.world_size} devices would do: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, "
-            f"{gib(short.fewest.memory):.1f} GiB"
+            f"with this memory {layout.world_size} devices would do{perhaps}: tp {layout.tp}, pp {layout.pp}, "
+            f"dp {layout.dp}, {gib(short.fewest.memory):.1f} GiB"
         )
         fixes.append(f"--devices {layout.world_size}")
     elif short.least is not None:
-        lines.append("no number of devices would do with this memory")
+        number = "no number of devices" if short.all_tried else "none of the numbers of devices that were tried"
+        lines.append(f"{number} would do with this memory")
     return Problem(
         where=recipe.path,
         key="--memory-gib",
