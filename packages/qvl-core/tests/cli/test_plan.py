@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tomli
 from qvl_core import load_recipe
-from qvl_core.planner.kept_lengths import keep_lengths
+from qvl_core.planner.kept_lengths import keep_lengths, length_settings
 from qvl_core.planner.memory import GIB
 
 Call = Callable[..., Any]
@@ -151,11 +151,117 @@ def test_recipes_that_answer_have_a_cache_and_say_what_would_fit(
     assert all(stage["memory_gib"]["kv_cache"] > 0 for stage in found["plans"][0]["stages"])
 
 
+ANSWERS = """\
+schema = 1
+task = "infer"
+[model]
+name = "qwen2.5-vl-7b"
+[weights]
+source = "w"
+[infer]
+prompt = "What is this?"
+batch = 4
+[output]
+dir = "runs/a"
+[generation]
+max_new_tokens = 64
+[launch]
+device = "ascend"
+devices_per_node = 1
+"""
+
+
+@pytest.fixture
+def answers(folder: Path) -> str:
+    """Write a recipe that answers on one device."""
+    (folder / "answers.toml").write_text(ANSWERS)
+    return "answers.toml"
+
+
+def test_answers_of_all_replicas_are_counted_and_are_no_steps(qvl: Call, answers: str) -> None:
+    words = ("--set", "layout.dp=2", "--set", "launch.devices_per_node=2")
+    shown = qvl("show", answers, *words)
+    assert "s for 8 answers of 64 tokens" in shown.out
+    out = qvl("plan", answers, *words, "--top", "1").out
+    assert "s/batch" in out
+    assert "answers/s" in out
+    assert "s/step" not in out
+    plan = values_of(qvl, answers, *words, "--top", "1")["plans"][0]
+    pasted = qvl("plan", answers, *words, "--format", "toml").out
+    assert f"s for {4 * plan['layout']['dp']} answers of 64 tokens" in pasted
+    assert "a step" not in pasted
+
+
+@pytest.mark.parametrize(("devices", "nodes", "each"), [(1, 1, 1), (4, 1, 4), (8, 1, 8), (16, 2, 8), (12, 2, 6)])
+def test_a_recipe_for_one_device_fills_machines_before_it_takes_more(
+    qvl: Call, answers: str, devices: int, nodes: int, each: int
+) -> None:
+    out = qvl("plan", answers, "--devices", str(devices), "--format", "toml").out
+    overrides = [word for line in out.splitlines() if line.startswith("# goes with") for word in line.split()]
+    overrides = [word for word in overrides if "=" in word]
+    overrides += [f"layout.{key}={json.dumps(value)}" for key, value in tomli.loads(out)["layout"].items()]
+    launch = load_recipe(answers, overrides).launch
+    assert (launch.nodes, launch.devices_per_node) == (nodes, each)
+
+
+def test_a_recipe_for_several_machines_keeps_their_size(qvl: Call, large: str) -> None:
+    words = ("--set", "launch.nodes=16", "--set", "launch.devices_per_node=4")
+    out = qvl("plan", large, *words, "--devices", "32", "--memory-gib", "256", "--format", "toml").out
+    assert "launch.nodes=8 --set launch.devices_per_node=4" in " ".join(out.split())
+
+
+def test_a_micro_batch_that_changes_the_losses_is_told(qvl: Call, large: str) -> None:
+    words = (large, "--devices", "64", "--memory-gib", "256", "--top", "1")
+    weighed = ("--set", "train.loss_reduction=micro_batch")
+    (plan,) = values_of(qvl, *words, *weighed)["plans"]
+    size = plan["micro_batch"]
+    assert size > 1
+    said = f"changes the losses: train.micro_batch is {size} instead of 1"
+    assert any(said in line for line in plan["reasons"])
+    assert said in qvl("plan", *words, *weighed).out
+    pasted = qvl("plan", *words, *weighed, "--format", "toml").out
+    assert f"# {said}" in pasted
+    assert list(tomli.loads(pasted)) == ["layout"]
+    # Neither a loss of tokens nor the micro batch that the recipe has changes anything.
+    assert "losses" not in qvl("plan", *words).out
+    same = ("--set", f"train.micro_batch={size}", "--set", "train.global_batch=192")
+    assert "losses" not in qvl("plan", *words, *weighed, *same, "--format", "toml").out
+
+
+@pytest.mark.parametrize(("recipe", "device"), [("tiny.toml", "ascend-910b2"), ("72b.toml", "cpu")])
+def test_kernels_are_those_of_the_device_planned_for(qvl: Call, folder: Path, recipe: str, device: str) -> None:
+    words = (recipe, "--devices", "1", "--memory-gib", "1e5", "--device", device)
+    listed = values_of(qvl, *words)["assumptions"]
+    value = next(one["value"] for one in listed if one["name"] == "activations")
+    assert ("plain kernels" in value) is (device == "cpu")
+    assert ("Ascend kernels" in value) is (device != "cpu")
+
+
 def test_a_memory_too_small_for_any_number_of_devices_says_so(qvl: Call, tiny: str) -> None:
     result = qvl("plan", tiny, "--memory-gib", "0.1")
     assert result.code == 2
     assert "no number of devices would do" in result.err
     assert "Traceback" not in result.err
+
+
+def test_an_odd_batch_has_devices_that_do(qvl: Call, large: str) -> None:
+    words = (large, "--memory-gib", "7", "--set", "train.global_batch=15", "--set", "layout.dp=1")
+    words = (*words, "--set", "launch.nodes=4")
+    result = qvl("plan", *words, "--devices", "8")
+    assert result.code == 2
+    assert "no number of devices" not in result.err
+    more = result.err.split("--devices ")[1].split()[0]
+    assert qvl("plan", *words, "--devices", more, "--top", "1").code == 0
+
+
+def test_numbers_that_were_not_tried_are_not_denied(qvl: Call, large: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl_core.planner.search._MOST_TRIED", 0)
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "64")
+    assert "devices would do, perhaps fewer (not all numbers were tried)" in result.err
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "6")
+    assert "none of the numbers of devices that were tried would do" in result.err
+    result = qvl("plan", large, "--devices", "8", "--memory-gib", "6", "--format", "json")
+    assert json.loads(result.out)["would_fit"]["all_tried"] is False
 
 
 def test_devices_that_no_layout_makes_up_name_a_number_that_one_does(qvl: Call, tiny: str) -> None:
@@ -175,6 +281,24 @@ def test_numbers_that_make_no_sense_are_refused(qvl: Call, tiny: str, words: tup
     assert result.code == 2
     assert words[0] in result.err
     assert "fix:" in result.err
+
+
+@pytest.mark.parametrize(("stated", "said"), [("inf", "inf"), ("1e9", "1,000,000,000"), ("1000001", "1,000,001")])
+def test_a_memory_beyond_the_bound_names_the_bound(qvl: Call, tiny: str, stated: str, said: str) -> None:
+    result = qvl("plan", tiny, "--memory-gib", stated)
+    assert result.code == 2
+    assert "--memory-gib" in result.err
+    assert f"is {said}, not a number above 0 and up to 1,000,000" in result.err
+
+
+def test_a_memory_beyond_the_bound_names_the_file_that_states_it(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "mine.json").write_text('{"devices": {"cpu": {"memory_gib": 1e9}}}')
+    result = qvl("plan", tiny, "--device-file", "mine.json")
+    assert result.code == 2
+    assert "mine.json: devices.cpu.memory_gib" in result.err
+    assert "up to 1,000,000" in result.err
+    assert "--memory-gib is" not in result.err
+    assert qvl("plan", tiny, "--device-file", "mine.json", "--memory-gib", "16").code == 0
 
 
 def test_a_recipe_that_is_wrong_is_refused_as_everywhere(qvl: Call, folder: Path) -> None:
@@ -249,6 +373,8 @@ def test_lengths_come_from_a_report_of_data_check(qvl: Call, tiny: str, folder: 
         (report_of(lengths={"mean": "long"}), "lengths"),
         (report_of(settings={"sequence_length": 1024}), "1024"),
         (report_of(lengths={"mean": 600.0, "longest": 400}), "belong together"),
+        (report_of(lengths={"mean": 0.25, "longest": 0.5}), "not a whole number"),
+        (report_of(lengths={"mean": 100.0, "longest": 300.5}), "not a whole number"),
         ("nonsense", "JSON"),
     ],
 )
@@ -258,6 +384,50 @@ def test_a_report_that_is_none_is_refused(qvl: Call, tiny: str, folder: Path, te
     assert result.code == 2
     assert named in result.err
     assert "report.json" in result.err
+
+
+def settings_of(tiny: str, *overrides: str) -> dict[str, object]:
+    stated = json.loads(json.dumps(length_settings(load_recipe(tiny, overrides))))
+    return {"sequence_length": 512, "lengths_depend_on": stated}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("data.image.max_pixels=50176", "image"),
+        ("data.too_long=error", "too_long"),
+        ("data.loss_on=all", "loss_on"),
+        ('data.sources=[{path="other.json"}]', "sources"),
+    ],
+)
+def test_a_report_of_other_settings_is_refused(qvl: Call, tiny: str, folder: Path, setting: str, named: str) -> None:
+    (folder / "report.json").write_text(report_of(settings=settings_of(tiny)))
+    words = (tiny, "--data-report", "report.json")
+    assert values_of(qvl, *words)["data"]["note"] == ""
+    assert values_of(qvl, *words, "--set", "data.workers=3", "--set", "train.seed=7")["data"]["measured"]
+    result = qvl("plan", *words, "--set", setting)
+    assert result.code == 2
+    assert f"settings.lengths_depend_on\n  is not the recipe's: {named}" in result.err
+
+
+def test_a_report_of_another_model_is_refused(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "report.json").write_text(report_of(model="qwen2.5-vl-7b"))
+    result = qvl("plan", tiny, "--data-report", "report.json")
+    assert result.code == 2
+    assert "is qwen2.5-vl-7b, the recipe's is qwen2.5-vl-tiny" in result.err
+
+
+def test_a_report_that_states_no_settings_is_taken_with_a_note(qvl: Call, tiny: str, folder: Path) -> None:
+    (folder / "report.json").write_text(report_of())
+    assert "earlier version" in values_of(qvl, tiny, "--data-report", "report.json")["data"]["note"]
+
+
+def test_prompts_are_compared_by_what_their_lengths_depend_on(qvl: Call, tiny: str, answers: str, folder: Path) -> None:
+    changes = ("model.name=qwen2.5-vl-7b", "data.image.max_pixels=50176")
+    (folder / "report.json").write_text(report_of(settings=settings_of(tiny, *changes)))
+    words = (answers, "--data-report", "report.json", "--set", "data.sequence_length=512")
+    assert values_of(qvl, *words, "--set", "data.image.max_pixels=50176")["data"]["measured"]
+    assert "depend_on" in qvl("plan", *words, "--set", "data.image.max_pixels=100352").err
 
 
 def test_a_missing_report_is_named(qvl: Call, tiny: str) -> None:
@@ -382,3 +552,22 @@ def test_tables_fit_a_narrow_terminal(large: str) -> None:
     rows = [line.split()[0] for line in written.splitlines() if line.strip()[:1].isdigit()]
     assert set(rows) <= {"0", "1", "2", "3", "1-2", "2-3", "1-3"}
     assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_the_layout_to_paste_is_not_folded_on_a_terminal(
+    large: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from io import StringIO
+
+    from qvl_core.cli import terminal
+    from qvl_core.cli.app import build_app
+    from rich.console import Console
+
+    target = Console(file=StringIO(), width=width, highlight=False, emoji=False, markup=False, force_terminal=True)
+    monkeypatch.setattr(terminal, "console", lambda: target)
+    build_app(["plan"])(["plan", large, "--devices", "32", "--memory-gib", "256", "--top", "1"], standalone_mode=False)
+    written = target.file.getvalue()  # type: ignore[attr-defined]
+    pasted = written.split("To paste into the recipe")[1].partition("\n")[2]
+    assert list(tomli.loads(pasted)) == ["layout"]
+    assert next(line for line in pasted.splitlines() if line.startswith("# goes with")).count("--set") >= 2

@@ -14,11 +14,13 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
 from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
+from qvl_core.planner import search as search_module
 from qvl_core.planner.devices import device_facts
 from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan
-from qvl_core.planner.search import choices, search, shortfall
+from qvl_core.planner.search import choices, search, shortfall, splits_of
+from qvl_core.planner.splits import SplitSearch
 from qvl_core.planner.workload import assumed_workload
 from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import ModelSpec
@@ -252,3 +254,67 @@ def test_zero1_cuts_the_optimizer_and_nothing_else() -> None:
     whole, sliced = make_plan(job, layout), make_plan(job, layout, zero1=True)
     assert sliced.stages[0].memory.moments == pytest.approx(whole.stages[0].memory.moments / 4, rel=1e-6)
     assert sliced.stages[0].memory.weights == whole.stages[0].memory.weights
+
+
+@pytest.mark.parametrize(
+    ("spec", "memory", "batch", "freeze"),
+    [(SEVEN, 9.0, 24, ()), (SEVEN, 7.5, 15, ("vision", "merger")), (load_spec("qwen2.5-vl-72b"), 7.4, 384, FREEZES[1])],
+)
+def test_the_fewest_devices_are_the_fewest(spec: ModelSpec, memory: float, batch: int, freeze: tuple[str, ...]) -> None:
+    job = job_of(spec, global_batch=batch, freeze=freeze)
+    short = shortfall(job, 1, memory * GIB)
+    assert short.fewest is not None
+    assert short.all_tried
+    fewest = short.fewest.layout.world_size
+    assert short.fewest.fits(memory * GIB)
+    assert found(job, fewest, memory * GIB, top=1)
+    smaller = [size for size in range(1, fewest) if size <= 8 or size % 8 == 0]
+    assert not [size for size in smaller if found(job, size, memory * GIB, top=1)]
+
+
+def test_where_no_number_of_devices_does_it_is_known_or_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(SEVEN, global_batch=24)
+    short = shortfall(job, 8, 0.1 * GIB)
+    assert (short.fewest, short.all_tried) == (None, True)
+    known = shortfall(job, 8, 9 * GIB)
+    monkeypatch.setattr(search_module, "_MOST_TRIED", 0)
+    guessed = shortfall(job, 8, 9 * GIB)
+    assert guessed.fewest is not None
+    assert known.fewest is not None
+    assert not guessed.all_tried
+    assert guessed.fewest.layout.world_size >= known.fewest.layout.world_size
+
+
+def test_the_least_memory_is_that_of_every_recomputation() -> None:
+    job = job_of(SEVEN, global_batch=24)
+    short = shortfall(job, 8, 10 * GIB)
+    assert short.least is not None
+    each = [splits_of(job, choice).least_bytes() for choice in choices(job, 8) if choice.micro_batch == 1]
+    assert short.least.memory <= 1.002 * min(one[0] for one in each if one is not None)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    spec=st.sampled_from([TINY, SEVEN, load_spec("qwen2.5-vl-32b")]),
+    freeze=st.sampled_from(FREEZES),
+    devices=st.sampled_from([2, 4, 6, 8, 16, 48]),
+    number=st.integers(0, 10_000),
+    share=st.floats(0.9, 1.3),
+    task=st.sampled_from(["train", "generate"]),
+)
+def test_what_is_refused_without_a_search_has_no_split(
+    spec: ModelSpec, freeze: tuple[str, ...], devices: int, number: int, share: float, task: str
+) -> None:
+    job = job_of(spec, global_batch=48, freeze=freeze, task=task, batch=2, new_tokens=8)
+    every = list(choices(job, devices))
+    searched = splits_of(job, every[number % len(every)])
+    least = searched.least_bytes()
+    if least is None:
+        return
+    assert searched.least_memory() <= least[0]
+    limit = least[0] * share
+    quick = searched.best(limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SplitSearch, "least_memory", lambda _: 0.0)
+        patch.setattr(SplitSearch, "_may_hold", lambda *_: True)
+        assert searched.best(limit) == quick

@@ -11,6 +11,7 @@ from data_files import llava, save_image, write_records
 from page_reader import PageReader
 from qvl_core import load_recipe
 from qvl_core.cli.boundary import guarded
+from qvl_core.errors import DataError
 from qvl_core.planner.kept_lengths import find_lengths
 from qvl_core.planner.workload import workload_of
 from qvl_data.commands import check, register
@@ -134,6 +135,18 @@ def test_lengths_are_kept_for_planning(recipe: Path, tmp_path: Path, capsys: pyt
     assert 0 < report["per_sample"]["labels"] < report["per_sample"]["longest_text"]
     (tmp_path / "r.json").write_text("[]")
     assert "stale" in find_lengths(load_recipe(str(recipe))).note
+
+
+def test_a_report_is_taken_for_the_settings_it_was_made_with(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", recipe, "--format", "json") == 0
+    report = tmp_path / "report.json"
+    report.write_text(capsys.readouterr().out)
+    planned = workload_of(load_recipe(str(recipe)), str(report))
+    assert (planned.measured, planned.note) == (True, "")
+    with pytest.raises(DataError, match=r"is not the recipe's: image"):
+        workload_of(load_recipe(str(recipe), ["data.image.max_pixels=6272"]), str(report))
 
 
 def test_a_cache_that_cannot_be_written_is_no_mistake(recipe: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class Job:
     """A run without its layout.
 
     Where the task is to generate, `batch` are the rows that a replica answers at a time, `new_tokens` the most that an
-    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound).
+    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound). Where each micro batch
+    weighs the same in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
     """
 
     spec: ModelSpec
@@ -66,6 +67,7 @@ class Job:
     held_tokens: int = 0
     engine: Engine = QVL
     kernels: Kernels = "fused"
+    is_loss_of_micro_batches: bool = False
 
     @property
     def frozen(self) -> frozenset[Component]:
@@ -100,7 +102,7 @@ class Job:
 def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) -> Job:
     """Give the job of a loaded recipe; `report` is a file of `qvl data check --format json`."""
     train = recipe.train if recipe.task == "sft" else None
-    kernels: Kernels = "reference" if recipe.launch.device == "cpu" else "fused"
+    kernels = _kernels(device.name, recipe.launch.device)
     buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
     if buffer is not None and device.buffer_mib:
         device = replace(device, buffer_mib=float(buffer))
@@ -115,8 +117,15 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
         global_batch=train.global_batch if train is not None else 1,
         micro_batch=train.micro_batch if train is not None else 1,
         kernels=kernels,
+        is_loss_of_micro_batches=train is not None and train.loss_reduction == "micro_batch",
     )
     return job if train is not None else _answering(job, recipe)
+
+
+def _kernels(device: str, launched_on: str) -> Kernels:
+    """Give the kernels of the device planned for; a device of the user's own has those of the recipe's."""
+    kind = "cpu" if device == "cpu" else "ascend" if device.startswith("ascend") else launched_on
+    return "reference" if kind == "cpu" else "fused"
 
 
 def _answering(job: Job, recipe: Recipe) -> Job:

@@ -81,18 +81,24 @@ def find_lengths(recipe: Recipe) -> KeptLengths:
     return KeptLengths(values=content["values"], file=target)
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Give what lengths depend on beside the bytes of files, as values that JSON has."""
+def length_settings(recipe: Recipe) -> dict[str, Any]:
+    """Give what lengths depend on beside the bytes of files, as values that JSON has; paths as the recipe has them."""
     data = recipe.data.model_dump(mode="json", include=set(_SETTINGS))
-    for source in (*data["sources"], *([data["validation"]] if data["validation"] else [])):
-        for key in ("path", "media_root"):
-            if source.get(key):
-                source[key] = str(Path(source[key]).resolve())
     validation, train = recipe.data.validation, recipe.train
     # What is held out by a fraction is drawn with the seed.
     is_drawn = validation is not None and validation.fraction is not None
     data["seed"] = train.seed if train is not None and is_drawn else None
-    return {"model": recipe.spec.name, "weights": str(Path(recipe.weights.source).resolve()), **data}
+    return {"model": recipe.spec.name, **data}
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Give the same with the paths of this machine: a file that is kept may be found from any folder."""
+    settings = length_settings(recipe)
+    for source in (*settings["sources"], *([settings["validation"]] if settings["validation"] else [])):
+        for key in ("path", "media_root"):
+            if source.get(key):
+                source[key] = str(Path(source[key]).resolve())
+    return {**settings, "weights": str(Path(recipe.weights.source).resolve())}
 
 
 def _file(recipe: Recipe, settings: Mapping[str, Any]) -> Path:

@@ -212,6 +212,21 @@ class PartMemory:
         is_own_master = (self._job.dtype == "float32" or self._job.lora is not None) and not self._zero1
         return (0 if is_own_master else own * FP32), own * 2 * FP32
 
+    def least_bytes(self, whole: StageShape, stages: int, communicators: int) -> float:
+        """Give bytes that the fullest of so many stages takes at least: what `whole` holds and caches spread evenly.
+
+        Activations are left out; what every rank takes is not spread.
+        """
+        job, held = self._job, self.held(whole)
+        spread = float(self.state_bytes(held))
+        every = job.device.base_gib * GIB + self._buffers(communicators)
+        if job.task != "train":
+            spread += self.cache_bytes(whole)
+        elif self._dp > 1 and self._zero1:
+            spread += held.sliced * FP32
+        # Sums of numbers this large are not exact to the last bit.
+        return (every + spread / stages) * (1 - 1e-12)
+
     def of_stage(
         self, shape: StageShape, *, in_flight: int, is_first: bool, is_last: bool, communicators: int
     ) -> MemoryParts:
@@ -347,13 +362,15 @@ class PartMemory:
 
     def _communication(self, held: Held, communicators: int) -> float:
         """Give the communicators' buffers, and a bucket or two on the way over the replicas."""
-        buffers = communicators * 2 * self._job.device.buffer_mib * MIB if communicators > 1 else 0.0
         bucket = 0.0
         if self._dp > 1 and held.trained:
             # Packed gradients and their sum, and a replica's slices of all of them.
             bucket = 2 * min(held.trained, _BUCKET) * FP32
             bucket += held.sliced * FP32 if self._zero1 else 0
-        return buffers + bucket
+        return self._buffers(communicators) + bucket
+
+    def _buffers(self, communicators: int) -> float:
+        return communicators * 2 * self._job.device.buffer_mib * MIB if communicators > 1 else 0.0
 
 
 @lru_cache(maxsize=256)

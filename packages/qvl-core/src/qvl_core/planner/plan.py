@@ -53,6 +53,11 @@ class Plan:
         return max(1, self.job.global_batch // (self.micro_batch * self.layout.dp))
 
     @property
+    def samples_per_step(self) -> int:
+        """Count the samples, or answers, of all replicas in what `step_s` is the time of."""
+        return self.job.global_batch if self.job.task == "train" else self.job.batch * self.layout.dp
+
+    @property
     def memory(self) -> float:
         """Give the bytes of the fullest rank."""
         return max(stage.memory.total for stage in self.stages)
@@ -93,8 +98,7 @@ class Plan:
     @property
     def samples_per_s(self) -> float:
         """Give the samples, or answers, of all replicas in a second."""
-        per_step = self.job.global_batch if self.job.task == "train" else self.job.batch * self.layout.dp
-        return per_step / self.step_s
+        return self.samples_per_step / self.step_s
 
     @property
     def mfu(self) -> float:

@@ -27,6 +27,22 @@ MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+def plans_head(job: Job) -> tuple[str, ...]:
+    """Give the heading of the table of plans."""
+    work, time, rate = (
+        ("micro batch", "s/step", "samples/s") if job.task == "train" else ("answers at once", "s/batch", "answers/s")
+    )
+    return ("#", "tp", "pp", "dp", "vision", "text", "recompute", work, "GiB", time, rate, "bubble")
+
+
+def duration_text(plan: Plan) -> str:
+    """Give the time of a step, or of a batch of answers of all replicas, as part of a sentence."""
+    if plan.job.task == "train":
+        return f"about {plan.step_s:.3g} s a step"
+    count = plan.samples_per_step
+    return f"about {plan.step_s:.3g} s for {count} answer{'' if count == 1 else 's'} of {plan.job.new_tokens:,} tokens"
+
+
 def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
     """Give a plan as a row of the table of plans."""
     layout = plan.layout
@@ -103,7 +119,16 @@ def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]
         mine, theirs = _seconds(plan), _seconds(best)
         loss = max(mine, key=lambda name: mine[name] - theirs[name])
         lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
-    return lines
+    return [*lines, *loss_notes(plan)]
+
+
+def loss_notes(plan: Plan) -> list[str]:
+    """Say where a plan changes what is learned: another micro batch, with a loss that depends on it."""
+    if not plan.job.is_loss_of_micro_batches or plan.micro_batch == plan.job.micro_batch:
+        return []
+    sizes = f"train.micro_batch is {plan.micro_batch} instead of {plan.job.micro_batch}"
+    reduction = 'train.loss_reduction = "micro_batch" weighs micro batches alike'
+    return [f'changes the losses: {sizes}, and {reduction} ("token" and "sample" do not depend on it)']
 
 
 def _seconds(plan: Plan) -> dict[str, float]:
@@ -131,7 +156,12 @@ def as_values(
         "global_batch": job.global_batch,
         "data": {**asdict(job.workload)},
         "plans": [{**plan_values(plan), "reasons": reasons(plan, memory_gib, plans[0])} for plan in plans],
-        "would_fit": short and {"least_memory": _values(short.least), "fewest_devices": _values(short.fewest)},
+        "would_fit": short
+        and {
+            "least_memory": _values(short.least),
+            "fewest_devices": _values(short.fewest),
+            "all_tried": short.all_tried,
+        },
         "assumptions": [asdict(one) for one in assumptions(job)],
     }
 
@@ -145,10 +175,11 @@ def as_toml(plan: Plan, memory_gib: float, *, settings: Sequence[str]) -> str:
     layout = plan.layout
     recompute = plan.recompute_value()
     devices = f"{layout.world_size} device{'' if layout.world_size == 1 else 's'}"
-    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, about {plan.step_s:.3g} s a step"
+    needs = f"{gib(plan.memory):.1f} of {memory_gib:g} GiB, {duration_text(plan)}"
     lines = [f"# {devices}, {needs} (qvl plan, not measured)"]
     if settings:
         lines.append("# goes with " + " ".join(f"--set {setting}" for setting in settings))
+    lines += [f"# {note}" for note in loss_notes(plan)]
     lines += [
         "[layout]",
         f"tp = {layout.tp}",

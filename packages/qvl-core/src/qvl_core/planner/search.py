@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import inf
 
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.plan import Plan, make_plan
-from qvl_core.planner.splits import Split, SplitSearch
+from qvl_core.planner.splits import LeastMemory, Split, SplitSearch
 
 # A micro batch larger than this gains nothing that a plan could see.
 LARGEST_MICRO_BATCH = 16
 MOST_DEVICES = 65_536
+# Choices that are tried for the fewest devices: 1 or 2 milliseconds each.
+_MOST_TRIED = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +38,19 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortfall:
-    """What would fit where nothing does: the plan that takes least on these devices, and the fewest devices."""
+    """What would fit where nothing does: the plan that takes least on these devices, and the fewest devices.
+
+    Where not `all_tried`, fewer than `fewest` might do as well, or some where there is none.
+    """
 
     least: Plan | None
     fewest: Plan | None
+    all_tried: bool
 
 
 def choices(job: Job, devices: int) -> Iterator[Choice]:
     """Yield every choice for so many devices, whatever it takes of memory."""
-    layers = job.spec.vision.depth + job.spec.text.num_layers
-    if job.task != "train":
-        layers = 1 + job.spec.text.num_layers
+    layers = _most_stages(job)
     for tp in legal_tensor_degrees(job.spec):
         if devices % tp:
             continue
@@ -55,16 +59,20 @@ def choices(job: Job, devices: int) -> Iterator[Choice]:
             if pp > layers or (job.task == "train" and job.global_batch % dp):
                 continue
             for micro_batch in _micro_batches(job, dp):
-                for recompute in _recomputations(job):
-                    yield Choice(
-                        tp=tp,
-                        pp=pp,
-                        dp=dp,
-                        micro_batch=micro_batch,
-                        recompute=recompute,
-                        # It only ever saves: the same bytes travel, and a replica updates a part.
-                        zero1=job.task == "train" and dp > 1,
-                    )
+                yield from _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=micro_batch)
+
+
+def _recomputing(job: Job, *, tp: int, pp: int, dp: int, micro_batch: int) -> Iterator[Choice]:
+    """Yield the choices of what is recomputed."""
+    # ZeRO-1 only ever saves: the same bytes travel, and a replica updates a part.
+    zero1 = job.task == "train" and dp > 1
+    for recompute in _recomputations(job):
+        yield Choice(tp=tp, pp=pp, dp=dp, micro_batch=micro_batch, recompute=recompute, zero1=zero1)
+
+
+def _most_stages(job: Job) -> int:
+    vision = job.spec.vision.depth if job.task == "train" else 1
+    return vision + job.spec.text.num_layers
 
 
 def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tuple[Plan, ...]:
@@ -102,48 +110,73 @@ def _smallest_micro_batches(bounded: list[tuple[float, int, Choice, SplitSearch]
 def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
     """Find what would fit where nothing does: how much memory, or how many devices."""
     size, smallest = inf, None
-    searches = [(splits_of(job, choice), choice) for choice in _smallest(job, devices)]
-    for splits, choice in sorted(searches, key=lambda pair: pair[0].least_state()):
+    searches = [(splits_of(job, choice), choice) for choice in _least(job, devices)]
+    for splits, choice in sorted(searches, key=lambda pair: pair[0].least_memory()):
         # What saves less than a thousandth is not worth looking for.
         found = splits.least_bytes(size * (1 - 1e-3))
         if found is not None:
             size, smallest = found[0], (choice, found[1])
     least = plan_of(job, *smallest) if smallest else None
-    return Shortfall(least=least, fewest=_fewest(job, devices, memory_bytes))
+    fewest, all_tried = _fewest(job, memory_bytes)
+    return Shortfall(least=least, fewest=fewest, all_tried=all_tried)
 
 
-def _fewest(job: Job, devices: int, memory_bytes: float) -> Plan | None:
-    """Give a plan for the fewest devices that do; of more than a machine's, whole machines, 32 sizes at most."""
+def _fewest(job: Job, memory_bytes: float) -> tuple[Plan | None, bool]:
+    """Give a plan for the fewest devices that do, and whether all smaller numbers were tried: whole machines first.
+
+    A thousand sizes may come into question: after `_MOST_TRIED` choices only doublings of a machine are left to try.
+    """
+    machine, tried = job.device.devices_per_node, 0
+    smallest = _smallest_micro_batch(job)
+    bounds = LeastMemory(job, smallest)
+    for size, shapes in _sizes(job):
+        for tp, pp, dp in shapes:
+            if bounds.of(tp, pp, dp) > memory_bytes:
+                continue
+            for choice in _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest):
+                tried += 1
+                if splits_of(job, choice).best(memory_bytes, any_will_do=True) is not None:
+                    return _fitting(job, size, memory_bytes), True
+        if tried > _MOST_TRIED:
+            doubled = (machine << more for more in range(1, 17) if size < machine << more <= MOST_DEVICES)
+            found = (_fitting(job, more, memory_bytes) for more in doubled)
+            return next((plan for plan in found if plan is not None), None), False
+    return None, True
+
+
+def _sizes(job: Job) -> list[tuple[int, list[tuple[int, int, int]]]]:
+    """List numbers of devices with the tp, pp and dp of each: up to a machine, whole machines, then all others."""
     machine = job.device.devices_per_node
-    sizes = sorted({start << more for start in (devices, machine) for more in range(16)})
-    larger = (size for size in sizes if devices < size <= MOST_DEVICES)
-    found = next((plan for size in larger if (plan := _fitting(job, size, memory_bytes)) is not None), None)
-    if found is None:
-        return None
-    alone = Choice(tp=1, pp=1, dp=1, micro_batch=1, recompute=frozenset(), zero1=False)
-    # No layout holds less in all: cutting copies some, and replicas all weights.
-    first = max(devices + 1, ceil(splits_of(job, alone).least_state() / memory_bytes))
-    between = [size for size in range(first, found.layout.world_size) if size <= machine or not size % machine]
-    some = between[:: max(1, -(-len(between) // 32))]
-    return next((plan for size in some if (plan := _fitting(job, size, memory_bytes)) is not None), found)
+    replicas = _divisors(job.global_batch) if job.task == "train" else [1]
+    sizes: dict[int, list[tuple[int, int, int]]] = {}
+    for tp in legal_tensor_degrees(job.spec):
+        for dp in replicas:
+            for pp in range(1, _most_stages(job) + 1):
+                size = tp * pp * dp
+                if size > MOST_DEVICES:
+                    break
+                sizes.setdefault(size, []).append((tp, pp, dp))
+    return sorted(sizes.items(), key=lambda pair: (pair[0] > machine and pair[0] % machine > 0, pair[0]))
 
 
 def _fitting(job: Job, devices: int, memory_bytes: float) -> Plan | None:
     """Give a plan for so many devices that fits, the fastest of those that take least; None where none does."""
     fitting = (
         plan_of(job, choice, split)
-        for choice in _smallest(job, devices)
+        for choice in _least(job, devices)
         if (split := splits_of(job, choice).best(memory_bytes)) is not None
     )
     return min(fitting, key=lambda plan: plan.step_s, default=None)
 
 
-def _smallest(job: Job, devices: int) -> list[Choice]:
-    """List the choices that take least: the smallest micro batch, all or nothing recomputed."""
-    smallest = 1 if job.task == "train" else job.batch
-    found = [choice for choice in choices(job, devices) if choice.micro_batch == smallest]
-    fullest = max((len(choice.recompute) for choice in found), default=0)
-    return [choice for choice in found if len(choice.recompute) in (0, fullest)]
+def _least(job: Job, devices: int) -> list[Choice]:
+    """List the choices for so many devices that take least: those with the smallest micro batch."""
+    smallest = _smallest_micro_batch(job)
+    return [choice for choice in choices(job, devices) if choice.micro_batch == smallest]
+
+
+def _smallest_micro_batch(job: Job) -> int:
+    return 1 if job.task == "train" else job.batch
 
 
 def splits_of(job: Job, choice: Choice) -> SplitSearch:

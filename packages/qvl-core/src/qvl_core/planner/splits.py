@@ -53,6 +53,30 @@ class _Place:
         return min(self.most, self.least + floor((limit - self.value) / self.more_value + 1e-9))
 
 
+class LeastMemory:
+    """Gives bytes that no split is under, for any tp, pp and dp; what is recomputed makes no difference to them."""
+
+    def __init__(self, job: Job, micro_batch: int) -> None:
+        self._job, self._micro_batch = job, micro_batch
+        self._whole = _whole(job)
+        self._parts: dict[tuple[int, int], PartMemory] = {}
+
+    def of(self, tp: int, pp: int, dp: int) -> float:
+        """Give bytes that the fullest rank takes at least."""
+        parts = self._parts.get((tp, dp))
+        if parts is None:
+            parts = PartMemory(
+                self._job,
+                tp=tp,
+                dp=dp,
+                samples=self._micro_batch,
+                recompute=frozenset(),
+                zero1=self._job.task == "train" and dp > 1,
+            )
+            self._parts[tp, dp] = parts
+        return parts.least_bytes(self._whole, pp, _communicators(tp, pp, dp))
+
+
 class SplitSearch:
     """Finds splits for one tp, pp, dp, micro batch and recomputation."""
 
@@ -71,22 +95,19 @@ class SplitSearch:
         self._micro_batches = max(1, job.global_batch // (micro_batch * dp)) if job.task == "train" else 1
         self._memory = PartMemory(job, tp=tp, dp=dp, samples=micro_batch, recompute=recompute, zero1=zero1)
         self._times = PartTimes(job, tp=tp, dp=dp, samples=micro_batch, recompute=recompute)
-        self._communicators = 1 + (tp > 1) + (pp > 1) + (dp > 1)
+        self._communicators = _communicators(tp, pp, dp)
         self._bytes = lru_cache(maxsize=None)(self._stage_bytes)
         self._seconds = lru_cache(maxsize=None)(self._stage_seconds)
         self._places = lru_cache(maxsize=None)(self._place)
         self._most_vision = lru_cache(maxsize=None)(self._find_most_vision)
-        vision, text = job.spec.vision.depth, job.spec.text.num_layers
-        whole = self._shape(vision, text, first=True, done=True, embeds=True, head=True)
+        self._most_text = lru_cache(maxsize=None)(self._find_most_text)
         # Of one micro batch through all stages; the last stage runs nothing twice.
-        self._least_total, _ = self._seconds(whole, True, True)
+        self._least_total, _ = self._seconds(_whole(job), True, True)
 
     def least_step(self) -> float:
         """Give a time that no split can beat, whatever its memory: the best of what the last stage may hold."""
         layers, others = self._job.spec.text.num_layers, self._pp - 1
-        vision = self._job.spec.vision.depth
-        whole = self._shape(vision, layers, first=True, done=True, embeds=True, head=True)
-        _, end = self._seconds(whole, True, True)
+        _, end = self._seconds(_whole(self._job), True, True)
         # The stages' means are never more than the slowest of them.
         end = (end - (self._micro_batches - 1) * self._least_total) / self._pp
         if not others:
@@ -102,11 +123,9 @@ class SplitSearch:
             best = min(best, total + (self._micro_batches - 1) * max(total / self._pp, last * layer, crowded))
         return best + end
 
-    def least_state(self) -> float:
-        """Give bytes that the fullest rank takes at least: weights, gradients and optimizer spread evenly."""
-        vision, text = self._job.spec.vision.depth, self._job.spec.text.num_layers
-        whole = self._shape(vision, text, first=True, done=True, embeds=True, head=True)
-        return self._memory.state_bytes(self._memory.held(whole)) / self._pp
+    def least_memory(self) -> float:
+        """Give bytes that the fullest rank takes at least, whatever the split."""
+        return self._memory.least_bytes(_whole(self._job), self._pp, self._communicators)
 
     def least_bytes(self, below: float = inf) -> tuple[float, Split] | None:
         """Give the least memory in which a split exists, to 0.1 %, and that split; None where it is not under `below`.
@@ -116,7 +135,7 @@ class SplitSearch:
         found = self.best(below, any_will_do=True)
         if found is None:
             return None
-        low, high = self.least_state(), max(self.stage_bytes(found))
+        low, high = self.least_memory(), max(self.stage_bytes(found))
         while high - low > 1e-3 * high:
             middle = (low + high) / 2
             smaller = self.best(middle, any_will_do=True)
@@ -134,7 +153,7 @@ class SplitSearch:
     def best(self, limit: float, *, any_will_do: bool = False) -> Split | None:
         """Give the fastest split, or any, whose ranks stay within `limit` bytes; None where there is none."""
         found: Split | None = None
-        if self.least_state() > limit:
+        if self.least_memory() > limit or not self._may_hold(limit):
             return None
         for vision, begins in self._prefixes(limit):
             split = self._deal(vision, begins, limit, found.step_s if found else inf)
@@ -143,6 +162,42 @@ class SplitSearch:
                 if any_will_do:
                     break
         return found
+
+    def _may_hold(self, limit: float) -> bool:
+        """Tell whether there might be a split, without trying any: False is certain.
+
+        A stage between the first and the last holds no more than one of its kind with the fewest micro batches in
+        flight; the stage on which text begins counts as one of either kind.
+        """
+        if self._job.task != "train" or self._pp == 1:
+            return True
+        depth, layers, end = self._job.spec.vision.depth, self._job.spec.text.num_layers, self._pp - 1
+        first = max(self._most_vision(0, done, depth, limit) for done in (False, True))
+        if not first:
+            return False
+        left = depth - first
+        more = max(self._most_vision(end, done, depth, limit) for done in (False, True)) if left > 0 else 1
+        if not more:
+            return False
+        begins = ceil(left / more) if left > 0 else 0
+        inner = self._most_text(end, False, layers, limit)
+        last = self._most_text(end, True, layers, limit)
+        opening = max(inner, self._most_text(0, False, layers, limit)) if begins == 0 else inner
+        return (
+            begins <= end and last > 0 and (end > begins) * opening + max(0, end - begins - 1) * inner + last >= layers
+        )
+
+    def _find_most_text(self, stage: int, head: bool, highest: int, limit: float) -> int:
+        """Give the text layers that fit on a stage of text alone that does not embed, 0 if none does."""
+        low, high = 0, highest
+        while low < high:
+            middle = (low + high + 1) // 2
+            shape = self._shape(0, middle, first=False, done=True, embeds=False, head=head)
+            if self._bytes(shape, stage) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def _prefixes(self, limit: float) -> Iterator[tuple[tuple[int, ...], int]]:
         """Yield vision's layers on the first stages, and the stage on which text begins."""
@@ -324,6 +379,23 @@ class SplitSearch:
             end = replica_seconds(job, held, tp=self._tp, dp=self._dp, zero1=self._zero1)
             end += update_seconds(job, held, zero1=self._zero1)
         return time, (self._micro_batches - 1) * time + end
+
+
+def _communicators(tp: int, pp: int, dp: int) -> int:
+    return 1 + (tp > 1) + (pp > 1) + (dp > 1)
+
+
+def _whole(job: Job) -> StageShape:
+    """Give the shape of a stage that holds all of the model."""
+    return StageShape(
+        vision=job.spec.vision.depth,
+        text=job.spec.text.num_layers,
+        patch_embed=True,
+        merger=True,
+        embeds=True,
+        head=True,
+        vision_done=True,
+    )
 
 
 def _dealt(places: list[_Place], threshold: float, last: int, layers: int) -> list[int]:

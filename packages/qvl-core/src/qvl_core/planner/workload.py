@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_core.errors import DataError, Problem
 from qvl_core.json_file import read_json_object
-from qvl_core.planner.kept_lengths import find_lengths
+from qvl_core.planner.kept_lengths import find_lengths, length_settings
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -27,6 +27,8 @@ LABEL_SHARE = 1 / 3
 PACK_FILL = 0.95
 # A question with the template around it.
 PROMPT_TOKENS = 512
+# Of the settings that lengths depend on, those that a prompt to answer has as well.
+_PROMPT_SETTINGS = ("model", "image", "video")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
     """
     limit, packing = recipe.data.sequence_length, recipe.data.packing
     if report is not None:
-        return _from_report(Path(report), limit, packing)
+        return _from_report(Path(report), recipe)
     if recipe.task != "sft":
         return _prompts(recipe)
     kept = find_lengths(recipe)
@@ -119,7 +121,8 @@ class _FigureError(ValueError):
         self.key, self.message = key, message
 
 
-def _from_report(path: Path, limit: int, packing: bool) -> Workload:
+def _from_report(path: Path, recipe: Recipe) -> Workload:
+    limit, packing = recipe.data.sequence_length, recipe.data.packing
     fix = f"qvl data check RECIPE --format json > {path}"
     content = read_json_object(path, error_type=DataError, fix=fix)
 
@@ -131,19 +134,36 @@ def _from_report(path: Path, limit: int, packing: bool) -> Workload:
     if content["lengths"] is None or content.get("tokens") is None:
         raise refuse("lengths", "has no lengths: the check found no sample that can be used")
     stated = content.get("settings", {})
-    checked_at = stated.get("sequence_length") if isinstance(stated, dict) else None
+    stated = stated if isinstance(stated, dict) else {}
+    checked_at = stated.get("sequence_length")
     if checked_at != limit:
         raise refuse("settings.sequence_length", f"is {checked_at}, the recipe's data.sequence_length is {limit}")
+    if content.get("model", recipe.spec.name) != recipe.spec.name:
+        raise refuse("model", f"is {content['model']}, the recipe's is {recipe.spec.name}")
+    differing, note = _differing(stated, recipe)
+    if differing:
+        raise refuse("settings.lengths_depend_on", f"is not the recipe's: {', '.join(differing)}")
     try:
-        return _measured(content, limit, packing, f"measured: {path}")
+        return replace(_measured(content, limit, packing, f"measured: {path}"), note=note)
     except _FigureError as error:
         raise refuse(error.key, error.message) from None
+
+
+def _differing(stated: Mapping[str, Any], recipe: Recipe) -> tuple[list[str], str]:
+    """List the settings by which a report's lengths are not the recipe's; and a note where it does not state them."""
+    there, here = stated.get("lengths_depend_on"), length_settings(recipe)
+    if not isinstance(there, dict):
+        return [], "the report is of an earlier version: of its settings, only model and sequence_length were compared"
+    compared = sorted(here) if recipe.task == "sft" else _PROMPT_SETTINGS
+    return [key for key in compared if here[key] != there.get(key)], ""
 
 
 def _measured(values: Mapping[str, Any], limit: int, packing: bool, source: str) -> Workload:
     """Give the lengths that a report states. Raises _FigureError."""
     mean, longest = (_number(values, "lengths", key) for key in ("mean", "longest"))
     text, total = (_number(values, "tokens", key) for key in ("text", "all"))
+    if longest != int(longest) or longest < 1:
+        raise _FigureError("lengths.longest", f"is {longest:g}, not a whole number of tokens from 1")
     if not 0 < mean <= longest <= limit or not 0 <= text <= total:
         raise _FigureError(
             "lengths", f"mean {mean:g}, longest {longest:g} at a limit of {limit:,}: do not belong together"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qvl_core.cli.inputs import missing_inputs
 from qvl_core.errors import DataError, InputError, Problem
 from qvl_core.input_file import printable
+from qvl_core.planner.kept_lengths import length_settings
 
 from qvl_data.dataset import Dataset
 from qvl_data.inspection.examples import example_samples
@@ -91,6 +92,7 @@ def inspect_recipe(
         sources=tuple(_source_counts(recipe, measured)),
         groups=in_order(groups),
         media=media_totals(measured.found.media),
+        lengths_depend_on=length_settings(recipe),
         **(_figures(recipe, measured, parts, examples=examples) if parts is not None else {}),  # type: ignore[arg-type]
         seconds=time.monotonic() - start,
     )

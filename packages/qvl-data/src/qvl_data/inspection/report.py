@@ -6,9 +6,10 @@ images and videos after resizing. Sizes are in tokens, pixels or bytes as named;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qvl_data.inspection.kinds import ProblemGroup
 
@@ -161,7 +162,8 @@ class CheckReport:
     """Everything that `qvl data check` says of a recipe.
 
     What cannot be known where the recipe or all data are wrong is None or empty. `examples` are filled
-    for the page only. `figures` are what planning wants, `kept` the file that the command keeps them in.
+    for the page only. `figures` are what planning wants, `kept` the file that the command keeps them in;
+    `lengths_depend_on` are the settings with which they hold.
     """
 
     recipe: str
@@ -183,6 +185,7 @@ class CheckReport:
     longest: tuple[LongSample, ...] = ()
     figures: DataFigures | None = None
     kept: Path | None = None
+    lengths_depend_on: Mapping[str, Any] | None = None
     examples: tuple[ExampleSample, ...] = ()
 
     @property

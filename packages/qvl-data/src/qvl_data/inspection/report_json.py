@@ -4,7 +4,8 @@ schema             1
 recipe, model      the recipe's path and the model's name
 clean              true where there are no errors; then the command ends with 0
 errors, warnings   counts of problems
-settings           sequence_length (tokens), too_long, packing, decoded (pixels of images were read)
+settings           sequence_length (tokens), too_long, packing, decoded (pixels of images were read),
+                   lengths_depend_on (the settings with which lengths hold, by name: `qvl plan --data-report` compares)
 seconds            how long the check took
 sources            a list: path, format, weight (null for the validation file), records, usable, dropped, shrunk, wrong
 validation         samples, from
@@ -57,6 +58,7 @@ def report_values(report: CheckReport, *, max_problems: int) -> dict[str, Any]:
             "too_long": report.too_long,
             "packing": report.packing,
             "decoded": report.decoded,
+            "lengths_depend_on": report.lengths_depend_on,
         },
         "seconds": round(report.seconds, 3),
         "sources": [asdict(source) for source in report.sources],

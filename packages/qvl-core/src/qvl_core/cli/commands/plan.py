@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HEADROOM_PERCENT = 10.0
 _MOST_DEVICES = 65_536
+_MOST_GIB = 1_000_000
 
 
 class Format(str, Enum):
@@ -101,7 +102,10 @@ def register(app: typer.Typer) -> None:
         job = job_of(loaded, facts, report=data_report)
         count = loaded.parallel.world_size if devices is None else devices
         memory = facts.memory_gib if memory_gib is None else memory_gib
-        _require(count, memory)
+        origin = (
+            ("--memory-gib", "") if memory_gib is not None else (device_file or "", f"devices.{facts.name}.memory_gib")
+        )
+        _require(count, memory, origin)
         usable = memory * (1 - headroom / 100)
         _require_choices(job, loaded, count)
         found = search(job, count, usable * GIB, top=top)
@@ -117,7 +121,8 @@ def register(app: typer.Typer) -> None:
             _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
 
 
-def _require(devices: int, memory_gib: float) -> None:
+def _require(devices: int, memory_gib: float, origin: tuple[str, str]) -> None:
+    """Raise InputError for numbers beyond what is planned; `origin`: where the memory is stated, and its key."""
     problems = []
     if not 1 <= devices <= _MOST_DEVICES:
         problems.append(
@@ -127,9 +132,15 @@ def _require(devices: int, memory_gib: float) -> None:
                 fix="--devices 8",
             )
         )
-    if not 0 < memory_gib <= 1e6:
+    if not 0 < memory_gib <= _MOST_GIB:
+        where, key = origin
         problems.append(
-            Problem(where="--memory-gib", message=f"is {memory_gib:g}, not a number above 0", fix="--memory-gib 64")
+            Problem(
+                where=where,
+                key=key,
+                message=f"is {memory_gib:,.10g}, not a number above 0 and up to {_MOST_GIB:,}",
+                fix="--memory-gib 64",
+            )
         )
     if problems:
         raise InputError(problems)
@@ -181,13 +192,15 @@ def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: floa
         fixes.append(f"--memory-gib {ceil(10 * need * memory_gib / usable_gib + 0.1) / 10:g}")
     if short.fewest is not None:
         layout = short.fewest.layout
+        perhaps = "" if short.all_tried else ", perhaps fewer (not all numbers were tried)"
         lines.append(
-            f"with this memory {layout.world_size} devices would do: tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, "
-            f"{gib(short.fewest.memory):.1f} GiB"
+            f"with this memory {layout.world_size} devices would do{perhaps}: tp {layout.tp}, pp {layout.pp}, "
+            f"dp {layout.dp}, {gib(short.fewest.memory):.1f} GiB"
         )
         fixes.append(f"--devices {layout.world_size}")
     elif short.least is not None:
-        lines.append("no number of devices would do with this memory")
+        number = "no number of devices" if short.all_tried else "none of the numbers of devices that were tried"
+        lines.append(f"{number} would do with this memory")
     return Problem(
         where=recipe.path,
         key="--memory-gib",
@@ -201,8 +214,10 @@ def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
 
     launch, world = recipe.launch, plan.layout.world_size
     stated = launch.devices_per_node or plan.job.device.devices_per_node
+    # Fewer than a machine has may be all that a recipe for one machine asks for.
+    room = max(stated, plan.job.device.devices_per_node) if launch.nodes == 1 else stated
     # All processes of a CPU run are on one machine; devices are on as few as hold them, equally many on each.
-    machines = 1 if launch.device == "cpu" else -(-world // stated)
+    machines = 1 if launch.device == "cpu" else -(-world // room)
     machines = next(count for count in range(machines, world + 1) if world % count == 0)
     settings = []
     if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
@@ -223,7 +238,7 @@ def _print(
     with_assumptions: bool,
 ) -> None:
     from qvl_core.cli import terminal
-    from qvl_core.planner.report import plans_row, reasons
+    from qvl_core.planner.report import plans_head, plans_row, reasons
 
     target = terminal.console()
     place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
@@ -232,9 +247,8 @@ def _print(
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
-    head = ("#", "tp", "pp", "dp", "vision", "text", "recompute", "micro batch", "GiB", "s/step", "samples/s", "bubble")
     rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
-    _print_columns(target, head, rows, left=("vision", "text", "recompute"))
+    _print_columns(target, plans_head(job), rows, left=("vision", "text", "recompute"))
     target.print()
     for number, plan in enumerate(plans, 1):
         first, *rest = reasons(plan, memory_gib, plans[0])
@@ -243,7 +257,8 @@ def _print(
             target.print(f"   {line}")
     print_stages(target, plans[0], "The first plan, stage by stage")
     terminal.print_heading(target, "To paste into the recipe")
-    target.print(_toml(recipe, plans[0], memory_gib))
+    # Folded, a comment's rest would be a line of TOML: the terminal wraps what is too long, and copies it whole.
+    target.print(_toml(recipe, plans[0], memory_gib), soft_wrap=True)
     if with_assumptions:
         print_assumptions(target, job)
 

@@ -105,15 +105,15 @@ def _print_plan(target: Console, recipe: Recipe) -> None:
     from qvl_core.cli.commands.plan import print_lengths, print_stages
     from qvl_core.planner.plan import gib
     from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
+    from qvl_core.planner.report import duration_text
 
     plan = recipe_plan(recipe)
     job = plan.job
     print_stages(target, plan, "Plan (arithmetic, not measured)")
     target.print()
     target.print(memory_sentence(plan))
-    unit = "a step" if recipe.task == "sft" else f"for {job.batch} answers of {job.new_tokens:,} tokens"
     idle = f", {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
-    target.print(f"about {plan.step_s:.3g} s {unit}{idle}")
+    target.print(f"{duration_text(plan)}{idle}")
     print_lengths(target, job)
     where = f"{job.device.name} of {job.device.memory_gib:g} GiB"
     if gib(plan.memory) > job.device.memory_gib:
