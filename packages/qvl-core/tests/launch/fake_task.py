@@ -61,6 +61,8 @@ def fault(rank, place, world=None):
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # Whoever continues it wants its stack; another thread may be the one that writes it, a moment later.
+        time.sleep(5)
     elif kind == "exit":
         os._exit(7)
     elif kind == "hccl":
