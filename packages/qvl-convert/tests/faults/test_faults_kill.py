@@ -8,8 +8,11 @@ import time
 
 import pytest
 
-# Of each kind: 51 in all.
-TRIES = 17
+# Of each kind, half of them by the clock and half of them before a call that changes the disk: 54 in all.
+TRIES = 18
+
+# Everything that changes what lies where, and what puts it on the disk.
+CALLS = ("os.fsync", "os.unlink", "os.rmdir", "Path.rename", "Path.replace", "Path.unlink", "Path.rmdir", "Path.mkdir")
 
 
 def command(kind, large, out):
@@ -40,13 +43,21 @@ def test_a_kill_at_any_moment_leaves_no_half_checkpoint_and_the_rerun_goes_on(qv
     out, working, moments = work / "out", work / ".out.partial", random.Random(f"kill {kind}")
     arguments = command(kind, large, out)
     duration = timed(qvl, arguments)
+    shutil.rmtree(out)
+    count = qvl.run(*arguments, fault={"calls": CALLS, "when": 10**6}).notes["calls"]
+    assert count > 20
     reused = killed = 0
     while killed < TRIES:
         if out.exists():
             shutil.rmtree(out)
-        result = qvl.interrupted(duration * moments.uniform(0.2, 1), signal.SIGKILL, *arguments)
+        if killed % 2:
+            # Spread over all calls, whatever the machine's speed: between the early and the last ones files are done.
+            result = qvl.run(*arguments, fault={"calls": CALLS, "when": round(count * killed / TRIES)})
+        else:
+            result = qvl.interrupted(duration * moments.uniform(0.2, 1), signal.SIGKILL, *arguments)
         if result.code == 0:
             # The machine has become faster.
+            assert not killed % 2, "the fault did not fire"
             duration *= 0.95
             continue
         assert result.code == -signal.SIGKILL, result.err
@@ -114,10 +125,6 @@ def test_another_job_reuses_nothing(qvl, check, shared_small, work):
     assert result.json()["reused_files"] == 0
     assert check.equal(out, shared_small.hf)
     check.nothing_but(work, "out")
-
-
-# Everything that changes what lies where, and what puts it on the disk.
-CALLS = ("os.fsync", "os.unlink", "os.rmdir", "Path.rename", "Path.replace", "Path.unlink", "Path.rmdir", "Path.mkdir")
 
 
 def test_a_kill_at_any_step_of_an_overwrite_never_loses_both(qvl, check, shared_small, other, work):
