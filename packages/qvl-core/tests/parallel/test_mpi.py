@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def test_every_call_of_a_world_holds_in_four_processes() -> None:
     environment = {**os.environ, "QVL_DEVICE": "cpu", "MS_DEV_HOST_BLOCKING_RUN": "1"}
     done = subprocess.run([*command, str(PROGRAM)], capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert sorted(done.stdout.split("\n")) == ["", *(f"rank {rank} held" for rank in range(4))]
+    # Where two ranks write at once, mpiexec may put both texts before both line ends.
+    assert sorted(re.findall(r"rank \d held", done.stdout)) == [f"rank {rank} held" for rank in range(4)]
 
 
 def test_refuses_a_run_of_another_size() -> None:
