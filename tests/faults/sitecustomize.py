@@ -22,6 +22,7 @@ from pathlib import Path
 
 PIPELINE = "qvl_core.parallel.pipeline"
 SAVES = "qvl_train.run_saves"
+INTERRUPT = "qvl_train.interrupt"
 
 
 def _rank() -> int:
@@ -62,6 +63,16 @@ class _Fault:
         self._kind, self._call = kind, call
         self._asked: list[int] = []
 
+    def listen(self, module) -> None:
+        """Note every request to stop, also one that comes before anybody waits for it."""
+        handle = module.Interrupt._handle
+
+        def noted(this, number, frame):
+            self._asked.append(number)
+            handle(this, number, frame)
+
+        module.Interrupt._handle = noted
+
     def patch(self, module) -> None:
         pipeline = module.Pipeline
         original, calls, fault = pipeline.gradients, [0], getattr(self, f"_{self._kind}")
@@ -93,11 +104,6 @@ class _Fault:
             pass
 
     def _await_request(self, batches):
-        """Wait until a signal has asked this process to stop; whoever handles it is told all the same."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                signal.signal(number, lambda *of, handler=handler: (self._asked.append(of[0]), handler(*of)))
         while not self._asked:
             time.sleep(0.01)
         return batches
@@ -152,4 +158,5 @@ if _is_worker():
     if "QVL_TEST_FAULT" in os.environ:
         _kind, _at, _call = os.environ["QVL_TEST_FAULT"].split(":")
         if int(_at) == _rank():
-            sys.meta_path.insert(0, _Patcher(PIPELINE, _Fault(_kind, int(_call)).patch))
+            _fault = _Fault(_kind, int(_call))
+            sys.meta_path[:0] = [_Patcher(PIPELINE, _fault.patch), _Patcher(INTERRUPT, _fault.listen)]
