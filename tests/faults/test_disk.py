@@ -91,9 +91,12 @@ def test_a_full_disk_does_not_stop_a_run_that_shall_go_on_and_the_next_save_succ
     filler, folder = disk / "filler", disk / "run"
     filler.write_bytes(bytes(int(checkpoint_bytes * 2.4)))
     name = str(folder.relative_to(project))
-    run = begin(name, SINGLE, settings=(*SETTINGS, 'train.save.on_error="continue"'))
+    # After the save of step 9, which fails as the one before: the last one waits for room.
+    held = {"QVL_TEST_FAULT": "await_file:0:11", "QVL_TEST_GO": str(project / "room")}
+    run = begin(name, SINGLE, settings=(*SETTINGS, 'train.save.on_error="continue"'), **held)
     run.until(lambda: "No space left on device" in run.output(), "failed save")
     filler.unlink()
+    (project / "room").touch()
     run.end()
     output = run.output()
     assert run.process.returncode == 0, output

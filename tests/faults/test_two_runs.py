@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from project import REPLICAS, SINGLE, Shape
-from running import PATIENCE_S, STOP_LIMIT_S, Run
+from running import PATIENCE_S, Run
 
 TRIES = 8
 
@@ -39,7 +39,7 @@ def test_of_two_runs_into_one_folder_one_is_refused_with_the_process_that_has_it
         changed = "another process has used this folder while this one was checking its input" in loser.output()
         assert changed or (found is not None and int(found[1]) == winner.process.pid), loser.output()
         winner.process.send_signal(signal.SIGKILL)
-        winner.end(STOP_LIMIT_S)
+        winner.end()
         report.append(
             {"fault": "two runs in one folder", "layout": shape.name, "number": number, "fired": True,
              "refused": 1, "processes_left": len(winner.left())}

@@ -26,9 +26,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HERE = Path(__file__).parent
 PROCESSES = 8
 # How long a rank may be without progress within a case; a micro batch takes half a second where the cores are free.
-CASE_LIMIT_S = 300.0
+CASE_LIMIT_S = 600.0
 # A launch in which no rank has made progress for this long is ended from outside, whatever the reason.
-SILENCE_LIMIT_S = 900.0
+SILENCE_LIMIT_S = 1800.0
 # After so many launches that died, the cases that are left fail with them.
 MOST_LAUNCHES = 4
 

@@ -89,7 +89,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(recipe: Path, *settings: str) -> str:
     words = [word for one in settings for word in ("--set", one)]
     command = [sys.executable, "-m", "qvl_core.cli", "run", str(recipe), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

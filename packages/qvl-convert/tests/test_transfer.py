@@ -68,7 +68,9 @@ LAYOUTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     origin=st.sampled_from([None, *LAYOUTS]),
     target=st.sampled_from(LAYOUTS),

@@ -18,7 +18,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # A browser that has not answered by then never will; nothing waits for so long where it does.
-_PATIENCE_S = 120
+_PATIENCE_S = 300
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--no-first-run", "--disable-extensions", "--disable-background-networking", "--mute-audio"),
@@ -78,6 +78,7 @@ class BrowserPage:
         self._numbers = itertools.count(1)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._session = ""
+        self._shown, self._loaded = "", False
         self._asked: dict[str, str] = {}
         self.said: list[str] = []
         self.blocked: list[str] = []
@@ -221,8 +222,11 @@ class BrowserPage:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def _attach(self) -> None:
-        targets = self.call("Target.getTargets")["targetInfos"]
-        page = next(target for target in targets if target["type"] == "page")
+        page = None
+        # Right after its start a browser may have none.
+        while page is None:
+            targets = self.call("Target.getTargets")["targetInfos"]
+            page = next((target for target in targets if target["type"] == "page"), None)
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for name in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{name}.enable")
@@ -231,9 +235,9 @@ class BrowserPage:
         self.look(width=self._size[0], height=self._size[1])
 
     def _go(self, address: str) -> None:
-        self._loaded = False
-        self.call("Page.navigate", url=address)
-        while not self._loaded:
+        # The end of loading may still be told of what was shown before.
+        wanted = self.call("Page.navigate", url=address)["loaderId"]
+        while not (self._shown == wanted and self._loaded):
             self._next()
 
     def _next(self) -> dict[str, Any]:
@@ -243,7 +247,9 @@ class BrowserPage:
         return found
 
     def _note(self, method: str, values: dict[str, Any]) -> None:
-        if method == "Page.loadEventFired":
+        if method == "Page.frameNavigated" and "parentId" not in values["frame"]:
+            self._shown, self._loaded = values["frame"]["loaderId"], False
+        elif method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Network.requestWillBeSent":
             self._asked[values["requestId"]] = values["request"]["url"]

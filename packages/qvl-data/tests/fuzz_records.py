@@ -142,6 +142,9 @@ def read(path: Path, format_name: str, root: MediaRoot) -> int:
 
 def main(folder: Path, count: int, seed: int) -> None:
     """Read `count` mutated files."""
+    # Of each of Arrow's threads, one a core, the limit below would count stack and heap.
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
     rng = random.Random(seed)
     files = seeds(folder)
     root = MediaRoot(folder)

@@ -21,7 +21,7 @@ from video_files import save_video
 def test_equals_the_start_of_the_training_sample(processor: Processor, tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", 100, 140)
     turns = (Turn(role="user", texts=("", "What?"), media=("image",)), Turn(role="assistant", texts=("A cat",)))
-    media = (MediaChecker(decode=True, video_timeout_s=30).check("image", "a.png", path),)
+    media = (MediaChecker(decode=True, video_timeout_s=300).check("image", "a.png", path),)
     planned = PlannedSample(
         record=Record(where="d.json:2", turns=turns, media=(Medium(kind="image", written="a.png"),)),
         media=media,

@@ -89,16 +89,26 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def run(path: Path, settings: tuple[str, ...], replicas: int, *, dies: Callable[[int], bool] = lambda _: False) -> None:
-    """Run the recipe's evaluation with so many replicas; one that `dies` is killed half way."""
-    front.load_replica = lambda *_, **__: (LOADED, StandIn())  # type: ignore[assignment]
+def run(
+    path: Path,
+    settings: tuple[str, ...],
+    replicas: int,
+    *,
+    dies: Callable[[int], bool] = lambda _: False,
+    rows: int | None = None,
+) -> None:
+    """Run the recipe's evaluation with so many replicas; one that `dies` is killed half way.
+
+    With `rows` the first replica kills all processes of the run when it has been given so many.
+    """
+    front.load_replica = lambda *_, **__: (LOADED, _first(rows))  # type: ignore[assignment]
     replica.prepare_row = prepare_stand_in
     settings = (*settings, f"layout.dp={replicas}")
     recipe = load_recipe(path, settings)
 
     def start_workers() -> None:
         # In the same session as this process, so that one signal kills them all.
-        children = [_replica(recipe, number, replicas, is_dying=dies(number)) for number in range(replicas)]
+        children = [_replica(recipe, number, replicas, dies(number), rows) for number in range(replicas)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         if any(codes):
             raise RunError(f"a replica has failed: {codes}")
@@ -106,7 +116,11 @@ def run(path: Path, settings: tuple[str, ...], replicas: int, *, dies: Callable[
     front.evaluate(recipe, RunOptions(start_workers=start_workers), Console(quiet=True))
 
 
-def _replica(recipe: Any, number: int, count: int, *, is_dying: bool) -> int:
+def _first(rows: int | None) -> StandIn:
+    return StandIn() if rows is None else _Dying(rows, lambda: os.killpg(0, signal.SIGKILL))
+
+
+def _replica(recipe: Any, number: int, count: int, is_dying: bool, rows: int | None) -> int:
     child = os.fork()
     if child:
         return child
@@ -114,7 +128,9 @@ def _replica(recipe: Any, number: int, count: int, *, is_dying: bool) -> int:
     try:
         evaluation = prepare(recipe, is_checked=True)
         plan = read_plan(evaluation.folder, evaluation.protocol.digest)
-        driver: Any = _Dying(len(plan.left) // count // 2) if is_dying else StandIn()
+        driver: Any = StandIn() if number else _first(rows)
+        if is_dying:
+            driver = _Dying(len(plan.left) // count // 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
         part = replica.Replica(loaded=LOADED, driver=driver, number=number, count=count)
         replica.answer_share(evaluation, part, plan, Console(quiet=True))
         code = 0
@@ -125,16 +141,17 @@ def _replica(recipe: Any, number: int, count: int, *, is_dying: bool) -> int:
 
 
 class _Dying(StandIn):
-    """Is killed when it has been given so many rows."""
+    """Kills when it has been given so many rows."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, kill: Callable[[], None]) -> None:
         super().__init__()
         self.rows = rows
+        self.kill = kill
 
     def submit(self, job: Any) -> None:
         self.rows -= 1
         if self.rows < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.kill()
         super().submit(job)
 
 

@@ -6,7 +6,7 @@ import http.client
 import json
 
 # So long only where the machine is busy with other things.
-PATIENCE_S = 180
+PATIENCE_S = 900
 
 
 def post(port: int, body: object) -> tuple[int, bytes]:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from qvl_core.launch import stop_request
-from qvl_core.launch.stop_request import SAME_REQUEST_S
+from qvl_core.launch.stop_request import PASSED_ON_S
 from qvl_train.interrupt import Interrupt
 
 
@@ -38,7 +38,7 @@ def test_a_rank_takes_what_the_launcher_passes_on_for_the_same_request(
 ) -> None:
     with Interrupt(is_alone=False) as interrupt:
         signal.raise_signal(number)
-        clock[0] += SAME_REQUEST_S
+        clock[0] += PASSED_ON_S
         signal.raise_signal(number)
         assert interrupt.signal_name == number.name
         clock[0] += 0.1

@@ -288,7 +288,7 @@ vision_fill.FillProgress.tell = kill
 task.run(load_recipe("recipe.toml", sys.argv[1:]), RunOptions())
 """
     command = [sys.executable, "-c", program, *settings, *CACHED, "output.dir=killed"]
-    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(command, capture_output=True, timeout=900, check=False).returncode == -signal.SIGKILL
     assert len(files(mixed)) == 7
     capsys.readouterr()
     train(*settings, *CACHED)

@@ -1,4 +1,4 @@
-"""Worlds of several ranks in the threads of one process: real meetings, so that a forgotten call hangs (for seconds).
+"""Worlds of several ranks in the threads of one process: real meetings, so that a forgotten call hangs (for minutes).
 
 One thread runs at a time; the next gets its turn when one waits for the others. Tensors travel as numpy arrays, sums
 are made in rank order.
@@ -20,7 +20,8 @@ from qvl_core.layout import Layout
 from qvl_core.parallel.mesh import coordinate_of, group_of, rank_of
 from qvl_core.specs import ModelSpec
 
-PATIENCE_S = 20
+# Nothing takes as long, however busy the machine is: one thread runs at a time, and others wait for all of them.
+PATIENCE_S = 180
 
 
 @dataclass
@@ -46,9 +47,11 @@ class Meetings:
 
     def receive(self, source: int, rank: int) -> Any:
         """Give what a rank has sent to another, in order."""
+        # Made while it is this thread's turn: two that make the same one at once would use two.
+        mailbox = self.sent[source, rank]
         self.turn.release()
         try:
-            return self.sent[source, rank].get(timeout=PATIENCE_S)
+            return mailbox.get(timeout=PATIENCE_S)
         finally:
             self.turn.acquire()
 

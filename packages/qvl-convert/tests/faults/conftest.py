@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from qvl_convert.compare import compare_folders
 from qvl_core.errors import WeightsError
+from qvl_core.launch.proc import status_of
 from qvl_core.params import parameter_table
 from qvl_core.specs import ModelSpec, TextSpec, TokenIds, VisionSpec, to_hf_config
 from qvl_core.weights.hf_writer import write_hf_folder
@@ -25,6 +26,7 @@ from qvl_core.weights.safetensors_writer import TensorToWrite
 from qvl_core.weights.whole_tensors import open_whole_tensors
 
 SERVER = Path(__file__).with_name("server.py")
+PATIENCE_S = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +76,26 @@ class Processes:
     def run(self, *arguments, **options):
         return self.wait(self.start(*arguments, **options))
 
-    def interrupted(self, delay, number, *arguments, **options):
-        """Start a process and send it a signal after some time. It may have ended before."""
+    def interrupted(self, delay, number, *arguments, began=None, **options):
+        """Start a process and send it a signal some time after it `began`. It may have ended before."""
         started = self.start(*arguments, **options)
+        if began is not None:
+            self.until(lambda: began() or status_of(started[0]) is None)
         time.sleep(delay)
         self.signal(started, number)
         return self.wait(started)
 
+    @staticmethod
+    def until(condition):
+        """Wait until something is so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, "it never came"
+            time.sleep(0.001)
+
     def close(self):
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait(PATIENCE_S)
         self._server.stdout.close()
 
     def _ask(self, question):

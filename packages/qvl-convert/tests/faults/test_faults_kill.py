@@ -199,12 +199,23 @@ def test_ctrl_c_says_what_is_kept_and_the_rerun_goes_on(qvl, check, large, work)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_at_any_moment(qvl, check, large, work, number):
-    out, moments = work / "out", random.Random(f"signal {number}")
+    out, working, moments = work / "out", work / ".out.partial", random.Random(f"signal {number}")
     arguments = command("import", large, out)
     duration = timed(qvl, arguments)
     shutil.rmtree(out)
-    for _ in range(4):
-        result = qvl.interrupted(duration * moments.uniform(0.1, 0.8), number, *arguments)
+    count = qvl.run(*arguments, fault={"calls": CALLS, "when": 10**6}).notes["calls"]
+    shutil.rmtree(out)
+    for attempt in range(8):
+        if attempt % 2:
+            # The process sends itself the signal, before a call that changes the disk; from the start each time.
+            shutil.rmtree(working, ignore_errors=True)
+            fault = {"calls": CALLS, "when": round(count * attempt / 8), "text": f"os.kill(os.getpid(), {number:d})"}
+            result = qvl.run(*arguments, fault=fault)
+            assert number == signal.SIGINT or result.code == -number, "the fault did not fire"
+        else:
+            # Not before it is at work: Python itself is not ready for a signal while it starts.
+            delay = duration * moments.uniform(0, 0.7)
+            result = qvl.interrupted(delay, number, *arguments, began=working.exists)
         assert result.code in ((130, 0) if number == signal.SIGINT else (-number, 0)), result.err
         if result.code == 130:
             assert "Traceback" not in result.err

@@ -27,7 +27,7 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def bounded(data, limit_mb=120, seconds=20):
+def bounded(data, limit_mb=120, seconds=120):
     """Refuse within bounds, and give the refusal's text."""
     before, start = peak_mb(), time.process_time()
     text = refusal(data)

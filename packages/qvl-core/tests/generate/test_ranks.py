@@ -27,7 +27,7 @@ def test_every_layout_gives_the_tokens_of_one_process(layouts: str) -> None:
     path = os.pathsep.join([str(PROGRAM.parents[1] / "model"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "QVL_DEVICE": "cpu", "MS_DEV_HOST_BLOCKING_RUN": "1", "PYTHONPATH": path}
     done = subprocess.run(
-        [*command, str(PROGRAM), layouts], capture_output=True, text=True, timeout=600, env=environment
+        [*command, str(PROGRAM), layouts], capture_output=True, text=True, timeout=1800, env=environment
     )
     assert done.returncode == 0, done.stderr[-4000:]
     # mpiexec may put the lines of two ranks into one.

@@ -31,13 +31,20 @@ def work(recipe, options):
     world.barrier()
     board.stamp("connected")
     stops = []
+
+    def note(number, frame):
+        stops.append(1)
+        # Rank 0 speaks on the screen.
+        if rank:
+            print(f"asked to stop by {signal.Signals(number).name}", flush=True)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stops.append(1))
+        signal.signal(number, note)
     for step in range(1, int(os.environ["STEPS"]) + 1):
         board.mark(f"step {step}: forward")
         time.sleep(0.01)
         if step == 2:
-            fault(rank, "forward")
+            fault(rank, "forward", board=board)
         board.mark(f"step {step}: sum over data", waiting=True)
         if step == 2:
             fault(rank, "sum", world)
@@ -51,7 +58,7 @@ def work(recipe, options):
     fault(rank, "save")
 
 
-def fault(rank, place, world=None):
+def fault(rank, place, world=None, board=None):
     """Do what FAULT says, if it means this rank and place."""
     kind, _, rest = os.environ["FAULT"].partition(":")
     if rest != f"{rank}:{place}":
@@ -81,6 +88,11 @@ def fault(rank, place, world=None):
     elif kind == "loop":
         while True:
             pass
+    elif kind == "deaf":
+        # At work for ever, and whatever it is asked.
+        while True:
+            board.mark("step 2: forward")
+            time.sleep(0.05)
     elif kind == "deadlock":
         world.recv(source=1 - rank, tag=77)
     else:

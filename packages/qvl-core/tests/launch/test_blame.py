@@ -77,3 +77,9 @@ def test_a_signal_is_read_from_the_exit_code_of_mpiexec_where_one_rank_is_gone()
     assert by_exit_code(137, [gone(1)]) == StarterReport(rank=1, signal_number=9)
     assert by_exit_code(137, [gone(0), gone(1)]) is None
     assert by_exit_code(1, [gone(1)]) is None
+
+
+def test_one_that_told_its_error_and_ended_first_counts_however_seldom_the_launcher_looked() -> None:
+    # Rank 1 was last seen before the error of rank 0, whose end mpiexec answered by ending rank 1.
+    report = StarterReport(rank=0, exit_code=1)
+    assert first([failure(0, 5.0)], [gone(1)], report, alive={1: 4.0}) == ("Failure", 0)

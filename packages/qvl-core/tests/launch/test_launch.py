@@ -48,17 +48,17 @@ def test_one_signal_lets_the_workers_finish_their_step(start, number: signal.Sig
 
 
 def test_a_second_signal_ends_a_run_that_does_not_follow_the_first(start) -> None:
-    launch = start("loop:1:forward", steps=100_000)
-    launch.until("rank_001.log", "fault loop")
+    launch = start("deaf:1:forward", steps=100_000)
+    launch.until("rank_001.log", "fault deaf")
     launch.process.send_signal(signal.SIGTERM)
     # The same request again: schedulers and wrappers repeat themselves.
     launch.process.send_signal(signal.SIGTERM)
+    # From here on the launcher has noted the first one.
+    launch.until("rank_001.log", "asked to stop by SIGTERM")
     time.sleep(SAME_REQUEST_S + 0.2)
     assert launch.process.poll() is None
-    asked = time.monotonic()
     launch.process.send_signal(signal.SIGTERM)
     assert launch.end() == 130
-    assert time.monotonic() - asked < 10
     assert launch.err == "interrupted\n"
 
 

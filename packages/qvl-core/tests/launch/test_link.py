@@ -57,7 +57,7 @@ def test_large_messages_pass_in_both_directions_at_once() -> None:
         for thread in (*takers, *senders):
             thread.start()
         for thread in (*takers, *senders):
-            thread.join(30)
+            thread.join(120)
         assert [np.array_equal(one.arrays["patches"], big["patches"]) for one in got if one] == [True, True]
 
 
@@ -77,7 +77,7 @@ def test_closing_wakes_who_waits() -> None:
         woken = threading.Thread(target=near.receive)
         woken.start()
         near.close()
-        woken.join(10)
+        woken.join(120)
         assert not woken.is_alive()
 
 

@@ -6,7 +6,7 @@ import io
 import os
 from pathlib import Path
 
-from qvl_core.launch.log_file import LogTail, last_lines, open_log, stack_top
+from qvl_core.launch.log_file import LogTail, count_stacks, last_lines, open_log, stack_top
 
 STACKS = """\
 Current thread 0x00007f1 (most recent call first):
@@ -77,3 +77,13 @@ def test_the_main_threads_innermost_frames_are_found_whichever_thread_was_curren
     assert stack_top(path, 2) == ('File "task.py", line 43 in fault', 'File "task.py", line 20 in work')
     section(path, "nothing\n")
     assert stack_top(path, 2) == ()
+
+
+def test_a_stack_counts_once_it_is_whole_and_in_the_last_run_only(tmp_path: Path) -> None:
+    path = tmp_path / "rank_000.log"
+    section(path, STACKS)
+    section(path, STACKS.rpartition('  File "<frozen runpy>"')[0])
+    assert count_stacks(path) == 0
+    with path.open("a") as file:
+        file.write(f'  File "<frozen runpy>", line 198 in _run_module_as_main\n{STACKS}')
+    assert count_stacks(path) == 2

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+PATIENCE_S = 300.0
 # Starts this machine's ranks as msrun does, and waits for them (--join=True).
 STARTER = """
 import os, subprocess, sys
@@ -28,7 +28,7 @@ def work(words):
     rank = worker.rank_from(os.environ)
     board = worker.writer_from_environment()
     print("rank", rank)
-    for step in range(400):
+    for step in range(100_000):
         board.mark(f"step {step}", waiting=True)
         time.sleep(0.05)
         if step == 20 and rank == int(os.environ["FAILS"]):
@@ -83,7 +83,7 @@ def machines(tmp_path: Path):
 
 def test_ranks_of_msrun_are_watched_like_those_of_mpiexec(machines, tmp_path: Path) -> None:
     processes = machines("none")
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     # Only rank 0 speaks, and it is on machine 0.
     assert [out for out, _ in outputs] == ["rank 0\n", ""]
@@ -93,9 +93,8 @@ def test_ranks_of_msrun_are_watched_like_those_of_mpiexec(machines, tmp_path: Pa
 
 def test_a_failure_on_one_machine_stops_the_other_with_its_text_and_exit_code(machines) -> None:
     processes = machines("3")
-    began = time.monotonic()
-    outputs = [process.communicate(timeout=60) for process in processes]
-    assert time.monotonic() - began < 40
+    # Left alone, the ranks of the other machine would work for more than an hour.
+    outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert [process.returncode for process in processes] == [2, 2], outputs
     (_, first), (_, second) = outputs
     assert second == "run\n  is full\nrank 3 (stage 0, tp 0, dp 3) failed first; its log: logs/rank_003.log\n"

@@ -42,6 +42,24 @@ def test_a_free_port_is_accepted_and_left_free() -> None:
     assert owner_of(port) == ""
 
 
+def test_two_that_ask_at_the_same_moment_do_not_take_the_port_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[bool] = []
+
+    class Slow(socket.socket):
+        """Another asks before this probe is closed."""
+
+        def close(self) -> None:
+            if not answers:
+                answers.append(False)
+                answers[0] = is_free(port)
+            super().close()
+
+    port = free_port()
+    monkeypatch.setattr(socket, "socket", Slow)
+    assert is_free(port)
+    assert answers == [True]
+
+
 def test_a_port_whose_listener_has_gone_is_free_again() -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -88,7 +88,7 @@ def running(tmp_path: Path):
     output = tmp_path / "output"
     with output.open("wb") as file:
         process = processes.spawn([sys.executable, "-c", FAMILY], os.environ, file.fileno())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(processes.session_members(process.pid)) < 3 or "deaf" not in output.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -109,5 +109,5 @@ def test_all_that_a_command_has_started_is_ended_whatever_it_does(running: subpr
 
 
 def test_a_process_started_when_it_did(running: subprocess.Popen[bytes]) -> None:
-    assert 0 <= time.monotonic() - started_at(running.pid) < 60
+    assert 0 <= time.monotonic() - started_at(running.pid) < 600
     assert started_at(running.pid) >= started_at(os.getpid())

@@ -13,7 +13,7 @@ from qvl_core.launch.watch import Limits
 from qvl_core.launch_plan import RankPlace
 from qvl_core.parallel.mesh import Coordinate
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 @pytest.fixture

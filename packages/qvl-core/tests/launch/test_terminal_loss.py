@@ -33,10 +33,14 @@ def test_what_is_printed_after_the_terminal_is_gone_fails_nothing(tmp_path: Path
         cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
-    assert b"ready" in os.read(outside, 100)
-    os.close(outside)
-    (tmp_path / "gone").touch()
-    assert process.wait(timeout=30) == 0
+    try:
+        assert b"ready" in os.read(outside, 100)
+        os.close(outside)
+        (tmp_path / "gone").touch()
+        assert process.wait(timeout=120) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert (tmp_path / "result").read_text() == "done"
 
 

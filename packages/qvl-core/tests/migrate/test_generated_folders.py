@@ -90,7 +90,7 @@ def test_bash_reads_the_scripts_as_they_were_meant(tmp_path: Path, seed: int) ->
         program = stub + path.read_text(encoding="utf-8")
         environment = {"PATH": "/usr/bin:/bin", "HERE": str(tmp_path)}
         done = subprocess.run(
-            ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=60
+            ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=600
         )
         words = done.stdout.decode().split("\0")
         joined = [word.replace("=", " ", 1) if word.startswith("--") else word for word in words]

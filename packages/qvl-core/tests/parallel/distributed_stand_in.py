@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 from mindspore import Tensor
 
-LIMIT_S = 30
+# Nothing takes as long; what waits for ever ends.
+LIMIT_S = 180
 
 
 class Work:
@@ -53,8 +53,11 @@ class Network:
     def __init__(self, size: int) -> None:
         self.size = size
         self.barriers: dict[tuple[int, ...], threading.Barrier] = {}
-        self.slots: dict[tuple[int, ...], dict[int, np.ndarray]] = defaultdict(dict)
-        self.mailboxes: dict[tuple[int, int], queue.Queue[np.ndarray]] = defaultdict(queue.Queue)
+        self.slots: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+        # All of them before the threads: two that make the same one at once would use two.
+        self.mailboxes: dict[tuple[int, int], queue.Queue[np.ndarray]] = {
+            (sender, receiver): queue.Queue() for sender in range(size) for receiver in range(size)
+        }
         self.lock = threading.Lock()
         self.made: list[list[list[int]]] = [[] for _ in range(size)]
 
@@ -62,9 +65,10 @@ class Network:
         """Give every member's array, in the order of the group."""
         with self.lock:
             barrier = self.barriers.setdefault(ranks, threading.Barrier(len(ranks)))
-        self.slots[ranks][rank] = value.copy()
+            slots = self.slots.setdefault(ranks, {})
+        slots[rank] = value.copy()
         barrier.wait(LIMIT_S)
-        found = [self.slots[ranks][member] for member in ranks]
+        found = [slots[member] for member in ranks]
         barrier.wait(LIMIT_S)
         return found
 

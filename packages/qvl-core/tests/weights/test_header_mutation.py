@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from qvl_core.errors import WeightsError
 from qvl_core.weights.safetensors_header import DTYPE_BYTES, read_header
 
-FEW = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 SOUND = json.dumps(
     {

@@ -30,7 +30,7 @@ def test_a_file_is_read_once_also_when_it_is_broken(tmp_path: Path, looked_at: l
     good = save_image(tmp_path / "good.png", 30, 40)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    media = MediaChecker(decode=True, video_timeout_s=30)
+    media = MediaChecker(decode=True, video_timeout_s=300)
     for _ in range(3):
         found = media.check("image", "as written", good)
         assert (found.facts.height, found.written, found.size) == (30, "as written", good.stat().st_size)
@@ -43,26 +43,26 @@ def test_what_is_remembered_is_not_read_again_unless_more_is_asked(
     tmp_path: Path, looked_at: list[tuple[str, bool]]
 ) -> None:
     path = save_image(tmp_path / "a.png")
-    found = MediaChecker(decode=False, video_timeout_s=30).check("image", "a.png", path)
+    found = MediaChecker(decode=False, video_timeout_s=300).check("image", "a.png", path)
     memory = {(str(path), found.size, found.mtime_ns): Known(facts=found.facts, decoded=False)}
     looked_at.clear()
     for decode, reads in ((False, []), (True, [("a.png", True)])):
-        media = MediaChecker(decode=decode, video_timeout_s=30, memory=memory)
+        media = MediaChecker(decode=decode, video_timeout_s=300, memory=memory)
         assert media.check("image", "a.png", path).facts == found.facts
         assert looked_at == reads
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, looked_at: list[tuple[str, bool]]) -> None:
     path = save_image(tmp_path / "a.png")
-    found = MediaChecker(decode=True, video_timeout_s=30).check("image", "a.png", path)
+    found = MediaChecker(decode=True, video_timeout_s=300).check("image", "a.png", path)
     memory = {(str(path), found.size, found.mtime_ns): Known(facts=found.facts, decoded=True)}
     save_image(path, 90, 20)
-    media = MediaChecker(decode=True, video_timeout_s=30, memory=memory)
+    media = MediaChecker(decode=True, video_timeout_s=300, memory=memory)
     assert media.check("image", "a.png", path).facts.height == 90
 
 
 def test_a_missing_file_is_told_from_a_broken_one(tmp_path: Path) -> None:
-    media = MediaChecker(decode=True, video_timeout_s=30)
+    media = MediaChecker(decode=True, video_timeout_s=300)
     with pytest.raises(MissingMediaError, match="no such file"):
         media.check("image", "a.png", tmp_path / "a.png")
     (tmp_path / "file").write_text("")
@@ -72,7 +72,7 @@ def test_a_missing_file_is_told_from_a_broken_one(tmp_path: Path) -> None:
 
 def test_an_image_is_no_video_whatever_is_remembered(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png")
-    found = MediaChecker(decode=True, video_timeout_s=30).check("image", "a.png", path)
+    found = MediaChecker(decode=True, video_timeout_s=300).check("image", "a.png", path)
     memory = {(str(path), found.size, found.mtime_ns): Known(facts=found.facts, decoded=True)}
     with pytest.raises(MediaError):
-        MediaChecker(decode=True, video_timeout_s=30, memory=memory).check("video", "a.png", path)
+        MediaChecker(decode=True, video_timeout_s=300, memory=memory).check("video", "a.png", path)

@@ -19,7 +19,7 @@ VIDEO = VideoFacts(
 
 
 def checked(path: Path, *, decode: bool = True) -> MediaFile:
-    return MediaChecker(decode=decode, video_timeout_s=30).check("image", path.name, path)
+    return MediaChecker(decode=decode, video_timeout_s=300).check("image", path.name, path)
 
 
 def video_file(path: Path) -> MediaFile:

@@ -19,7 +19,7 @@ from video_files import all_frames, save_video, turn_mp4, video_rules
 
 VISION = VisionSpec(depth=1, hidden_size=16, num_heads=1, intermediate_size=16, out_hidden_size=16)
 LEVELS = normalised_levels((0.5, 0.25, 0.0), (0.5, 0.25, 1.0), 1 / 255)
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 
 
 def rules(**changes: object) -> VideoRules:

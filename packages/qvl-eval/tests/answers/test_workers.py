@@ -22,7 +22,7 @@ from qvl_eval.answers.rank import memory_explained
 from qvl_eval.answers.remote_scheduler import RemoteScheduler
 from qvl_eval.answers.workers import Workers
 
-WAIT_S = 30.0
+WAIT_S = 180.0
 ERROR = RankError("qvl: out of memory on this machine\nrank 1 (stage 1, tp 0, dp 0) failed first", 1)
 
 

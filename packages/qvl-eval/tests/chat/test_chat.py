@@ -335,7 +335,9 @@ def test_ctrl_c_stops_an_answer_or_what_is_typed_and_the_chat_goes_on() -> None:
 def piped(data: bytes) -> subprocess.CompletedProcess[bytes]:
     script = Path(__file__).parents[1].joinpath("chatting.py")
     environment = {**os.environ, "PYTHONUTF8": "1"}
-    return subprocess.run([sys.executable, str(script)], input=data, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(
+        [sys.executable, str(script)], input=data, capture_output=True, env=environment, timeout=WAIT_S
+    )
 
 
 def test_a_pipe_gets_answers_and_nothing_else() -> None:

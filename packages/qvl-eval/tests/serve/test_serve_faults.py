@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
@@ -42,7 +43,7 @@ def test_all_of_many_clients_at_a_time_are_answered_or_told_to_come_back() -> No
         assert {one["choices"][0]["message"]["content"] for one in answered} == {ANSWER}
         assert scheduler.most_active == 2
         assert server.post(asked())[0] == 200
-        assert server.gauge("qvl_requests_in_house") == 0
+        assert in_time(lambda: server.gauge("qvl_requests_in_house") == 0)
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
@@ -113,19 +114,24 @@ def test_a_body_that_does_not_come_in_time_is_a_408() -> None:
         with server.socket() as connection:
             connection.sendall(raw_request(b"{", length=1000))
             assert read_all(connection).startswith(b"HTTP/1.1 408 ")
-        assert server.gauge("qvl_requests_in_house") == 0
+        assert in_time(lambda: server.gauge("qvl_requests_in_house") == 0)
 
 
 @pytest.mark.parametrize("start", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: local"])
 def test_headers_that_do_not_come_in_time_end_the_connection(start: bytes) -> None:
-    with RunningServer(scheduler=FakeScheduler(ANSWER), limits=Limits(header_s=0.2)) as server:
-        with server.socket() as connection:
-            connection.sendall(start)
-            assert read_all(connection) == b""
-        # Also on a connection that was good before.
-        with server.socket() as connection:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + start)
-            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+    limits = Limits(header_s=0.2)
+    with RunningServer(scheduler=FakeScheduler(ANSWER), limits=limits) as server, server.socket() as connection:
+        connection.sendall(start)
+        assert read_all(connection) == b""
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: local"])
+def test_headers_that_do_not_come_in_time_end_a_connection_that_was_good_before(start: bytes) -> None:
+    # The first request has to be there in time, too.
+    limits = Limits(header_s=3)
+    with RunningServer(scheduler=FakeScheduler(ANSWER), limits=limits) as server, server.socket() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + start)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,8 @@ def test_what_is_no_http_harms_nobody(garbage: bytes) -> None:
             with suppress(OSError):
                 connection.sendall(garbage)
             assert b" 200 " not in read_all(connection).partition(b"\r\n")[0]
-        assert server.post(asked())[0] == 200
+        # A request that comes too late on a busy machine is no harm done by the one before.
+        assert in_time(lambda: is_answered(server))
 
 
 def test_a_stream_that_waits_for_its_turn_carries_comments_and_then_an_error_it_can_read() -> None:
@@ -223,6 +230,13 @@ def test_the_end_does_not_wait_for_ever_and_says_that_answers_were_cut() -> None
         assert server.stop() == 1
         reading.join(WAIT_S)
         assert not reading.is_alive()
+
+
+def is_answered(server: RunningServer) -> bool:
+    try:
+        return server.post(asked())[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def is_open(port: int) -> bool:

@@ -66,7 +66,9 @@ def test_the_text_is_prometheus_and_its_numbers_are_right() -> None:
     assert found["qvl_first_token_seconds_count"] == 1
     assert found["qvl_token_seconds_count"] == tokens - 1
     assert found["qvl_answer_seconds_count"] == 1
-    assert found["qvl_first_token_seconds_sum"] + found["qvl_token_seconds_sum"] <= found["qvl_answer_seconds_sum"]
+    # Each is rounded to a microsecond.
+    parts = found["qvl_first_token_seconds_sum"] + found["qvl_token_seconds_sum"]
+    assert parts <= found["qvl_answer_seconds_sum"] + 2e-6
     for name in ("qvl_first_token_seconds", "qvl_token_seconds", "qvl_answer_seconds"):
         bounds = buckets(found, name)
         assert bounds[-1] == (float("inf"), found[f"{name}_count"])
@@ -96,14 +98,14 @@ def test_what_waits_and_what_is_under_way_are_seen_while_a_step_takes_long() -> 
         assert in_time(lambda: server.gauge("qvl_requests_in_house") == 5)
         scheduler.stepping.get(timeout=WAIT_S)
         # The engine is in a step that does not end, and everything else goes on.
-        assert server.gauge("qvl_step_seconds") > 0
+        assert in_time(lambda: server.gauge("qvl_step_seconds") > 0)
         assert server.gauge("qvl_requests_waiting") >= 3
-        assert server.gauge("qvl_connections") == 6
+        assert in_time(lambda: server.gauge("qvl_connections") == 6)
         assert server.get("/health")[0] == 200
         assert server.post({**asked(), "n": 2})[0] == 400
         scheduler.gate.set()
         assert {one.result()[0] for one in waiting} == {200}
-        assert server.gauge("qvl_requests_waiting") == 0
+        assert in_time(lambda: server.gauge("qvl_requests_waiting") == 0)
 
 
 def test_an_answer_that_nobody_waited_for_is_counted_as_cancelled() -> None:

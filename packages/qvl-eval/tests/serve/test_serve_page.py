@@ -46,7 +46,7 @@ def test_curl_examples_run(server: RunningServer) -> None:
     found = [block for block in blocks("bash") if block.startswith("curl ")]
     assert found
     script = found[0].replace(ADDRESS, f"127.0.0.1:{server.port}").replace("curl ", "curl --silent --fail ")
-    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert '"id":"tiny"' in done.stdout
     assert '"content":"It is 7."' in done.stdout

@@ -31,6 +31,7 @@ from running_server import (
     raw_request,
     read_all,
 )
+from waiting import in_time
 
 TOKEN = "a-token-of-more-than-16-characters"
 ROUTES = ("/health", "/metrics", "/v1/models", "/v1/models/tiny", "/", "/nothing")
@@ -317,7 +318,7 @@ def test_a_body_that_grows_beyond_the_limit_is_a_413_while_it_comes() -> None:
                 for _ in range(200):
                     connection.sendall(chunk)
             assert read_all(connection).startswith(b"HTTP/1.1 413 ")
-        assert server.gauge("qvl_body_bytes_held") == 0
+        assert in_time(lambda: server.gauge("qvl_body_bytes_held") == 0)
 
 
 def test_bodies_together_have_a_limit() -> None:

@@ -45,7 +45,7 @@ def begun_stream(port: int, tokens: int) -> socket.socket:
 
 def is_refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()
     except ConnectionRefusedError:
         return True
     return False

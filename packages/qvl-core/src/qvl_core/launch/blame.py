@@ -67,6 +67,10 @@ def first_to_fail(
         named = [look for look in wordless if look.rank == report.rank]
         if named:
             return named[0]
+        # Those that are gone without a word ended after it, when mpiexec took them along.
+        told = [failure for failure in own if failure.rank == report.rank]
+        if told:
+            return told[0]
     if own and silent:
         # One that was still there when the other wrote its error came later.
         return own[0] if last_seen_alive(silent[0].rank) > own[0].moment else silent[0]

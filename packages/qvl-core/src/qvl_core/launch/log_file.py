@@ -60,6 +60,11 @@ def stack_top(path: Path, number: int) -> tuple[str, ...]:
     return found
 
 
+def count_stacks(path: Path) -> int:
+    """Count the stacks of the main thread that faulthandler has written whole, as far as the log's end is read."""
+    return sum(line.endswith(_MAIN_FRAME) for line in last_lines(path, _END_BYTES))
+
+
 class LogTail:
     """Copies what is appended to a log to the screen, whole lines only; what was there before is left out."""
 

@@ -32,11 +32,11 @@ def require_free_port(master: str, where: str) -> None:
 def is_free(port: int) -> bool:
     """Tell whether a process of ours could listen on the port, on any address of this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the engines do it: connections of a run that has just ended do not count.
+        # As the engines do it: connections of a run that has just ended do not count. Binding fails where somebody
+        # listens; the probe itself does not listen, so that two that ask at the same moment find the port free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
-            probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False

@@ -11,14 +11,18 @@ from types import FrameType, TracebackType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # One request may reach a process more than once: from the scheduler, a wrapper around the command, and the launcher.
 SAME_REQUEST_S = 2.0
+# What the launcher passes on to a rank may come so much later than what a scheduler has sent to all processes: on a
+# busy machine it may be the last to run. At a second request it ends the ranks whatever these do.
+PASSED_ON_S = 30.0
 
 
 def is_repeated(number: int, asked_at: float, *, by_hand: bool = True) -> bool:
     """Tell whether a signal repeats the request of `asked_at` (monotonic s) instead of being a second one.
 
-    Where it may have come by hand, Ctrl-C never does: who presses it twice wants to leave.
+    Where it may have come by hand, Ctrl-C never does: who presses it twice wants to leave. Where not, it is a rank's.
     """
-    return not (by_hand and number == signal.SIGINT) and time.monotonic() - asked_at <= SAME_REQUEST_S
+    passed_s = time.monotonic() - asked_at
+    return passed_s <= PASSED_ON_S if not by_hand else number != signal.SIGINT and passed_s <= SAME_REQUEST_S
 
 
 class StopRequest:

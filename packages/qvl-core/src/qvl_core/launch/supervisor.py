@@ -26,7 +26,7 @@ from qvl_core.launch.blame import StarterReport, by_exit_code, first_to_fail, st
 from qvl_core.launch.board import BOARD_VARIABLE, BoardReader
 from qvl_core.launch.eyes import Eyes
 from qvl_core.launch.failures import Failure, RankError, read_failures
-from qvl_core.launch.log_file import LAUNCHER_LOG, LogTail, open_log, rank_log
+from qvl_core.launch.log_file import LAUNCHER_LOG, LogTail, count_stacks, open_log, rank_log
 from qvl_core.launch.proc import started_at, status_of
 from qvl_core.launch.records import LaunchRecord, OtherMachines
 from qvl_core.launch.report import Reporter
@@ -37,12 +37,14 @@ from qvl_core.launch_plan import RankPlace
 
 PERIOD_S = 0.2
 _OTHERS_PERIOD_S = 1.0
+_LOOK_S = 0.05
 # After the last rank has said that it is done: what it then still does is end.
 _FAREWELL_S = 15.0
 # Between a failure and the judgement whose it was: others' words, and those of mpiexec, may be on their way.
 _SETTLE_S = 0.3
-_REPORT_S = 6.0
-_STACKS_S = 0.6
+_REPORT_S = 10.0
+# For the stacks of ranks that hang: written in milliseconds, where there is a core for it.
+_STACKS_S = 5.0
 # Within an allocation of several machines, Open MPI (versions 5 and 4) would spread the ranks over all of them.
 _THIS_MACHINE_ONLY = {
     "PRTE_MCA_ras": "^slurm,lsf,gridengine,pbs",
@@ -209,10 +211,13 @@ class _Supervisor:
         text = self._reporter.verdict(verdict, looks)
         # What follows in the log are the stacks.
         self._tail.stop()
-        members = [look.process for look in looks if look.process and look.vitals is not None]
-        processes.send_signal(signal.SIGUSR1, members)
-        processes.send_signal(signal.SIGCONT, members)
-        time.sleep(_STACKS_S)
+        members = [look for look in looks if look.process and look.vitals is not None]
+        before = {path: count_stacks(path) for path in (rank_log(self._start.logs, look.rank) for look in members)}
+        for number in (signal.SIGUSR1, signal.SIGCONT):
+            processes.send_signal(number, [look.process for look in members])
+        deadline = time.monotonic() + _STACKS_S
+        while time.monotonic() < deadline and any(count_stacks(path) <= count for path, count in before.items()):
+            time.sleep(_LOOK_S)
         return RunError(f"{text}\n{self._reporter.stacks(verdict)}")
 
     def _cause(self, process: subprocess.Popen[bytes], request: StopRequest) -> BaseException | None:

@@ -51,7 +51,7 @@ def _doctor(folder: Path, gone: tuple[str, ...], *words: str, **variables: str) 
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=900,
     )
     assert done.stdout, done.stderr
     return done.returncode, {row["check"]: row for row in json.loads(done.stdout)}

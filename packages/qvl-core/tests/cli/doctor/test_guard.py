@@ -19,10 +19,10 @@ GOOD = Row(check="x", level="ok", evidence="fine")
 
 
 def _ends(process: int) -> bool:
-    """Tell whether a process is gone, or nobody has asked how it ended, within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Tell whether a process is gone, or nobody has asked how it ended, within two minutes."""
+    deadline = time.monotonic() + 120
     while status_of(process) is not None and time.monotonic() < deadline:
-        pass
+        time.sleep(0.01)
     return status_of(process) is None
 
 
@@ -73,8 +73,12 @@ def test_a_child_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
         f"open({str(note)!r}, 'w').write(str(other.pid))\n"
         "time.sleep(600)\n"
     )
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_child([sys.executable, "-c", program], os.environ, 5.0)
+    # A busy machine may take longer to start the two.
+    for deadline_s in (5.0, 20.0, 80.0):
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_child([sys.executable, "-c", program], os.environ, deadline_s)
+        if note.exists() and note.read_text():
+            break
     grandchild = int(note.read_text())
     assert _ends(grandchild)
 
@@ -84,7 +88,7 @@ def test_output_without_end_and_bytes_that_are_no_text_are_bounded() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_child([sys.executable, "-c", endless], os.environ, 1.0)
     much = f"import sys; sys.stdout.buffer.write(b'\\xff' * {3 * OUTPUT_LIMIT})"
-    done = run_child([sys.executable, "-c", much], os.environ, 60.0)
+    done = run_child([sys.executable, "-c", much], os.environ, 600.0)
     assert done.returncode == 0
     assert OUTPUT_LIMIT <= len(done.stdout) < 2 * OUTPUT_LIMIT
     assert set(done.stdout) == {"\ufffd"}
@@ -94,7 +98,7 @@ def test_a_child_that_leaves_its_pipes_to_another_is_not_waited_for() -> None:
     program = (
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(1)"
     )
-    done = run_child([sys.executable, "-c", program], os.environ, 60.0)
+    done = run_child([sys.executable, "-c", program], os.environ, 600.0)
     assert (done.returncode, done.stdout) == (0, "1\n")
 
 
@@ -116,5 +120,5 @@ def test_a_child_ends_with_the_doctor(tmp_path: Path) -> None:
         f"note = Path({str(note)!r})\n"
         "while not (note.exists() and note.read_text()): time.sleep(0.01)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
     assert _ends(int(note.read_text()))
