@@ -153,7 +153,7 @@ class PartMemory:
         self._job, self._tp, self._dp = job, tp, dp
         self._samples, self._recompute, self._zero1 = samples, recompute, zero1
         self._reached = {component: job.is_reached(component) for component in COMPONENTS}
-        self._held = _held_parts(job.spec, job.lora, job.alive, tp, dp)
+        self._held = held_parts(job.spec, job.lora, job.alive, tp, dp)
         self._element = DTYPE_BYTES[job.dtype]
         load, vision = job.workload, job.spec.vision
         at_once = samples if job.task == "train" else rows_in_prefill(samples, load.longest)
@@ -170,34 +170,16 @@ class PartMemory:
         self._largest_vision = vision_layer_bytes(vision, self._patches, frame, **common)  # type: ignore[arg-type]
         self._merger = merger_bytes(vision, self._patches, tp=tp, element=self._element)
         self._head = head_bytes(job.spec.text, samples * load.longest_labels, tp=tp, element=self._element)
-        self._vision_layer += self._adapters_keep("vision", self._patches)
-        self._largest_vision += self._adapters_keep("vision", self._patches)
-        self._merger += self._adapters_keep("merger", self._patches / vision.merge_unit)
-        self._text_layer += self._adapters_keep("text", self._tokens)
-
-    def _adapters_keep(self, component: Component, rows: float) -> float:
-        adapted = adapted_layers(self._job.spec, self._job.lora).get(component, NO_ADAPTERS)
-        return rows * adapted.kept * self._element
+        adapted = adapted_layers(job.spec, job.lora)
+        of_vision, of_merger, of_text = (adapted.get(one, NO_ADAPTERS).kept * self._element for one in COMPONENTS)
+        self._vision_layer += self._patches * of_vision
+        self._largest_vision += self._patches * of_vision
+        self._merger += self._patches / vision.merge_unit * of_merger
+        self._text_layer += self._tokens * of_text
 
     def held(self, shape: StageShape) -> Held:
         """Give the elements of a stage."""
-        parts = self._held
-        elements = trained = sliced = 0
-        for count, part in (
-            (shape.vision, "vision"),
-            (shape.text, "text"),
-            (shape.patch_embed, "patch_embed"),
-            (shape.merger, "merger"),
-            (shape.embeds, "embedding"),
-            (shape.head, "norm"),
-            (shape.head and (not shape.embeds or "head" in parts), "head" if "head" in parts else "embedding"),
-        ):
-            if count:
-                found = parts[part]
-                elements += count * found.elements
-                trained += count * found.trained
-                sliced += count * found.sliced
-        return Held(elements=elements, trained=trained, sliced=sliced)
+        return held_of(self._held, shape)
 
     def state_bytes(self, held: Held) -> int:
         """Give weights, gradient sums and optimizer state of so many elements."""
@@ -231,6 +213,11 @@ class PartMemory:
         self, shape: StageShape, *, in_flight: int, is_first: bool, is_last: bool, communicators: int
     ) -> MemoryParts:
         """Give the memory of a rank of a stage."""
+        waiting = self.waiting(shape, in_flight, is_first=is_first)
+        return replace(self.without_waiting(shape, is_last=is_last, communicators=communicators), in_flight=waiting)
+
+    def without_waiting(self, shape: StageShape, *, is_last: bool, communicators: int) -> MemoryParts:
+        """Give the memory of a rank of a stage but for what micro batches in flight hold: where it lies is the same."""
         job = self._job
         held = self.held(shape)
         trains = job.task == "train"
@@ -251,7 +238,7 @@ class PartMemory:
             merger=merger,
             text=text,
             logits=logits,
-            in_flight=self._waiting(shape, in_flight, is_first=is_first, is_last=is_last),
+            in_flight=0.0,
             kv_cache=0.0 if trains else self.cache_bytes(shape),
             communication=self._communication(held, communicators),
             base=job.device.base_gib * GIB,
@@ -313,7 +300,7 @@ class PartMemory:
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
         return kept["vision"], kept["merger"], kept["text"], logits, waiting
 
-    def _waiting(self, shape: StageShape, in_flight: int, *, is_first: bool, is_last: bool) -> float:
+    def waiting(self, shape: StageShape, in_flight: int, *, is_first: bool) -> float:
         """Give what the other micro batches in flight hold, and the plan and input of this one."""
         job = self._job
         if job.task != "train":
@@ -373,24 +360,52 @@ class PartMemory:
         return communicators * 2 * self._job.device.buffer_mib * MIB if communicators > 1 else 0.0
 
 
-@lru_cache(maxsize=256)
-def _held_parts(
-    spec: ModelSpec, lora: Lora | None, alive: frozenset[Component], tp: int, dp: int
-) -> Mapping[str, Held]:
+def held_parts(spec: ModelSpec, lora: Lora | None, alive: frozenset[Component], tp: int, dp: int) -> Mapping[str, Held]:
     """Count each kind of part once; all layers of a component are alike."""
-    table = parameter_table(spec)
-    trained = adapter_table(spec, lora) if lora is not None else tuple(row for row in table if row.component in alive)
     found: dict[str, Held] = {}
     nothing = Held(elements=0, trained=0, sliced=0)
-    for row in table:
-        if row.layer in (None, 0):
-            name, local = _part(row), prod(row.local_shape(tp))
-            found[name] = found.get(name, nothing) + replace(nothing, elements=local)
-    for row in trained:
-        if row.layer in (None, 0):
-            local = prod(row.local_shape(tp))
-            found[_part(row)] += Held(elements=0, trained=local, sliced=slice_length(local, dp))
+    for name, sizes in _elements(spec, None, None, tp).items():
+        found[name] = replace(nothing, elements=sum(sizes))
+    for name, sizes in _elements(spec, lora, alive, tp).items():
+        sliced = sum(slice_length(size, dp) for size in sizes)
+        found[name] += Held(elements=0, trained=sum(sizes), sliced=sliced)
     return MappingProxyType(found)
+
+
+@lru_cache(maxsize=64)
+def _elements(
+    spec: ModelSpec, lora: Lora | None, alive: frozenset[Component] | None, tp: int
+) -> Mapping[str, tuple[int, ...]]:
+    """List the elements on a rank of each tensor of a part: of the trained ones, or of all where none is `alive`."""
+    if lora is not None:
+        rows = adapter_table(spec, lora)
+    else:
+        rows = tuple(row for row in parameter_table(spec) if alive is None or row.component in alive)
+    found: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        if row.layer in (None, 0):
+            found[_part(row)] = (*found.get(_part(row), ()), prod(row.local_shape(tp)))
+    return MappingProxyType(found)
+
+
+def held_of(parts: Mapping[str, Held], shape: StageShape) -> Held:
+    """Give the elements of a stage, with what `held_parts` gives."""
+    elements = trained = sliced = 0
+    for count, part in (
+        (shape.vision, "vision"),
+        (shape.text, "text"),
+        (shape.patch_embed, "patch_embed"),
+        (shape.merger, "merger"),
+        (shape.embeds, "embedding"),
+        (shape.head, "norm"),
+        (shape.head and (not shape.embeds or "head" in parts), "head" if "head" in parts else "embedding"),
+    ):
+        if count:
+            found = parts[part]
+            elements += count * found.elements
+            trained += count * found.trained
+            sliced += count * found.sliced
+    return Held(elements=elements, trained=trained, sliced=sliced)
 
 
 def slice_length(size: int, replicas: int) -> int:
