@@ -332,6 +332,7 @@ def test_what_is_refused_without_a_search_has_no_split(
     task=st.sampled_from(["train", "generate"]),
     engine=st.sampled_from([QVL, MEGATRON]),
     has_adapters=st.booleans(),
+    answered=st.sampled_from([0, 2, 64]),
 )
 def test_the_search_counts_as_plans_do(
     spec: ModelSpec,
@@ -342,9 +343,12 @@ def test_the_search_counts_as_plans_do(
     task: str,
     engine: Engine,
     has_adapters: bool,
+    answered: int,
 ) -> None:
+    asked = job_of(spec, task="generate", batch=answered, new_tokens=64) if answered and task == "train" else None
     job = job_of(
         spec,
+        evaluation=asked,
         global_batch=48,
         freeze=freeze,
         task=task,

@@ -78,6 +78,18 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             band="if a device lets go later: what the trained weights take, on top",
         ),
     ]
+    if job.evaluation is not None:
+        asked = job.evaluation
+        rows.append(
+            Assumption(
+                about="memory",
+                name="evaluation during training",
+                value=f"{asked.batch} rows at a time, prompts of {asked.workload.longest:,} tokens, "
+                f"{asked.new_tokens:,} new ones, beside the training's state; its time is not counted",
+                source=f"[eval] and [generation] of the recipe; {asked.workload.source}",
+                band="at most that, where prompts are no longer; a device's pool may not give all activations back",
+            )
+        )
     if job.task != "train":
         rows.append(
             Assumption(
@@ -151,7 +163,7 @@ def _time(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="time",
             name="what is left out",
-            value="waiting for data, checkpoints, validation, slow machines",
+            value="waiting for data, checkpoints, validation, evaluation during training, slow machines",
             source="not part of a step's work",
             band="real steps take longer",
         ),

@@ -118,14 +118,15 @@ class StageCosts:
         last = self._choice.pp - 1
         key = vision, text, stage == 0, embeds, done, stage == last
         made = self._made.get(key) or self._make(key)
-        model, working, each, cache, communication, base = made
+        model, working, each, cache, communication, base, evaluating = made
         in_flight = self._in_flight[stage]
         if self._job.engine.tape:
             waiting = in_flight * each
         else:
             waiting = self.memory.waiting(self._shape(key), in_flight, is_first=stage == 0)
         # In the order of MemoryParts.total: equal to the last bit.
-        return model + (working + waiting) + cache + communication + base
+        training = model + (working + waiting) + cache + communication + base
+        return training + max(0.0, evaluating - training)
 
     def _make(self, key: _Kind) -> tuple[float, ...]:
         shape = self._shape(key)
@@ -137,6 +138,7 @@ class StageCosts:
             parts.kv_cache,
             parts.communication,
             parts.base,
+            self.memory.evaluating(shape, parts, is_last=key[-1]),
         )
         return made
 

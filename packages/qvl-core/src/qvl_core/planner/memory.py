@@ -42,7 +42,8 @@ class MemoryParts:
 
     `gradients` are the fp32 sums, `new_gradients` those of one micro batch before they are added, as far as they take
     more than the activations that they replace. `in_flight` is what
-    waits of other micro batches; vision, merger, text and logits are those of the one at work.
+    waits of other micro batches; vision, merger, text and logits are those of the one at work. `evaluation` is what a
+    training's evaluation takes beyond all that only a step needs: cache, prompts and scores.
     """
 
     weights: int
@@ -58,10 +59,16 @@ class MemoryParts:
     kv_cache: float
     communication: float
     base: float
+    evaluation: float = 0.0
 
     @property
     def total(self) -> float:
         """Give the sum."""
+        return self.without_evaluation + self.evaluation
+
+    @property
+    def without_evaluation(self) -> float:
+        """Give what it is while a step runs."""
         model = self.weights + self.gradients + self.new_gradients + self.master + self.moments
         activations = self.vision + self.merger + self.text + self.logits + self.in_flight
         return model + activations + self.kv_cache + self.communication + self.base
@@ -151,6 +158,11 @@ class PartMemory:
         self, job: Job, *, tp: int, dp: int, samples: int, recompute: frozenset[Component], zero1: bool
     ) -> None:
         self._job, self._tp, self._dp = job, tp, dp
+        self._answering: PartMemory | None = None
+        if job.evaluation is not None:
+            self._answering = PartMemory(
+                job.evaluation, tp=tp, dp=dp, samples=job.evaluation.batch, recompute=frozenset(), zero1=False
+            )
         self._samples, self._recompute, self._zero1 = samples, recompute, zero1
         self._reached = {component: job.is_reached(component) for component in COMPONENTS}
         self._held = held_parts(job.spec, job.lora, job.alive, tp, dp)
@@ -214,7 +226,17 @@ class PartMemory:
     ) -> MemoryParts:
         """Give the memory of a rank of a stage."""
         waiting = self.waiting(shape, in_flight, is_first=is_first)
-        return replace(self.without_waiting(shape, is_last=is_last, communicators=communicators), in_flight=waiting)
+        found = replace(self.without_waiting(shape, is_last=is_last, communicators=communicators), in_flight=waiting)
+        evaluating = self.evaluating(shape, found, is_last=is_last)
+        return replace(found, evaluation=max(0.0, evaluating - found.without_evaluation))
+
+    def evaluating(self, shape: StageShape, parts: MemoryParts, *, is_last: bool) -> float:
+        """Give the memory of a rank of a stage while a training's evaluation answers; 0 where it has none."""
+        if self._answering is None:
+            return 0.0
+        answers = self._answering.without_waiting(shape, is_last=is_last, communicators=1)
+        moving = answers.vision + answers.merger + answers.text + answers.logits + answers.kv_cache
+        return parts.state + parts.communication + parts.base + moving
 
     def without_waiting(self, shape: StageShape, *, is_last: bool, communicators: int) -> MemoryParts:
         """Give the memory of a rank of a stage but for what micro batches in flight hold: where it lies is the same."""
@@ -338,7 +360,8 @@ class PartMemory:
         job, text = self._job, self._job.spec.text
         scores = self._samples * text.vocab_size * ((self._element + FP32) / self._tp + 2 * FP32 * (self._tp > 1))
         # On CPU the engine keeps the head's weight in a second layout.
-        copy = text.vocab_size * text.hidden_size * self._element / self._tp if job.kernels == "reference" else 0.0
+        copies = job.kernels == "reference" and job.copies_head
+        copy = text.vocab_size * text.hidden_size * self._element / self._tp if copies else 0.0
         return scores + copy
 
     def cache_bytes(self, shape: StageShape) -> float:

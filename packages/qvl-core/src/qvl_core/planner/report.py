@@ -24,6 +24,7 @@ MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("KV cache", ("kv_cache",)),
     ("communication", ("communication",)),
     ("base", ("base",)),
+    ("evaluation", ("evaluation",)),
 )
 
 
