@@ -493,6 +493,42 @@ def test_a_tokenizer_that_has_come_since_makes_lengths_stale(qvl: Call, tiny: st
     assert "tokenizer.json has changed" in values_of(qvl, tiny)["data"]["note"]
 
 
+@pytest.fixture
+def pictures(qvl: Call, tiny: str, kept: Path) -> list[Path]:
+    """Keep lengths of a thousand pictures."""
+    found = [kept.with_name(f"{number}.png") for number in range(1000)]
+    for number, picture in enumerate(found):
+        picture.write_bytes(b"x" * (100 + number))
+    assert keep_lengths(load_recipe(tiny), [kept], VALUES, [(one.name, one.stat().st_size) for one in found])
+    assert "256 of 1,000 media files looked at again" in values_of(qvl, tiny)["data"]["source"]
+    return found
+
+
+def test_media_that_were_made_smaller_are_noticed(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    # A hundredth of them is enough, wherever they are.
+    for picture in pictures[500:510]:
+        picture.write_bytes(b"x")
+    note = values_of(qvl, tiny)["data"]["note"]
+    assert "is stale" in note
+    assert "50" in Path(note.split("is stale: ")[1]).name
+    pictures[0].unlink()
+    assert "/0.png and" in values_of(qvl, tiny)["data"]["note"]
+
+
+def test_media_that_were_only_touched_are_the_same(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    for picture in pictures:
+        os.utime(picture, (1, 1))
+    assert values_of(qvl, tiny)["data"]["measured"]
+
+
+def test_lengths_kept_by_an_earlier_version_are_taken(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    (file,) = (pictures[0].parent / ".qvl-cache").glob("lengths-*.json")
+    content = json.loads(file.read_text())
+    del content["media"]
+    file.write_text(json.dumps(content))
+    assert values_of(qvl, tiny)["data"]["measured"]
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -511,7 +547,16 @@ def test_lengths_of_other_settings_are_refused_with_a_note(
     assert f"but other settings: {named}" in data["note"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 99, "settings": {}, "files": {}, "values": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"schema": 1, "settings": {}, "files": {}, "values": {}, "media": 3}',
+        '{"schema": 99, "settings": {}, "files": {}, "values": {}}',
+    ],
+)
 def test_a_damaged_file_of_lengths_is_left_alone(qvl: Call, tiny: str, kept: Path, text: str) -> None:
     (file,) = (kept.parent / ".qvl-cache").glob("lengths-*.json")
     file.write_text(text)

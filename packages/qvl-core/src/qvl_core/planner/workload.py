@@ -95,7 +95,9 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
     kept = find_lengths(recipe)
     if kept.values is not None:
         try:
-            return _measured(kept.values, limit, packing, f"measured: kept in {kept.file}")
+            some = f" ({kept.looked_at} of {kept.media:,} media files looked at again)"
+            source = f"measured: kept in {kept.file}{some if kept.looked_at < kept.media else ''}"
+            return _measured(kept.values, limit, packing, source)
         except _FigureError as error:
             return assumed_workload(limit, packing=packing, note=f"{kept.file}: {error}")
     note = f"{kept.note}; look again with `qvl data check {recipe.path}`" if kept.note else ""
