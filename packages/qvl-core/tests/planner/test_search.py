@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -368,6 +368,50 @@ def test_the_search_counts_as_plans_do(
     assert searched.stage_bytes(split) == [stage.memory.total for stage in plan.stages]
     assert split.step_s == pytest.approx(plan.step_s, rel=1e-9)
     assert searched.least_step() <= split.step_s * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    spec=st.sampled_from([TINY, SEVEN, load_spec("qwen2.5-vl-72b")]),
+    freeze=st.sampled_from([*FREEZES, ("merger",), ("vision", "text")]),
+    devices=st.sampled_from([1, 2, 6, 16]),
+    number=st.integers(0, 10_000),
+    length=st.sampled_from([64, 1024, 8192]),
+    has_adapters=st.booleans(),
+)
+def test_a_larger_micro_batch_never_takes_less(
+    spec: ModelSpec, freeze: tuple[str, ...], devices: int, number: int, length: int, has_adapters: bool
+) -> None:
+    # The search relies on it. 7B unfrozen on two devices took less with two samples than with one.
+    load = assumed_workload(length)
+    job = job_of(spec, global_batch=24, freeze=freeze, workload=load, lora=LORA if has_adapters else None)
+    every = list(choices(job, devices))
+    choice = every[number % len(every)]
+    split = splits_of(job, choice).best(1e18)
+    assert split is not None
+    sizes = [
+        search_module.plan_of(job, replace(choice, micro_batch=size), split).memory
+        for size in (1, 2, 3, 4, 6, 8, 12, 24)
+        if 24 // choice.dp % size == 0
+    ]
+    assert all(more >= less * (1 - 1e-12) for less, more in pairwise(sizes))
+
+
+@pytest.mark.parametrize("recomputed", [(), ("text",), ("vision", "merger")])
+@pytest.mark.parametrize("tokens", [64, 1024, 32_768])
+def test_gradients_are_no_more_than_the_model_and_no_less_than_what_they_replace(
+    tokens: int, recomputed: tuple[str, ...]
+) -> None:
+    """Where activations are few, all gradients are there at the end, once: those of the text were counted twice."""
+    job = job_of(SEVEN, workload=assumed_workload(tokens))
+    plan = make_plan(job, Layout.single(SEVEN), recompute=frozenset(recomputed))
+    (memory,) = (stage.memory for stage in plan.stages)
+    every = 2 * memory.gradients / 4
+    moving = memory.new_gradients + memory.vision + memory.merger + memory.text + memory.logits
+    assert 0 <= memory.new_gradients <= every
+    assert moving >= every
+    if tokens == 64:
+        assert moving <= every + 2 * memory.logits + memory.vision + memory.merger + memory.text
 
 
 def test_of_plans_that_are_equally_fast_the_smaller_one_is_offered() -> None:

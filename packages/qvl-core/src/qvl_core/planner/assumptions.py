@@ -58,7 +58,7 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             source="counted from qvl_core/kernels; compared with measured memory on CPU (docs/plan.md)",
             band="not measured on a device; assumed -20 to +30 %"
             if job.kernels == "fused"
-            else "-12 to +8 % of measured memory, fourteen cases (docs/plan.md)",
+            else "-12 to +12 % of measured memory, fourteen cases (docs/plan.md)",
         ),
         Assumption(
             about="memory",
@@ -71,7 +71,7 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="memory",
             name="gradients of a micro batch",
-            value="all of them at the end of its backward, in the model's dtype, in the place of its activations"
+            value="those of a part at the end of its backward, in the model's dtype, in the place of its activations"
             if job.engine.whole_gradients
             else "one at a time",
             source="qvl_core.parallel.pipeline takes them with one value_and_grad; measured on CPU (docs/plan.md)",

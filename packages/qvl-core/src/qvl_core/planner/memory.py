@@ -96,6 +96,34 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Working:
+    """Activations of the micro batch at work when they take most, without gradients.
+
+    `before` is what vision and merger keep; `of_text` and `of_vision` what the backward of either needs beside what is
+    kept.
+    """
+
+    vision: float
+    merger: float
+    text: float
+    logits: float
+    before: float
+    of_text: float
+    of_vision: float
+
+    def beside(self, gradients: float, of_text: float) -> float:
+        """Give what gradients, `of_text` of them the text's, take beyond the activations that they replace.
+
+        They come as activations go (measured on CPU). Most is there at the end of the text's backward, when vision's
+        begins, or at the end of that.
+        """
+        moments = [self.before + of_text + self.of_text]
+        if self.before:
+            moments += [self.before + of_text + self.of_vision, gradients + self.of_vision]
+        return max(0.0, *(moment - (self.vision + self.merger + self.text + self.logits) for moment in moments))
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageShape:
     """What a stage holds: numbers of layers, and whether it is the first or last of its kind."""
 
@@ -247,19 +275,17 @@ class PartMemory:
         master, moments = self._optimizer(held)
         new = held.trained * (FP32 if job.lora is not None else self._element)
         whole = trains and job.engine.whole_gradients
-        of_text = new * self._text_share(shape, held) if whole else 0.0
-        vision, merger, text, logits, kept = self._working(shape, of_text, is_last=is_last)
+        working = self._working(shape, is_last=is_last)
         return MemoryParts(
             weights=held.elements * self._element + adapters * FP32,
             gradients=held.trained * FP32,
-            # They come as activations go (measured on CPU): what there is of them beyond these comes on top.
-            new_gradients=max(0.0, new - kept) if whole else 0.0,
+            new_gradients=working.beside(new, new * self._text_share(shape, held)) if whole else 0.0,
             master=master,
             moments=moments,
-            vision=vision,
-            merger=merger,
-            text=text,
-            logits=logits,
+            vision=working.vision,
+            merger=working.merger,
+            text=working.text,
+            logits=working.logits,
             in_flight=0.0,
             kv_cache=0.0 if trains else self.cache_bytes(shape),
             communication=self._communication(held, communicators),
@@ -273,13 +299,11 @@ class PartMemory:
         before += self._held["merger"].trained if shape.merger else 0
         return (held.trained - before) / held.trained if held.trained else 0.0
 
-    def _working(
-        self, shape: StageShape, text_gradients: float, *, is_last: bool
-    ) -> tuple[float, float, float, float, float]:
+    def _working(self, shape: StageShape, *, is_last: bool) -> _Working:
         """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now.
 
-        The last number is what is kept alone, which goes as the backward goes. Most is there either when the text's
-        backward begins, or when vision's does: then the text's activations are gone and its gradients are there.
+        Most is there either when the text's backward begins, or when vision's does: then the text's activations are
+        gone.
         """
         job, element = self._job, self._element
         vision_in = self._patches * job.spec.vision.hidden_size * element
@@ -311,16 +335,24 @@ class PartMemory:
         logits = 0.0
         if is_last and shape.head:
             logits = self._head if job.task == "train" else self._scores()
-        waiting = sum(kept.values())
         before = kept["vision"] + kept["merger"]
         # The loss is through before a layer's backward begins; where layers run again its tensors stay (measured).
         is_over = {component: logits * (component not in self._recompute) for component in COMPONENTS}
-        kept["text"] += max(0.0, rooms["text"] - is_over["text"])
-        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - is_over["vision"]
-        kept["vision"] += max(0.0, later - sum(kept.values())) if before else 0.0
+        of_text = max(0.0, rooms["text"] - is_over["text"]) + logits
+        of_vision = max(rooms["vision"], rooms["merger"]) + logits - is_over["vision"] if before else 0.0
+        kept["text"] += of_text - logits
+        kept["vision"] += max(0.0, before + of_vision - sum(kept.values()) - logits) if before else 0.0
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
-        return kept["vision"], kept["merger"], kept["text"], logits, waiting
+        return _Working(
+            vision=kept["vision"],
+            merger=kept["merger"],
+            text=kept["text"],
+            logits=logits,
+            before=before,
+            of_text=of_text,
+            of_vision=of_vision,
+        )
 
     def waiting(self, shape: StageShape, in_flight: int, *, is_first: bool) -> float:
         """Give what the other micro batches in flight hold, and the plan and input of this one."""
