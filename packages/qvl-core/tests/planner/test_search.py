@@ -219,6 +219,10 @@ def test_the_account_of_the_pipeline_is_near_the_simulated_clock(
     # Any split, however lopsided; balanced ones agree (below).
     assert 0.7 * account <= simulate(times).makespan <= 1.15 * account
     assert plan.step_s >= account * (1 - 1e-9)
+    # What a plan shows beside it is that clock, with all updates at the end.
+    ends = max(stage.replicas_s + stage.update_s for stage in plan.stages)
+    makespan = simulate(times).makespan
+    assert makespan * (1 - 1e-9) <= plan.clock_s <= makespan * 1.01 + ends
 
 
 def test_balanced_stages_have_the_known_bubble() -> None:
