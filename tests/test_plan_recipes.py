@@ -61,3 +61,10 @@ def test_one_device_that_is_too_small_is_told_what_would_do(name: str, capsys: p
     assert "the least that any layout takes is" in said
     need = re.findall(r"--memory-gib (\S+)", said)[-1]
     assert main(["plan", f"recipes/{name}", "--devices", "1", "--memory-gib", need]) == 0
+
+
+def test_pixels_of_an_evaluation_are_those_that_it_uses() -> None:
+    from qvl_core.planner.workload import LARGEST_PIXELS
+    from qvl_eval.benchmarks.catalogue import PIXEL_LIMITS
+
+    assert {name: largest for name, (_, largest) in PIXEL_LIMITS.items()} == LARGEST_PIXELS

@@ -13,6 +13,8 @@ import tomli
 from qvl_core import load_recipe
 from qvl_core.planner.kept_lengths import keep_lengths, length_settings
 from qvl_core.planner.memory import GIB
+from qvl_core.planner.recipe_plan import recipe_plan
+from qvl_core.planner.workload import PROMPT_TOKENS, prompts_of
 
 Call = Callable[..., Any]
 SIXTY_FOUR = ("--devices", "64", "--memory-gib", "64")
@@ -491,6 +493,42 @@ def test_a_tokenizer_that_has_come_since_makes_lengths_stale(qvl: Call, tiny: st
     assert "tokenizer.json has changed" in values_of(qvl, tiny)["data"]["note"]
 
 
+@pytest.fixture
+def pictures(qvl: Call, tiny: str, kept: Path) -> list[Path]:
+    """Keep lengths of a thousand pictures."""
+    found = [kept.with_name(f"{number}.png") for number in range(1000)]
+    for number, picture in enumerate(found):
+        picture.write_bytes(b"x" * (100 + number))
+    assert keep_lengths(load_recipe(tiny), [kept], VALUES, [(one.name, one.stat().st_size) for one in found])
+    assert "256 of 1,000 media files looked at again" in values_of(qvl, tiny)["data"]["source"]
+    return found
+
+
+def test_media_that_were_made_smaller_are_noticed(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    # A hundredth of them is enough, wherever they are.
+    for picture in pictures[500:510]:
+        picture.write_bytes(b"x")
+    note = values_of(qvl, tiny)["data"]["note"]
+    assert "is stale" in note
+    assert "50" in Path(note.split("is stale: ")[1]).name
+    pictures[0].unlink()
+    assert "/0.png and" in values_of(qvl, tiny)["data"]["note"]
+
+
+def test_media_that_were_only_touched_are_the_same(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    for picture in pictures:
+        os.utime(picture, (1, 1))
+    assert values_of(qvl, tiny)["data"]["measured"]
+
+
+def test_lengths_kept_by_an_earlier_version_are_taken(qvl: Call, tiny: str, pictures: list[Path]) -> None:
+    (file,) = (pictures[0].parent / ".qvl-cache").glob("lengths-*.json")
+    content = json.loads(file.read_text())
+    del content["media"]
+    file.write_text(json.dumps(content))
+    assert values_of(qvl, tiny)["data"]["measured"]
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -509,7 +547,16 @@ def test_lengths_of_other_settings_are_refused_with_a_note(
     assert f"but other settings: {named}" in data["note"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 99, "settings": {}, "files": {}, "values": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"schema": 1, "settings": {}, "files": {}, "values": {}, "media": 3}',
+        '{"schema": 99, "settings": {}, "files": {}, "values": {}}',
+    ],
+)
 def test_a_damaged_file_of_lengths_is_left_alone(qvl: Call, tiny: str, kept: Path, text: str) -> None:
     (file,) = (kept.parent / ".qvl-cache").glob("lengths-*.json")
     file.write_text(text)
@@ -528,6 +575,61 @@ def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str
     assert "the fullest rank takes" in result.out
 
 
+EVALUATION = ("eval.benchmark=ai2d_test", "eval.data=data/AI2D_TEST.tsv", "eval.every=100")
+
+
+def with_evaluation(*settings: str) -> list[str]:
+    return [word for one in (*EVALUATION, *settings) for word in ("--set", one)]
+
+
+def test_an_evaluation_during_training_is_counted(qvl: Call, large: str) -> None:
+    plain = values_of(qvl, large, "--device", "ascend-910b2", *SIXTY_FOUR)["plans"][0]
+    assert all(stage["memory_gib"]["evaluation"] == 0 for stage in plain["stages"])
+    # A few rows take less than the activations of a step, which are gone by then.
+    few = values_of(qvl, large, *SIXTY_FOUR, *with_evaluation("eval.batch=1", "eval.held_tokens=4096"))
+    assert few["plans"][0]["memory_gib"] == plain["memory_gib"]
+    assert any(one["name"] == "evaluation during training" for one in few["assumptions"])
+    rows = ("eval.batch=256", "eval.held_tokens=400000", "generation.max_new_tokens=2000")
+    many = values_of(qvl, large, *SIXTY_FOUR, *with_evaluation(*rows))
+    assert any(stage["memory_gib"]["evaluation"] > 0 for stage in many["plans"][0]["stages"])
+    for stage in many["plans"][0]["stages"]:
+        *parts, total = stage["memory_gib"].values()
+        assert sum(parts) == pytest.approx(total, abs=1e-3)
+    assert "evaluation" in qvl("plan", large, *SIXTY_FOUR, *with_evaluation(*rows)).out
+    # One that never runs takes nothing.
+    never = values_of(qvl, large, *SIXTY_FOUR, *with_evaluation("eval.batch=256", "eval.every=0"))
+    assert never["plans"] == values_of(qvl, large, *SIXTY_FOUR)["plans"]
+
+
+def test_an_evaluation_takes_as_much_during_training_as_on_its_own(large: str) -> None:
+    recipe = load_recipe(large, [*EVALUATION, "eval.batch=2000", "eval.held_tokens=9000000"])
+    plan = recipe_plan(recipe)
+    assert plan.job.evaluation is not None
+    alone = recipe_plan(recipe, plan.job.evaluation)
+    for stage, answering in zip(plan.stages, alone.stages, strict=True):
+        held, own = stage.memory, answering.memory
+        while_it_runs = held.state + held.communication + held.base
+        while_it_runs += own.vision + own.merger + own.text + own.logits + own.kv_cache
+        assert held.total == pytest.approx(max(held.without_evaluation, while_it_runs))
+        assert held.total > held.without_evaluation
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("demo", 1280), ("vlmevalkit", 16_384), (None, 334)])
+def test_prompts_are_as_large_as_eval_pixels_allows(large: str, name: str | None, tokens: int) -> None:
+    load = prompts_of(load_recipe(large, [*EVALUATION, *([f"eval.pixels={name}"] if name else [])]))
+    assert (load.longest_media, load.longest) == (tokens, tokens + PROMPT_TOKENS)
+
+
+def test_a_prompt_with_media_is_as_large_as_these_may_be(answers: str) -> None:
+    alone = prompts_of(load_recipe(answers))
+    two = prompts_of(load_recipe(answers, ["infer.images=['a.png','b.png']"]))
+    assert two.longest_media == 2 * alone.longest_media > 0
+    video = prompts_of(load_recipe(answers, ["infer.videos=['a.mp4']", "data.video.max_frames=32"]))
+    assert video.longest_media == 16 * 131_072 // 784
+    bounded = prompts_of(load_recipe(answers, ["infer.videos=['a.mp4']", "data.video.total_pixels=784000"]))
+    assert bounded.longest_media == 1000
+
+
 def test_more_memory_never_makes_the_best_plan_slower(qvl: Call, large: str) -> None:
     steps = [
         values_of(qvl, large, "--devices", "64", "--memory-gib", str(size))["plans"][0]["step_s"]
@@ -541,7 +643,6 @@ def test_tables_fit_a_narrow_terminal(large: str) -> None:
     from io import StringIO
 
     from qvl_core.cli.commands.plan import print_stages
-    from qvl_core.planner.recipe_plan import recipe_plan
     from rich.console import Console
 
     target = Console(file=StringIO(), width=80)

@@ -41,12 +41,16 @@ class PerSample:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFigures:
-    """What is kept, and the files that it was counted from. Keys are those of a report of `qvl data check`."""
+    """What is kept, the files that it was counted from, and paths and bytes of the media.
+
+    Keys are those of a report of `qvl data check`.
+    """
 
     lengths: Mapping[str, float]
     tokens: Mapping[str, int]
     per_sample: PerSample
     files: tuple[Path, ...]
+    media: tuple[tuple[str, int], ...] = ()
 
 
 def per_sample(data: Dataset) -> PerSample | None:
@@ -83,6 +87,7 @@ def figures_of(data: Dataset) -> DataFigures | None:
             *(file.path for file in data.files),
             *(data.processor.folder / name for name in CHECKPOINT_FILES),
         ),
+        media=tuple(zip(data.media.path.tolist(), data.media.size.tolist(), strict=True)),
     )
 
 
@@ -91,7 +96,7 @@ def keep_figures(recipe: Recipe, found: DataFigures | None) -> Path | None:
     if found is None:
         return None
     values = {"lengths": found.lengths, "tokens": found.tokens, "per_sample": asdict(found.per_sample)}
-    return keep_lengths(recipe, found.files, values)
+    return keep_lengths(recipe, found.files, values, found.media)
 
 
 def _labels_and_frames(data: Dataset, index: int) -> tuple[int, int]:

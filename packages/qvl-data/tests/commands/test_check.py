@@ -133,6 +133,11 @@ def test_lengths_are_kept_for_planning(recipe: Path, tmp_path: Path, capsys: pyt
     assert report["per_sample"]["looked_at"] == 2
     assert report["per_sample"]["frames"] == 0.5
     assert 0 < report["per_sample"]["labels"] < report["per_sample"]["longest_text"]
+    picture = tmp_path / "a.png"
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert "a.png has changed" in find_lengths(load_recipe(str(recipe))).note
+    picture.write_bytes(picture.read_bytes()[:-1])
+    assert find_lengths(load_recipe(str(recipe))).values is not None
     (tmp_path / "r.json").write_text("[]")
     assert "stale" in find_lengths(load_recipe(str(recipe))).note
 

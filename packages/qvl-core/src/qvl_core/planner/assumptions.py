@@ -58,7 +58,7 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             source="counted from qvl_core/kernels; compared with measured memory on CPU (docs/plan.md)",
             band="not measured on a device; assumed -20 to +30 %"
             if job.kernels == "fused"
-            else "-12 to +8 % of measured memory, fourteen cases (docs/plan.md)",
+            else "-12 to +12 % of measured memory, fourteen cases (docs/plan.md)",
         ),
         Assumption(
             about="memory",
@@ -71,13 +71,25 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
         Assumption(
             about="memory",
             name="gradients of a micro batch",
-            value="all of them at the end of its backward, in the model's dtype, in the place of its activations"
+            value="those of a part at the end of its backward, in the model's dtype, in the place of its activations"
             if job.engine.whole_gradients
             else "one at a time",
             source="qvl_core.parallel.pipeline takes them with one value_and_grad; measured on CPU (docs/plan.md)",
             band="if a device lets go later: what the trained weights take, on top",
         ),
     ]
+    if job.evaluation is not None:
+        asked = job.evaluation
+        rows.append(
+            Assumption(
+                about="memory",
+                name="evaluation during training",
+                value=f"{asked.batch} rows at a time, prompts of {asked.workload.longest:,} tokens, "
+                f"{asked.new_tokens:,} new ones, beside the training's state; its time is not counted",
+                source=f"[eval] and [generation] of the recipe; {asked.workload.source}",
+                band="at most that, where prompts are no longer; a device's pool may not give all activations back",
+            )
+        )
     if job.task != "train":
         rows.append(
             Assumption(
@@ -145,13 +157,13 @@ def _time(job: Job) -> tuple[Assumption, ...]:
             about="time",
             name="order of the pipeline",
             value="1F1B with equal micro batches: all stages once, then the slowest stage for each further one",
-            source="equals qvl_core.parallel.clock for balanced stages",
+            source="equals qvl_core.parallel.clock for balanced stages; plans say where that clock differs by 2 %",
             band="against that clock, 1,500 drawn splits: 0 to 7 % too long for most, at worst 23 %; 7 % too short",
         ),
         Assumption(
             about="time",
             name="what is left out",
-            value="waiting for data, checkpoints, validation, slow machines",
+            value="waiting for data, checkpoints, validation, evaluation during training, slow machines",
             source="not part of a step's work",
             band="real steps take longer",
         ),

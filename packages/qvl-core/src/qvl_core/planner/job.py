@@ -9,7 +9,7 @@ from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
 from qvl_core.lora_table import Lora
 from qvl_core.params import Component
 from qvl_core.planner.devices import DeviceFacts
-from qvl_core.planner.workload import Workload, workload_of
+from qvl_core.planner.workload import Workload, prompts_of, workload_of
 from qvl_core.specs.model_spec import ModelSpec
 from qvl_core.stage_table import DtypeName
 
@@ -49,8 +49,10 @@ class Job:
     """A run without its layout.
 
     Where the task is to generate, `batch` are the rows that a replica answers at a time, `new_tokens` the most that an
-    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound). Where each micro batch
+    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound); on CPU the engine
+    `copies_head`, but not while weights change. Where each micro batch
     weighs the same in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
+    `evaluation` is what a training answers on its way, with its own layout and beside its state.
     """
 
     spec: ModelSpec
@@ -68,6 +70,8 @@ class Job:
     engine: Engine = QVL
     kernels: Kernels = "fused"
     is_loss_of_micro_batches: bool = False
+    evaluation: Job | None = None
+    copies_head: bool = True
 
     @property
     def frozen(self) -> frozenset[Component]:
@@ -119,7 +123,18 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
         kernels=kernels,
         is_loss_of_micro_batches=train is not None and train.loss_reduction == "micro_batch",
     )
-    return job if train is not None else _answering(job, recipe)
+    if train is None:
+        return _answering(job, recipe)
+    return replace(job, evaluation=_evaluation(job, recipe))
+
+
+def _evaluation(job: Job, recipe: Recipe) -> Job | None:
+    """Give what a training recipe answers every so many steps; None where it never does."""
+    if recipe.eval is None or not recipe.eval.every:
+        return None
+    # Adapters are part of the training's own weights.
+    answering = replace(job, task="generate", workload=prompts_of(recipe), freeze=(), lora=None, copies_head=False)
+    return _answering(answering, recipe)
 
 
 def _kernels(device: str, launched_on: str) -> Kernels:
@@ -131,7 +146,7 @@ def _kernels(device: str, launched_on: str) -> Kernels:
 def _answering(job: Job, recipe: Recipe) -> Job:
     """Add how many rows are answered at a time, how long answers may be, and what the cache may hold."""
     window = recipe.spec.text.max_position_embeddings
-    if recipe.task == "eval" and recipe.eval is not None:
+    if recipe.task != "infer" and recipe.eval is not None:
         batch, held = recipe.eval.batch, recipe.eval.held_tokens or window
     else:
         batch, held = (recipe.infer.batch if recipe.infer is not None else INFER_SLOTS), INFER_HELD_TOKENS

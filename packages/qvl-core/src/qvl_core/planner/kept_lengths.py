@@ -1,8 +1,9 @@
 """Lengths of a recipe's samples, kept in `data.cache_dir` by `qvl data check` and by runs, taken by `qvl plan`.
 
 One JSON file for each set of settings that lengths depend on: lengths-<hash of the settings>.json. It holds the
-settings, the size, time and sha256 of every file of records and of the checkpoint's tokenizer and template, and the
-figures. It is good as long as all of these are as they were; media are not looked at again, there may be a million.
+settings, the size, time and sha256 of every file of records and of the checkpoint's tokenizer and template, the sizes
+of media files, and the figures. It is good as long as all of these are as they were. Of media, of which there may be a
+million, 256 spread over all are kept: that many are looked at in a hundredth of a second.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 # Raise when a figure or a setting changes its meaning.
 SCHEMA = 1
 _PIECE = 1 << 20
+# Media files that are looked at again.
+MOST_MEDIA = 256
 # Of [data], what the tokens of a sample, or which samples there are, depend on.
 _SETTINGS = (
     *("sources", "validation", "sequence_length", "too_long", "image", "video", "loss_on", "grounding"),
@@ -37,25 +40,33 @@ _SETTINGS = (
 class KeptLengths:
     """What was found: `values` as in a report of `qvl data check`, from `file`; None with a `note` that says why not.
 
-    Without a note nothing was kept of these files.
+    Without a note nothing was kept of these files. Of `media` files `looked_at` have the size that they had.
     """
 
     values: Mapping[str, Any] | None = None
+    media: int = 0
+    looked_at: int = 0
     file: Path | None = None
     note: str = ""
 
 
-def keep_lengths(recipe: Recipe, files: Iterable[Path], values: Mapping[str, Any]) -> Path | None:
+def keep_lengths(
+    recipe: Recipe, files: Iterable[Path], values: Mapping[str, Any], media: Sequence[tuple[str, int]] = ()
+) -> Path | None:
     """Keep the figures of a recipe's data; `files` are those that they were counted from. None if they cannot be kept.
 
-    It saves time and is never needed: what cannot be written is left, with a warning.
+    `media` are paths and bytes of the media files, of which some are kept, spread over all. Lengths that are kept save
+    time and are never needed: what cannot be written is left, with a warning.
     """
     settings = _settings(recipe)
     target = _file(recipe, settings)
+    named = sorted(dict(media).items())
+    spread = {named[i * (len(named) - 1) // (MOST_MEDIA - 1)] for i in range(MOST_MEDIA)} if named else set()
     content = {
         "schema": SCHEMA,
         "settings": settings,
         "files": {str(path.resolve()): _stamp(path) for path in (*files, *_folders(recipe))},
+        "media": {"count": len(named), "bytes": {str(Path(path).resolve()): size for path, size in sorted(spread)}},
         "values": values,
     }
     try:
@@ -74,11 +85,14 @@ def find_lengths(recipe: Recipe) -> KeptLengths:
     content = _read(target)
     if content is None:
         return KeptLengths(note=_of_other_settings(target.parent, settings))
+    # What earlier versions kept has no media.
+    media = content.get("media", {"count": 0, "bytes": {}})
     changed = [path for path, stamp in content["files"].items() if not _is_as_it_was(Path(path), stamp)]
+    changed += [path for path, size in media["bytes"].items() if _bytes(Path(path)) != size]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return KeptLengths(note=f"{target} is stale: {changed[0]}{more} has changed since")
-    return KeptLengths(values=content["values"], file=target)
+    return KeptLengths(values=content["values"], file=target, media=int(media["count"]), looked_at=len(media["bytes"]))
 
 
 def length_settings(recipe: Recipe) -> dict[str, Any]:
@@ -116,6 +130,9 @@ def _read(file: Path) -> dict[str, Any] | None:
         _log.warning("%s cannot be used: %s", file, error)
         return None
     is_whole = all(isinstance(content.get(key), dict) for key in ("settings", "files", "values"))
+    media = content.get("media", {"count": 0, "bytes": {}})
+    is_whole = is_whole and isinstance(media, dict) and isinstance(media.get("count"), int)
+    is_whole = is_whole and isinstance(media.get("bytes"), dict)
     return content if is_whole and content.get("schema") == SCHEMA else None
 
 
@@ -165,6 +182,14 @@ def _is_as_it_was(path: Path, stamp: Any) -> bool:
     if stamp.get("bytes") != state.st_size:
         return False
     return stamp.get("mtime_ns") == state.st_mtime_ns or _stamp(path)["sha256"] == stamp.get("sha256")
+
+
+def _bytes(path: Path) -> int:
+    """Give the size of a file, 0 where there is none. Another picture has another size, or as many pixels."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _digest(path: Path) -> str:

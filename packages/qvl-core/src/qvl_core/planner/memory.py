@@ -42,7 +42,8 @@ class MemoryParts:
 
     `gradients` are the fp32 sums, `new_gradients` those of one micro batch before they are added, as far as they take
     more than the activations that they replace. `in_flight` is what
-    waits of other micro batches; vision, merger, text and logits are those of the one at work.
+    waits of other micro batches; vision, merger, text and logits are those of the one at work. `evaluation` is what a
+    training's evaluation takes beyond all that only a step needs: cache, prompts and scores.
     """
 
     weights: int
@@ -58,10 +59,16 @@ class MemoryParts:
     kv_cache: float
     communication: float
     base: float
+    evaluation: float = 0.0
 
     @property
     def total(self) -> float:
         """Give the sum."""
+        return self.without_evaluation + self.evaluation
+
+    @property
+    def without_evaluation(self) -> float:
+        """Give what it is while a step runs."""
         model = self.weights + self.gradients + self.new_gradients + self.master + self.moments
         activations = self.vision + self.merger + self.text + self.logits + self.in_flight
         return model + activations + self.kv_cache + self.communication + self.base
@@ -86,6 +93,34 @@ class Held:
             trained=self.trained + other.trained,
             sliced=self.sliced + other.sliced,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Working:
+    """Activations of the micro batch at work when they take most, without gradients.
+
+    `before` is what vision and merger keep; `of_text` and `of_vision` what the backward of either needs beside what is
+    kept.
+    """
+
+    vision: float
+    merger: float
+    text: float
+    logits: float
+    before: float
+    of_text: float
+    of_vision: float
+
+    def beside(self, gradients: float, of_text: float) -> float:
+        """Give what gradients, `of_text` of them the text's, take beyond the activations that they replace.
+
+        They come as activations go (measured on CPU). Most is there at the end of the text's backward, when vision's
+        begins, or at the end of that.
+        """
+        moments = [self.before + of_text + self.of_text]
+        if self.before:
+            moments += [self.before + of_text + self.of_vision, gradients + self.of_vision]
+        return max(0.0, *(moment - (self.vision + self.merger + self.text + self.logits) for moment in moments))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +186,14 @@ class PartMemory:
         self, job: Job, *, tp: int, dp: int, samples: int, recompute: frozenset[Component], zero1: bool
     ) -> None:
         self._job, self._tp, self._dp = job, tp, dp
+        self._answering: PartMemory | None = None
+        if job.evaluation is not None:
+            self._answering = PartMemory(
+                job.evaluation, tp=tp, dp=dp, samples=job.evaluation.batch, recompute=frozenset(), zero1=False
+            )
         self._samples, self._recompute, self._zero1 = samples, recompute, zero1
         self._reached = {component: job.is_reached(component) for component in COMPONENTS}
-        self._held = _held_parts(job.spec, job.lora, job.alive, tp, dp)
+        self._held = held_parts(job.spec, job.lora, job.alive, tp, dp)
         self._element = DTYPE_BYTES[job.dtype]
         load, vision = job.workload, job.spec.vision
         at_once = samples if job.task == "train" else rows_in_prefill(samples, load.longest)
@@ -170,34 +210,16 @@ class PartMemory:
         self._largest_vision = vision_layer_bytes(vision, self._patches, frame, **common)  # type: ignore[arg-type]
         self._merger = merger_bytes(vision, self._patches, tp=tp, element=self._element)
         self._head = head_bytes(job.spec.text, samples * load.longest_labels, tp=tp, element=self._element)
-        self._vision_layer += self._adapters_keep("vision", self._patches)
-        self._largest_vision += self._adapters_keep("vision", self._patches)
-        self._merger += self._adapters_keep("merger", self._patches / vision.merge_unit)
-        self._text_layer += self._adapters_keep("text", self._tokens)
-
-    def _adapters_keep(self, component: Component, rows: float) -> float:
-        adapted = adapted_layers(self._job.spec, self._job.lora).get(component, NO_ADAPTERS)
-        return rows * adapted.kept * self._element
+        adapted = adapted_layers(job.spec, job.lora)
+        of_vision, of_merger, of_text = (adapted.get(one, NO_ADAPTERS).kept * self._element for one in COMPONENTS)
+        self._vision_layer += self._patches * of_vision
+        self._largest_vision += self._patches * of_vision
+        self._merger += self._patches / vision.merge_unit * of_merger
+        self._text_layer += self._tokens * of_text
 
     def held(self, shape: StageShape) -> Held:
         """Give the elements of a stage."""
-        parts = self._held
-        elements = trained = sliced = 0
-        for count, part in (
-            (shape.vision, "vision"),
-            (shape.text, "text"),
-            (shape.patch_embed, "patch_embed"),
-            (shape.merger, "merger"),
-            (shape.embeds, "embedding"),
-            (shape.head, "norm"),
-            (shape.head and (not shape.embeds or "head" in parts), "head" if "head" in parts else "embedding"),
-        ):
-            if count:
-                found = parts[part]
-                elements += count * found.elements
-                trained += count * found.trained
-                sliced += count * found.sliced
-        return Held(elements=elements, trained=trained, sliced=sliced)
+        return held_of(self._held, shape)
 
     def state_bytes(self, held: Held) -> int:
         """Give weights, gradient sums and optimizer state of so many elements."""
@@ -231,6 +253,21 @@ class PartMemory:
         self, shape: StageShape, *, in_flight: int, is_first: bool, is_last: bool, communicators: int
     ) -> MemoryParts:
         """Give the memory of a rank of a stage."""
+        waiting = self.waiting(shape, in_flight, is_first=is_first)
+        found = replace(self.without_waiting(shape, is_last=is_last, communicators=communicators), in_flight=waiting)
+        evaluating = self.evaluating(shape, found, is_last=is_last)
+        return replace(found, evaluation=max(0.0, evaluating - found.without_evaluation))
+
+    def evaluating(self, shape: StageShape, parts: MemoryParts, *, is_last: bool) -> float:
+        """Give the memory of a rank of a stage while a training's evaluation answers; 0 where it has none."""
+        if self._answering is None:
+            return 0.0
+        answers = self._answering.without_waiting(shape, is_last=is_last, communicators=1)
+        moving = answers.vision + answers.merger + answers.text + answers.logits + answers.kv_cache
+        return parts.state + parts.communication + parts.base + moving
+
+    def without_waiting(self, shape: StageShape, *, is_last: bool, communicators: int) -> MemoryParts:
+        """Give the memory of a rank of a stage but for what micro batches in flight hold: where it lies is the same."""
         job = self._job
         held = self.held(shape)
         trains = job.task == "train"
@@ -238,20 +275,18 @@ class PartMemory:
         master, moments = self._optimizer(held)
         new = held.trained * (FP32 if job.lora is not None else self._element)
         whole = trains and job.engine.whole_gradients
-        of_text = new * self._text_share(shape, held) if whole else 0.0
-        vision, merger, text, logits, kept = self._working(shape, of_text, is_last=is_last)
+        working = self._working(shape, is_last=is_last)
         return MemoryParts(
             weights=held.elements * self._element + adapters * FP32,
             gradients=held.trained * FP32,
-            # They come as activations go (measured on CPU): what there is of them beyond these comes on top.
-            new_gradients=max(0.0, new - kept) if whole else 0.0,
+            new_gradients=working.beside(new, new * self._text_share(shape, held)) if whole else 0.0,
             master=master,
             moments=moments,
-            vision=vision,
-            merger=merger,
-            text=text,
-            logits=logits,
-            in_flight=self._waiting(shape, in_flight, is_first=is_first, is_last=is_last),
+            vision=working.vision,
+            merger=working.merger,
+            text=working.text,
+            logits=working.logits,
+            in_flight=0.0,
             kv_cache=0.0 if trains else self.cache_bytes(shape),
             communication=self._communication(held, communicators),
             base=job.device.base_gib * GIB,
@@ -264,13 +299,11 @@ class PartMemory:
         before += self._held["merger"].trained if shape.merger else 0
         return (held.trained - before) / held.trained if held.trained else 0.0
 
-    def _working(
-        self, shape: StageShape, text_gradients: float, *, is_last: bool
-    ) -> tuple[float, float, float, float, float]:
+    def _working(self, shape: StageShape, *, is_last: bool) -> _Working:
         """Give vision, merger, text and logits of the micro batch at work: kept, and room for what runs just now.
 
-        The last number is what is kept alone, which goes as the backward goes. Most is there either when the text's
-        backward begins, or when vision's does: then the text's activations are gone and its gradients are there.
+        Most is there either when the text's backward begins, or when vision's does: then the text's activations are
+        gone.
         """
         job, element = self._job, self._element
         vision_in = self._patches * job.spec.vision.hidden_size * element
@@ -302,18 +335,26 @@ class PartMemory:
         logits = 0.0
         if is_last and shape.head:
             logits = self._head if job.task == "train" else self._scores()
-        waiting = sum(kept.values())
         before = kept["vision"] + kept["merger"]
         # The loss is through before a layer's backward begins; where layers run again its tensors stay (measured).
         is_over = {component: logits * (component not in self._recompute) for component in COMPONENTS}
-        kept["text"] += max(0.0, rooms["text"] - is_over["text"])
-        later = before + max(rooms["vision"], rooms["merger"]) + text_gradients - is_over["vision"]
-        kept["vision"] += max(0.0, later - sum(kept.values())) if before else 0.0
+        of_text = max(0.0, rooms["text"] - is_over["text"]) + logits
+        of_vision = max(rooms["vision"], rooms["merger"]) + logits - is_over["vision"] if before else 0.0
+        kept["text"] += of_text - logits
+        kept["vision"] += max(0.0, before + of_vision - sum(kept.values()) - logits) if before else 0.0
         # What runs forward only is over before the rest begins: it counts where it alone takes more.
         kept[who] += max(0.0, passing - sum(kept.values()) - logits)
-        return kept["vision"], kept["merger"], kept["text"], logits, waiting
+        return _Working(
+            vision=kept["vision"],
+            merger=kept["merger"],
+            text=kept["text"],
+            logits=logits,
+            before=before,
+            of_text=of_text,
+            of_vision=of_vision,
+        )
 
-    def _waiting(self, shape: StageShape, in_flight: int, *, is_first: bool, is_last: bool) -> float:
+    def waiting(self, shape: StageShape, in_flight: int, *, is_first: bool) -> float:
         """Give what the other micro batches in flight hold, and the plan and input of this one."""
         job = self._job
         if job.task != "train":
@@ -351,7 +392,8 @@ class PartMemory:
         job, text = self._job, self._job.spec.text
         scores = self._samples * text.vocab_size * ((self._element + FP32) / self._tp + 2 * FP32 * (self._tp > 1))
         # On CPU the engine keeps the head's weight in a second layout.
-        copy = text.vocab_size * text.hidden_size * self._element / self._tp if job.kernels == "reference" else 0.0
+        copies = job.kernels == "reference" and job.copies_head
+        copy = text.vocab_size * text.hidden_size * self._element / self._tp if copies else 0.0
         return scores + copy
 
     def cache_bytes(self, shape: StageShape) -> float:
@@ -373,24 +415,52 @@ class PartMemory:
         return communicators * 2 * self._job.device.buffer_mib * MIB if communicators > 1 else 0.0
 
 
-@lru_cache(maxsize=256)
-def _held_parts(
-    spec: ModelSpec, lora: Lora | None, alive: frozenset[Component], tp: int, dp: int
-) -> Mapping[str, Held]:
+def held_parts(spec: ModelSpec, lora: Lora | None, alive: frozenset[Component], tp: int, dp: int) -> Mapping[str, Held]:
     """Count each kind of part once; all layers of a component are alike."""
-    table = parameter_table(spec)
-    trained = adapter_table(spec, lora) if lora is not None else tuple(row for row in table if row.component in alive)
     found: dict[str, Held] = {}
     nothing = Held(elements=0, trained=0, sliced=0)
-    for row in table:
-        if row.layer in (None, 0):
-            name, local = _part(row), prod(row.local_shape(tp))
-            found[name] = found.get(name, nothing) + replace(nothing, elements=local)
-    for row in trained:
-        if row.layer in (None, 0):
-            local = prod(row.local_shape(tp))
-            found[_part(row)] += Held(elements=0, trained=local, sliced=slice_length(local, dp))
+    for name, sizes in _elements(spec, None, None, tp).items():
+        found[name] = replace(nothing, elements=sum(sizes))
+    for name, sizes in _elements(spec, lora, alive, tp).items():
+        sliced = sum(slice_length(size, dp) for size in sizes)
+        found[name] += Held(elements=0, trained=sum(sizes), sliced=sliced)
     return MappingProxyType(found)
+
+
+@lru_cache(maxsize=64)
+def _elements(
+    spec: ModelSpec, lora: Lora | None, alive: frozenset[Component] | None, tp: int
+) -> Mapping[str, tuple[int, ...]]:
+    """List the elements on a rank of each tensor of a part: of the trained ones, or of all where none is `alive`."""
+    if lora is not None:
+        rows = adapter_table(spec, lora)
+    else:
+        rows = tuple(row for row in parameter_table(spec) if alive is None or row.component in alive)
+    found: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        if row.layer in (None, 0):
+            found[_part(row)] = (*found.get(_part(row), ()), prod(row.local_shape(tp)))
+    return MappingProxyType(found)
+
+
+def held_of(parts: Mapping[str, Held], shape: StageShape) -> Held:
+    """Give the elements of a stage, with what `held_parts` gives."""
+    elements = trained = sliced = 0
+    for count, part in (
+        (shape.vision, "vision"),
+        (shape.text, "text"),
+        (shape.patch_embed, "patch_embed"),
+        (shape.merger, "merger"),
+        (shape.embeds, "embedding"),
+        (shape.head, "norm"),
+        (shape.head and (not shape.embeds or "head" in parts), "head" if "head" in parts else "embedding"),
+    ):
+        if count:
+            found = parts[part]
+            elements += count * found.elements
+            trained += count * found.trained
+            sliced += count * found.sliced
+    return Held(elements=elements, trained=trained, sliced=sliced)
 
 
 def slice_length(size: int, replicas: int) -> int:

@@ -10,6 +10,7 @@ from qvl_core.model_flops import training_flops
 from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory, stage_shapes
+from qvl_core.planner.pipeline import clock_seconds
 from qvl_core.planner.timing import PartTimes, Seconds, replica_seconds, update_seconds
 
 TERA = 1e12
@@ -87,6 +88,18 @@ class Plan:
         more = self.micro_batches - 1
         return self.fill_s + max(
             more * stage.micro_batch_s + stage.replicas_s + stage.update_s for stage in self.stages
+        )
+
+    @property
+    def clock_s(self) -> float:
+        """Give the time of a step by the clock of 1F1B; lopsided stages take more, or less, than `step_s`."""
+        if self.job.task != "train" or self.layout.pp == 1:
+            return self.step_s
+        return clock_seconds(
+            [stage.forward.total for stage in self.stages],
+            [stage.backward.total for stage in self.stages],
+            self.micro_batches,
+            [stage.replicas_s + stage.update_s for stage in self.stages],
         )
 
     @property
@@ -213,6 +226,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "memory_gib": round(gib(plan.memory), 3),
         "fullest_stage": plan.fullest,
         "step_s": _digits(plan.step_s),
+        "clock_s": _digits(plan.clock_s),
         "samples_per_s": _digits(plan.samples_per_s),
         "tokens_per_s": _digits(plan.samples_per_s * plan.job.workload.tokens),
         "mfu": round(plan.mfu, 4),

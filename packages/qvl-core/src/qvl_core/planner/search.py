@@ -6,13 +6,15 @@ there is, so with more of it the best plan never gets slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
 from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
+from qvl_core.planner.costs import Choice, SharedCosts
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.plan import Plan, make_plan
 from qvl_core.planner.splits import LeastMemory, Split, SplitSearch
@@ -22,18 +24,6 @@ LARGEST_MICRO_BATCH = 16
 MOST_DEVICES = 65_536
 # Choices that are tried for the fewest devices: 1 or 2 milliseconds each.
 _MOST_TRIED = 1_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """All of a plan but its stage lists."""
-
-    tp: int
-    pp: int
-    dp: int
-    micro_batch: int
-    recompute: frozenset[Component]
-    zero1: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,81 +67,94 @@ def _most_stages(job: Job) -> int:
 
 def search(job: Job, devices: int, memory_bytes: float, *, top: int = 5) -> tuple[Plan, ...]:
     """Give the `top` fastest plans that fit, best first; none where nothing fits."""
+    shared = SharedCosts(job)
     bounded: list[tuple[float, int, Choice, SplitSearch]] = []
     for choice in choices(job, devices):
-        splits = splits_of(job, choice)
+        splits = SplitSearch(shared, choice)
         bounded.append((_rank(job, choice, splits.least_step()), len(bounded), choice, splits))
     bounded.sort(key=lambda entry: entry[:2])
-    found: list[tuple[float, float, Plan]] = []
-    smallest = _smallest_micro_batches(bounded)
-    is_hopeless: dict[Choice, bool] = {}
-    for bound, _, choice, splits in bounded:
-        if len(found) >= top and bound > found[top - 1][0]:
+    sizes = _LargestMicroBatches([(choice, splits) for _, _, choice, splits in bounded], memory_bytes)
+    found: list[tuple[float, float, int, Choice, Split]] = []
+    for bound, number, choice, splits in bounded:
+        slowest = found[top - 1][0] if len(found) >= top else inf
+        if bound > slowest:
             break
-        # A larger micro batch never takes less: where not even the smallest fits, none does.
-        least = replace(choice, micro_batch=1)
-        if least not in is_hopeless:
-            is_hopeless[least] = smallest[least].best(memory_bytes, any_will_do=True) is None
-        split = None if is_hopeless[least] else splits.best(memory_bytes)
+        most_s = slowest * _samples(job, choice) * (1 + 1e-9)
+        split = splits.leanest(memory_bytes, most_s) if sizes.has_room(choice) else None
         if split is None:
             continue
-        plan = plan_of(job, choice, split)
-        found.append((1 / plan.samples_per_s, plan.memory, plan))
-        found.sort(key=lambda entry: entry[:2])
-    return tuple(plan for _, _, plan in found[:top])
+        # Times that are equal but for rounding are equal: then memory decides.
+        rank = float(f"{_rank(job, choice, split.step_s):.12g}")
+        found.append((rank, max(splits.stage_bytes(split)), number, choice, split))
+        found = sorted(found, key=lambda entry: entry[:3])[:top]
+    return tuple(plan_of(job, choice, split) for _, _, _, choice, split in found)
 
 
-def _smallest_micro_batches(bounded: list[tuple[float, int, Choice, SplitSearch]]) -> dict[Choice, SplitSearch]:
-    """Give the search with the smallest micro batch for each choice, which is named with a micro batch of 1."""
-    ordered = sorted(bounded, key=lambda entry: -entry[2].micro_batch)
-    return {replace(choice, micro_batch=1): splits for _, _, choice, splits in ordered}
+class _LargestMicroBatches:
+    """Knows the largest micro batch that fits with each tp, pp, dp and recomputation: a larger one never takes less."""
+
+    def __init__(self, searches: Sequence[tuple[Choice, SplitSearch]], memory_bytes: float) -> None:
+        self._memory_bytes = memory_bytes
+        self._largest: dict[Choice, int] = {}
+        self._sizes: dict[Choice, list[tuple[int, SplitSearch]]] = {}
+        for choice, splits in searches:
+            self._sizes.setdefault(replace(choice, micro_batch=1), []).append((choice.micro_batch, splits))
+
+    def has_room(self, choice: Choice) -> bool:
+        """Tell whether a choice has a split that fits."""
+        key = replace(choice, micro_batch=1)
+        if key not in self._largest:
+            sizes = sorted(self._sizes[key], key=lambda pair: pair[0])
+            low = bisect_left(sizes, True, key=lambda pair: not pair[1].fits(self._memory_bytes))
+            self._largest[key] = sizes[low - 1][0] if low else 0
+        return choice.micro_batch <= self._largest[key]
 
 
 def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
     """Find what would fit where nothing does: how much memory, or how many devices."""
+    shared = SharedCosts(job)
     size, smallest = inf, None
-    searches = [(splits_of(job, choice), choice) for choice in _least(job, devices)]
+    searches = [(SplitSearch(shared, choice), choice) for choice in _least(job, devices)]
     for splits, choice in sorted(searches, key=lambda pair: pair[0].least_memory()):
         # What saves less than a thousandth is not worth looking for.
         found = splits.least_bytes(size * (1 - 1e-3))
         if found is not None:
             size, smallest = found[0], (choice, found[1])
     least = plan_of(job, *smallest) if smallest else None
-    fewest, all_tried = _fewest(job, memory_bytes)
+    fewest, all_tried = _fewest(shared, memory_bytes)
     return Shortfall(least=least, fewest=fewest, all_tried=all_tried)
 
 
-def _fewest(job: Job, memory_bytes: float) -> tuple[Plan | None, bool]:
+def _fewest(shared: SharedCosts, memory_bytes: float) -> tuple[Plan | None, bool]:
     """Give a plan for the fewest devices that do, and whether all smaller numbers were tried: whole machines first.
 
-    A thousand sizes may come into question: after `_MOST_TRIED` choices only doublings of a machine are left to try.
+    Thousands of sizes may come into question: after `_MOST_TRIED` choices only doublings of a machine are left to try.
     """
-    machine, tried = job.device.devices_per_node, 0
-    smallest = _smallest_micro_batch(job)
-    bounds = LeastMemory(job, smallest)
-    for size, shapes in _sizes(job):
+    job, tried = shared.job, 0
+    machine, smallest = job.device.devices_per_node, _smallest_micro_batch(job)
+    for size, shapes in _sizes(job, LeastMemory(shared, smallest), memory_bytes):
         for tp, pp, dp in shapes:
-            if bounds.of(tp, pp, dp) > memory_bytes:
-                continue
             for choice in _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest):
                 tried += 1
-                if splits_of(job, choice).best(memory_bytes, any_will_do=True) is not None:
-                    return _fitting(job, size, memory_bytes), True
+                if SplitSearch(shared, choice).fits(memory_bytes):
+                    return _fitting(shared, size, memory_bytes), True
         if tried > _MOST_TRIED:
             doubled = (machine << more for more in range(1, 17) if size < machine << more <= MOST_DEVICES)
-            found = (_fitting(job, more, memory_bytes) for more in doubled)
+            found = (_fitting(shared, more, memory_bytes) for more in doubled)
             return next((plan for plan in found if plan is not None), None), False
     return None, True
 
 
-def _sizes(job: Job) -> list[tuple[int, list[tuple[int, int, int]]]]:
-    """List numbers of devices with the tp, pp and dp of each: up to a machine, whole machines, then all others."""
+def _sizes(job: Job, bounds: LeastMemory, memory_bytes: float) -> list[tuple[int, list[tuple[int, int, int]]]]:
+    """List numbers of devices with each tp, pp and dp that might fit: up to a machine, whole machines, all others."""
     machine = job.device.devices_per_node
     replicas = _divisors(job.global_batch) if job.task == "train" else [1]
     sizes: dict[int, list[tuple[int, int, int]]] = {}
     for tp in legal_tensor_degrees(job.spec):
         for dp in replicas:
-            for pp in range(1, _most_stages(job) + 1):
+            if tp * dp > MOST_DEVICES:
+                break
+            for pp in range(bounds.fewest_stages(tp, dp, _most_stages(job), memory_bytes), _most_stages(job) + 1):
                 size = tp * pp * dp
                 if size > MOST_DEVICES:
                     break
@@ -159,14 +162,15 @@ def _sizes(job: Job) -> list[tuple[int, list[tuple[int, int, int]]]]:
     return sorted(sizes.items(), key=lambda pair: (pair[0] > machine and pair[0] % machine > 0, pair[0]))
 
 
-def _fitting(job: Job, devices: int, memory_bytes: float) -> Plan | None:
+def _fitting(shared: SharedCosts, devices: int, memory_bytes: float) -> Plan | None:
     """Give a plan for so many devices that fits, the fastest of those that take least; None where none does."""
     fitting = (
-        plan_of(job, choice, split)
-        for choice in _least(job, devices)
-        if (split := splits_of(job, choice).best(memory_bytes)) is not None
+        (split.step_s, number, choice, split)
+        for number, choice in enumerate(_least(shared.job, devices))
+        if (split := SplitSearch(shared, choice).best(memory_bytes)) is not None
     )
-    return min(fitting, key=lambda plan: plan.step_s, default=None)
+    found = min(fitting, key=lambda entry: entry[:2], default=None)
+    return plan_of(shared.job, *found[2:]) if found is not None else None
 
 
 def _least(job: Job, devices: int) -> list[Choice]:
@@ -181,15 +185,7 @@ def _smallest_micro_batch(job: Job) -> int:
 
 def splits_of(job: Job, choice: Choice) -> SplitSearch:
     """Give the search for the stage lists of a choice."""
-    return SplitSearch(
-        job,
-        tp=choice.tp,
-        pp=choice.pp,
-        dp=choice.dp,
-        micro_batch=choice.micro_batch,
-        recompute=choice.recompute,
-        zero1=choice.zero1,
-    )
+    return SplitSearch(SharedCosts(job), choice)
 
 
 def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
@@ -200,7 +196,12 @@ def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
 
 def _rank(job: Job, choice: Choice, step_s: float) -> float:
     """Give seconds a sample: what plans are compared by."""
-    return step_s / (job.global_batch if job.task == "train" else job.batch * choice.dp)
+    return step_s / _samples(job, choice)
+
+
+def _samples(job: Job, choice: Choice) -> int:
+    """Count the samples, or answers, of a step."""
+    return job.global_batch if job.task == "train" else job.batch * choice.dp
 
 
 def _divisors(number: int) -> list[int]:

@@ -2,26 +2,27 @@
 
 Vision comes first, so a split is a prefix of stages with vision, the last of which may begin with text, and stages with
 text alone. All layers of a component cost the same, in bytes and in seconds; so for each vision prefix the text is
-dealt by thresholds: no stage may take longer than the threshold, the last one, which runs nothing twice, takes as much
-as it may.
+dealt by thresholds (`dealing`). Prefixes are looked at in the order of a bound that ignores memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, floor, inf
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil, inf
 
-from qvl_core.layout import Layout
-from qvl_core.parallel.schedule import micro_batches_in_flight
-from qvl_core.params import Component
-from qvl_core.planner.job import Job
-from qvl_core.planner.memory import PartMemory, StageShape, stage_shapes
-from qvl_core.planner.timing import PartTimes, replica_seconds, update_seconds
+from qvl_core.planner.capacity import Capacity, most
+from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
+from qvl_core.planner.dealing import Deal, Place, best_deal, dealt, least_seconds
+from qvl_core.planner.memory import StageShape
 
 # Up to so many vision layers every prefix is tried; beyond, no more stages than vision's share of the work asks for.
 _FEW_LAYERS = 8
+# Seconds that differ by less, relatively, are equal; of prefixes that are as fast so many are looked at.
+_EQUAL = 1e-10
+_MOST_TIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,378 +35,376 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A stage that takes text: seconds and threshold value with `least` layers, what one more adds, and its limits."""
+class _Prefix:
+    """Stages of vision alone, `pure` of them, and the vision layers of the next, on which text begins."""
 
-    least: int
-    most: int
-    time: float
-    more_time: float
-    value: float
-    more_value: float
-
-    def room(self, limit: float) -> int:
-        """Give the layers that it may take under a threshold; less than `least` means none fits."""
-        if self.value > limit * (1 + 1e-12):
-            return self.least - 1
-        if self.more_value <= 0:
-            return self.most
-        return min(self.most, self.least + floor((limit - self.value) / self.more_value + 1e-9))
+    pure: int
+    last: int
 
 
 class LeastMemory:
-    """Gives bytes that no split is under, for any tp, pp and dp; what is recomputed makes no difference to them."""
+    """Gives bytes that no split is under, for any tp, pp and dp, whatever is recomputed.
 
-    def __init__(self, job: Job, micro_batch: int) -> None:
-        self._job, self._micro_batch = job, micro_batch
-        self._whole = _whole(job)
-        self._parts: dict[tuple[int, int], PartMemory] = {}
+    The fullest stage holds its part of the model; activations are left out.
+    """
+
+    def __init__(self, shared: SharedCosts, micro_batch: int) -> None:
+        self._shared, self._micro_batch = shared, micro_batch
 
     def of(self, tp: int, pp: int, dp: int) -> float:
         """Give bytes that the fullest rank takes at least."""
-        parts = self._parts.get((tp, dp))
-        if parts is None:
-            parts = PartMemory(
-                self._job,
-                tp=tp,
-                dp=dp,
-                samples=self._micro_batch,
-                recompute=frozenset(),
-                zero1=self._job.task == "train" and dp > 1,
-            )
-            self._parts[tp, dp] = parts
-        return parts.least_bytes(self._whole, pp, _communicators(tp, pp, dp))
+        choice = Choice(
+            tp=tp,
+            pp=pp,
+            dp=dp,
+            micro_batch=self._micro_batch,
+            recompute=frozenset(),
+            zero1=self._shared.job.task == "train" and dp > 1,
+        )
+        communicators = 1 + (tp > 1) + (pp > 1) + (dp > 1)
+        return self._shared.memory(choice).least_bytes(self._shared.whole, pp, communicators)
+
+    def fewest_stages(self, tp: int, dp: int, most: int, limit: float) -> int:
+        """Give the fewest stages, up to `most`, with which that stays within `limit`; one more than that if none do."""
+        if self.of(tp, 1, dp) <= limit:
+            return 1
+        return bisect_left(range(2, most + 1), True, key=lambda pp: self.of(tp, pp, dp) <= limit) + 2
 
 
 class SplitSearch:
-    """Finds splits for one tp, pp, dp, micro batch and recomputation."""
+    """Finds splits for one choice of tp, pp, dp, micro batch and recomputation."""
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        tp: int,
-        pp: int,
-        dp: int,
-        micro_batch: int,
-        recompute: frozenset[Component],
-        zero1: bool,
-    ) -> None:
-        self._job, self._tp, self._pp, self._dp, self._zero1 = job, tp, pp, dp, zero1
-        self._micro_batches = max(1, job.global_batch // (micro_batch * dp)) if job.task == "train" else 1
-        self._memory = PartMemory(job, tp=tp, dp=dp, samples=micro_batch, recompute=recompute, zero1=zero1)
-        self._times = PartTimes(job, tp=tp, dp=dp, samples=micro_batch, recompute=recompute)
-        self._communicators = _communicators(tp, pp, dp)
-        self._bytes = lru_cache(maxsize=None)(self._stage_bytes)
-        self._seconds = lru_cache(maxsize=None)(self._stage_seconds)
-        self._places = lru_cache(maxsize=None)(self._place)
-        self._most_vision = lru_cache(maxsize=None)(self._find_most_vision)
-        self._most_text = lru_cache(maxsize=None)(self._find_most_text)
-        # Of one micro batch through all stages; the last stage runs nothing twice.
-        self._least_total, _ = self._seconds(_whole(job), True, True)
+    def __init__(self, shared: SharedCosts, choice: Choice) -> None:
+        self._job, self._choice, self._pp = shared.job, choice, choice.pp
+        self._costs = StageCosts(shared, choice)
+        self._depth, self._layers = shared.job.spec.vision.depth, shared.job.spec.text.num_layers
+        self._end = choice.pp - 1
+        self._trains, self._whole = shared.job.task == "train", shared.whole
+        self._capacity: Capacity | None = None
 
     def least_step(self) -> float:
         """Give a time that no split can beat, whatever its memory: the best of what the last stage may hold."""
-        layers, others = self._job.spec.text.num_layers, self._pp - 1
-        _, end = self._seconds(_whole(self._job), True, True)
+        layers, others, more = self._layers, self._end, self._costs.micro_batches - 1
+        # Of one micro batch through all stages; the last stage runs nothing twice.
+        once, end = self._costs.whole
         # The stages' means are never more than the slowest of them.
-        end = (end - (self._micro_batches - 1) * self._least_total) / self._pp
+        end = (end - more * once) / self._pp
         if not others:
-            return self._micro_batches * self._least_total + end
-        ahead, back = self._times.text_layer
+            return (more + 1) * once + end
+        ahead, back = self._costs.times.text_layer
         layer = ahead.total + back.total
         again = ahead.total if back.total and self._job.engine.tape else 0.0
-        base = self._least_total + others * self._times.hand_over
-        best = inf
-        for last in range(1, layers + 1):
+        base = once + others * self._costs.times.hand_over
+
+        def step(last: int) -> float:
             total = base + (layers - last) * again
             crowded = ceil((layers - last) / others) * (layer + again)
-            best = min(best, total + (self._micro_batches - 1) * max(total / self._pp, last * layer, crowded))
-        return best + end
+            return total + more * max(total / self._pp, last * layer, crowded)
 
-    def least_memory(self) -> float:
-        """Give bytes that the fullest rank takes at least, whatever the split."""
-        return self._memory.least_bytes(_whole(self._job), self._pp, self._communicators)
-
-    def least_bytes(self, below: float = inf) -> tuple[float, Split] | None:
-        """Give the least memory in which a split exists, to 0.1 %, and that split; None where it is not under `below`.
-
-        Any split that fits will do on the way: the fastest is not looked for.
-        """
-        found = self.best(below, any_will_do=True)
-        if found is None:
-            return None
-        low, high = self.least_memory(), max(self.stage_bytes(found))
-        while high - low > 1e-3 * high:
-            middle = (low + high) / 2
-            smaller = self.best(middle, any_will_do=True)
-            if smaller is None:
-                low = middle
-            else:
-                found, high = smaller, max(self.stage_bytes(smaller))
-        return high, found
-
-    def stage_bytes(self, split: Split) -> list[float]:
-        """Give the bytes of a rank of each stage of a split."""
-        layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=self._tp, pp=self._pp, dp=self._dp)
-        return [self._bytes(shape, stage) for stage, shape in enumerate(stage_shapes(layout))]
-
-    def best(self, limit: float, *, any_will_do: bool = False) -> Split | None:
-        """Give the fastest split, or any, whose ranks stay within `limit` bytes; None where there is none."""
-        found: Split | None = None
-        if self.least_memory() > limit or not self._may_hold(limit):
-            return None
-        for vision, begins in self._prefixes(limit):
-            split = self._deal(vision, begins, limit, found.step_s if found else inf)
-            if split is not None and (found is None or split.step_s < found.step_s):
-                found = split
-                if any_will_do:
-                    break
-        return found
-
-    def _may_hold(self, limit: float) -> bool:
-        """Tell whether there might be a split, without trying any: False is certain.
-
-        A stage between the first and the last holds no more than one of its kind with the fewest micro batches in
-        flight; the stage on which text begins counts as one of either kind.
-        """
-        if self._job.task != "train" or self._pp == 1:
-            return True
-        depth, layers, end = self._job.spec.vision.depth, self._job.spec.text.num_layers, self._pp - 1
-        first = max(self._most_vision(0, done, depth, limit) for done in (False, True))
-        if not first:
-            return False
-        left = depth - first
-        more = max(self._most_vision(end, done, depth, limit) for done in (False, True)) if left > 0 else 1
-        if not more:
-            return False
-        begins = ceil(left / more) if left > 0 else 0
-        inner = self._most_text(end, False, layers, limit)
-        last = self._most_text(end, True, layers, limit)
-        opening = max(inner, self._most_text(0, False, layers, limit)) if begins == 0 else inner
-        return (
-            begins <= end and last > 0 and (end > begins) * opening + max(0, end - begins - 1) * inner + last >= layers
-        )
-
-    def _find_most_text(self, stage: int, head: bool, highest: int, limit: float) -> int:
-        """Give the text layers that fit on a stage of text alone that does not embed, 0 if none does."""
-        low, high = 0, highest
-        while low < high:
-            middle = (low + high + 1) // 2
-            shape = self._shape(0, middle, first=False, done=True, embeds=False, head=head)
-            if self._bytes(shape, stage) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def _prefixes(self, limit: float) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Yield vision's layers on the first stages, and the stage on which text begins."""
-        depth, layers = self._job.spec.vision.depth, self._job.spec.text.num_layers
-        if self._job.task != "train":
-            if self._pp == 1 or layers >= self._pp - 1:
-                if layers >= self._pp:
-                    yield (depth,), 0
-                if self._pp > 1:
-                    yield (depth,), 1
-            return
-        most = min(self._pp, depth)
-        if depth > _FEW_LAYERS:
-            most = min(most, max(self._share_of_vision() + 1, self._pp - layers + 1))
-        for stages in range(1, most + 1):
-            if stages < self._pp and self._pp - stages <= layers:
-                for pure in self._spreads(depth, stages, limit, ends=True):
-                    yield pure, stages
-            if self._pp - stages + 1 > layers:
-                continue
-            # The last of them begins with text.
-            for last in range(1, depth - stages + 2) if stages > 1 else (depth,):
-                for pure in self._spreads(depth - last, stages - 1, limit, ends=False):
-                    yield (*pure, last), stages - 1
-
-    def _spreads(self, depth: int, stages: int, limit: float, *, ends: bool) -> list[tuple[int, ...]]:
-        """Give the ways to lay layers on stages of vision alone: all of few; else the even ones that memory allows.
-
-        `ends`: the last of them is the last with vision.
-        """
-        if stages == 0 or depth < stages:
-            return [()] if stages == depth == 0 else []
-        if depth <= _FEW_LAYERS:
-            return _compositions(depth, stages)
-        parts = tuple(depth // stages + (stage < depth % stages) for stage in range(stages))
-        most = [
-            self._most_vision(stage, stage == stages - 1 and ends, depth - stages + 1, limit) for stage in range(stages)
-        ]
-        return sorted({_moved(parts, most), _moved(parts[::-1], most)}, reverse=True)
-
-    def _find_most_vision(self, stage: int, done: bool, highest: int, limit: float) -> int:
-        """Give the vision layers that fit on a stage of vision alone, 0 if none does."""
-        low, high = 0, highest
-        while low < high:
-            middle = (low + high + 1) // 2
-            shape = self._shape(middle, 0, first=stage == 0, done=done, embeds=False, head=False)
-            if self._bytes(shape, stage) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def _share_of_vision(self) -> int:
-        """Count the stages that vision's share of the work would fill."""
-        depth = self._job.spec.vision.depth
-        vision, _ = self._seconds(self._shape(depth, 0, first=True, done=True, embeds=False, head=False), True, False)
-        layers = self._job.spec.text.num_layers
-        text, _ = self._seconds(self._shape(0, layers, first=False, done=True, embeds=True, head=True), False, True)
-        return max(1, ceil(self._pp * vision / (vision + text)))
-
-    def _deal(self, vision: tuple[int, ...], begins: int, limit: float, most: float) -> Split | None:
-        """Deal the text layers to the stages from `begins` on; None where that takes more than `most` seconds."""
-        fixed_time = worst = 0.0
-        for stage in range(begins):
-            shape = self._shape(
-                vision[stage], 0, first=stage == 0, done=stage == len(vision) - 1, embeds=False, head=False
-            )
-            if self._bytes(shape, stage) > limit:
-                return None
-            time, value = self._seconds(shape, stage == 0, False)
-            fixed_time, worst = fixed_time + time, max(worst, value)
-        if self._least_total + worst >= most:
-            return None
-        places = []
-        for stage in range(begins, self._pp):
-            held_vision = vision[stage] if stage < len(vision) else 0
-            highest = self._job.spec.text.num_layers - (self._pp - begins - 1)
-            place = self._places(held_vision, stage, stage == begins, highest, limit)
-            if place is None:
-                return None
-            worst = max(worst, place.value)
-            places.append(place)
-        if self._least_total + worst >= most:
-            return None
-        dealt = self._threshold(places, worst)
-        if dealt is None or fixed_time + dealt[0] >= most:
-            return None
-        total, threshold, last = dealt
-        return Split(
-            vision=(*vision, *[0] * (self._pp - len(vision))),
-            text=(*[0] * begins, *_dealt(places, threshold, last, self._job.spec.text.num_layers)),
-            step_s=fixed_time + total,
-        )
-
-    def _place(self, vision: int, stage: int, embeds: bool, highest: int, limit: float) -> _Place | None:
-        """Describe a stage with text, at most `highest` layers of it; None if not even one layer fits."""
-
-        def shape(count: int) -> StageShape:
-            return self._shape(vision, count, first=stage == 0, done=True, embeds=embeds, head=stage == self._pp - 1)
-
-        if self._bytes(shape(1), stage) > limit:
-            return None
-        low, high = 1, highest
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._bytes(shape(middle), stage) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        is_first, is_last = stage == 0, stage == self._pp - 1
-        time, value = self._seconds(shape(1), is_first, is_last)
-        time_2, value_2 = self._seconds(shape(2), is_first, is_last)
-        return _Place(least=1, most=low, time=time, more_time=time_2 - time, value=value, more_value=value_2 - value)
-
-    def _threshold(self, places: list[_Place], worst: float) -> tuple[float, float, int] | None:
-        """Give the seconds of the best way to deal the text, its threshold, and the layers of the last place."""
-        layers, others = self._job.spec.text.num_layers, len(places) - 1
-        if not places or sum(place.most for place in places) < layers or len(places) > layers:
-            return None
-        kinds: dict[tuple[float, float], int] = {}
-        for place in places:
-            kind = place.value, place.more_value
-            kinds[kind] = max(kinds.get(kind, 0), place.most - place.least)
-        values = {value + n * more for (value, more), most in kinds.items() for n in range(most + 1)}
-        thresholds = sorted({worst, *(value for value in values if value > worst)})
-        low, high = 0, len(thresholds) - 1
+        # Only what the last stage itself takes grows with its layers.
+        low, high = 1, layers
         while low < high:
             middle = (low + high) // 2
-            if sum(place.room(thresholds[middle]) for place in places) >= layers:
+            crowded = ceil((layers - middle) / others) * (layer + again)
+            if middle * layer >= max((base + (layers - middle) * again) / self._pp, crowded):
                 high = middle
             else:
                 low = middle + 1
-        end = places[-1]
-        least = sum(place.time for place in places)
-        more = places[0].more_time
-        gain = layers * max(0.0, more - end.more_time)
-        best: tuple[float, float, int] | None = None
-        for threshold in thresholds[low:]:
-            if threshold - thresholds[low] > gain:
-                break
-            rooms = [place.room(threshold) for place in places]
-            if sum(rooms) < layers or min(rooms) < 1:
-                continue
-            last = min(rooms[-1], layers - others)
-            total = least + (last - 1) * end.more_time + (layers - last - others) * more + threshold
-            if best is None or total < best[0]:
-                best = total, threshold, last
-        return best
+        return min(step(last) for last in (max(1, low - 1), low, layers)) + end
 
-    def _shape(self, vision: int, text: int, *, first: bool, done: bool, embeds: bool, head: bool) -> StageShape:
-        return StageShape(
-            vision=vision,
-            text=text,
-            patch_embed=first,
-            merger=vision > 0 and done,
-            embeds=embeds,
-            head=head,
-            vision_done=done,
+    def least_memory(self) -> float:
+        """Give bytes that the fullest rank takes at least, whatever the split."""
+        return self._costs.memory.least_bytes(self._whole, self._pp, self._costs.communicators)
+
+    def least_bytes(self, below: float = inf) -> tuple[float, Split] | None:
+        """Give the least memory in which a split exists, to 0.1 %, and a split; None where it is not under `below`."""
+        low, high = self.least_memory(), below
+        if high == inf:
+            high = low
+            while not self.fits(high):
+                # No recomputation, and all layers on one rank, take no more than this.
+                if high > 1e6 * low:
+                    return None
+                high *= 2
+        elif not self.fits(high):
+            return None
+        while high - low > 1e-3 * high:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.fits(middle) else (middle, high)
+        split = self.best(high)
+        return (max(self.stage_bytes(split)), split) if split is not None else None
+
+    def stage_bytes(self, split: Split) -> list[float]:
+        """Give the bytes of a rank of each stage of a split."""
+        begins = next(stage for stage, count in enumerate(split.text) if count)
+        ends = max((stage for stage, count in enumerate(split.vision) if count), default=0)
+        return [
+            self._costs.size(vision, text, stage, embeds=stage == begins, done=stage >= ends)
+            for stage, (vision, text) in enumerate(zip(split.vision, split.text, strict=True))
+        ]
+
+    def fits(self, limit: float) -> bool:
+        """Tell whether there is a split whose ranks stay within `limit` bytes; exact, and quicker than the best."""
+        if self.least_memory() > limit:
+            return False
+        return any(self._has_room(pure, lasts, limit) for pure, lasts in self._prefixes)
+
+    def _has_room(self, pure: int, lasts: range, limit: float) -> bool:
+        """Tell whether text fits behind so many stages of vision alone, with one of `lasts` where text begins.
+
+        The fewer vision layers are left to the stage on which text begins, the more fits there.
+        """
+        least = max(1, self._at(limit).text_left(pure))
+        if least > self._layers - (self._end - pure):
+            return False
+        last = self._least_last(pure, lasts, limit)
+        return last is not None and self._costs.size(last, least, pure, embeds=True) <= limit
+
+    def _least_last(self, pure: int, lasts: range, limit: float) -> int | None:
+        """Give the fewest vision layers that stages of vision alone leave to the next; None where they hold none."""
+        if not pure:
+            return lasts[0]
+        alone, ending = self._at(limit).vision, self._at(limit).ending_vision
+        if (
+            0 in lasts
+            and min(*alone[: pure - 1], ending[pure - 1], 1)
+            and sum(alone[: pure - 1]) + ending[pure - 1] >= self._depth
+        ):
+            return 0
+        last = max(1, self._depth - sum(alone[:pure]))
+        return last if last in lasts and min(alone[:pure]) else None
+
+    def leanest(self, limit: float, most_s: float = inf) -> Split | None:
+        """Give the same as `best`, but of splits that are as fast the one that takes least, to 1 %.
+
+        Where answers are given all splits of text are nearly as fast: one after the other, stages wait for each other.
+        """
+        found = self.best(limit, most_s)
+        if found is None or self._trains or not self._end:
+            return found
+        low, high = self.least_memory(), max(self.stage_bytes(found))
+        while high - low > 1e-2 * high:
+            middle = (low + high) / 2
+            leaner = self.best(middle, found.step_s * (1 + _EQUAL))
+            if leaner is None:
+                low = middle
+            else:
+                found, high = leaner, max(self.stage_bytes(leaner))
+        return found
+
+    def best(self, limit: float, most_s: float = inf) -> Split | None:
+        """Give the fastest split whose ranks stay within `limit` bytes; None where none is within `most_s` seconds."""
+        if not self.fits(limit):
+            return None
+        found: Split | None = None
+        size, ties = inf, 0
+        for bound, prefix in self._bounded:
+            best_s = found.step_s if found is not None else most_s
+            if bound > best_s * (1 + _EQUAL) or (bound >= best_s * (1 - _EQUAL) and ties >= _MOST_TIES):
+                break
+            for vision in self._spreads(prefix, limit):
+                step_s, deal = self._deal(vision, prefix, limit, best_s * (1 + _EQUAL))
+                is_tie = found is not None and abs(step_s - best_s) <= _EQUAL * best_s
+                if deal is None or (step_s > best_s and not is_tie) or (is_tie and ties >= _MOST_TIES):
+                    continue
+                split = self._split(vision, prefix.pure, limit, step_s, deal)
+                ties = ties + 1 if is_tie else 0
+                taken = max(self.stage_bytes(split))
+                if not is_tie or taken < size:
+                    found, size, best_s = split, taken, step_s
+        return found
+
+    def _split(self, vision: tuple[int, ...], begins: int, limit: float, step_s: float, deal: Deal) -> Split:
+        return Split(
+            vision=(*vision, *[0] * (self._pp - len(vision))),
+            text=(*[0] * begins, *self._counts(vision, begins, limit, deal)),
+            step_s=step_s,
         )
 
-    def _stage_bytes(self, shape: StageShape, stage: int) -> float:
-        return self._memory.of_stage(
-            shape,
-            in_flight=micro_batches_in_flight(stage, self._pp, self._micro_batches),
-            is_first=stage == 0,
-            is_last=stage == self._pp - 1,
-            communicators=self._communicators,
-        ).total
+    @cached_property
+    def _prefixes(self) -> list[tuple[int, range]]:
+        """List numbers of stages with vision alone, with the vision layers that the next stage may have."""
+        depth, layers, pp = self._depth, self._layers, self._pp
+        found = []
+        if not self._trains:
+            if layers >= pp:
+                found.append((0, range(depth, depth + 1)))
+            if pp > 1 and layers >= pp - 1:
+                found.append((1, range(0, 1)))
+            return found
+        most = self._most_stages
+        for pure in range(min(most, pp - 1) + 1):
+            if pp - pure > layers or pure > depth:
+                continue
+            lasts = range(0 if pure else depth, depth - pure + 1)
+            if pure in (depth, most):
+                lasts = range(0, 1)
+            found.append((pure, lasts))
+        return found
 
-    def _stage_seconds(self, shape: StageShape, is_first: bool, is_last: bool) -> tuple[float, float]:
-        """Give a stage's seconds for one micro batch, and for all but one and the end of the step."""
-        job, held = self._job, self._memory.held(shape)
-        forward, backward = self._times.of_stage(shape, held, is_first=is_first, is_last=is_last)
-        time = forward.total + backward.total
-        if job.task != "train":
-            return time + self._times.answers(shape, self._memory.cache_bytes(shape)).total, 0.0
-        end = 0.0
-        if held.trained:
-            end = replica_seconds(job, held, tp=self._tp, dp=self._dp, zero1=self._zero1)
-            end += update_seconds(job, held, zero1=self._zero1)
-        return time, (self._micro_batches - 1) * time + end
+    @cached_property
+    def _most_stages(self) -> int:
+        """Count the stages with vision that are tried."""
+        most = min(self._pp, self._depth)
+        if self._depth <= _FEW_LAYERS:
+            return most
+        return min(most, max(self._share_of_vision() + 1, self._pp - self._layers + 1))
+
+    def _share_of_vision(self) -> int:
+        """Count the stages that vision's share of the work would fill."""
+        vision, _ = self._costs.seconds_of(_alone(self._depth, 0), is_first=True, is_last=False)
+        text, _ = self._costs.seconds_of(_alone(0, self._layers), is_first=False, is_last=True)
+        return max(1, ceil(self._pp * vision / (vision + text)))
+
+    @cached_property
+    def _bounded(self) -> list[tuple[float, _Prefix]]:
+        """List the prefixes with a time that none of their splits can beat, whatever its memory; fastest first."""
+        prefixes = (_Prefix(pure=pure, last=last) for pure, lasts in self._prefixes for last in lasts)
+        return sorted(((self._bound(prefix), prefix) for prefix in prefixes), key=lambda pair: pair[0])
+
+    def _bound(self, prefix: _Prefix) -> float:
+        pure, last = prefix.pure, prefix.last
+        spent = worst = 0.0
+        if pure:
+            # One has as many as the mean, at least; the first of several does without what the others are handed.
+            crowded = ceil((self._depth - last) / pure)
+            kinds = [(0, last == 0)] if pure == 1 else [(0, False), (1, False)]
+            each = [self._costs.seconds(crowded, 0, stage, done=done) for stage, done in kinds]
+            worst = min(value for _, value in each)
+            spent = self._pure_seconds(prefix)
+        if pure == self._end:
+            time, value = self._costs.seconds(last, self._layers, pure, embeds=True)
+            return spent + time + max(worst, value)
+        begin = self._place(last, pure)
+        others = self._end - pure
+        return spent + least_seconds(begin, self._inner_place, self._end_place, others, self._layers, worst)
+
+    def _pure_seconds(self, prefix: _Prefix) -> float:
+        """Give what the stages of vision alone take together for a micro batch, however their layers are spread."""
+        pure, held = prefix.pure, self._depth - prefix.last
+        is_whole = prefix.last == 0
+        if pure == 1:
+            return self._costs.seconds(held, 0, 0, done=is_whole)[0]
+        first, _ = self._costs.seconds(1, 0, 0, done=False)
+        one, _ = self._costs.seconds(1, 0, 1, done=False)
+        two, _ = self._costs.seconds(2, 0, 1, done=False)
+        ending, _ = self._costs.seconds(1, 0, 1, done=is_whole)
+        return first + (pure - 2) * one + ending + (held - pure) * (two - one)
+
+    def _deal(self, vision: tuple[int, ...], prefix: _Prefix, limit: float, most_s: float) -> tuple[float, Deal | None]:
+        """Deal the text behind a prefix whose vision is spread like this.
+
+        Gives the seconds of a step; no deal where it does not fit, or takes longer than `most_s` anyway.
+        """
+        begins, spent, worst = prefix.pure, 0.0, 0.0
+        for stage in range(begins):
+            done = stage == len(vision) - 1
+            if self._costs.size(vision[stage], 0, stage, done=done) > limit:
+                return inf, None
+            time, value = self._costs.seconds(vision[stage], 0, stage, done=done)
+            spent, worst = spent + time, max(worst, value)
+        least = max(1, self._at(limit).text_left(begins))
+        highest = self._layers - (self._end - begins)
+        if least > highest:
+            return inf, None
+        if begins == self._end:
+            time, value = self._costs.seconds(prefix.last, self._layers, begins, embeds=True)
+            whole = Deal(seconds=time + max(worst, value), threshold=max(worst, value), last=self._layers)
+            fits = self._costs.size(prefix.last, least, begins, embeds=True) <= limit
+            return (spent + whole.seconds, whole) if fits else (inf, None)
+        inner, end = self._at(limit).inner, replace(self._end_place, most=self._at(limit).end)
+
+        def deal(begin: Place) -> Deal | None:
+            found = best_deal(begin, inner, end, begins, self._layers, worst)
+            return found if found is not None and spent + found.seconds <= most_s else None
+
+        # As if all text fitted where it begins: bytes are counted where that is fast enough.
+        found = deal(self._place(prefix.last, begins))
+        if found is None or self._costs.size(prefix.last, least, begins, embeds=True) > limit:
+            return inf, None
+        needs = max(1, self._layers - found.last - inner.room(begins, found.threshold))
+        if self._costs.size(prefix.last, needs, begins, embeds=True) > limit:
+            found = deal(self._begin(prefix.last, begins, least, limit))
+        return (spent + found.seconds, found) if found is not None else (inf, None)
+
+    def _counts(self, vision: tuple[int, ...], begins: int, limit: float, deal: Deal) -> list[int]:
+        """Give the text layers of the stages from `begins` on."""
+        if begins == self._end:
+            return [deal.last]
+        held = vision[begins] if begins < len(vision) else 0
+        begin, inner = self._begin(held, begins, 1, limit), self._at(limit).inner
+        places = [begin, *[inner.place] * inner.count(begins)]
+        rooms = [begin.room(deal.threshold), *inner.rooms(begins, deal.threshold)]
+        return [*dealt(places, rooms, self._layers - deal.last), deal.last]
+
+    def _begin(self, vision: int, stage: int, least: int, limit: float) -> Place:
+        """Describe the stage on which text begins."""
+        highest = self._layers - (self._end - stage)
+        held = most(lambda count: self._costs.size(vision, count, stage, embeds=True), highest, limit, least)
+        return self._place(vision, stage, most=held)
+
+    def _place(self, vision: int, stage: int, most: int | None = None) -> Place:
+        return self._line(
+            lambda count: self._costs.seconds(vision, count, stage, embeds=True),
+            self._layers - (self._end - stage) if most is None else most,
+        )
+
+    @cached_property
+    def _inner_place(self) -> Place:
+        # Any stage that is neither the first nor the last.
+        return self._line(lambda count: self._costs.seconds(0, count, 1 if self._end > 1 else 0), self._layers)
+
+    @cached_property
+    def _end_place(self) -> Place:
+        return self._line(lambda count: self._costs.seconds(0, count, self._end), self._layers)
+
+    def _line(self, seconds: Callable[[int], tuple[float, float]], most: int) -> Place:
+        (time, value), (time_2, value_2) = seconds(1), seconds(2)
+        return Place(most=most, time=time, more_time=time_2 - time, value=value, more_value=value_2 - value)
+
+    def _at(self, limit: float) -> Capacity:
+        """Give what fits within a limit; that of the last limit is kept."""
+        if self._capacity is None or self._capacity.limit != limit:
+            stages = min(self._most_stages if self._trains else 1, self._end)
+            self._capacity = Capacity(
+                self._costs,
+                limit,
+                depth=self._depth,
+                layers=self._layers,
+                end=self._end,
+                vision_stages=stages,
+                inner=self._inner_place,
+            )
+        return self._capacity
+
+    def _spreads(self, prefix: _Prefix, limit: float) -> list[tuple[int, ...]]:
+        """Give the ways to lay vision on a prefix's stages: all of few; else the even ones that memory allows."""
+        pure, held = prefix.pure, self._depth - prefix.last
+        tail = (prefix.last,) if prefix.last else ()
+        if not pure:
+            return [tail]
+        if self._depth <= _FEW_LAYERS:
+            return [(*spread, *tail) for spread in _compositions(held, pure)]
+        alone, ending = self._at(limit).vision, self._at(limit).ending_vision
+        highest = [*alone[: pure - 1], (alone if prefix.last else ending)[pure - 1]]
+        if min(highest) < 1 or sum(highest) < held:
+            return []
+        parts = tuple(held // pure + (stage < held % pure) for stage in range(pure))
+        spreads = sorted({_moved(parts, highest), _moved(parts[::-1], highest)}, reverse=True)
+        return [(*spread, *tail) for spread in spreads]
 
 
-def _communicators(tp: int, pp: int, dp: int) -> int:
-    return 1 + (tp > 1) + (pp > 1) + (dp > 1)
-
-
-def _whole(job: Job) -> StageShape:
-    """Give the shape of a stage that holds all of the model."""
+def _alone(vision: int, text: int) -> StageShape:
+    """Give the shape of a stage with all of vision, or of text, alone."""
     return StageShape(
-        vision=job.spec.vision.depth,
-        text=job.spec.text.num_layers,
-        patch_embed=True,
-        merger=True,
-        embeds=True,
-        head=True,
+        vision=vision,
+        text=text,
+        patch_embed=vision > 0,
+        merger=vision > 0,
+        embeds=text > 0,
+        head=text > 0,
         vision_done=True,
     )
-
-
-def _dealt(places: list[_Place], threshold: float, last: int, layers: int) -> list[int]:
-    """Give `last` layers to the last place, the rest evenly to the others, as far as the threshold allows."""
-    rooms = [place.room(threshold) for place in places[:-1]]
-    counts = [1] * len(rooms)
-    for _ in range(layers - last - len(rooms)):
-        places_open = [i for i, room in enumerate(rooms) if counts[i] < room]
-        counts[min(places_open, key=lambda i: places[i].time + counts[i] * places[i].more_time)] += 1
-    return [*counts, last]
 
 
 def _compositions(depth: int, stages: int) -> list[tuple[int, ...]]:

@@ -8,7 +8,7 @@ overlapped: our engine computes, then communicates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qvl_core import multiplications as work
 from qvl_core.params import Component
@@ -48,7 +48,7 @@ class Seconds:
             communication=self.communication + other.communication,
         )
 
-    def times(self, factor: float) -> Seconds:
+    def __mul__(self, factor: float) -> Seconds:
         """Give so many times as much."""
         return Seconds(
             compute=self.compute * factor,
@@ -60,6 +60,63 @@ class Seconds:
     def total(self) -> float:
         """Give the sum: nothing is overlapped."""
         return self.compute + self.starting + self.communication
+
+
+# A stage is added up of Seconds, or where their sum is enough, of numbers: the search looks at thousands.
+_Time = TypeVar("_Time", Seconds, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part(Generic[_Time]):
+    """A part's forward, what of it runs again for the tape, and its backward."""
+
+    ahead: _Time
+    again: _Time
+    back: _Time
+    works_back: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table(Generic[_Time]):
+    """What a stage is added up of."""
+
+    nothing: _Time
+    patch_embed: _Part[_Time]
+    vision: _Part[_Time]
+    merger: _Part[_Time]
+    text: _Part[_Time]
+    head: _Part[_Time]
+    lookup: _Time
+    hand_over: _Time
+    accumulate: _Time
+
+    def of_stage(self, shape: StageShape, trained: int, *, is_first: bool, is_last: bool) -> tuple[_Time, _Time]:
+        """Give forward and backward of a stage of a training; without a tape `again` is nothing."""
+        forward = again = backward = self.nothing
+        works_back = trained > 0
+        for count, part in (
+            (shape.patch_embed and shape.vision > 0, self.patch_embed),
+            (shape.vision, self.vision),
+            (shape.merger and shape.vision > 0, self.merger),
+            (shape.text, self.text),
+            (shape.head, self.head),
+        ):
+            if not count:
+                continue
+            forward = forward + part.ahead * count
+            backward = backward + part.back * count
+            again = again + part.again * count
+            works_back = works_back or part.works_back
+        if shape.embeds:
+            forward = forward + self.lookup
+        if works_back and not is_last:
+            backward = backward + again
+        backward = backward + self.accumulate * trained
+        if not is_first:
+            forward = forward + self.hand_over
+        if not is_last and works_back:
+            backward = backward + self.hand_over
+        return forward, backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,38 +209,38 @@ class PartTimes:
                 is_layer=False,
             )
         )
-        self._lookup = self._all_reduce(text_sum)
+        self._table = self._make_table(self._all_reduce(text_sum))
+        self._totals = _totals(self._table)
 
     def of_stage(self, shape: StageShape, held: Held, *, is_first: bool, is_last: bool) -> tuple[Seconds, Seconds]:
         """Give forward and backward of a stage for one micro batch, with what it exchanges with its neighbours."""
-        forward, again, backward = Seconds(), Seconds(), Seconds()
-        parts = (
-            (shape.patch_embed and shape.vision > 0, self._patch),
-            (shape.vision, self._vision),
-            (shape.merger and shape.vision > 0, self._merger),
-            (shape.text, self._text),
-            (shape.head, self._head),
+        return self._table.of_stage(shape, held.trained, is_first=is_first, is_last=is_last)
+
+    def seconds(self, shape: StageShape, held: Held, *, is_first: bool, is_last: bool) -> float:
+        """Give the sum of both."""
+        forward, backward = self._totals.of_stage(shape, held.trained, is_first=is_first, is_last=is_last)
+        return forward + backward
+
+    def _make_table(self, lookup: float) -> _Table[Seconds]:
+        job = self._job
+        accumulate = _ACCUMULATE_BYTES / (job.device.memory_gb_per_s * GIGA) if job.task == "train" else 0.0
+        return _Table(
+            nothing=Seconds(),
+            patch_embed=self._part(self._patch),
+            vision=self._part(self._vision),
+            merger=self._part(self._merger),
+            text=self._part(self._text),
+            head=self._part(self._head),
+            lookup=Seconds(communication=lookup),
+            hand_over=Seconds(communication=self.hand_over),
+            accumulate=Seconds(compute=accumulate),
         )
-        for count, (component, ahead, back) in parts:
-            if not count:
-                continue
-            forward = forward + ahead.times(count)
-            backward = backward + back.times(count)
-            if component == "text" or not self._kept_features:
-                again = again + ahead.times(count)
-        if shape.embeds:
-            forward = forward + Seconds(communication=self._lookup)
-        works_back = backward.total > 0 or held.trained > 0
-        if works_back and not is_last and self._job.engine.tape:
-            backward = backward + again
-        if held.trained and self._job.task == "train":
-            accumulated = held.trained * _ACCUMULATE_BYTES / (self._job.device.memory_gb_per_s * GIGA)
-            backward = backward + Seconds(compute=accumulated)
-        if not is_first:
-            forward = forward + Seconds(communication=self.hand_over)
-        if not is_last and works_back:
-            backward = backward + Seconds(communication=self.hand_over)
-        return forward, backward
+
+    def _part(self, times: tuple[Component, Seconds, Seconds]) -> _Part[Seconds]:
+        component, ahead, back = times
+        runs_again = self._job.engine.tape and (component == "text" or not self._kept_features)
+        again = ahead if runs_again else Seconds()
+        return _Part(ahead=ahead, again=again, back=back, works_back=back.total > 0)
 
     @property
     def text_layer(self) -> tuple[Seconds, Seconds]:
@@ -197,7 +254,7 @@ class PartTimes:
 
     def _handed(self, size: float) -> float:
         device = self._job.device
-        rate, latency = _link(device, self._tp * self._dp < device.devices_per_node)
+        rate, latency = _link(device, is_near(self._job, self._tp, self._dp))
         return latency + size / rate
 
     def answers(self, shape: StageShape, cache_bytes: float) -> Seconds:
@@ -210,7 +267,7 @@ class PartTimes:
         sums = shape.text * 2 * self._all_reduce(row) + (not shape.head) * self._handed(row)
         starting = shape.text * OPERATIONS_OF_A_LAYER * SECONDS_OF_AN_OPERATION
         step = Seconds(compute=max(reading, arithmetic), starting=starting, communication=sums)
-        return step.times(job.new_tokens)
+        return step * job.new_tokens
 
     def _of(self, cost: _Cost) -> tuple[Component, Seconds, Seconds]:
         """Give a part's forward and backward."""
@@ -241,6 +298,30 @@ class PartTimes:
     def _all_reduce(self, size: float) -> float:
         near = self._tp <= self._job.device.devices_per_node
         return all_reduce(size, self._tp, self._job.device, near=near)
+
+
+def _totals(table: _Table[Seconds]) -> _Table[float]:
+    """Give the same with all that a part takes added up."""
+
+    def part(of: _Part[Seconds]) -> _Part[float]:
+        return _Part(ahead=of.ahead.total, again=of.again.total, back=of.back.total, works_back=of.works_back)
+
+    return _Table(
+        nothing=0.0,
+        patch_embed=part(table.patch_embed),
+        vision=part(table.vision),
+        merger=part(table.merger),
+        text=part(table.text),
+        head=part(table.head),
+        lookup=table.lookup.total,
+        hand_over=table.hand_over.total,
+        accumulate=table.accumulate.total,
+    )
+
+
+def is_near(job: Job, tp: int, dp: int) -> bool:
+    """Tell whether the next stage's rank is on the same machine."""
+    return tp * dp < job.device.devices_per_node
 
 
 def all_reduce(size: float, ranks: int, device: DeviceFacts, *, near: bool) -> float:

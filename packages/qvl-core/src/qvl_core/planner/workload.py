@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,14 @@ LABEL_SHARE = 1 / 3
 PACK_FILL = 0.95
 # A question with the template around it.
 PROMPT_TOKENS = 512
+# Largest area of a picture by the names of `eval.pixels` (qvl_eval.benchmarks.catalogue, which a test compares).
+LARGEST_PIXELS: Mapping[str, int] = {
+    "vlmevalkit": 16_384 * 28 * 28,
+    "mindspeed": 16_384 * 28 * 28,
+    "qwen3-vl": 5_120 * 28 * 28,
+    "lmms-eval": 1_605_632,
+    "demo": 1_280 * 28 * 28,
+}
 # Of the settings that lengths depend on, those that a prompt to answer has as well.
 _PROMPT_SETTINGS = ("model", "image", "video")
 
@@ -83,24 +91,42 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
     if report is not None:
         return _from_report(Path(report), recipe)
     if recipe.task != "sft":
-        return _prompts(recipe)
+        return prompts_of(recipe)
     kept = find_lengths(recipe)
     if kept.values is not None:
         try:
-            return _measured(kept.values, limit, packing, f"measured: kept in {kept.file}")
+            some = f" ({kept.looked_at} of {kept.media:,} media files looked at again)"
+            source = f"measured: kept in {kept.file}{some if kept.looked_at < kept.media else ''}"
+            return _measured(kept.values, limit, packing, source)
         except _FigureError as error:
             return assumed_workload(limit, packing=packing, note=f"{kept.file}: {error}")
     note = f"{kept.note}; look again with `qvl data check {recipe.path}`" if kept.note else ""
     return assumed_workload(limit, packing=packing, note=note)
 
 
-def _prompts(recipe: Recipe) -> Workload:
-    """Give what is assumed of a prompt: one image as large as the recipe allows, and some text."""
-    vision = recipe.spec.vision
+def prompts_of(recipe: Recipe) -> Workload:
+    """Give what is assumed of a prompt: one image as large as the recipe allows, or the media that it states; and text.
+
+    `eval.pixels` names limits of its own.
+    """
+    vision, text = recipe.spec.vision, recipe.spec.text
     side = vision.patch_size * vision.spatial_merge_size
-    media = max(1, recipe.data.image.max_pixels // side**2)
-    longest = min(media + PROMPT_TOKENS, recipe.spec.text.max_position_embeddings)
+    largest = recipe.data.image.max_pixels
+    if recipe.task != "infer" and recipe.eval is not None and recipe.eval.pixels is not None:
+        largest = LARGEST_PIXELS[recipe.eval.pixels]
+    images, videos = 1, 0
+    if recipe.infer is not None and recipe.infer.prompt is not None:
+        videos = len(recipe.infer.videos)
+        # Without media of its own it is asked with some: `qvl infer --image`, `qvl chat`.
+        images = len(recipe.infer.images) or int(not videos)
+    video = recipe.data.video
+    pairs = -(-video.max_frames // vision.temporal_patch_size)
+    area = min(pairs * video.max_pixels, video.total_pixels or inf)
+    media = images * max(1, largest // side**2) + videos * int(area // side**2)
+    longest = min(media + PROMPT_TOKENS, text.max_position_embeddings)
     media = min(media, longest)
+    kinds = [f"{images} image{'s' * (images > 1)} of max_pixels"] * (images > 0)
+    kinds += [f"{videos} video{'s' * (videos > 1)} of max_frames"] * (videos > 0)
     return Workload(
         tokens=longest,
         media_tokens=media,
@@ -108,8 +134,9 @@ def _prompts(recipe: Recipe) -> Workload:
         longest=longest,
         longest_media=media,
         longest_labels=1,
-        source=f"assumed: prompts of an image of max_pixels, {media:,} tokens, and {longest - media} of text",
+        source=f"assumed: prompts of {' and '.join(kinds)}, {media:,} tokens, and {longest - media:,} of text",
         measured=False,
+        frames=max(1.0, images + videos * pairs),
     )
 
 

@@ -105,7 +105,7 @@ def _print_plan(target: Console, recipe: Recipe) -> None:
     from qvl_core.cli.commands.plan import print_lengths, print_stages
     from qvl_core.planner.plan import gib
     from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
-    from qvl_core.planner.report import duration_text
+    from qvl_core.planner.report import clock_notes, duration_text
 
     plan = recipe_plan(recipe)
     job = plan.job
@@ -114,6 +114,8 @@ def _print_plan(target: Console, recipe: Recipe) -> None:
     target.print(memory_sentence(plan))
     idle = f", {plan.bubble:.1%} of the pipeline idle" if recipe.task == "sft" else ""
     target.print(f"{duration_text(plan)}{idle}")
+    for line in clock_notes(plan):
+        target.print(line)
     print_lengths(target, job)
     where = f"{job.device.name} of {job.device.memory_gib:g} GiB"
     if gib(plan.memory) > job.device.memory_gib:
