@@ -79,14 +79,33 @@ def test_a_loss_that_became_nan_is_told_as_nan(tmp_path: Path) -> None:
     lines = [{**row, "loss": math.nan if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
     write_run(tmp_path / "late", lines, content=record(result={"steps": 40}))
     page = body_of(tmp_path / "late")
-    assert "finished, 40 steps" in page
+    assert 'class="badge warn">finished, 40 steps<' in page
+    assert 'class="badge bad">loss is NaN since step 31<' in page
     assert "NaN</b><span>loss, last step" in page
     assert "last finite one 0.25, at step 30" in page
     write_run(tmp_path / "all", [{**row, "loss": math.nan} for row in lines], content=record(result={"steps": 40}))
     page = body_of(tmp_path / "all")
-    assert "finished, 40 steps" in page
+    assert 'class="badge bad">loss is NaN since step 1<' in page
     assert "NaN</b><span>loss, last step" in page
     assert "No step" not in page
+
+
+def test_a_loss_that_is_a_number_again_has_no_red_badge(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.inf if row["step"] == 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path, lines, content=record(result={"steps": 40}))
+    page = body_of(tmp_path)
+    assert 'class="badge good">finished, 40 steps<' in page
+    assert "badge bad" not in page
+    assert "1 value is NaN or infinite, first at step 30" in page
+
+
+def test_a_run_that_goes_on_with_an_infinite_loss_says_so_alone_and_beside_another(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.inf if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path / "a", rows(range(1, 41)), content=record())
+    write_run(tmp_path / "b", lines, content=record())
+    assert 'class="badge bad">loss is infinite since step 31<' in body_of(tmp_path / "b")
+    beside = page_body(open_runs([tmp_path / "a", tmp_path / "b"]))
+    assert beside.count('class="tag bad">loss is infinite since step 31<') == 1
 
 
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import RECORD_FORMAT, RUN_FILE
 
 from qvl_train.report.metrics_file import METRICS, MetricsFile
+from qvl_train.report.numbers import number_text
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
@@ -125,6 +127,16 @@ class RunHistory:
     def last_step(self) -> int:
         """The last step that has a row, whatever is in it; 0 without one."""
         return self.metrics.last_step or 0
+
+    @property
+    def loss_trouble(self) -> str:
+        """Say that the last loss is no number, and since which step; nothing where it is one, or there is none."""
+        steps, losses = self.metrics.all_values("loss")
+        finite = np.flatnonzero(np.isfinite(losses))
+        since = int(finite[-1]) + 1 if len(finite) else 0
+        if since == len(losses):
+            return ""
+        return f"loss is {number_text(float(losses[-1]))} since step {int(steps[since]):,}"
 
     def notices(self) -> list[str]:
         """Say what is missing or odd, a sentence each."""

@@ -76,7 +76,7 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: Sample
 
 
 def _head(runs: Sequence[RunHistory], *, live: bool) -> Html:
-    badges = [element("span", f"{_state(run)}", class_=f"badge {_tone(run)}") for run in runs] if len(runs) == 1 else []
+    badges = list(_badges(runs[0])) if len(runs) == 1 else []
     if live:
         badges.append(element("span", "live", class_="badge warn", id="live", role="status"))
     title = runs[0].name if len(runs) == 1 else "Runs beside each other"
@@ -112,8 +112,12 @@ def _state(run: RunHistory) -> str:
     return f"step {run.last_step:,} of {total:,}" if total is not None else f"step {run.last_step:,}"
 
 
-def _tone(run: RunHistory) -> str:
-    return "good" if run.facts.result is not None else "warn"
+def _badges(run: RunHistory) -> Iterator[Html]:
+    """Give how far the run is, and apart from it, since both are to be seen, that its loss is no number any more."""
+    tone = "good" if run.facts.result is not None and not run.loss_trouble else "warn"
+    yield element("span", _state(run), class_=f"badge {tone}")
+    if run.loss_trouble:
+        yield element("span", run.loss_trouble, class_="badge bad")
 
 
 def _last(run: RunHistory, key: str) -> float | None:
@@ -195,7 +199,7 @@ def _compared(runs: Sequence[RunHistory]) -> Html:
     rows = [
         (
             element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
-            _state(run),
+            element("span", _state(run), _tag(run.loss_trouble)),
             *(
                 number_text(value)
                 for value in (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
@@ -208,6 +212,10 @@ def _compared(runs: Sequence[RunHistory]) -> Html:
     ]
     columns = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
     return card("Runs", table(columns, rows, right=columns[1:]), id="runs")
+
+
+def _tag(trouble: str) -> Html | None:
+    return join(" ", element("span", trouble, class_="tag bad")) if trouble else None
 
 
 def _notices(runs: Sequence[RunHistory]) -> Html | None:
