@@ -1,8 +1,8 @@
 """MindSpore's profiler on some steps of a run: what `train.log.profile` asks for.
 
 One process of each pipeline stage is profiled, the first replica's first slice: the others of its stage do the same.
-What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails costs its trace and a warning, not the run;
-so does one that is not done by its deadline: it waits in Python for processes that it has forked to read its traces, and
+What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails costs a trace and a warning, not the run;
+so does one that is late: it waits, in Python, for processes that it has forked to read its traces, and
 is called back from there. One that hangs in native code cannot be; it is told, and left to the watchdog.
 """
 
@@ -32,8 +32,8 @@ TRACE = "trace_view.json"
 _STARTING = "starting the profiler"
 _COUNTING = "counting a step of the profile"
 _WRITING = "writing the profile"
-# How long starting the profiler, or writing what it has, may take. A hundred steps of a tiny model take seconds; those of
-# a large one minutes of computing.
+# How long starting the profiler, or writing what it has, may take. Steps of a tiny model take seconds, those of
+# a large one minutes.
 PROFILE_DEADLINE_S = 600.0
 _TOLD_EVERY_S = 5.0
 # One that was called back after its deadline ends at once, where it can.

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,14 @@ class RunFacts:
     @property
     def task(self) -> str:
         return str(self.recipe.get("task", ""))
+
+    @property
+    def began(self) -> float | None:
+        """When the run was started, seconds since 1970; None where that cannot be read."""
+        try:
+            return datetime.strptime(self.started, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+        except ValueError:
+            return None
 
     @property
     def total_steps(self) -> int | None:
