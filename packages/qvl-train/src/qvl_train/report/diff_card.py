@@ -16,7 +16,7 @@ from qvl_train.report.difference import GROUPS
 from qvl_train.report.meanings import Effect
 from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text
-from qvl_train.report.run_diff import RunDiff
+from qvl_train.report.run_diff import RunDiff, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,14 +38,16 @@ _MOST_TEXT = 400
 _MOST_LINE = 4000
 
 
-def diff_card(diff: RunDiff, ours: str, theirs: str, *, id_: str = "diff") -> Html:
-    """Give the card: the verdict, then a table for each group that has a difference."""
+def diff_card(diff: RunDiff, ours: str, theirs: str, *, id_: str = "diff", is_folded: bool = False) -> Html:
+    """Give the card: the verdict, then a table for each group that has a difference, to be unfolded or not."""
     parts: list[Html] = [element("p", diff.verdict, class_="verdict")]
     if diff.course is not None:
         parts.append(element("p", course_text(diff.course)))
     parts += [element("p", notice, class_="soft small") for notice in diff.notices]
-    for group in GROUPS:
-        parts += _group(diff, group, ours, theirs)
+    tables = [part for group in GROUPS for part in _group(diff, group, ours, theirs)]
+    if is_folded and tables:
+        tables = [element("details", element("summary", counted(len(diff.differences))), *tables)]
+    parts += tables
     same = [TITLES[group] for group in GROUPS if not diff.of(group)]
     if same:
         parts.append(element("p", f"Without a difference: {', '.join(same)}.", class_="soft small"))

@@ -59,15 +59,15 @@ class RunDiff:
     @property
     def verdict(self) -> str:
         """Say in a sentence whether the runs compute the same."""
-        counted = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
-        grave = [one for one in self.differences if one.meaning.effect in counted]
+        changing = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
+        grave = [one for one in self.differences if one.meaning.effect in changing]
         doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
         unsure = "; not everything could be compared" if not self.is_complete else ""
         if grave:
             named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
-            return f"The runs compute different things, by {_counted(len(grave))}: {named}{unsure}."
+            return f"The runs compute different things, by {counted(len(grave))}: {named}{unsure}."
         if doubtful:
-            return f"The runs may come to different numbers, by {_counted(len(doubtful))}{unsure}."
+            return f"The runs may come to different numbers, by {counted(len(doubtful))}{unsure}."
         if self.differences:
             return f"Nothing differs that changes what is computed, beyond rounding{unsure}."
         return f"Nothing differs that a run records{unsure}."
@@ -221,5 +221,6 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _counted(number: int) -> str:
+def counted(number: int) -> str:
+    """Say how many differences there are."""
     return "1 difference" if number == 1 else f"{number:,} differences"

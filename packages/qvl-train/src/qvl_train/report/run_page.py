@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 from qvl_data.inspection.markup import Html, data_block, element, join
-from qvl_data.inspection.page import card, page, table, tile
+from qvl_data.inspection.page import card, page, tile
 
 from qvl_train.report.diff_card import diff_card
 from qvl_train.report.numbers import number_text, seconds_text
@@ -27,6 +27,7 @@ COMPARISON = "comparison.html"
 _RECENT = 50
 _LAST_LOSSES = 20
 _MOST_SETTINGS = 600
+_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
 
 
 def run_page(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> str:
@@ -59,6 +60,8 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: Sample
                 runs[0].name,
                 run.name,
                 id_=f"diff-{place}",
+                # Of many runs the drawings are what is looked at first.
+                is_folded=len(runs) > 2,
             )
             for place, run in enumerate(runs[1:], 1)
         ),
@@ -195,23 +198,38 @@ def _left(run: RunHistory) -> str:
 
 
 def _compared(runs: Sequence[RunHistory]) -> Html:
-    """Give the runs as lines of a table, each with its colour."""
+    """Give the runs as lines of a table, each with its colour; on phones each is a block of lines."""
+    head = element("tr", *(element("th", name, scope="col", class_=_aligned(name)) for name in _COLUMNS))
     rows = [
-        (
-            element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
-            element("span", _state(run), _tag(run.loss_trouble)),
+        element(
+            "tr",
             *(
-                number_text(value)
-                for value in (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
+                element("td", cell, class_=_aligned(name), data_of=name if name != "run" else None)
+                for name, cell in zip(_COLUMNS, _figures(run, place), strict=True)
             ),
-            seconds_text(step) if (step := _median(run, "step_time_s")) is not None else "–",
-            number_text(_peak(run)),
-            number_text(_samples(run)),
         )
         for place, run in enumerate(runs)
     ]
-    columns = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
-    return card("Runs", table(columns, rows, right=columns[1:]), id="runs")
+    body = element("table", element("thead", head), element("tbody", *rows), class_="runs")
+    return card("Runs", element("div", body, class_="scroll", tabindex=0, role="region", aria_label="runs"), id="runs")
+
+
+def _aligned(name: str) -> str | None:
+    return None if name in ("run", "state") else "n"
+
+
+def _figures(run: RunHistory, place: int) -> tuple[Html | str, ...]:
+    """Give a run's line, as `_COLUMNS` says."""
+    step = _median(run, "step_time_s")
+    numbers = (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
+    return (
+        element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
+        element("span", _state(run), _tag(run.loss_trouble)),
+        *map(number_text, numbers),
+        seconds_text(step) if step is not None else "–",
+        number_text(_peak(run)),
+        number_text(_samples(run)),
+    )
 
 
 def _tag(trouble: str) -> Html | None:

@@ -64,7 +64,8 @@ def time_split(run: RunHistory) -> TimeSplit | None:
     steps, times = run.metrics.series(STEP_TIME)
     if not len(steps):
         return None
-    counts = Series(steps=steps, values=times).stands_for()
+    # A row of step 0 is one of a foreign file, and stands for itself.
+    counts = np.maximum(1, Series(steps=steps, values=times).stands_for())
     edges = np.linspace(0, len(steps), min(_BINS, len(steps)) + 1).astype(np.int64)
     found: list[tuple[str, int, NDArray[np.float64]]] = []
     rest = times.copy()
