@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from qvl_core.recipe.draft import all_keys
 from qvl_core.run_folder import FREE_TO_CHANGE, RECORDED_PACKAGES
-from qvl_train.report.diff_card import diff_card, diff_json, print_diff
+from qvl_train.report.diff_card import diff_card
+from qvl_train.report.diff_text import diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
 from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text

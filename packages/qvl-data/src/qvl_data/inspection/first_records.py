@@ -17,8 +17,9 @@ from qvl_core.input_file import printable, read_regular_file
 from qvl_core.recipe.sections import SourceSection
 
 from qvl_data.inspection.examples import chosen_turns, excerpt
+from qvl_data.inspection.picture_room import PictureRoom
 from qvl_data.inspection.report import ExampleSample, Thumbnail
-from qvl_data.inspection.thumbnails import PictureRoom, thumbnail
+from qvl_data.inspection.thumbnails import thumbnail
 from qvl_data.media.error import MediaError
 from qvl_data.media.images import decode_reduced
 from qvl_data.media.paths import MediaPathError, MediaRoot

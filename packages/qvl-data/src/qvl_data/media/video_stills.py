@@ -38,7 +38,7 @@ def video_stills(
 
     Raises MediaError for what is no video, is damaged, large or slow, and where nothing that decodes is installed.
     """
-    if find_spec("av") is None:
+    if not _has_decoder():
         raise MediaError("PyAV, which decodes videos, is not installed (pip install av)")
     size = _size(path)
     if size > MAX_STILLS_BYTES:
@@ -60,6 +60,14 @@ def video_stills(
         raise MediaError(str(error).splitlines()[0]) from None
     images = tuple(Image.frombytes("RGB", (width, height), pixels) for pixels in reply.frames)
     return VideoStills(facts=facts, images=images, times_s=tuple(reply.found["times_s"]))
+
+
+def _has_decoder() -> bool:
+    try:
+        return find_spec("av") is not None
+    except ValueError:
+        # Somebody has blocked it.
+        return False
 
 
 def _size(path: Path) -> int:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl_core.errors import InputError, QvlError
+from qvl_core.errors import InputError
 from qvl_core.evaluators import benchmark_pictures
 from qvl_core.input_file import printable
+from qvl_data.inspection.picture_room import PictureRoom
 from qvl_data.inspection.report import Thumbnail
-from qvl_data.inspection.thumbnails import PictureRoom, thumbnail
-from qvl_data.media.error import MediaError
-from qvl_data.media.images import decode_reduced
 
 from qvl_train.report.training_answers import AnsweredQuestion
 
@@ -37,18 +35,21 @@ def question_pictures(
     compat = "pandas" if section.get("compat") == "pandas" else "none"
     try:
         found = benchmark_pictures(base / data, {one.index for one in questions}, compat=compat)
+        return {one.index: list(_pictures(one, found.get(one.index), room)) for one in questions}, ""
     except InputError as error:
         why = error.problems[0].message
-    except QvlError as error:
-        why = next(iter(str(error).splitlines()), "")
-    except Exception as error:  # the page is about numbers; no foreign file shall cost it
+    except ModuleNotFoundError as error:
+        why = f"the package {error.name} is not installed"
+    except Exception as error:  # the page is about numbers; no foreign file and no missing package shall cost it
         why = next(iter(str(error).splitlines()), type(error).__name__)
-    else:
-        return {one.index: list(_pictures(one, found.get(one.index), room)) for one in questions}, ""
     return {}, f"Pictures of {printable(data)} cannot be shown: {printable(why, _MOST_TEXT)}."
 
 
 def _pictures(question: AnsweredQuestion, files: Sequence[bytes] | None, room: PictureRoom) -> Iterator[Thumbnail]:
+    from qvl_data.inspection.thumbnails import thumbnail
+    from qvl_data.media.error import MediaError
+    from qvl_data.media.images import decode_reduced
+
     if files is None:
         yield Thumbnail(caption="pictures", error="the benchmark's file has no such row any more")
         return

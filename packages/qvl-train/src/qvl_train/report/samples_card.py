@@ -11,8 +11,8 @@ from qvl_core.input_file import printable
 from qvl_data.inspection.example_article import example_article, figure_of
 from qvl_data.inspection.markup import Html, element, join
 from qvl_data.inspection.page import card
+from qvl_data.inspection.picture_room import PictureRoom
 from qvl_data.inspection.report import Thumbnail
-from qvl_data.inspection.thumbnails import PictureRoom
 
 from qvl_train.report.question_pictures import question_pictures
 from qvl_train.report.run_history import RunFacts, RunHistory
@@ -100,6 +100,8 @@ def _records(sources: Sequence[Mapping[str, Any]], facts: RunFacts, room: Pictur
             found.append(example_article(example))
     except InputError as error:
         why = error.problems[0].message
+    except ModuleNotFoundError as error:
+        why = f"the package {error.name} is not installed"
     except Exception as error:  # the page is about numbers; no foreign file shall cost it
         why = next(iter(str(error).splitlines()), type(error).__name__)
     if found:
