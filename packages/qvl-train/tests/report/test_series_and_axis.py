@@ -95,6 +95,11 @@ def test_a_row_stands_for_the_steps_since_the_row_before(every: int, seen: float
     assert series([16.0] * 10, every=every).summed().values[-1] == seen
 
 
+@pytest.mark.parametrize(("steps", "seen"), [([2, 3], 3), ([10, 12], 12), ([10, 20, 23], 23), ([5], 5), ([1, 2, 9], 9)])
+def test_the_last_row_may_come_sooner_than_the_others(steps: list[int], seen: int) -> None:
+    assert Series(steps=np.array(steps), values=np.ones(len(steps))).summed().values[-1] == seen
+
+
 def test_very_many_holes_cost_no_more_than_few() -> None:
     steps = np.arange(100_000) * 7 // 6
     holed = Series(steps=steps, values=np.sin(steps))

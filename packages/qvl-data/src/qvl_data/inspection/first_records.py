@@ -131,7 +131,8 @@ class FirstRecords:
         # The name stands where there is room for it, behind the frames.
         for image, second in zip(stills.images, stills.times_s, strict=True):
             yield thumbnail(image, f"{second:.1f} s", side=_FRAME_SIDE)
-        size = f"{facts.width} × {facts.height}, {facts.frames:,} frames"
+        frames = "1 frame" if facts.frames == 1 else f"{facts.frames:,} frames"
+        size = f"{facts.width} × {facts.height}, {frames}"
         yield Thumbnail(caption=f"{name}, {size}{self._newer(path)}")
 
     def _newer(self, path: Path) -> str:

@@ -27,7 +27,7 @@ _MOST_GIB = 1e9
 _MOST_STEPS = 2**62
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
-_CHANGING = ("versions", "machine", "variables")
+_CHANGING = ("versions", "machine", "variables", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class RunFacts:
     machine: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     @property
@@ -88,12 +89,12 @@ class RunFacts:
             for table in _CHANGING:
                 pairs = entry.get(table)
                 for name, pair in pairs.items() if isinstance(pairs, Mapping) else ():
-                    texts.append(f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}")
+                    texts.append(_changed(table, str(name), pair))
             number = step if isinstance(step, int) else None
             found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
         return found
 
-    def known(self, table: Literal["versions", "machine", "variables"]) -> dict[str, str]:
+    def known(self, table: Literal["versions", "machine", "variables", "code"]) -> dict[str, str]:
         """Give what the run was last continued with."""
         found = dict(getattr(self, table))
         for entry in self.history:
@@ -104,6 +105,13 @@ class RunFacts:
                     if pair[1] is not None:
                         found[str(name)] = str(pair[1])
         return found
+
+
+def _changed(table: str, name: str, pair: object) -> str:
+    """Say what has become of a version, a variable, ...; of code, whose digests say nothing, that it is another one."""
+    if table == "code":
+        return f"the code of {name} has changed"
+    return f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}"
 
 
 def _side(value: object) -> str:
@@ -275,6 +283,7 @@ def read_facts(folder: Path) -> RunFacts:
         machine=_texts(content.get("machine")),
         variables=_texts(content.get("variables")),
         files=_texts(content.get("files")),
+        code=_texts(content.get("code")),
         result=result if isinstance(result, dict) else None,
         history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
         notices=tuple(notices),

@@ -249,6 +249,7 @@ def _settings(run: RunHistory) -> Html | None:
     tables = [
         ("Recipe, with defaults and derived values", [(key, _value(value)) for key, value in lines[:_MOST_SETTINGS]]),
         ("Versions", sorted(facts.known("versions").items())),
+        ("Code, sha256", list(facts.known("code").items())),
         ("Machine", list(facts.known("machine").items())),
         ("Environment variables", list(facts.known("variables").items())),
         ("Hashes", list(facts.hashes.items())),
