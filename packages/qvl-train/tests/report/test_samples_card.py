@@ -168,6 +168,28 @@ def test_lines_and_files_that_are_none_are_passed_over(tmp_path: Path) -> None:
     assert page_body(open_runs([tmp_path]), samples=SamplesCards())
 
 
+def test_a_half_written_last_file_hides_no_answers(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    write_answers(tmp_path, 10, [answered(1, "said early")])
+    (tmp_path / "evaluations" / "step_000020.jsonl").write_text('{"index": "1", "ques')
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "said early" in page
+    assert "After step 20 none of them has an answer that can be read." in page
+    (tmp_path / "evaluations" / "step_000010.jsonl").unlink()
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "No answer after step 20 can be read." in page
+
+
+def test_a_folder_of_answers_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> list[int]:
+        raise PermissionError(13, "Permission denied")
+
+    write_run(tmp_path, rows([1]), content=record())
+    monkeypatch.setattr(samples_card, "evaluated_steps", refuse)
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "evaluations/ cannot be read: Permission denied." in page
+
+
 @pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "9" * 400])
 def test_a_score_that_is_none_is_neither_right_nor_wrong(tmp_path: Path, score: str) -> None:
     write_run(tmp_path, rows([1, 2]), content=record())

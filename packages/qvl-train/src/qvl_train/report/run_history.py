@@ -127,6 +127,7 @@ class RunHistory:
     facts: RunFacts
     metrics: MetricsFile
     memory_gib: tuple[float, ...] = ()
+    memory_problem: str = ""
 
     def update(self) -> bool:
         """Read what is new, and say whether there was anything. Raises OutputError where it cannot be.
@@ -135,9 +136,9 @@ class RunHistory:
         """
         if not self.folder.is_dir():
             raise OutputError(Problem(where=printable(str(self.folder)), message=f"the folder of {self.name} is gone"))
-        facts, memory = read_facts(self.folder), _memory(self.folder)
+        facts, (memory, problem) = read_facts(self.folder), _memory(self.folder)
         has_changed = self.metrics.update() or facts != self.facts or memory != self.memory_gib
-        self.facts, self.memory_gib = facts, memory
+        self.facts, self.memory_gib, self.memory_problem = facts, memory, problem
         return has_changed
 
     @property
@@ -158,6 +159,10 @@ class RunHistory:
     def notices(self) -> list[str]:
         """Say what is missing or odd, a sentence each."""
         found = [*self.facts.notices, *self.metrics.notices()]
+        if self.memory_problem:
+            found.append(f"{MEMORY_FILE} cannot be used: {self.memory_problem}.")
+        if self.metrics.problem:
+            return found
         if self.metrics.last_step is None:
             found.append(f"No step is in {METRICS} yet.")
         elif "loss" not in self.metrics.keys:
@@ -204,15 +209,17 @@ def open_any_runs(folders: list[Path]) -> list[RunHistory]:
 
 
 def _open(folder: Path, name: str) -> RunHistory:
-    run = RunHistory(
-        folder=folder,
-        name=name,
-        facts=read_facts(folder),
-        metrics=MetricsFile(folder / METRICS),
-        memory_gib=_memory(folder),
+    facts, metrics, (memory, problem) = read_facts(folder), MetricsFile(folder / METRICS), _memory(folder)
+    try:
+        metrics.update()
+    except InputError as error:
+        # What a run was made with is worth a page, and a comparison, without what came of it.
+        if not facts.recipe:
+            raise
+        metrics.problem = printable(error.problems[0].message)
+    return RunHistory(
+        folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem
     )
-    run.metrics.update()
-    return run
 
 
 def problem_with(folder: Path) -> Problem | None:
@@ -297,14 +304,20 @@ def _texts(table: object) -> dict[str, str]:
     return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
 
 
-def _memory(folder: Path) -> tuple[float, ...]:
-    """Give every rank's peak in GiB; nothing where the run has not ended, or the file is not such a one."""
+def _memory(folder: Path) -> tuple[tuple[float, ...], str]:
+    """Give every rank's peak in GiB, none where the run has not ended, and what is wrong with the file."""
+    path = folder / MEMORY_FILE
+    if not path.is_symlink() and not path.exists():
+        return (), ""
     try:
-        found = read_json_object(folder / MEMORY_FILE, error_type=OutputError).get(MEMORY_KEY)
-    except (InputError, OSError):
-        return ()
-    values = [_gib(value) for value in found] if isinstance(found, list) else []
-    return tuple(value for value in values if value is not None) if None not in values else ()
+        found = read_json_object(path, error_type=OutputError).get(MEMORY_KEY)
+    except InputError as error:
+        return (), printable(error.problems[0].message)
+    except OSError as error:
+        return (), f"cannot be read: {error.strerror}"
+    values = [_gib(value) for value in found] if isinstance(found, list) else [None]
+    known = tuple(value for value in values if value is not None)
+    return (known, "") if len(known) == len(values) else ((), "it does not have a list of GiB")
 
 
 def _gib(value: object) -> float | None:

@@ -23,6 +23,7 @@ from qvl_train.report.training_answers import (
     evaluated_steps,
     spread,
 )
+from qvl_train.reports import EVALUATIONS
 
 _MOST_RECORDS = 6
 _MOST_QUESTIONS = 8
@@ -64,11 +65,11 @@ class SamplesCards:
     def _answered(self, run: RunHistory) -> Html | None:
         try:
             steps = evaluated_steps(run.folder)
-        except OSError:
-            steps = []
-        known = self._answers.get(run.folder)
-        if known is None or known[0] != steps:
-            known = self._answers[run.folder] = (steps, _answers(run, spread(steps), self._room))
+            known = self._answers.get(run.folder)
+            if known is None or known[0] != steps:
+                known = self._answers[run.folder] = (steps, _answers(run, spread(steps), self._room))
+        except OSError as error:
+            return element("p", f"{EVALUATIONS}/ cannot be read: {error.strerror}.", class_="soft small")
         return known[1]
 
 
@@ -118,20 +119,22 @@ def _records(sources: Sequence[Mapping[str, Any]], facts: RunFacts, room: Pictur
 
 
 def _answers(run: RunHistory, steps: Sequence[int], room: PictureRoom) -> Html | None:
-    try:
-        questions = answered_questions(run.folder, steps, most=_MOST_QUESTIONS)
-    except OSError:
-        questions = []
-    if not questions:
+    if not steps:
         return None
+    questions = answered_questions(run.folder, steps, most=_MOST_QUESTIONS)
+    lost = [step for step in steps if not any(step in one.answers for one in questions)]
+    named = ", ".join(f"{step:,}" for step in lost)
+    if not questions:
+        return element("p", f"No answer after step {named} can be read.", class_="soft small")
+    gone = f"After step {named} none of them has an answer that can be read." if lost else ""
     pictures, why = question_pictures(questions, run.facts.recipe, _base(run.facts), room)
     columns = ("question", "right answer", *(f"step {step:,}" for step in steps))
     head = element("tr", *(element("th", name, scope="col") for name in columns))
     rows = [element("tr", *_row(columns, _cells(one, steps, pictures.get(one.index, ())))) for one in questions]
     body = element("table", element("thead", head), element("tbody", *rows), class_="answers")
-    note = " ".join(("Some rows of the evaluation, wrong ones and right ones of its last step.", why))
+    notes = ("Some rows of the evaluation, wrong ones and right ones of its last step.", gone, why)
     scrolls = element("div", body, class_="scroll", tabindex=0, role="region", aria_label="answers")
-    return element("div", element("p", note.strip(), class_="soft small"), scrolls)
+    return element("div", element("p", " ".join(filter(None, notes)), class_="soft small"), scrolls)
 
 
 def _row(columns: Sequence[str], cells: Sequence[Html | str]) -> Iterator[Html]:

@@ -66,10 +66,11 @@ def spread(steps: Sequence[int], most: int = _MOST_STEPS) -> list[int]:
 def answered_questions(folder: Path, steps: Sequence[int], *, most: int) -> list[AnsweredQuestion]:
     """Give questions with their answers after each of these steps: some right ones and some wrong ones of the last.
 
-    Of a file, the first rows only are looked at; files and lines that cannot be read have no answers.
+    Of a file, the first rows only are looked at; files and lines that cannot be read have no answers. The last step is
+    the last one that has some.
     """
     files = {step: {str(row["index"]): row for row in _rows(_file(folder, step))} for step in steps}
-    last = files.get(steps[-1], {}) if steps else {}
+    last = next((rows for rows in reversed(files.values()) if rows), {})
     return [
         AnsweredQuestion(
             index=index,
