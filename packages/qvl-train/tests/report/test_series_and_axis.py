@@ -154,7 +154,8 @@ def test_labels_of_steps_are_whole_and_inside() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(2620.0, "2,620"), (0.067993, "0.06799"), (1.25e-7, "1.25e-07"), (None, "–"), (float("nan"), "NaN"), (0.0, "0"),
-     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite")],
+     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite"),
+     (999.96, "1,000")],
 )  # fmt: skip
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number_text(value) == text
@@ -162,7 +163,16 @@ def test_numbers_are_short(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0854, "85.4 ms"), (4.2, "4.2 s"), (200, "3 min 20 s"), (18420, "5 h 07 min"), (190000, "2 d 04 h")],
+    [
+        (2e-5, "20 µs"),
+        (0.99999e-4, "0.1 ms"),
+        (0.9996, "1 s"),
+        (0.0854, "85.4 ms"),
+        (4.2, "4.2 s"),
+        (200, "3 min 20 s"),
+        (18420, "5 h 07 min"),
+        (190000, "2 d 04 h"),
+    ],
 )
 def test_times_are_short(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

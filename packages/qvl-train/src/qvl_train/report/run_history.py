@@ -217,9 +217,7 @@ def _open(folder: Path, name: str) -> RunHistory:
         if not facts.recipe:
             raise
         metrics.problem = printable(error.problems[0].message)
-    return RunHistory(
-        folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem
-    )
+    return RunHistory(folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem)
 
 
 def problem_with(folder: Path) -> Problem | None:
