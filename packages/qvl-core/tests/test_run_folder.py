@@ -155,10 +155,26 @@ def test_a_record_of_an_earlier_version_is_read_and_gets_no_facts_that_nobody_kn
 ) -> None:
     record.write(tmp_path)
     content = json.loads((tmp_path / "run.json").read_text())
-    for name in ("machine", "variables", "files"):
+    for name in ("machine", "variables", "files", "code"):
         del content[name]
     (tmp_path / "run.json").write_text(json.dumps(content))
     found = read_record(tmp_path)
     assert found is not None
-    assert (found.machine, found.variables, found.files) == ({}, {}, {})
+    assert (found.machine, found.variables, found.files, found.code) == ({}, {}, {}, {})
     assert found.changed(RECIPE, HASHES, [], step=3) is found
+
+
+def test_code_that_was_changed_between_is_part_of_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RunRecord
+) -> None:
+    assert "qvl-core" in record.code
+    assert record.changed(RECIPE, HASHES, [], step=3) is record
+    monkeypatch.setattr(run_folder, "code_digests", lambda: {**record.code, "qvl-core": "f" * 64})
+    found = record.changed(RECIPE, HASHES, [], step=3)
+    (entry,) = found.history
+    assert entry["code"] == {"qvl-core": [record.code["qvl-core"], "f" * 64]}
+    found.write(tmp_path)
+    read = read_record(tmp_path)
+    assert read is not None
+    assert read.known("code")["qvl-core"] == "f" * 64
+    assert read.code == record.code

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import multiprocessing.process
+import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -104,28 +110,119 @@ def test_writing_is_measured_by_no_step_that_came_before(tmp_path: Path) -> None
     reader.close()
 
 
-def test_a_long_writing_is_told_again_and_again_but_not_for_ever(
+class Hanging(Profiler):
+    """One that never comes back from `hangs`, in the way that `how` hangs."""
+
+    def __init__(self, hangs: str, how: Callable[[], object]) -> None:
+        super().__init__([])
+        self._hangs = hangs
+        self._how = how
+
+    def _note(self, call: str) -> None:
+        super()._note(call)
+        if call.startswith(self._hangs):
+            self._how()
+
+
+def let_the_deadline_come() -> None:
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert 0 < left <= profiling.PROFILE_DEADLINE_S
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+
+def wait_for_ever() -> None:
+    let_the_deadline_come()
+    threading.Event().wait()
+
+
+def wait_and_catch_all() -> None:
+    with suppress(Exception):
+        wait_for_ever()
+
+
+@pytest.mark.parametrize(
+    ("hangs", "what"),
+    [
+        ("start", "starting the profiler"),
+        ("step", "counting a step of the profile"),
+        ("stop", "writing the profile"),
+    ],
+)
+@pytest.mark.parametrize("how", [wait_for_ever, wait_and_catch_all])
+def test_a_profiler_that_hangs_costs_a_warning_and_training_goes_on(
+    tmp_path: Path, hangs: str, what: str, how: Callable[[], object]
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    marks: list[str] = []
+    said = run(tmp_path, (2, 3), range(1, 9), Hanging(hangs, how), marks)
+    assert said == [f"warning: no profile: {what} was not done after 600 s; training goes on without it"]
+    assert marks[-1].startswith("step ")
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_profiler_that_hangs_is_not_asked_again_when_nobody_holds_it(tmp_path: Path) -> None:
+    deleted: list[str] = []
+
+    class StopsWhenDeleted(Hanging):
+        def __del__(self) -> None:
+            deleted.append("stop")
+
+    run(tmp_path, (2, 3), range(1, 9), StopsWhenDeleted("stop", wait_for_ever))
+    gc.collect()
+    assert deleted == []
+
+
+def test_processes_that_a_hanging_profiler_has_forked_are_ended(tmp_path: Path) -> None:
+    others = multiprocessing.get_context("fork").Process(target=threading.Event().wait)
+    others.start()
+    found: list[multiprocessing.process.BaseProcess] = []
+
+    def fork_and_join() -> None:
+        child = multiprocessing.get_context("fork").Process(target=threading.Event().wait)
+        found.append(child)
+        child.start()
+        let_the_deadline_come()
+        child.join()
+
+    try:
+        (said,) = run(tmp_path, (1, 1), range(1, 2), Hanging("stop", fork_and_join))
+        assert "was not done after" in said
+        assert [child.exitcode for child in found] == [-signal.SIGKILL]
+        assert others.is_alive()
+    finally:
+        others.kill()
+        others.join()
+
+
+def test_a_profiler_that_cannot_be_called_back_is_told_and_left_to_the_watchdog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profiling, "_TOLD_EVERY_S", 0.01)
-    monkeypatch.setattr(profiling, "_MOST_WRITING_S", 0.05)
-    told = threading.Semaphore(0)
-    heard: list[bool] = []
+    monkeypatch.setattr(profiling, "PROFILE_DEADLINE_S", 0.05)
+    monkeypatch.setattr(profiling, "_GRACE_S", 0.0)
+    is_told = threading.Event()
+    told: list[str] = []
+    marks: list[str] = []
 
-    def mark(text: str) -> None:
-        if text == "writing the profile":
-            told.release()
+    def say(text: str) -> None:
+        told.append(text)
+        is_told.set()
 
-    class Slow(Profiler):
-        def step(self) -> None:
-            # When the profiler begins, and five times while it takes long.
-            heard.append(all(told.acquire(timeout=60) for _ in range(6)))
-            heard.append(told.acquire(timeout=0.2))
+    def profile() -> None:
+        # Of another thread than the main one nothing can be called back, as of native code.
+        hanging = Hanging("stop", lambda: is_told.wait(60))
+        with StepProfile(tmp_path / "rank_000", (1, 1), hanging.start, say=say, mark=marks.append) as found:
+            found.before(1)
+            found.after(1)
 
-    with StepProfile(tmp_path, (1, 1), Slow([]).start, say=lambda text: None, mark=mark) as profile:
-        profile.before(1)
-        profile.after(1)
-    assert heard == [True, False]
+    thread = threading.Thread(target=profile)
+    thread.start()
+    thread.join(120)
+    assert told[0].startswith("warning: writing the profile was not done after 0.05 s and cannot be called back")
+    # Five times while there was time, once for the profiler's last step, once as it began, and then no more.
+    assert marks[-8:-1] == [*["writing the profile"] * 6, "writing the profile: it hangs"]
+    assert marks[-1] == "step 1"
 
 
 def test_a_run_that_ends_while_it_is_profiled_marks_the_writing_too(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ made of a recipe, as `Evaluator` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qvl_core.errors import NotInstalledError
@@ -79,6 +80,21 @@ def load_evaluator(recipe: Recipe) -> Evaluator | None:
         )
     make = cast("Callable[[Recipe], Evaluator]", found[0].load())
     return make(recipe)
+
+
+def benchmark_pictures(path: Path, indexes: Collection[str], *, compat: str) -> dict[str, tuple[bytes, ...]]:
+    """Give the image files that a benchmark's file has for these rows; rows that it does not have are left out.
+
+    Read by the static method `pictures` of the class that evaluates. Raises NotInstalledError where there is none,
+    InputError for a file that cannot be used.
+    """
+    found = tuple(metadata.entry_points(group=EVALUATOR_GROUP, name="eval"))
+    read = getattr(found[0].load(), "pictures", None) if found else None
+    if read is None:
+        raise NotInstalledError(
+            f"{PACKAGE} reads the pictures of benchmarks; it is not installed, or an older version is"
+        )
+    return cast("dict[str, tuple[bytes, ...]]", read(path, indexes, compat=compat))
 
 
 def is_due(recipe: Recipe, step: int, steps: int) -> bool:

@@ -18,13 +18,14 @@ from qvl_core.durable import atomic_write
 from qvl_core.errors import OutputError, Problem
 from qvl_core.input_file import printable
 from qvl_core.machine import machine_facts, result_variables
+from qvl_core.own_code import PACKAGES, code_digests
 
 RUN_FILE = "run.json"
 LOGS = "logs"
 RECORD_FORMAT = 1
 _MOST_FILES = 1000
 RECORDED_PACKAGES = (
-    *("qvl-core", "qvl-convert", "qvl-data", "qvl-train", "qvl-eval"),
+    *PACKAGES,
     *("mindspore", "numpy", "transformers", "tokenizers", "pillow", "av", "pyarrow", "safetensors"),
 )
 
@@ -48,7 +49,8 @@ class RunRecord:
 
     `recipe` and `hashes` are what the run goes on with, `versions` what it began with. `history` has an entry for each
     continuation that was not as before: see `changed`. `machine` and `variables` are those that the run began with, see
-    `machine`; `files` the sha256 of each file of records, by path. Records of earlier versions lack these three.
+    `machine`; `files` the sha256 of each file of records, by path; `code` that of each of qvl's packages, see
+    `own_code`. Records of earlier versions lack these four.
     """
 
     run_id: str
@@ -62,6 +64,7 @@ class RunRecord:
     machine: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -79,13 +82,14 @@ class RunRecord:
             machine=machine_facts(),
             variables=result_variables(_stated(recipe)),
             files=files or {},
+            code=code_digests(),
         )
 
     def known_versions(self) -> dict[str, str]:
         """Give the versions that the run was last continued with."""
         return self.known("versions")
 
-    def known(self, table: Literal["versions", "machine", "variables"]) -> dict[str, str]:
+    def known(self, table: Literal["versions", "machine", "variables", "code"]) -> dict[str, str]:
         """Give what the run was last continued with."""
         found: dict[str, str] = dict(getattr(self, table))
         for entry in self.history:
@@ -114,14 +118,15 @@ class RunRecord:
         """Give the record of a continuation after `step` with these (accepted) differences and today's versions.
 
         The entry in the history: `at`, `after_step`, `differences` as they were shown, and [before, now] of each hash,
-        version, fact of the machine and variable that is another one. Without any there is no entry. `files` are those
-        of the hashes.
+        version, fact of the machine, variable and digest of code that is another one. Without any there is no entry.
+        `files` are those of the hashes.
         """
         versions = _changes(self.known_versions(), installed_versions())
         # A record of an earlier version says nothing of these; today's are no change.
         machine = _changes(self.known("machine"), {**machine_facts(), **self._place()}) if self.machine else {}
         variables = _changes(self.known("variables"), result_variables(_stated(recipe))) if self.machine else {}
-        if not (differences or versions or machine or variables):
+        code = _changes(self.known("code"), code_digests()) if self.code else {}
+        if not (differences or versions or machine or variables or code):
             return self
         entry = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -131,6 +136,7 @@ class RunRecord:
             "versions": versions,
             **({"machine": machine} if machine else {}),
             **({"variables": variables} if variables else {}),
+            **({"code": code} if code else {}),
         }
         kept = self.files if files is None else files
         return replace(self, recipe=recipe, hashes=hashes, files=kept, history=(*self.history, entry))

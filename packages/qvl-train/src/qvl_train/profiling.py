@@ -1,17 +1,22 @@
 """MindSpore's profiler on some steps of a run: what `train.log.profile` asks for.
 
 One process of each pipeline stage is profiled, the first replica's first slice: the others of its stage do the same.
-What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails costs its trace and a warning, not the run.
+What the profiler writes goes to `profile/rank_NNN/`. A profiler that fails costs a trace and a warning, not the run;
+so does one that is late: it waits, in Python, for processes that it has forked to read its traces, and
+is called back from there. One that hangs in native code cannot be; it is told, and left to the watchdog.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
+import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.device import current_device
@@ -24,10 +29,21 @@ _log = logging.getLogger(__name__)
 
 PROFILE = "profile"
 TRACE = "trace_view.json"
+_STARTING = "starting the profiler"
+_COUNTING = "counting a step of the profile"
 _WRITING = "writing the profile"
-# A trace of many steps of a large model takes minutes of computing. What takes longer than this is a hang.
-_MOST_WRITING_S = 1800.0
+# How long starting the profiler, or writing what it has, may take. Steps of a tiny model take seconds, those of
+# a large one minutes.
+PROFILE_DEADLINE_S = 600.0
 _TOLD_EVERY_S = 5.0
+# One that was called back after its deadline ends at once, where it can.
+_GRACE_S = 30.0
+# Profilers that did not come back. MindSpore's stops itself when nobody holds it any more, and would hang once more.
+_ABANDONED: list[object] = []
+
+
+class _LateError(BaseException):
+    """The profiler is not done by its deadline. No Exception: what it catches itself would be lost."""
 
 
 class StepProfile:
@@ -60,34 +76,22 @@ class StepProfile:
         """Start the profiler where this is the first step to be profiled, or one of them after a run went on."""
         if self._steps is None or self._profiler is not None or not self._steps[0] <= step <= self._steps[1]:
             return
-        self._mark("starting the profiler")
-        try:
-            with explained(self._folder):
-                # Of an earlier try: two traces of the same steps would be counted twice.
-                if self._folder.is_dir():
-                    remove_folder(self._folder)
-                make_folder(self._folder)
-                if not self._folder.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", str(self._folder))
-            self._profiler = self._start(self._folder, self._steps[1] - step + 1)
-        except Exception as error:  # whatever the profiler has, training is not about it
-            self._give_up(error)
+        self._mark(_STARTING)
+        self._call(lambda: self._begin(step), _STARTING)
         self._mark(f"step {step}")
 
     def after(self, step: int) -> None:
         """Count the step, and stop the profiler after the last one."""
         if self._profiler is None or self._steps is None:
             return
-        is_last = step >= self._steps[1]
+        if step < self._steps[1]:
+            self._call(self._profiler.step, _COUNTING)
+            return
         # With the last one the profiler writes what it has.
-        with self._writing() if is_last else nullcontext():
-            try:
-                self._profiler.step()
-            except Exception as error:
-                self._give_up(error)
-        if is_last:
-            self._stop()
-            self._mark(f"step {step}")
+        with self._told():
+            self._call(self._profiler.step, _WRITING)
+        self._stop()
+        self._mark(f"step {step}")
 
     def __enter__(self) -> StepProfile:
         return self
@@ -95,34 +99,65 @@ class StepProfile:
     def __exit__(self, *error: object) -> None:
         self._stop()
 
+    def _begin(self, step: int) -> None:
+        assert self._steps is not None
+        with explained(self._folder):
+            # Of an earlier try: two traces of the same steps would be counted twice.
+            if self._folder.is_dir():
+                remove_folder(self._folder)
+            make_folder(self._folder)
+            if not self._folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", str(self._folder))
+        self._profiler = self._start(self._folder, self._steps[1] - step + 1)
+
     def _stop(self) -> None:
-        profiler, self._profiler = self._profiler, None
-        if profiler is None:
+        if self._profiler is None:
             return
-        with self._writing():
-            try:
-                profiler.stop()
-            except Exception as error:
-                self._give_up(error)
+        with self._told():
+            if not self._call(self._profiler.stop, _WRITING):
                 return
+        self._profiler = None
         if any(self._folder.glob(f"**/{TRACE}")):
             self._say(f"profile written to {self._folder}")
         else:
             self._say(f"warning: the profiler has written no {TRACE} to {self._folder}")
 
+    def _call(self, deed: Callable[[], object], what: str) -> bool:
+        """Have the profiler do something, and say whether it has; else its trace is given up, with a warning."""
+        known, profiler = set(multiprocessing.active_children()), self._profiler
+        try:
+            with _deadline(PROFILE_DEADLINE_S):
+                deed()
+        except _LateError:
+            _ABANDONED.append(profiler)
+            _end_children(known)
+            self._give_up(f"{what} was not done after {PROFILE_DEADLINE_S:g} s; training goes on without it")
+        except Exception as error:  # whatever the profiler has, training is not about it
+            first = next(iter(str(error).splitlines()), "")
+            self._give_up(f"{type(error).__name__}: {first[:200]}")
+        else:
+            return True
+        return False
+
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _told(self) -> Iterator[None]:
         """Tell whoever watches, again and again, that the profiler writes: it takes longer than steps do."""
         is_done = threading.Event()
 
         def tell() -> None:
-            for _ in range(int(_MOST_WRITING_S / _TOLD_EVERY_S)):
+            for _ in range(int((PROFILE_DEADLINE_S + _GRACE_S) / _TOLD_EVERY_S)):
                 if is_done.wait(_TOLD_EVERY_S):
                     return
                 self._mark(_WRITING)
+            self._mark(f"{_WRITING}: it hangs")
+            self._say(
+                f"warning: {_WRITING} was not done after {PROFILE_DEADLINE_S:g} s and cannot be called back: "
+                "it hangs. Where several processes train, the run is ended; else end it. "
+                "Its checkpoints go on without train.log.profile"
+            )
 
         self._mark(_WRITING)
-        teller = threading.Thread(target=tell, name="writing the profile", daemon=True)
+        teller = threading.Thread(target=tell, name=_WRITING, daemon=True)
         teller.start()
         try:
             yield
@@ -130,10 +165,38 @@ class StepProfile:
             is_done.set()
             teller.join()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, why: str) -> None:
         self._steps = self._profiler = None
-        first = next(iter(str(error).splitlines()), "")
-        self._say(f"warning: no profile: {type(error).__name__}: {first[:200]}")
+        self._say(f"warning: no profile: {why}")
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise _LateError in the block once it has taken so long. Only the main thread can be called back so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise _LateError
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def _end_children(known: Collection[object]) -> None:
+    """End the processes that the profiler has forked: the interpreter would wait for them when the run ends."""
+    for child in multiprocessing.active_children():
+        if child not in known:
+            child.kill()
+            child.join(_TOLD_EVERY_S)
 
 
 def step_profile(

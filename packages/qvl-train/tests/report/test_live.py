@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import shutil
 import socket
@@ -70,6 +71,13 @@ def test_says_when_the_run_has_finished(server: LiveServer, tmp_path: Path) -> N
     found = state(server)
     assert (found["said"], found["tone"]) == ("finished", "good")
     assert "finished, 300 steps" in found["body"]
+
+
+def test_a_run_that_has_finished_with_nan_is_not_told_as_good(server: LiveServer, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [{"step": 1, "loss": math.nan}], content=record(result={"steps": 1}))
+    found = state(server)
+    assert (found["said"], found["tone"]) == ("finished", "bad")
+    assert "loss is NaN since step 1" in found["body"]
 
 
 def test_what_cannot_be_read_any_more_is_told_and_the_old_page_stays(server: LiveServer, tmp_path: Path) -> None:

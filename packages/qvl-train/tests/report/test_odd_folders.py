@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from qvl_core.errors import InputError
-from qvl_train.report.diff_card import diff_card, diff_json
+from qvl_train.report.diff_card import diff_card
+from qvl_train.report.diff_text import diff_json
 from qvl_train.report.run_diff import diff_runs
 from qvl_train.report.run_history import RunHistory, open_runs
 from qvl_train.report.run_page import page_body

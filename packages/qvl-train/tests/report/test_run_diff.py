@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from qvl_core.recipe.draft import all_keys
 from qvl_core.run_folder import FREE_TO_CHANGE, RECORDED_PACKAGES
-from qvl_train.report.diff_card import diff_card, diff_json, print_diff
+from qvl_train.report.diff_card import diff_card
+from qvl_train.report.diff_text import diff_json, print_diff
 from qvl_train.report.meanings import VERSION_MEANINGS, Effect, recipe_meaning
 from qvl_train.report.numbers import number_text
 from qvl_train.report.outcomes import course_text
@@ -83,6 +84,35 @@ def test_every_changed_version_appears_with_a_meaning(tmp_path: Path, name: str)
     assert (difference.key, difference.theirs) == (name, "2.0")
     assert difference.group == ("environment" if name in ("python", "platform") else "versions")
     assert difference.meaning == VERSION_MEANINGS[name]
+
+
+@pytest.mark.parametrize(("name", "effect"), [("qvl-train", Effect.PERHAPS), ("qvl-eval", Effect.ANSWERS)])
+def test_changed_code_of_the_same_version_appears(tmp_path: Path, name: str, effect: Effect) -> None:
+    code = {"qvl-train": "a" * 64, "qvl-eval": "b" * 64}
+    one, other = record(code=code), record(run_id="another", code={**code, name: "c" * 64})
+    found = compare(tmp_path, one, other)
+    (difference,) = found.differences
+    assert (difference.group, difference.key, difference.theirs) == ("versions", f"code of {name}", "c" * 16)
+    assert difference.meaning.effect is effect
+    # Another version has other code: that is one difference.
+    other["versions"] = {**other["versions"], name: "2.0"}
+    assert [one.key for one in compare(tmp_path, one, other).differences] == [name]
+
+
+def test_code_that_changed_between_is_told_without_digests(tmp_path: Path) -> None:
+    entry = {"after_step": 5, "at": "now", "code": {"qvl-train": ["a" * 64, "b" * 64]}}
+    code = {"qvl-train": "a" * 64}
+    found = compare(tmp_path, record(code=code), record(run_id="another", code=code, history=[entry]))
+    assert {one.key: one.theirs for one in found.differences} == {
+        "code of qvl-train": "b" * 16,
+        "continued": "after step 5: the code of qvl-train has changed",
+    }
+
+
+def test_code_that_was_not_recorded_is_told(tmp_path: Path) -> None:
+    found = compare(tmp_path, record(code={"qvl-core": "a"}, machine={"host": "x"}), record(run_id="another"))
+    assert "B has not recorded its machine and its code: an earlier version wrote it." in found.notices
+    assert found.differences == ()
 
 
 def test_a_setting_of_the_environment_appears_there(tmp_path: Path) -> None:

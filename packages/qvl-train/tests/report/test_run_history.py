@@ -139,7 +139,29 @@ def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
 def test_a_broken_memory_file_is_as_none(tmp_path: Path, text: str) -> None:
     write_run(tmp_path, rows([1]), content=record())
     (tmp_path / "memory.json").write_text(text, encoding="utf-8", errors="surrogateescape")
-    assert open_runs([tmp_path])[0].memory_gib == ()
+    (run,) = open_runs([tmp_path])
+    assert run.memory_gib == ()
+    assert [notice for notice in run.notices() if notice.startswith("memory.json cannot be used: ")]
+
+
+def test_metrics_that_cannot_be_read_cost_no_record(tmp_path: Path) -> None:
+    write_run(tmp_path, content=record())
+    (tmp_path / "metrics.jsonl").mkdir()
+    (run,) = open_runs([tmp_path])
+    assert run.notices() == ["metrics.jsonl cannot be used: is a folder, not a regular file."]
+    with pytest.raises(OutputError, match="not a regular file"):
+        run.update()
+    (tmp_path / "metrics.jsonl").rmdir()
+    write_run(tmp_path, rows([1]))
+    assert run.update()
+    assert run.notices() == []
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, content="{")
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OutputError, match="not a regular file"):
+        open_runs([tmp_path])
 
 
 def test_a_pipe_in_place_of_the_memory_file_makes_nobody_wait(tmp_path: Path) -> None:

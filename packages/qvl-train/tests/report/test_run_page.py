@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from qvl_train.report.profile_card import read_operations
 from qvl_train.report.run_history import open_runs
 from qvl_train.report.run_page import page_body, run_page
+from qvl_train.report.time_split import time_split
 from run_folders import HOSTILE, record, rows, validations, write_run
 
 
@@ -79,14 +82,33 @@ def test_a_loss_that_became_nan_is_told_as_nan(tmp_path: Path) -> None:
     lines = [{**row, "loss": math.nan if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
     write_run(tmp_path / "late", lines, content=record(result={"steps": 40}))
     page = body_of(tmp_path / "late")
-    assert "finished, 40 steps" in page
+    assert 'class="badge warn">finished, 40 steps<' in page
+    assert 'class="badge bad">loss is NaN since step 31<' in page
     assert "NaN</b><span>loss, last step" in page
     assert "last finite one 0.25, at step 30" in page
     write_run(tmp_path / "all", [{**row, "loss": math.nan} for row in lines], content=record(result={"steps": 40}))
     page = body_of(tmp_path / "all")
-    assert "finished, 40 steps" in page
+    assert 'class="badge bad">loss is NaN since step 1<' in page
     assert "NaN</b><span>loss, last step" in page
     assert "No step" not in page
+
+
+def test_a_loss_that_is_a_number_again_has_no_red_badge(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.inf if row["step"] == 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path, lines, content=record(result={"steps": 40}))
+    page = body_of(tmp_path)
+    assert 'class="badge good">finished, 40 steps<' in page
+    assert "badge bad" not in page
+    assert "1 value is NaN or infinite, first at step 30" in page
+
+
+def test_a_run_that_goes_on_with_an_infinite_loss_says_so_alone_and_beside_another(tmp_path: Path) -> None:
+    lines = [{**row, "loss": math.inf if row["step"] > 30 else 0.25} for row in rows(range(1, 41))]
+    write_run(tmp_path / "a", rows(range(1, 41)), content=record())
+    write_run(tmp_path / "b", lines, content=record())
+    assert 'class="badge bad">loss is infinite since step 31<' in body_of(tmp_path / "b")
+    beside = page_body(open_runs([tmp_path / "a", tmp_path / "b"]))
+    assert beside.count('class="tag bad">loss is infinite since step 31<') == 1
 
 
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:
@@ -239,3 +261,51 @@ def test_a_profile_that_shows_nothing_is_told(tmp_path: Path, text: str, said: s
     (tmp_path / "profile" / "rank_000" / "trace_view.json").write_text(text)
     page = body_of(tmp_path)
     assert [sentence for sentence in (NO_OPERATION, NO_TRACE) if sentence in page] == [said]
+
+
+def areas(page: str) -> list[list[float]]:
+    """Give the places along the steps, ascending, at which the drawing of a step's parts has edges, of each part."""
+    drawing = page[page.index("the parts of a step&#x27;s time over the steps") - 20_000 :]
+    shapes = re.findall(r'<path d="M([^"]*)Z" class="p\d">', drawing)
+    return [sorted({float(point.split()[0]) for point in shape.split("L")}) for shape in shapes]
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_the_drawing_of_a_step_s_time_has_every_step_and_all_as_wide(tmp_path: Path, count: int) -> None:
+    write_run(tmp_path, rows(range(1, count + 1)), content=record())
+    for edges in areas(body_of(tmp_path)):
+        assert len(edges) == count + 1
+        widths = np.diff(edges)
+        assert widths.max() - widths.min() < 0.5
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_totals_are_of_all_steps_though_not_each_has_a_row(tmp_path: Path, every: int) -> None:
+    lines = [*rows(range(every, 101, every)), {"step": 100, "validation_s": 50.0, "validation_loss": 1.0}]
+    write_run(tmp_path, lines, content=record())
+    (run,) = open_runs([tmp_path])
+    split = time_split(run)
+    assert split is not None
+    assert split.total_s == pytest.approx(100 * 0.5)
+    assert split.step_s == pytest.approx(0.5)
+    assert ("validation", 50.0) in split.between
+    # Half of the time was validation, whether or not each step has a row.
+    assert re.search(r"validation</td><td class=\"n\">50 s</td><td class=\"n\">50.0 %<", body_of(tmp_path))
+
+
+def test_a_step_of_step_0_costs_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"step": 0, "step_time_s": 1.0, "loss": 1.0}], content=record())
+    assert "<h2>Time of a step</h2>" in body_of(tmp_path)
+
+
+def test_many_runs_have_colours_of_their_own_and_their_differences_folded(tmp_path: Path) -> None:
+    for name in "abcdefghijkl":
+        write_run(tmp_path / name, rows(range(1, 4)), content=record({"train.seed": ord(name)}))
+    page = page_body(open_runs([tmp_path / name for name in "abcdefghijkl"]))
+    table = page[page.index('id="runs"') : page.index("What differs")]
+    assert len(set(re.findall(r'class="key line (c\d+)"', table))) == 12
+    css = files("qvl_train.report").joinpath("report.css").read_text()
+    assert all(f".c{place} " in css and css.count(f"--c{place}:") == 2 for place in range(12))
+    assert page.count("<details><summary>1 difference</summary>") == 11
+    two = page_body(open_runs([tmp_path / "a", tmp_path / "b"]))
+    assert "1 difference</summary>" not in two

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from qvl_core.errors import DataError, NotInstalledError, Problem
+from qvl_data.inspection.picture_room import PictureRoom
+from qvl_train.report import question_pictures, samples_card
 from qvl_train.report.run_history import open_runs
 from qvl_train.report.run_page import page_body
 from qvl_train.report.samples_card import SamplesCards
 from qvl_train.report.training_answers import answered_questions, evaluated_steps, spread
 from run_folders import HOSTILE, record, rows, write_run
+from video_files import save_video
 
 
 def write_records(folder: Path, count: int, answer: str = "it is") -> None:
@@ -161,6 +168,28 @@ def test_lines_and_files_that_are_none_are_passed_over(tmp_path: Path) -> None:
     assert page_body(open_runs([tmp_path]), samples=SamplesCards())
 
 
+def test_a_half_written_last_file_hides_no_answers(tmp_path: Path) -> None:
+    write_run(tmp_path, rows([1]), content=record())
+    write_answers(tmp_path, 10, [answered(1, "said early")])
+    (tmp_path / "evaluations" / "step_000020.jsonl").write_text('{"index": "1", "ques')
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "said early" in page
+    assert "After step 20 none of them has an answer that can be read." in page
+    (tmp_path / "evaluations" / "step_000010.jsonl").unlink()
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "No answer after step 20 can be read." in page
+
+
+def test_a_folder_of_answers_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> list[int]:
+        raise PermissionError(13, "Permission denied")
+
+    write_run(tmp_path, rows([1]), content=record())
+    monkeypatch.setattr(samples_card, "evaluated_steps", refuse)
+    page = page_body(open_runs([tmp_path]), samples=SamplesCards())
+    assert "evaluations/ cannot be read: Permission denied." in page
+
+
 @pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "9" * 400])
 def test_a_score_that_is_none_is_neither_right_nor_wrong(tmp_path: Path, score: str) -> None:
     write_run(tmp_path, rows([1, 2]), content=record())
@@ -180,3 +209,100 @@ def test_a_watched_page_reads_records_once(tmp_path: Path) -> None:
     assert page_body(runs, samples=samples) == before
     write_answers(tmp_path / "run", 10, [answered(1, "new answer")])
     assert "new answer" in page_body(runs, samples=samples)
+
+
+def test_frames_of_videos_are_on_the_page(tmp_path: Path) -> None:
+    save_video(tmp_path / "clip.mp4", frames=5, fps=4)
+    turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "moving"}]
+    (tmp_path / "train.json").write_text(json.dumps([{"video": "clip.mp4", "conversations": turns}]))
+    page = body(tmp_path / "run", source(tmp_path / "train.json"))
+    assert page.count("<figcaption>") == 3
+    for text in ("0.0 s</figcaption>", "1.0 s</figcaption>", "clip.mp4, 128 × 96, 5 frames"):
+        assert text in page
+
+
+def test_a_changed_file_of_records_is_told(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 1)
+    path = str(tmp_path / "data" / "train.json")
+    page = body(tmp_path / "run", source(path), files={path: "0" * 64})
+    assert "has changed since the run: its records may be others than those that were learned." in page
+    assert "it is 0" in page
+
+
+def png(colour: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10), (colour, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def evaluated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: Mapping[str, Sequence[bytes]] | Exception
+) -> str:
+    """Give the page of a run whose rows 1 and 2 were asked about a picture each; `pictures` are the file's now."""
+    content = record({"eval.data": "rows.tsv", "eval.compat": "none"}, machine={"directory": str(folder)})
+    write_run(folder, rows([1, 2]), content=content)
+    lines = [{**answered(n, "9"), "images": [hashlib.sha256(png(n)).hexdigest()]} for n in (1, 2)]
+    write_answers(folder, 10, lines)
+
+    def found(path: Path, indexes: Collection[str], *, compat: str) -> Mapping[str, Sequence[bytes]]:
+        assert (path, set(indexes), compat) == (folder / "rows.tsv", {"1", "2"}, "none")
+        if isinstance(pictures, Exception):
+            raise pictures
+        return pictures
+
+    monkeypatch.setattr(question_pictures, "benchmark_pictures", found)
+    (run,) = open_runs([folder])
+    # Without a source of records there are no other pictures.
+    run.facts = replace(run.facts, recipe={**run.facts.recipe, "data": {}})
+    return page_body([run], samples=SamplesCards())
+
+
+def test_pictures_stand_beside_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = evaluated(tmp_path, monkeypatch, {"1": [png(1)], "2": [png(2)]})
+    assert page.count('<img src="data:image/png;base64,') == 2
+    assert 'alt="picture"' in page
+    assert "cannot be shown" not in page
+
+
+def test_pictures_that_are_others_now_or_gone_are_told_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = evaluated(tmp_path, monkeypatch, {"1": [png(7)]})
+    assert "is another one now than the one that was asked about" in page
+    assert "the benchmark&#x27;s file has no such row any more" in page
+    assert "<img" not in page
+
+
+def test_what_is_no_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(question_pictures.hashlib, "sha256", lambda data: hashlib.new("sha256", png(1)))
+    page = evaluated(tmp_path, monkeypatch, {"1": [b"no picture"], "2": [png(1)] * 5})
+    assert "is not a JPEG" in page
+    assert page.count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (DataError(Problem(where="rows.tsv", message="does not exist")), "does not exist"),
+        (NotInstalledError("qvl-eval is not installed"), "qvl-eval is not installed"),
+        (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "the package PIL is not installed"),
+        (RuntimeError("odd\nsecond line"), "odd."),
+    ],
+)
+def test_pictures_that_cannot_be_read_cost_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    page = evaluated(tmp_path, monkeypatch, error)
+    assert f"Pictures of rows.tsv cannot be shown: {text}" in page
+    assert "Question 1?" in page
+
+
+def test_pictures_of_all_runs_of_a_page_share_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+    monkeypatch.setattr(samples_card, "PictureRoom", lambda limit: rooms.append(limit) or PictureRoom(limit))
+    for name in ("a", "b"):
+        write_run(tmp_path / name, rows([1]), content=record())
+        write_answers(tmp_path / name, 10, [answered(1, "9")])
+    page_body(open_runs([tmp_path / "a", tmp_path / "b"]), samples=SamplesCards())
+    page_body(open_runs([tmp_path / "a"]), samples=SamplesCards())
+    assert rooms[0] == rooms[1] == rooms[2] // 2

@@ -95,6 +95,11 @@ def test_a_row_stands_for_the_steps_since_the_row_before(every: int, seen: float
     assert series([16.0] * 10, every=every).summed().values[-1] == seen
 
 
+@pytest.mark.parametrize(("steps", "seen"), [([2, 3], 3), ([10, 12], 12), ([10, 20, 23], 23), ([5], 5), ([1, 2, 9], 9)])
+def test_the_last_row_may_come_sooner_than_the_others(steps: list[int], seen: int) -> None:
+    assert Series(steps=np.array(steps), values=np.ones(len(steps))).summed().values[-1] == seen
+
+
 def test_very_many_holes_cost_no_more_than_few() -> None:
     steps = np.arange(100_000) * 7 // 6
     holed = Series(steps=steps, values=np.sin(steps))
@@ -149,7 +154,8 @@ def test_labels_of_steps_are_whole_and_inside() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(2620.0, "2,620"), (0.067993, "0.06799"), (1.25e-7, "1.25e-07"), (None, "–"), (float("nan"), "NaN"), (0.0, "0"),
-     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite")],
+     (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite"),
+     (999.96, "1,000")],
 )  # fmt: skip
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number_text(value) == text
@@ -157,7 +163,16 @@ def test_numbers_are_short(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0854, "85.4 ms"), (4.2, "4.2 s"), (200, "3 min 20 s"), (18420, "5 h 07 min"), (190000, "2 d 04 h")],
+    [
+        (2e-5, "20 µs"),
+        (0.99999e-4, "0.1 ms"),
+        (0.9996, "1 s"),
+        (0.0854, "85.4 ms"),
+        (4.2, "4.2 s"),
+        (200, "3 min 20 s"),
+        (18420, "5 h 07 min"),
+        (190000, "2 d 04 h"),
+    ],
 )
 def test_times_are_short(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

@@ -9,7 +9,7 @@ from qvl_data.inspection.report import ExampleSample, Thumbnail
 def example_article(example: ExampleSample) -> Html:
     """Give the record as an article: its size and place, its pictures, its messages."""
     turns = [element("p", element("b", role), text, class_="turn") for role, text in example.turns]
-    pictures = [_thumbnail(thumbnail) for thumbnail in example.thumbnails]
+    pictures = [figure_of(thumbnail) for thumbnail in example.thumbnails]
     if example.hidden_media:
         pictures.append(element("span", f"and {example.hidden_media:,} more", class_="soft small"))
     return element(
@@ -22,10 +22,15 @@ def example_article(example: ExampleSample) -> Html:
     )
 
 
-def _thumbnail(thumbnail: Thumbnail) -> Html:
+def figure_of(thumbnail: Thumbnail, name: str = "") -> Html:
+    """Give the picture with its caption, or in its place why it is not there; `.thumbs` lays several out.
+
+    `name` is what a picture without a caption is called where it cannot be seen.
+    """
+    caption = thumbnail.caption or name
     if thumbnail.error:
-        return element("div", thumbnail.caption, ": ", thumbnail.error, class_="gone")
+        return element("div", caption, ": ", thumbnail.error, class_="gone")
     if not thumbnail.uri:
-        return element("div", thumbnail.caption, class_="named")
-    image = element("img", src=thumbnail.uri, width=thumbnail.width, height=thumbnail.height, alt=thumbnail.caption)
-    return element("figure", image, element("figcaption", thumbnail.caption))
+        return element("div", caption, class_="named")
+    image = element("img", src=thumbnail.uri, width=thumbnail.width, height=thumbnail.height, alt=caption)
+    return element("figure", image, element("figcaption", thumbnail.caption) if thumbnail.caption else None)

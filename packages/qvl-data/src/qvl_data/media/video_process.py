@@ -159,8 +159,13 @@ class VideoProcesses:
         self._lock = threading.Lock()
         self._idle: list[VideoProcess] = []
 
-    def ask(self, path: Path, request: Mapping[str, Any], *, timeout_s: float) -> Reply:
-        """Have a request about the file done. Raises MediaError; waiting for a process does not count as time taken."""
+    def ask(
+        self, path: Path, request: Mapping[str, Any], *, timeout_s: float, limit: str = "data.video.timeout_s"
+    ) -> Reply:
+        """Have a request about the file done. Raises MediaError; waiting for a process does not count as time taken.
+
+        `limit` is what people know the time by.
+        """
         with self._places:
             process = self._take()
             try:
@@ -170,9 +175,9 @@ class VideoProcesses:
                 raise
             except _DeadlineError:
                 process.end()
-                raise UncertainMediaError(_ending(None, path, timeout_s)) from None
+                raise UncertainMediaError(_ending(None, path, timeout_s, limit)) from None
             except _DeadError:
-                raise UncertainMediaError(_ending(process.end(grace_s=_END_S), path, timeout_s)) from None
+                raise UncertainMediaError(_ending(process.end(grace_s=_END_S), path, timeout_s, limit)) from None
             except BaseException:
                 process.end()
                 raise
@@ -218,12 +223,11 @@ def _processes_of(pid: int) -> VideoProcesses:
     return processes
 
 
-def _ending(code: int | None, path: Path, timeout_s: float) -> str:
+def _ending(code: int | None, path: Path, timeout_s: float, limit: str) -> str:
     name = printable(path.name)
     if code in (None, -signal.SIGALRM):
         return (
-            f"was not opened and decoded within {timeout_s:g} s (data.video.timeout_s); "
-            f"the process that worked on {name} was killed"
+            f"was not opened and decoded within {timeout_s:g} s ({limit}); the process that worked on {name} was killed"
         )
     if code == -signal.SIGKILL:
         return f"the process that decoded {name} was killed from outside; a machine out of memory does that"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +18,7 @@ from qvl_core.evaluators import Measured
 
 from qvl_eval.benchmarks.asking import prepare_row
 from qvl_eval.benchmarks.catalogue import find_benchmark
+from qvl_eval.benchmarks.tsv import read_benchmark
 from qvl_eval.evaluation.answering import PreparedRows, answer_prepared
 from qvl_eval.evaluation.conclude import judge_all
 from qvl_eval.evaluation.prediction_log import Prediction
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from qvl_eval.answers.driver import Driver
     from qvl_eval.answers.model import LoadedModel
+    from qvl_eval.benchmarks.cell_types import Compat
     from qvl_eval.benchmarks.tsv import Row
 
 # Rows of a replica between two looks at whether a signal has come: each is an exchange that all ranks wait for.
@@ -86,6 +88,21 @@ class TrainingEvaluator:
             return Measured(signal_name=signal_name, is_complete=False)
         found = {one["index"]: _prediction(one) for part in told for one in part[0]}
         return _measured(self._evaluation, found, time.perf_counter() - began, step, signal_name)
+
+    @staticmethod
+    def pictures(path: Path, indexes: Collection[str], *, compat: Compat) -> dict[str, tuple[bytes, ...]]:
+        """Give the image files of these rows of a benchmark's file, for a page. Raises DataError."""
+        wanted = set(indexes)
+        rows = read_benchmark(path, columns=("index", "image"), compat=compat, is_checked=True).rows
+        found: dict[str, tuple[bytes, ...]] = {}
+        for row in rows:
+            if row.index in wanted:
+                try:
+                    found[row.index] = row.images
+                except ValueError:
+                    # What is not base64 is no picture.
+                    found[row.index] = ()
+        return found
 
     def _loaded(self, model: Qwen25VL) -> LoadedModel:
         from qvl_core.generate import changed_options, read_generation_config

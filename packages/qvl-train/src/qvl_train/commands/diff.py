@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         """
         from qvl_core.cli.terminal import console
 
-        from qvl_train.report.diff_card import diff_json, print_diff
+        from qvl_train.report.diff_text import diff_json, print_diff
         from qvl_train.report.run_diff import diff_runs
         from qvl_train.report.run_history import open_any_runs
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qvl_core.errors import NotInstalledError
 
 if TYPE_CHECKING:
     from qvl_train.report.run_history import RunHistory
@@ -43,12 +44,23 @@ def register(app: typer.Typer) -> None:
         """
         from qvl_train.report.run_history import open_runs
 
+        _require_pages()
         _check(runs, out, watch=watch)
         found = open_runs(runs)
         if watch:
             _watch(found, port, samples=samples)
         else:
             _write(found, _target(runs, out), overwrite=overwrite, samples=samples)
+
+
+def _require_pages() -> None:
+    try:
+        import qvl_data.inspection.page  # noqa: F401 (its absence has a name and a fix)
+    except ModuleNotFoundError as error:
+        raise NotInstalledError(
+            f"qvl report\n  pages are drawn by the package qvl-data, which cannot be loaded: {error}\n"
+            "  fix: pip install qvl-data"
+        ) from None
 
 
 def _check(runs: list[Path], out: Path | None, *, watch: bool) -> None:

@@ -8,12 +8,32 @@
     badge.textContent = text;
     badge.className = `badge ${tone}`;
   };
+  // What a person has opened, scrolled or tabbed to is the same thing on the newer page: of the same card and name.
+  const cardOf = (one) => one.closest("section")?.querySelector("h2")?.textContent ?? "";
+  const named = (selector, name) => {
+    const found = new Map();
+    for (const one of main.querySelectorAll(selector)) {
+      const base = `${cardOf(one)} / ${name(one)}`;
+      let key = base;
+      for (let count = 2; found.has(key); count += 1) key = `${base} ${count}`;
+      found.set(key, one);
+    }
+    return found;
+  };
+  const folds = () => named("details", (one) => one.querySelector("summary")?.textContent ?? "");
+  const scrolls = () => named(".scroll", (one) => one.getAttribute("aria-label") ?? "");
+  const stops = () => named("summary, [tabindex]", (one) => one.getAttribute("aria-label") ?? one.textContent);
   const renew = (html) => {
-    const open = [...main.querySelectorAll("details")].map((one) => one.open);
+    const open = [...folds()].filter(([, one]) => one.open).map(([key]) => key);
+    const scrolled = [...scrolls()].map(([key, one]) => [key, one.scrollLeft]);
+    const focused = [...stops()].find(([, one]) => one === document.activeElement)?.[0];
     // The server's own markup, every text in it escaped; a parsed document runs no script.
     const found = new DOMParser().parseFromString(html, "text/html");
     main.replaceChildren(...found.body.childNodes);
-    [...main.querySelectorAll("details")].forEach((one, place) => { one.open = open[place] ?? false; });
+    const [newFolds, newScrolls] = [folds(), scrolls()];
+    for (const key of open) if (newFolds.has(key)) newFolds.get(key).open = true;
+    for (const [key, left] of scrolled) if (newScrolls.has(key)) newScrolls.get(key).scrollLeft = left;
+    if (focused !== undefined) stops().get(focused)?.focus({ preventScroll: true });
     document.dispatchEvent(new Event("qvl-renewed"));
   };
   const ask = async () => {

@@ -83,7 +83,7 @@ class LiveRuns:
     def _freshness(self) -> tuple[str, str]:
         going = [run for run in self._runs if run.facts.result is None]
         if not going:
-            return "finished", "good"
+            return "finished", "bad" if any(run.loss_trouble for run in self._runs) else "good"
         ages = [(age, run) for run in going if (age := _age(run)) is not None]
         if not ages:
             return "live: waiting for the first step", "warn"

@@ -187,6 +187,12 @@ def version_meaning(name: str) -> Meaning:
     return VERSION_MEANINGS.get(name, _NO_MEANING)
 
 
+def code_meaning(name: str) -> Meaning:
+    """Give the meaning of other code of a package of qvl with the same version."""
+    text = "the same version with other code: a checkout that was changed, or a patch"
+    return Meaning(effect=version_meaning(name).effect, text=text)
+
+
 def machine_meaning(name: str) -> Meaning:
     """Give the meaning of another fact of the machine."""
     return MACHINE_MEANINGS.get(name, _NO_MEANING)

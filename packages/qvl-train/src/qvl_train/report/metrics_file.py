@@ -36,6 +36,8 @@ class MetricsFile:
     of a step that occurs again the later value counts, as a run that is continued repeats steps.
     """
 
+    # Why the file could not be read when the run was opened; empty where it could.
+    problem: str
     # The highest of any row, whatever is in it; None without a row.
     last_step: int | None
     wrong_lines: int
@@ -52,6 +54,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.problem = ""
         self._forget()
 
     def update(self) -> bool:
@@ -84,6 +87,7 @@ class MetricsFile:
                 elif not line:
                     self._refuse("longer than any row")
             self.half_line = found.st_size > self._place
+        self.problem = ""
         return self._place != began
 
     @property
@@ -118,6 +122,8 @@ class MetricsFile:
 
     def notices(self) -> Iterator[str]:
         """Say what of the file could not be used, a sentence each."""
+        if self.problem:
+            yield f"{METRICS} cannot be used: {self.problem}."
         if self.wrong_lines:
             named = "; ".join(f"line {number}: {why}" for number, why in self._named)
             more = f"; and {self.wrong_lines - len(self._named):,} more" if self.wrong_lines > len(self._named) else ""

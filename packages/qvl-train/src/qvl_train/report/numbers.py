@@ -14,7 +14,7 @@ def number_text(value: float | None) -> str:
     size = abs(value)
     if value == int(value) and size < 1e15:
         return f"{int(value):,}"
-    if size >= 1000:
+    if size >= 999.95:
         return f"{value:,.0f}"
     if size < 1e-3:
         return f"{value:.4g}"
@@ -23,8 +23,11 @@ def number_text(value: float | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Give a time: `85 ms`, `4.2 s`, `3 min 20 s`, `5 h 07 min`, `2 d 03 h`."""
-    if seconds < 1:
+    """Give a time: `20 µs`, `85 ms`, `4.2 s`, `3 min 20 s`, `5 h 07 min`, `2 d 03 h`."""
+    # What rounds to a thousand of a unit is one of the next.
+    if 0 < seconds < 0.9995e-4:
+        return f"{1e6 * seconds:.3g} µs"
+    if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"

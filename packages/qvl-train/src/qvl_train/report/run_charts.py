@@ -14,7 +14,8 @@ from qvl_train.report.run_history import RunHistory
 from qvl_train.report.series import Series
 from qvl_train.report.time_split import compared_table, split_area, split_bar, split_table, time_split
 
-COLOURS = 6
+# As many as a page has runs: each has one of its own.
+COLOURS = 12
 # The keys that each of the cards that stand side by side is there for.
 _HALVES = (
     ("eval_accuracy_percent",),

@@ -14,10 +14,11 @@ from qvl_train.report.data_diff import (
     moved_meaning,
     order_difference,
 )
-from qvl_train.report.difference import ABSENT, Difference
+from qvl_train.report.difference import ABSENT, Difference, shortened
 from qvl_train.report.meanings import (
     Effect,
     Meaning,
+    code_meaning,
     machine_meaning,
     recipe_meaning,
     variable_meaning,
@@ -59,15 +60,15 @@ class RunDiff:
     @property
     def verdict(self) -> str:
         """Say in a sentence whether the runs compute the same."""
-        counted = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
-        grave = [one for one in self.differences if one.meaning.effect in counted]
+        changing = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
+        grave = [one for one in self.differences if one.meaning.effect in changing]
         doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
         unsure = "; not everything could be compared" if not self.is_complete else ""
         if grave:
             named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
-            return f"The runs compute different things, by {_counted(len(grave))}: {named}{unsure}."
+            return f"The runs compute different things, by {counted(len(grave))}: {named}{unsure}."
         if doubtful:
-            return f"The runs may come to different numbers, by {_counted(len(doubtful))}{unsure}."
+            return f"The runs may come to different numbers, by {counted(len(doubtful))}{unsure}."
         if self.differences:
             return f"Nothing differs that changes what is computed, beyond rounding{unsure}."
         return f"Nothing differs that a run records{unsure}."
@@ -86,13 +87,13 @@ def _diff(
         *hash_differences(ours, theirs),
         *file_differences(ours.files, theirs.files, names),
         *_versions(ours, theirs),
+        *_code(ours, theirs),
         *_environment(ours, theirs),
         *_history(ours, theirs),
     ]
     told = ((*ours.notices, *our_metrics.notices()), (*theirs.notices, *their_metrics.notices()))
     notices = [f"{name}: {text}" for name, texts in zip(names, told, strict=True) for text in texts]
-    if bool(ours.machine) != bool(theirs.machine):
-        notices.append(f"{names[1 if ours.machine else 0]} has not recorded its machine: an earlier version wrote it.")
+    notices += _unrecorded(ours, theirs, names)
     if ours.run_id and ours.run_id == theirs.run_id:
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
@@ -103,6 +104,14 @@ def _diff(
         is_complete=not (ours.notices or theirs.notices),
         asks=any(one.task not in ("", "sft") for one in (ours, theirs)),
     )
+
+
+def _unrecorded(ours: RunFacts, theirs: RunFacts, names: tuple[str, str]) -> Iterator[str]:
+    """Say what cannot be compared because one of the runs was written by an earlier version."""
+    for name, facts, other in ((names[0], ours, theirs), (names[1], theirs, ours)):
+        lacks = [f"its {table}" for table in ("machine", "code") if getattr(other, table) and not getattr(facts, table)]
+        if lacks:
+            yield f"{name} has not recorded {' and '.join(lacks)}: an earlier version wrote it."
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -182,6 +191,16 @@ def _versions(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
         yield _pair(group, name, one.get(name), other.get(name), version_meaning(name))
 
 
+def _code(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
+    """Compare the code of packages that have the same version in both runs; that of another version is another one."""
+    one, other = ours.known("code"), theirs.known("code")
+    versions, others = ours.known("versions"), theirs.known("versions")
+    for name in one:
+        if one[name] != other.get(name, one[name]) and versions.get(name) == others.get(name):
+            meaning = code_meaning(name)
+            yield _pair("versions", f"code of {name}", shortened(one[name]), shortened(other[name]), meaning)
+
+
 def _environment(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
     """Compare machines and variables, where both runs have recorded them: earlier versions did not."""
     if not (ours.machine and theirs.machine):
@@ -221,5 +240,6 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _counted(number: int) -> str:
+def counted(number: int) -> str:
+    """Say how many differences there are."""
     return "1 difference" if number == 1 else f"{number:,} differences"

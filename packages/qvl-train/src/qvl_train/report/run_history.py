@@ -6,15 +6,18 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
 from qvl_core.run_folder import RECORD_FORMAT, RUN_FILE
 
 from qvl_train.report.metrics_file import METRICS, MetricsFile
+from qvl_train.report.numbers import number_text
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
@@ -24,7 +27,7 @@ _MOST_GIB = 1e9
 _MOST_STEPS = 2**62
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
-_CHANGING = ("versions", "machine", "variables")
+_CHANGING = ("versions", "machine", "variables", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,20 @@ class RunFacts:
     machine: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
         return str(self.recipe.get("task", ""))
+
+    @property
+    def began(self) -> float | None:
+        """When the run was started, seconds since 1970; None where that cannot be read."""
+        try:
+            return datetime.strptime(self.started, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+        except ValueError:
+            return None
 
     @property
     def total_steps(self) -> int | None:
@@ -77,12 +89,12 @@ class RunFacts:
             for table in _CHANGING:
                 pairs = entry.get(table)
                 for name, pair in pairs.items() if isinstance(pairs, Mapping) else ():
-                    texts.append(f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}")
+                    texts.append(_changed(table, str(name), pair))
             number = step if isinstance(step, int) else None
             found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
         return found
 
-    def known(self, table: Literal["versions", "machine", "variables"]) -> dict[str, str]:
+    def known(self, table: Literal["versions", "machine", "variables", "code"]) -> dict[str, str]:
         """Give what the run was last continued with."""
         found = dict(getattr(self, table))
         for entry in self.history:
@@ -93,6 +105,13 @@ class RunFacts:
                     if pair[1] is not None:
                         found[str(name)] = str(pair[1])
         return found
+
+
+def _changed(table: str, name: str, pair: object) -> str:
+    """Say what has become of a version, a variable, ...; of code, whose digests say nothing, that it is another one."""
+    if table == "code":
+        return f"the code of {name} has changed"
+    return f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}"
 
 
 def _side(value: object) -> str:
@@ -108,6 +127,7 @@ class RunHistory:
     facts: RunFacts
     metrics: MetricsFile
     memory_gib: tuple[float, ...] = ()
+    memory_problem: str = ""
 
     def update(self) -> bool:
         """Read what is new, and say whether there was anything. Raises OutputError where it cannot be.
@@ -116,9 +136,9 @@ class RunHistory:
         """
         if not self.folder.is_dir():
             raise OutputError(Problem(where=printable(str(self.folder)), message=f"the folder of {self.name} is gone"))
-        facts, memory = read_facts(self.folder), _memory(self.folder)
+        facts, (memory, problem) = read_facts(self.folder), _memory(self.folder)
         has_changed = self.metrics.update() or facts != self.facts or memory != self.memory_gib
-        self.facts, self.memory_gib = facts, memory
+        self.facts, self.memory_gib, self.memory_problem = facts, memory, problem
         return has_changed
 
     @property
@@ -126,9 +146,23 @@ class RunHistory:
         """The last step that has a row, whatever is in it; 0 without one."""
         return self.metrics.last_step or 0
 
+    @property
+    def loss_trouble(self) -> str:
+        """Say that the last loss is no number, and since which step; nothing where it is one, or there is none."""
+        steps, losses = self.metrics.all_values("loss")
+        finite = np.flatnonzero(np.isfinite(losses))
+        since = int(finite[-1]) + 1 if len(finite) else 0
+        if since == len(losses):
+            return ""
+        return f"loss is {number_text(float(losses[-1]))} since step {int(steps[since]):,}"
+
     def notices(self) -> list[str]:
         """Say what is missing or odd, a sentence each."""
         found = [*self.facts.notices, *self.metrics.notices()]
+        if self.memory_problem:
+            found.append(f"{MEMORY_FILE} cannot be used: {self.memory_problem}.")
+        if self.metrics.problem:
+            return found
         if self.metrics.last_step is None:
             found.append(f"No step is in {METRICS} yet.")
         elif "loss" not in self.metrics.keys:
@@ -175,15 +209,15 @@ def open_any_runs(folders: list[Path]) -> list[RunHistory]:
 
 
 def _open(folder: Path, name: str) -> RunHistory:
-    run = RunHistory(
-        folder=folder,
-        name=name,
-        facts=read_facts(folder),
-        metrics=MetricsFile(folder / METRICS),
-        memory_gib=_memory(folder),
-    )
-    run.metrics.update()
-    return run
+    facts, metrics, (memory, problem) = read_facts(folder), MetricsFile(folder / METRICS), _memory(folder)
+    try:
+        metrics.update()
+    except InputError as error:
+        # What a run was made with is worth a page, and a comparison, without what came of it.
+        if not facts.recipe:
+            raise
+        metrics.problem = printable(error.problems[0].message)
+    return RunHistory(folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem)
 
 
 def problem_with(folder: Path) -> Problem | None:
@@ -254,6 +288,7 @@ def read_facts(folder: Path) -> RunFacts:
         machine=_texts(content.get("machine")),
         variables=_texts(content.get("variables")),
         files=_texts(content.get("files")),
+        code=_texts(content.get("code")),
         result=result if isinstance(result, dict) else None,
         history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
         notices=tuple(notices),
@@ -267,14 +302,20 @@ def _texts(table: object) -> dict[str, str]:
     return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
 
 
-def _memory(folder: Path) -> tuple[float, ...]:
-    """Give every rank's peak in GiB; nothing where the run has not ended, or the file is not such a one."""
+def _memory(folder: Path) -> tuple[tuple[float, ...], str]:
+    """Give every rank's peak in GiB, none where the run has not ended, and what is wrong with the file."""
+    path = folder / MEMORY_FILE
+    if not path.is_symlink() and not path.exists():
+        return (), ""
     try:
-        found = read_json_object(folder / MEMORY_FILE, error_type=OutputError).get(MEMORY_KEY)
-    except (InputError, OSError):
-        return ()
-    values = [_gib(value) for value in found] if isinstance(found, list) else []
-    return tuple(value for value in values if value is not None) if None not in values else ()
+        found = read_json_object(path, error_type=OutputError).get(MEMORY_KEY)
+    except InputError as error:
+        return (), printable(error.problems[0].message)
+    except OSError as error:
+        return (), f"cannot be read: {error.strerror}"
+    values = [_gib(value) for value in found] if isinstance(found, list) else [None]
+    known = tuple(value for value in values if value is not None)
+    return (known, "") if len(known) == len(values) else ((), "it does not have a list of GiB")
 
 
 def _gib(value: object) -> float | None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 from qvl_data.inspection.markup import Html, data_block, element, join
-from qvl_data.inspection.page import card, page, table, tile
+from qvl_data.inspection.page import card, page, tile
 
 from qvl_train.report.diff_card import diff_card
 from qvl_train.report.numbers import number_text, seconds_text
@@ -27,6 +27,7 @@ COMPARISON = "comparison.html"
 _RECENT = 50
 _LAST_LOSSES = 20
 _MOST_SETTINGS = 600
+_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
 
 
 def run_page(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> str:
@@ -59,6 +60,8 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: Sample
                 runs[0].name,
                 run.name,
                 id_=f"diff-{place}",
+                # Of many runs the drawings are what is looked at first.
+                is_folded=len(runs) > 2,
             )
             for place, run in enumerate(runs[1:], 1)
         ),
@@ -76,7 +79,7 @@ def page_body(runs: Sequence[RunHistory], *, live: bool = False, samples: Sample
 
 
 def _head(runs: Sequence[RunHistory], *, live: bool) -> Html:
-    badges = [element("span", f"{_state(run)}", class_=f"badge {_tone(run)}") for run in runs] if len(runs) == 1 else []
+    badges = list(_badges(runs[0])) if len(runs) == 1 else []
     if live:
         badges.append(element("span", "live", class_="badge warn", id="live", role="status"))
     title = runs[0].name if len(runs) == 1 else "Runs beside each other"
@@ -112,8 +115,12 @@ def _state(run: RunHistory) -> str:
     return f"step {run.last_step:,} of {total:,}" if total is not None else f"step {run.last_step:,}"
 
 
-def _tone(run: RunHistory) -> str:
-    return "good" if run.facts.result is not None else "warn"
+def _badges(run: RunHistory) -> Iterator[Html]:
+    """Give how far the run is, and apart from it, since both are to be seen, that its loss is no number any more."""
+    tone = "good" if run.facts.result is not None and not run.loss_trouble else "warn"
+    yield element("span", _state(run), class_=f"badge {tone}")
+    if run.loss_trouble:
+        yield element("span", run.loss_trouble, class_="badge bad")
 
 
 def _last(run: RunHistory, key: str) -> float | None:
@@ -191,23 +198,42 @@ def _left(run: RunHistory) -> str:
 
 
 def _compared(runs: Sequence[RunHistory]) -> Html:
-    """Give the runs as lines of a table, each with its colour."""
+    """Give the runs as lines of a table, each with its colour; on phones each is a block of lines."""
+    head = element("tr", *(element("th", name, scope="col", class_=_aligned(name)) for name in _COLUMNS))
     rows = [
-        (
-            element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
-            _state(run),
+        element(
+            "tr",
             *(
-                number_text(value)
-                for value in (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
+                element("td", cell, class_=_aligned(name), data_of=name if name != "run" else None)
+                for name, cell in zip(_COLUMNS, _figures(run, place), strict=True)
             ),
-            seconds_text(step) if (step := _median(run, "step_time_s")) is not None else "–",
-            number_text(_peak(run)),
-            number_text(_samples(run)),
         )
         for place, run in enumerate(runs)
     ]
-    columns = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
-    return card("Runs", table(columns, rows, right=columns[1:]), id="runs")
+    body = element("table", element("thead", head), element("tbody", *rows), class_="runs")
+    return card("Runs", element("div", body, class_="scroll", tabindex=0, role="region", aria_label="runs"), id="runs")
+
+
+def _aligned(name: str) -> str | None:
+    return None if name in ("run", "state") else "n"
+
+
+def _figures(run: RunHistory, place: int) -> tuple[Html | str, ...]:
+    """Give a run's line, as `_COLUMNS` says."""
+    step = _median(run, "step_time_s")
+    numbers = (_last(run, "loss"), _last(run, "validation_loss"), _median(run, "tokens_per_s"))
+    return (
+        element("span", element("span", class_=f"key line c{place % COLOURS}"), run.name),
+        element("span", _state(run), _tag(run.loss_trouble)),
+        *map(number_text, numbers),
+        seconds_text(step) if step is not None else "–",
+        number_text(_peak(run)),
+        number_text(_samples(run)),
+    )
+
+
+def _tag(trouble: str) -> Html | None:
+    return join(" ", element("span", trouble, class_="tag bad")) if trouble else None
 
 
 def _notices(runs: Sequence[RunHistory]) -> Html | None:
@@ -223,6 +249,7 @@ def _settings(run: RunHistory) -> Html | None:
     tables = [
         ("Recipe, with defaults and derived values", [(key, _value(value)) for key, value in lines[:_MOST_SETTINGS]]),
         ("Versions", sorted(facts.known("versions").items())),
+        ("Code, sha256", list(facts.known("code").items())),
         ("Machine", list(facts.known("machine").items())),
         ("Environment variables", list(facts.known("variables").items())),
         ("Hashes", list(facts.hashes.items())),

@@ -67,14 +67,16 @@ class Series:
         means = [_means(piece.values, half) for piece in self.pieces()]
         return Series(steps=self.steps, values=np.concatenate(means))
 
-    def summed(self) -> Series:
-        """Add up from the first row on; a row stands for the steps since the row before it."""
+    def stands_for(self) -> NDArray[np.int64]:
+        """Give how many steps each row stands for, int64 [N]: those since the row before it."""
         if not len(self):
-            return self
-        first = _first_usual(self.steps)
-        gaps = np.diff(self.steps, prepend=0 if len(self) == 1 or self.steps[0] <= first else np.nan)
-        gaps = np.where(np.isnan(gaps), first, gaps)
-        return Series(steps=self.steps, values=np.cumsum(self.values * gaps))
+            return self.steps
+        before = max(0, int(self.steps[0]) - _first_usual(self.steps))
+        return np.diff(self.steps, prepend=before)
+
+    def summed(self) -> Series:
+        """Add up from the first row on, each row for the steps that it stands for."""
+        return Series(steps=self.steps, values=np.cumsum(self.values * self.stands_for()))
 
 
 def holes(steps: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -111,5 +113,9 @@ def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
 
 
 def _first_usual(steps: NDArray[np.int64]) -> int:
-    """Give the distance of the first rows: a run may have gone on with another `train.log.every`."""
-    return int(np.median(np.diff(steps[: _NEAR + 1]))) if len(steps) > 1 else 1
+    """Give how many steps the first row may stand for: the widest distance of the first rows.
+
+    A run may have gone on with another `train.log.every`, and its last row may come sooner. Of two rows the first one
+    stands for all before it.
+    """
+    return int(np.diff(steps[: _NEAR + 1]).max()) if len(steps) > 2 else int(steps[0])

@@ -13,6 +13,7 @@ from qvl_data.inspection.page import table
 from qvl_train.meter import PARTS
 from qvl_train.report.numbers import number_text, seconds_text
 from qvl_train.report.run_history import RunHistory
+from qvl_train.report.series import Series
 from qvl_train.time_table import NAMES
 
 STEP_TIME = "step_time_s"
@@ -40,11 +41,13 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSplit:
-    """The parts of a run's steps, and what came between them. `edges` are steps, one more than there are bins."""
+    """The parts of a run's steps, and what came between them.
 
-    steps: int
+    Totals are of all steps: a row stands for those since the row before it. `edges` are steps, one more than there are
+    bins: a bin is of the steps after its first edge, to its second one.
+    """
+
     step_s: float
-    median_s: float
     total_s: float
     parts: tuple[Part, ...]
     between: tuple[tuple[str, float], ...]
@@ -61,6 +64,8 @@ def time_split(run: RunHistory) -> TimeSplit | None:
     steps, times = run.metrics.series(STEP_TIME)
     if not len(steps):
         return None
+    # A row of step 0 is one of a foreign file, and stands for itself.
+    counts = np.maximum(1, Series(steps=steps, values=times).stands_for())
     edges = np.linspace(0, len(steps), min(_BINS, len(steps)) + 1).astype(np.int64)
     found: list[tuple[str, int, NDArray[np.float64]]] = []
     rest = times.copy()
@@ -73,22 +78,20 @@ def time_split(run: RunHistory) -> TimeSplit | None:
     parts = tuple(
         Part(
             name=name,
-            mean_s=float(values.mean()),
-            total_s=float(values.sum()),
-            bins=np.add.reduceat(values, edges[:-1]) / np.diff(edges),
+            mean_s=float(values @ counts / counts.sum()),
+            total_s=float(values @ counts),
+            bins=np.add.reduceat(values * counts, edges[:-1]) / np.add.reduceat(counts, edges[:-1]),
             colour=colour,
         )
         for name, colour, values in found
         if values.sum() > _SMALLEST * times.sum()
     )
     return TimeSplit(
-        steps=len(steps),
-        step_s=float(times.mean()),
-        median_s=float(np.median(times)),
-        total_s=float(times.sum()),
+        step_s=float(times @ counts / counts.sum()),
+        total_s=float(times @ counts),
         parts=parts,
         between=tuple(_between(run)),
-        edges=np.append(steps[edges[:-1]], steps[-1]),
+        edges=np.append(steps[0] - counts[0], steps[edges[1:] - 1]),
     )
 
 
@@ -193,7 +196,7 @@ def _area(split: TimeSplit, width: int, height: int, class_: str) -> Html:
         element("text", f"seconds of a step, up to {number_text(most)}", x=0, y=top - 14),
         *shapes,
         element("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"),
-        element("text", f"step {first:,}", x=left, y=bottom + 20),
+        element("text", f"step {first + 1:,}", x=left, y=bottom + 20),
         element("text", f"step {last:,}", x=right, y=bottom + 20, text_anchor="end"),
         viewBox=f"0 0 {width} {height}",
         role="img",

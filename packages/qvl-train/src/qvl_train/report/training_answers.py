@@ -1,6 +1,7 @@
 """What a model answered while it trained: `evaluations/step_NNNNNN.jsonl`, as docs/evaluate.md describes them.
 
-Each line is an answered row: `index`, `question`, `answer` (the right one), `prediction` and `score`, from 0 to 1.
+Each line is an answered row: `index`, `question`, `answer` (the right one), `prediction`, `score` from 0 to 1, and
+`images`: the sha256 of the row's image files.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredQuestion:
-    """A question, its right answer, and what was answered after each step that has an answer to it."""
+    """A question, its right answer, and what was answered after each step that has an answer to it.
+
+    `images` are the sha256 of its pictures; empty where the row does not say.
+    """
 
     index: str
     question: str
     right: str
     answers: Mapping[int, Answer]
+    images: tuple[str, ...] = ()
 
 
 def evaluated_steps(folder: Path) -> list[int]:
@@ -61,16 +66,18 @@ def spread(steps: Sequence[int], most: int = _MOST_STEPS) -> list[int]:
 def answered_questions(folder: Path, steps: Sequence[int], *, most: int) -> list[AnsweredQuestion]:
     """Give questions with their answers after each of these steps: some right ones and some wrong ones of the last.
 
-    Of a file, the first rows only are looked at; files and lines that cannot be read have no answers.
+    Of a file, the first rows only are looked at; files and lines that cannot be read have no answers. The last step is
+    the last one that has some.
     """
     files = {step: {str(row["index"]): row for row in _rows(_file(folder, step))} for step in steps}
-    last = files.get(steps[-1], {}) if steps else {}
+    last = next((rows for rows in reversed(files.values()) if rows), {})
     return [
         AnsweredQuestion(
             index=index,
             question=_text(row, "question"),
             right=_text(row, "answer"),
             answers={step: _answer(rows[index]) for step, rows in files.items() if index in rows},
+            images=_digests(row),
         )
         for index, row in _chosen(last, most)
     ]
@@ -96,6 +103,11 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key, "")
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _digests(row: Mapping[str, Any]) -> tuple[str, ...]:
+    found = row.get("images")
+    return tuple(str(one) for one in found) if isinstance(found, list) else ()
 
 
 def _file(folder: Path, step: int) -> Path:
