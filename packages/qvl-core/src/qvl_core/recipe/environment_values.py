@@ -9,11 +9,14 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from qvl_core.recipe.sections.env import EnvSection, Switch
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_SWITCH_NAMES = frozenset(
+    name for name, field in EnvSection.model_fields.items() if get_args(field.annotation)[:1] == (Switch,)
+)
 _SWITCHES = ("cluster_heartbeat", "stuck_detection")
 # Name -> lowest and highest value.
 _RETRY = {"MaxCnt": (1, 10), "HoldTime": (0, 60_000), "IntervalTime": (0, 60_000)}
@@ -32,7 +35,7 @@ def value_fault(name: str, value: Any) -> Fault | None:
     if name == "HCCL_EXEC_TIMEOUT" and value == 0 and not isinstance(value, bool):
         message = "is 0; it has to be at least 1: 0 waits for ever, and a hang is never found"
         return Fault(message=message, fix=f"{name} = 1800, or leave it out: the runtime's default is 1836 s")
-    if isinstance(value, (bool, float)) and EnvSection.model_fields[name].annotation == Switch | None:
+    if isinstance(value, (bool, float)) and name in _SWITCH_NAMES:
         # Python's 0 and 1 are equal to these, and the schema takes what is equal; the worker would see "true".
         written = str(value).lower() if isinstance(value, bool) else value
         example = EnvSection.model_fields[name].examples or [0]

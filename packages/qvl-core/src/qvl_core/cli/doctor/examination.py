@@ -18,6 +18,7 @@ from qvl_core.cli.doctor import (
     packages,
     programs,
     recipe_rows,
+    record_rows,
     shell_values,
 )
 from qvl_core.cli.doctor.guard import Check, guarded
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 # Checks that start a process end it themselves; the guard waits somewhat longer.
 _CHILD_S = 2 * mindspore.DEADLINE_S
-_BEFORE_NPU = ("mindspore", "mindspore-wheel", "mindspore-run", "npu-devices", "npu-permission", "cann")
+_BEFORE_NPU = (
+    *("mindspore", "mindspore-wheel", "mindspore-requirements", "mindspore-run"),
+    *("npu-devices", "npu-permission", "cann", "cann-ops"),
+)
 
 
 def examine(
@@ -59,6 +63,9 @@ def examine(
     rows += recipe_found
     if loaded is not None:
         rows += [row for check in _run(about, loaded) for row in guarded(check)]
+    elif recipe:
+        cause = "an earlier check failed: recipe"
+        rows += [Row(check=name, level="skipped", evidence=cause) for name in recipe_rows.LATER]
     return rows
 
 
@@ -149,7 +156,7 @@ def _machine(about: _About) -> list[Check]:
             name="hccl-ports",
             look=lambda: network.check_hccl_ports(recipe, environment) if wants_npu else _not_wanted("hccl-ports"),
         ),
-        Check(name="host-names", look=lambda: network.check_host_names(recipe)),
+        Check(name="host-names", look=lambda: network.check_host_names(recipe, environment=environment)),
         Check(
             name="hccl-values",
             look=lambda: shell_values.check_hccl(recipe, environment) if wants_npu else _not_wanted("hccl-values"),
@@ -163,6 +170,11 @@ def _run(about: _About, recipe: Recipe) -> list[Check]:
     return [
         *recipe_rows.checks(recipe, about.environment, about.devices, about.ask),
         Check(name="recipe-data", look=lambda: data_rows.check_data(recipe)),
+        Check(
+            name="recipe-records",
+            look=lambda: record_rows.check_records(recipe, about.environment),
+            deadline_s=_CHILD_S,
+        ),
         Check(name="file-times", look=lambda: data_rows.check_times(recipe)),
         Check(
             name="trackers",

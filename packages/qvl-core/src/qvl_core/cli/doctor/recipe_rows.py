@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.doctor import ascend, host, needs
+from qvl_core.cli.doctor import ascend, disks, host, needs
 from qvl_core.cli.doctor.guard import Check
 from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+
+
+# What is looked at with a recipe: skipped where it cannot be loaded.
+LATER = (
+    *("recipe-devices", "recipe-files", "recipe-weights", "recipe-memory", "device-memory", "output-folder"),
+    *("shared-folders", "output-space", "time-lost", "determinism", "secrets", "recipe-data", "recipe-records"),
+    *("file-times", "trackers", "recipe-digest", "weights-digest", "nodes-agree"),
+)
 
 
 def load(path: str) -> tuple[Recipe | None, list[Row]]:
@@ -41,12 +49,13 @@ def checks(recipe: Recipe, environment: Mapping[str, str], devices: Path, ask: a
     cores = len(os.sched_getaffinity(0))
     return [
         Check(name="recipe-devices", look=lambda: needs.check_devices_for(recipe, devices, cores, environment)),
+        Check(name="recipe-files", look=lambda: _inputs(recipe)),
         # Headers of all shards are read.
         Check(name="recipe-weights", look=lambda: _weights(recipe), deadline_s=60.0),
-        Check(name="recipe-files", look=lambda: _inputs(recipe)),
         Check(name="recipe-memory", look=lambda: needs.check_host_memory(recipe, host.available_memory())),
         Check(name="device-memory", look=device_memory, deadline_s=60.0),
         Check(name="output-folder", look=lambda: needs.check_output(recipe)),
+        Check(name="shared-folders", look=lambda: disks.check_shared_folders(recipe)),
         Check(name="output-space", look=lambda: needs.check_space(recipe)),
         Check(name="time-lost", look=lambda: needs.check_loss_of_a_stop(recipe)),
         Check(name="determinism", look=lambda: _determinism(recipe, environment)),
@@ -66,7 +75,8 @@ def _weights(recipe: Recipe) -> list[Row]:
     from qvl_core.weights_fit import check_weights
 
     if not Path(recipe.weights.source).exists():
-        return []
+        evidence = "an earlier check failed: recipe-files" if recipe.weights.init != "random" else "made at random"
+        return [Row(check="recipe-weights", level="skipped", evidence=evidence)]
     problems = check_weights(recipe)
     if problems:
         return [problem_row("recipe-weights", problem) for problem in problems]
