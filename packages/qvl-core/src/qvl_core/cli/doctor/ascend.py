@@ -158,7 +158,7 @@ def check_visible(environment: Mapping[str, str], devices: Path) -> Row:
 def check_npu_smi(smi: SmiAnswer, *, nodes: bool = True) -> Row:
     """Check that `npu-smi info` answers, and that all devices are healthy; `nodes` tells if there are device nodes."""
     if smi.absent and not nodes:
-        evidence = "not on PATH either: an earlier check failed, npu-devices"
+        evidence = "not on PATH either; an earlier check failed: npu-devices"
         return Row(check="npu-smi", level="skipped", evidence=evidence)
     if smi.absent:
         fix = "in a container: mount npu-smi and the driver folder read-only; on the host: install the driver"

@@ -17,6 +17,7 @@ PAIRS = {
     "2.7.2": ("8.5.0", "25.5.0"),
     "2.9.0": ("9.0.0", "26.0.RC1"),
 }
+OLDEST_MINDSPORE = (2, 7)
 # Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
 ROOTS = (Path("/usr/local/Ascend"),)
 # Where the operators of each kind of chip lie, below the folder of the operators.
@@ -88,6 +89,9 @@ def check_pair(environment: Mapping[str, str], driver: str) -> Row:
     evidence = f"MindSpore {mindspore or '?'}, CANN {cann or '?'}, driver {driver or '?'}"
     pair = PAIRS.get(re.sub(r"\.post\d+$", "", mindspore))
     if not mindspore or not cann:
+        return Row(check="cann-pair", level="skipped", evidence=evidence)
+    if release(mindspore)[:2] < OLDEST_MINDSPORE:
+        evidence += "; an earlier check failed: mindspore-version"
         return Row(check="cann-pair", level="skipped", evidence=evidence)
     if pair is None:
         fix = "compare with the installation notes of this MindSpore version"

@@ -62,10 +62,11 @@ def examine(
         rows += guarded(Check(name="npu-run", look=lambda: _npu_run(about, rows), deadline_s=_CHILD_S))
     rows += recipe_found
     if loaded is not None:
-        rows += [row for check in _run(about, loaded) for row in guarded(check)]
+        for check in _run(about, loaded):
+            cause = next((row.check for row in rows if row.level == "fail" and row.check in _causes(check.name)), "")
+            rows += [_after(check.name, cause)] if cause else guarded(check)
     elif recipe:
-        cause = "an earlier check failed: recipe"
-        rows += [Row(check=name, level="skipped", evidence=cause) for name in recipe_rows.LATER]
+        rows += [_after(name, "recipe") for name in recipe_rows.LATER]
     return rows
 
 
@@ -189,6 +190,15 @@ def _npu_run(about: _About, rows: Sequence[Row]) -> Row:
     if about.npu and not any(row.level == "fail" and row.check in _BEFORE_NPU for row in rows):
         return mindspore.check_device_run(about.environment)
     return Row(check="npu-run", level="skipped", evidence="an earlier check failed, or there is no NPU")
+
+
+def _causes(check: str) -> tuple[str, ...]:
+    """Give the checks whose failure is the cause of this one's."""
+    return {"recipe-devices": ("npu-devices", "visible-devices"), "recipe-records": ("recipe-data",)}.get(check, ())
+
+
+def _after(check: str, cause: str) -> Row:
+    return Row(check=check, level="skipped", evidence=f"an earlier check failed: {cause}")
 
 
 def _not_wanted(check: str) -> Row:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvl_core.cli.doctor.cann import OLDEST_MINDSPORE
 from qvl_core.cli.doctor.child import Runner, last_line, run_child, run_watched
 from qvl_core.cli.doctor.packages import check_mindspore_requirements
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.launch.known_messages import known_in
 
-OLDEST, NEWEST = (2, 7), (2, 10)
+OLDEST, NEWEST = OLDEST_MINDSPORE, (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}

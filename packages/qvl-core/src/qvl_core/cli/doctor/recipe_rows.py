@@ -24,6 +24,10 @@ LATER = (
 )
 
 
+# A row is for one look; what has more to say is told by `qvl check` and `qvl convert`.
+_MOST = 600
+
+
 def load(path: str) -> tuple[Recipe | None, list[Row]]:
     """Load the recipe; where it is wrong, give a row for each problem instead."""
     from qvl_core.recipe import load_recipe
@@ -68,7 +72,8 @@ def problem_row(check: str, problem: Problem) -> Row:
     level = "fail" if problem.severity == "error" else "warn"
     key = f" {problem.key}" if problem.key else ""
     fix = "; ".join(problem.fix.splitlines()) or "correct it there"
-    return Row(check=check, level=level, evidence=f"{problem.where}:{key} {problem.message}", fix=fix)  # type: ignore[arg-type]
+    message = "; ".join(line.strip() for line in problem.message.splitlines())
+    return Row(check=check, level=level, evidence=f"{problem.where}:{key} {message}"[:_MOST], fix=fix)  # type: ignore[arg-type]
 
 
 def _weights(recipe: Recipe) -> list[Row]:
