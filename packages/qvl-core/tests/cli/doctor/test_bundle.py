@@ -31,6 +31,8 @@ PLANTED = {
     "LD_LIBRARY_PATH": "/home/li/lib:/usr/lib:/home/wang.xiaoming/cann/lib64",
     "PATH": "/usr/bin:/home/wang.xiaoming/bin",
     "HOME": "/home/wang.xiaoming",
+    "PWD": "/usr/lib",
+    "TOKENIZERS_PARALLELISM": "false",
     "AWS_SECRET_ACCESS_KEY": "never-shown-at-all",
 }
 SECRETS = (
@@ -71,6 +73,7 @@ def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> N
     assert "HCCL_SOCKET_IFNAME=eth0" in texts["environment.txt"]
     assert "ASCEND_PROCESS_LOG_PATH=~/ascend/log" in texts["environment.txt"]
     assert "MS_API_KEY=<secret>" in texts["environment.txt"]
+    assert "LD_LIBRARY_PATH=/home/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
     assert "AWS_" not in texts["environment.txt"]
     assert "qvl-core==" in texts["packages.txt"]
     assert [row["check"] for row in json.loads(texts["doctor.json"])] == ["host", "one", "master"]

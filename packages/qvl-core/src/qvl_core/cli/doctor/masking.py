@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 # Of what a name says that its value is a secret.
 SECRET_NAME = re.compile(
-    r"(?i)TOKEN|SECRET|PASSW|PWD$|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)(?:KEY|AUTH)(?:$|_)|COOKIE"
+    r"(?i)TOKEN(?!S|I)|SECRET|PASSW|[^D]_PWD$|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)(?:KEY|AUTH)(?:$|_)|COOKIE"
 )
 # Prefixes of access tokens of Hugging Face, OpenAI, GitHub, GitLab, AWS, Slack, Google and ModelScope; JSON web tokens.
 _TOKENS = re.compile(
