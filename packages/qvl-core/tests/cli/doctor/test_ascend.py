@@ -162,7 +162,7 @@ def test_operators_of_another_chip(tmp_path: Path) -> None:
     row = cann.check_operators(environment, "910B3")
     assert (row.level, row.evidence.endswith("this chip is 910B3, whose are ascend910b")) == ("warn", True)
     assert cann.check_operators(environment, "950").level == "ok"
-    (tmp_path / "cann" / "opp" / cann.KERNELS / "ascend910b").mkdir()
+    (tmp_path / "cann" / "opp" / cann.KERNELS / "config" / "ascend910b").mkdir(parents=True)
     assert cann.check_operators(environment, "910B3").level == "ok"
 
 

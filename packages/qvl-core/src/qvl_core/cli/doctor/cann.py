@@ -20,7 +20,8 @@ PAIRS = {
 OLDEST_MINDSPORE = (2, 7)
 # Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
 ROOTS = (Path("/usr/local/Ascend"),)
-# Where the operators of each kind of chip lie, below the folder of the operators.
+# Where the operators of each kind of chip lie, below the folder of the operators: `config/ascend910/cast.json` there is
+# what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
 KERNELS = Path("built-in") / "op_impl" / "ai_core" / "tbe" / "kernel"
 # The beginning of a chip's name in npu-smi's table -> its folder; the longest that fits counts.
 FOLDERS = {"910_93": "ascend910_93", "910B": "ascend910b", "910": "ascend910", "310P": "ascend310p"}
@@ -55,7 +56,8 @@ def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
     if operators and release(operators) != release(version):
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
-    there = sorted(path.name for path in (home / "opp" / KERNELS).glob("ascend*"))
+    kernels = home / "opp" / KERNELS
+    there = sorted({path.name for folder in (kernels, kernels / "config") for path in folder.glob("ascend*")})
     wanted = folder_of(chip)
     if wanted and there and wanted not in there:
         evidence = f"operators of {', '.join(there)} are installed; this chip is {chip}, whose are {wanted}"
