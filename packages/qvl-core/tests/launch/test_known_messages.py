@@ -56,7 +56,8 @@ SAMPLES = {
     "register has not received the Notify record from remote rank: [unknown].",
     "stream-timeout": "EE1002: 2024-09-03-16:50:00 Stream synchronize timeout. rtDeviceSynchronize execute failed",
     "hccl-init": "[ERROR] HCCL(36035): [op_base.cc:974] errNo[0x0000000005000002]HcclCommInitRootInfo failed.",
-    "copy-unit": "The error from device(chipId:1, dieId:0), serial number is 6. there is a fftsplus sdma error, sdma channel is 2",
+    "copy-unit": "The error from device(chipId:1, dieId:0), serial number is 6. there is a fftsplus sdma "
+    "error, sdma channel is 2",
     "runtime-initialization": "RuntimeError: Ascend kernel runtime initialization failed. The details refer to 'Ascend "
     "Error Message'.",
     "network-port-down": "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The network port is down.",
@@ -125,8 +126,10 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         ("cann-python-part", "        build op model failed, result = 500001[FUNC:ReportInnerError]"),
         (
             "operators-not-installed",
-            "EZ9999  Cannot parse json for config file [/usr/local/Ascend/ascend-toolkit/latest/opp/built-in/op_impl/"
-            "ai_core/tbe//kernel/config/ascend910/cast.json].",
+            (
+                "EZ9999  Cannot parse json for config file [/usr/local/Ascend/ascend-toolkit/latest/opp/built-in/op_impl/"
+                "ai_core/tbe//kernel/config/ascend910/cast.json]."
+            ),
         ),
         ("operators-not-installed", "        Op Cast does not has any binary."),
         ("aicore-exception", "AclrtSynchronizeStreamWithTimeout(copy_stream), error code is 507035"),

@@ -88,8 +88,8 @@ KNOWN: tuple[KnownMessage, ...] = (
         r"|[Bb]uild op model failed, result = 500001",
         cause="the Python part of CANN does not load in this environment: set_env.sh was not sourced here, or what it "
         "needs is not installed",
-        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of CANN's, "
-        "or where none is named: attrs cffi decorator numpy psutil pyyaml scipy sympy",
+        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of "
+        "CANN's, or where none is named: attrs cffi decorator numpy psutil pyyaml scipy sympy",
         source="Ascend/pytorch#29, Ascend/pytorch#7, microsoft/onnxruntime#14121",
     ),
     KnownMessage(
@@ -166,14 +166,15 @@ KNOWN: tuple[KnownMessage, ...] = (
         cause="the memory of the device is used up, by this run or by another process on it",
         fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
         "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
-        source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, vllm-project/vllm-ascend#1993",
+        source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, "
+        "vllm-project/vllm-ascend#1993",
     ),
     KnownMessage(
         name="copy-unit",
         pattern=r"sdma error|Direct Memory Access \(DMA\) hardware execution error"
         r"|(?:result|ret|error code|errorCode)\D{0,12}(?:507013|507049)\b",
-        cause="a copy on the device failed: its memory is not there any more or belongs to another process, or the device "
-        "is faulty",
+        cause="a copy on the device failed: its memory is not there any more or belongs to another process, or the "
+        "device is faulty",
         fix="npu-smi info: end other processes on the device; run again with env.MS_DEV_LAUNCH_BLOCKING = 1; where it "
         "comes again on one device only, leave that one out",
         source="vllm-project/vllm-ascend#1993, Ascend/pytorch#166",
@@ -189,7 +190,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="runtime-initialization",
         pattern=r"Ascend kernel runtime initialization failed",
-        cause="MindSpore could not take the device: its memory is used by another process, or CANN and driver do not fit",
+        cause="MindSpore could not take the device: its memory is used by another process, or CANN and driver do not "
+        "fit",
         fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
         source="mindspore-lab/mindyolo#236",
     ),
@@ -232,7 +234,8 @@ KNOWN: tuple[KnownMessage, ...] = (
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",
-        source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670, Ascend/pytorch#66",
+        source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670, "
+        "Ascend/pytorch#66",
     ),
     KnownMessage(
         name="network-port-down",
