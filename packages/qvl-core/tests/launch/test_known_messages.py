@@ -127,7 +127,7 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         (
             "operators-not-installed",
             (
-                "EZ9999  Cannot parse json for config file [/usr/local/Ascend/ascend-toolkit/latest/opp/built-in/op_impl/"
+                "EZ9999  Cannot parse json for config file [/usr/local/Ascend/latest/opp/built-in/op_impl/"
                 "ai_core/tbe//kernel/config/ascend910/cast.json]."
             ),
         ),

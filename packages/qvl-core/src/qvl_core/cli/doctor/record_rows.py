@@ -99,6 +99,9 @@ def check_records(recipe: Recipe, environment: Mapping[str, str], run: Runner = 
 def _row(found: list[dict[str, object]]) -> Row:
     read, wrong, seen = (sum(int(str(one[name])) for one in found) for name in ("read", "wrong", "seen"))
     said = f"{read} record(s) of the first {seen} of {len(found)} source(s)"
+    if not seen and not wrong:
+        fix = "get the files again, or correct data.sources.path"
+        return Row(check=NAME, level="fail", evidence="the data files hold no record", fix=fix)
     if not wrong:
         evidence = f"{said} can be read, with their media; `qvl data check RECIPE` reads all"
         return Row(check=NAME, level="ok", evidence=evidence)
