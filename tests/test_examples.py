@@ -99,6 +99,70 @@ def test_scripts_parse(script: str) -> None:
     assert subprocess.run(["bash", "-n", str(FOLDER / script)], check=False).returncode == 0
 
 
+def _called(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with stand-ins for docker, srun and scontrol that print what they are called with."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    for name in ("docker", "srun", "scontrol"):
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@"\nexit ${{{name}_code:-0}}\n')
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **variables}
+    command = ["bash", str(FOLDER / script), *(["qvl", "doctor"] if script == "container.sh" else [])]
+    return subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_container_starts_without_a_terminal_and_mounts_what_is_there(tmp_path: Path) -> None:
+    done = _called("container.sh", tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert words[:2] == ["docker", "run"]
+    assert words[-3:] == ["qvl", "qvl", "doctor"]
+    assert "-it" not in words
+    mounts = [word.split(":")[0] for before, word in pairwise(words) if before == "-v"]
+    assert all(Path(mount).exists() for mount in mounts)
+
+
+@pytest.mark.parametrize(("code", "queued"), [("0", False), ("1", True), ("2", False), ("3", False)])
+def test_a_job_is_queued_again_for_a_run_that_broke_only(tmp_path: Path, code: str, queued: bool) -> None:
+    (tmp_path / "set_env.sh").write_text('echo "$UNSET_VARIABLE" > /dev/null\n')
+    # The first srun is the doctor's: it passes.
+    srun = f'#!/bin/sh\necho srun "$@"\ncase "$*" in *doctor*) exit 0;; *) exit {code};; esac\n'
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(srun)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{tmp_path}:/usr/bin:/bin"
+    done = _called("slurm.sh", tmp_path, SET_ENV=str(tmp_path / "set_env.sh"), PATH=path)
+    assert done.returncode == int(code)
+    assert ("scontrol requeue 7" in done.stdout) == queued
+
+
+def test_a_job_without_its_cann_or_its_doctor_starts_nothing(tmp_path: Path) -> None:
+    done = _called("slurm.sh", tmp_path, SET_ENV=str(tmp_path / "nowhere.sh"))
+    assert (done.returncode, done.stdout) == (3, "")
+    (tmp_path / "set_env.sh").write_text("")
+    done = _called("slurm.sh", tmp_path, SET_ENV=str(tmp_path / "set_env.sh"), srun_code="3")
+    assert (done.returncode, done.stdout.count("srun ")) == (3, 1)
+
+
+def test_the_way_into_the_container_sources_cann_and_passes_words_on(tmp_path: Path) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("RUN printf")]
+    written = line.removeprefix("RUN ").replace("/usr/local/bin/with-cann", str(tmp_path / "with-cann"))
+    (tmp_path / "set_env.sh").write_text("export FROM_CANN=yes\nfalse\n")
+    subprocess.run(
+        ["bash", "-c", written], env={"PATH": "/usr/bin:/bin", "SET_ENV": str(tmp_path / "set_env.sh")}, check=True
+    )
+    command = [str(tmp_path / "with-cann"), "printenv", "FROM_CANN", "LD_LIBRARY_PATH"]
+    done = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == "yes"
+    assert second.startswith("/usr/local/Ascend/driver/lib64:")
+
+
 def test_the_container_gets_the_devices_that_doctor_asks_for() -> None:
     text = (FOLDER / "container.sh").read_text(encoding="utf-8")
     assert all(f"/dev/{name}" in text for name in (*MANAGERS, "davinci[0-9]*"))

@@ -14,9 +14,22 @@ for node in /dev/davinci[0-9]* /dev/davinci_manager /dev/devmm_svm /dev/hisi_hdc
     fi
 done
 
+# npu-smi and what it reads, as far as this machine has it: a mount of a path that is not there would make a folder.
+mounts=()
+for path in /usr/local/Ascend/driver /usr/local/dcmi /usr/local/bin/npu-smi /usr/local/sbin/npu-smi /etc/ascend_install.info; do
+    if [ -e "$path" ]; then
+        mounts+=("-v" "$path:$path:ro")
+    fi
+done
+
+# A job script has no terminal.
+terminal=()
+if [ -t 0 ]; then
+    terminal=(-it)
+fi
+
 # --shm-size is for the data workers, --network host for HCCL between machines.
-exec docker run --rm -it --network host --shm-size "${SHM_SIZE:-16g}" "${devices[@]}" \
-    -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro \
-    -v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro \
+exec docker run --rm "${terminal[@]}" --network host --shm-size "${SHM_SIZE:-16g}" --ulimit nofile=65535 \
+    "${devices[@]}" "${mounts[@]}" \
     -v "$PWD":/mnt/project -w /mnt/project \
     "${IMAGE:-qvl}" "$@"

@@ -3,7 +3,8 @@
 #
 # One task a machine: qvl starts the processes of a machine itself. The machine's number comes from SLURM_NODEID, the
 # address from the first host of SLURM_JOB_NODELIST. Five minutes before the time is over the step is finished and saved,
-# and the job ends with 0: submit it again, and it goes on from there. A run that broke is queued again by itself.
+# and the job ends with 0: submit it again, and it goes on from there. A run that broke is queued again by itself. Submit it
+# from a shell in whose Python environment qvl is: the job gets that shell's variables.
 #SBATCH --job-name=qvl
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -19,8 +20,10 @@ SET_ENV=${SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}
 
 # CANN's script reads variables that are not set.
 set +u
-source "$SET_ENV"
+source "$SET_ENV" || exit 3
 set -u
+# HCCL opens a file for each connection.
+ulimit -n 65535 || true
 
 # A machine that cannot run is found before 16 processes wait for each other.
 srun --kill-on-bad-exit=1 qvl doctor --recipe "$RECIPE" || exit

@@ -38,7 +38,7 @@ def test_refuses_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         select.requested()
     (problem,) = caught.value.problems
     assert (problem.where, problem.message) == ("QVL_KERNELS of this shell", "is 'fast'")
-    assert problem.fix == "set it to auto, reference, reference:KERNEL,... or ascend"
+    assert problem.fix == "set it to auto, reference, reference:KERNEL,..., bsnd:attention or ascend"
 
 
 @pytest.mark.parametrize("choice", ["auto", "reference", "ascend"])
@@ -56,6 +56,18 @@ def test_single_kernels_can_be_plain_on_ascend(text: str, plain: list[str], monk
         assert getattr(table, name) is getattr(reference if name in plain else fused, name)
 
 
+def test_the_other_form_of_attention_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QVL_KERNELS", "bsnd:attention")
+    assert select.requested() == ("bsnd", ())
+    with pytest.raises(NotInstalledError, match="need an Ascend device; this process runs on cpu"):
+        select.use(*select.requested())
+    monkeypatch.setenv("QVL_DEVICE", "ascend")
+    table, fused = select.use(*select.requested()), select.ascend_table()
+    changed = [name for name in KERNELS if getattr(table, name) is not getattr(fused, name)]
+    assert changed == ["attention"]
+    assert inspect.signature(table.attention) == inspect.signature(fused.attention)
+
+
 def test_plain_kernels_are_the_reference_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVL_KERNELS", "reference:attention")
     assert select.use(*select.requested()) == select.reference_table()
@@ -69,6 +81,8 @@ def test_plain_kernels_are_the_reference_on_cpu(monkeypatch: pytest.MonkeyPatch)
         ("reference:attention,", "names '', which is no kernel"),
         ("reference:name", "names 'name', which is no kernel"),
         ("ascend:attention", "is 'ascend:attention'"),
+        ("bsnd:rope", "is 'bsnd:rope'"),
+        ("bsnd", "is 'bsnd'"),
     ],
 )
 def test_refuses_kernels_that_are_none(text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,11 @@ SAMPLES = {
     "register has not received the Notify record from remote rank: [unknown].",
     "stream-timeout": "EE1002: 2024-09-03-16:50:00 Stream synchronize timeout. rtDeviceSynchronize execute failed",
     "hccl-init": "[ERROR] HCCL(36035): [op_base.cc:974] errNo[0x0000000005000002]HcclCommInitRootInfo failed.",
+    "copy-unit": "The error from device(chipId:1, dieId:0), serial number is 6. there is a fftsplus sdma "
+    "error, sdma channel is 2",
+    "runtime-initialization": "RuntimeError: Ascend kernel runtime initialization failed. The details refer to 'Ascend "
+    "Error Message'.",
+    "network-port-down": "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The network port is down.",
     "worker-lost": "[mindspore/parallel/cluster/process_entity/_api.py:431] Time out nodes are ['3']",
 }
 NEIGHBOURS = (
@@ -63,6 +68,17 @@ NEIGHBOURS = (
     "step 40 | tokens 1507015 | loss 1.2",
     "step 41 | tokens 507015 | loss 1.2",
     "result of step 40: 15070150",
+    "[INFO] HCCL(1): HcclGetRootInfo success, take time [12]us",
+    "HcclCommInitRootInfo success",
+    "lost heartbeat counter: 0",
+    "WARNING: EI0002 and EI0006 are explained in docs/environment.md",
+    "[INFO] RUNTIME: aicore exception handler registered",
+    "Stream synchronize timeout is 0",
+    "tokens EE9999x, 9999 of them",
+    "open device 0 success",
+    "No module named 'tensorboardX'",
+    "No module named 'tests'",
+    "saved 507015 tokens",
     "WARNING: Memory not enough for data.workers = 8, 4 are started",
     "WARNING: 2 of 1000 samples are longer than data.sequence_length",
     "HCCL_CONNECT_TIMEOUT is 120 in this shell and 1200 in the recipe; the recipe's value is used",
@@ -100,6 +116,35 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
+        ("inner-error", "E39999: Inner Error!"),
+        ("inner-error", "E19999: Inner Error!"),
+        ("inner-error", "EH9999: Inner Error!"),
+        ("inner-error", "EE9999[PID: 43311] something else"),
+        ("aicpu-exception", "E39999  Aicpu kernel execute failed, device_id=0, stream_id=12, task_id=2.[FUNC:Print]"),
+        ("aicpu-exception", "Kernel task happen error, retCode=0x2a, [aicpu exception].[FUNC:PreCheckTaskErr]"),
+        ("cann-python-part", "EH9999  [Init][Env]init env failed![FUNC:ReportInnerError][FILE:log_inner.cpp]"),
+        ("cann-python-part", "        build op model failed, result = 500001[FUNC:ReportInnerError]"),
+        (
+            "operators-not-installed",
+            (
+                "EZ9999  Cannot parse json for config file [/usr/local/Ascend/latest/opp/built-in/op_impl/"
+                "ai_core/tbe//kernel/config/ascend910/cast.json]."
+            ),
+        ),
+        ("operators-not-installed", "        Op Cast does not has any binary."),
+        ("aicore-exception", "AclrtSynchronizeStreamWithTimeout(copy_stream), error code is 507035"),
+        ("aicore-exception", "[Error]: The vector core execution is abnormal."),
+        ("aicore-exception", "rtDeviceSynchronizeWithTimeout execute failed, reason=[vector core exception][FUNC:F]"),
+        ("copy-unit", "[Error]: System Direct Memory Access (DMA) hardware execution error."),
+        ("copy-unit", "AclrtSynchronizeDeviceWithTimeout, error code is 507013"),
+        ("device-memory", "        alloc device memory failed, runtime result = 207001[FUNC:ReportCallError]"),
+        (
+            "cann-libraries-missing",
+            "ImportError: libascend_protobuf.so.3.13.0.0: cannot open shared object file: No such",
+        ),
+        ("cann-libraries-missing", "ImportError: libacl_tdt_channel.so: cannot open shared object file: No such file"),
+        ("stream-timeout", "W NPUStream.cpp:409] Warning: NPU warning, error code is 507046[Error]:"),
+        ("hccl-transport", "[rank1]: EI0009: [PID: 2225827] 2025-09-24-20:59:48.119.066 Transport init error."),
         ("hccl-init", "HCCL function error: hcclCommInitRootInfoConfig(numRanks, &rootInfo, rank), error code is 1"),
         ("operators-not-installed", "Ascend opp_kernels is not installed"),
         ("cann-python-part", "ModuleNotFoundError: No module named 'decorator'"),

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 from qvl_core.recipe.environment_guide import MEANING_FOR_TORCH, WHEN
-from qvl_core.recipe.environment_rules import TORCH_ONLY
+from qvl_core.recipe.environment_rules import (
+    LAUNCHER,
+    RECIPE_KEYS,
+    TORCH_ONLY,
+    UNCHECKED,
+    closest_variable,
+    one_edit_apart,
+)
 from qvl_core.recipe.sections import EnvSection
 
 
@@ -118,6 +125,101 @@ def test_unknown_variables_of_a_family_are_warned_of_and_not_passed_on(load, nam
     assert "not among the variables that qvl knows" in warning.message
     assert "shell that starts qvl" in warning.fix
     assert recipe.env.variables() == {}
+
+
+def misspellings(name: str) -> list[str]:
+    """One letter dropped, doubled, or swapped with its neighbour; lower case; no underscores."""
+    found = [name.lower(), name.replace("_", "")]
+    for i in range(len(name)):
+        found += [name[:i] + name[i + 1 :], name[:i] + name[i] * 2 + name[i + 1 :]]
+        found += [name[:i] + name[i + 1] + name[i] + name[i + 2 :]] if i + 1 < len(name) else []
+    known = {*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS, *LAUNCHER, "MS_ENABLE_TFT", "ASCEND_VISIBLE_DEVICES"}
+    return [one for one in dict.fromkeys(found) if one not in known]
+
+
+# Of the guide's section 8 all, and all others that are known.
+KNOWN = (*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS, "MS_ROLE", "MS_WORKER_NUM", "MS_ENABLE_TFT")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_variable_is_found_from_each_of_its_misspellings(name: str) -> None:
+    assert {meant for one in misspellings(name) if (meant := closest_variable(one)) != name} == set()
+
+
+@pytest.mark.parametrize("name", UNCHECKED)
+def test_variables_that_others_document_are_no_misspellings(load, name: str) -> None:
+    assert closest_variable(name) == ""
+    (warning,) = load(f"env.{name}=1").warnings
+    assert warning.fix == "set it in the shell that starts qvl, if the workers need it"
+
+
+def test_names_that_differ_by_more_than_a_letter_are_two() -> None:
+    assert one_edit_apart("abc", "acb")
+    assert one_edit_apart("abc", "abbc")
+    assert one_edit_apart("abc", "ac")
+    assert one_edit_apart("abc", "axc")
+    assert not one_edit_apart("abc", "abc")
+    assert not one_edit_apart("abcd", "badc")
+    assert not one_edit_apart("abc", "abcde")
+
+
+@pytest.mark.parametrize("value", ["true", "false", "1.0", "0.0"])
+def test_switches_are_whole_numbers(refuse, value: str) -> None:
+    (problem,) = refuse(f"env.ASCEND_SLOG_PRINT_TO_STDOUT={value}")
+    assert problem.message == f"is {value}; it can be 0 or 1"
+    assert problem.fix == f"ASCEND_SLOG_PRINT_TO_STDOUT = {int(value in ('true', '1.0'))}"
+
+
+@pytest.mark.parametrize(
+    ("stated", "key", "said"),
+    [
+        (("HCCL_IF_BASE_PORT=29490",), "HCCL_IF_BASE_PORT", "the ports 29490 to 29505; launch.master"),
+        (("HCCL_HOST_SOCKET_PORT_RANGE='29500-29501'",), "HCCL_HOST_SOCKET_PORT_RANGE", "29500 to 29501"),
+        (("MS_RETRY_INTERVAL_LOWER=9", "MS_RETRY_INTERVAL_UPPER=3"), "MS_RETRY_INTERVAL_LOWER", "more than"),
+        (("HCCL_SOCKET_FAMILY='AF_INET6'", "HCCL_IF_IP='10.0.0.1'"), "HCCL_SOCKET_FAMILY", "of AF_INET"),
+    ],
+)
+def test_contradictions_are_refused(refuse, stated: tuple[str, ...], key: str, said: str) -> None:
+    (problem,) = refuse("launch.device=ascend", "launch.devices_per_node=1", *(f"env.{one}" for one in stated))
+    assert problem.key == f"env.{key}"
+    assert said in problem.message
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        ("HCCL_IF_BASE_PORT=29502",),
+        ("HCCL_IF_BASE_PORT=29485",),
+        ("HCCL_HOST_SOCKET_PORT_RANGE='auto'",),
+        ("MS_RETRY_INTERVAL_LOWER=3", "MS_RETRY_INTERVAL_UPPER=3"),
+        ("HCCL_SOCKET_FAMILY='AF_INET6'", "HCCL_IF_IP='fe80::1'"),
+    ],
+)
+def test_their_neighbours_are_taken(load, stated: tuple[str, ...]) -> None:
+    recipe = load("launch.device=ascend", "launch.devices_per_node=1", *(f"env.{one}" for one in stated))
+    assert len(recipe.env.variables()) == len(stated)
+    assert not [one for one in recipe.warnings if one.key.startswith("env.")]
+
+
+def test_a_meeting_point_among_hccls_default_ports_is_refused(refuse) -> None:
+    (problem,) = refuse("launch.device=ascend", "launch.devices_per_node=1", "launch.master='localhost:60015'")
+    assert (problem.key, problem.message) == ("launch.master", "has port 60015, one of HCCL's: 60000 to 60015")
+    assert 'master = "localhost:29501"' in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("stated", "key"),
+    [
+        (("HCCL_OP_RETRY_PARAMS='MaxCnt:3'",), "HCCL_OP_RETRY_PARAMS"),
+        (("HCCL_WHITELIST_FILE='x.json'",), "HCCL_WHITELIST_FILE"),
+        (("HCCL_IF_BASE_PORT=61000", "HCCL_HOST_SOCKET_PORT_RANGE='auto'"), "HCCL_IF_BASE_PORT"),
+        (("MS_DISABLE_HEARTBEAT=1", "MS_NODE_TIMEOUT=60"), "MS_NODE_TIMEOUT"),
+        (("TOKENIZERS_PARALLELISM=true",), "TOKENIZERS_PARALLELISM"),
+    ],
+)
+def test_what_does_nothing_beside_or_without_another_value_is_warned_of(load, stated, key: str) -> None:
+    warnings = load("data.workers=2", *(f"env.{one}" for one in stated)).warnings
+    assert [warning.key for warning in warnings] == [f"env.{key}"]
 
 
 def test_the_container_runtimes_variable_is_told_apart(load) -> None:

@@ -47,22 +47,57 @@ def _one_dtype(tensors: Sequence[Tensor], allowed: Sequence[str]) -> None:
 
 
 def flash_attention_score(given: Arguments) -> Array:
-    """Play the operation in the TND layout: each sequence for itself, as many key heads as divide the query heads."""
+    """Play the operation in the layouts TND and BSND; as many key heads as divide the query heads."""
     query, key, value = given["query"], given["key"], given["value"]
     _one_dtype((query, key, value), HALF)
-    _need(given["input_layout"] == "TND", "only the TND layout is played here")
-    _need(query.ndim == key.ndim == value.ndim == 3, "TND tensors have three dims")
-    size = query.shape[2]
+    dims = {"TND": 3, "BSND": 4}.get(given["input_layout"], 0)
+    _need(dims > 0, "only the TND and BSND layouts are played here")
+    _need(query.ndim == key.ndim == value.ndim == dims, f"{given['input_layout']} tensors have {dims} dims")
+    heads, size = query.shape[-2:]
     _need(size % 16 == 0 and 16 <= size <= 512, "head size: a multiple of 16, at most 512")
-    _need(key.shape == value.shape and key.shape[2] == size, "keys and values of one shape and head size")
-    _need(given["head_num"] == query.shape[1] <= 256, "head_num is the query's number of heads, at most 256")
-    _need(query.shape[1] % key.shape[1] == 0, "key heads divide the query heads")
+    _need(key.shape == value.shape and key.shape[-1] == size, "keys and values of one shape and head size")
+    _need(given["head_num"] == heads <= 256, "head_num is the query's number of heads, at most 256")
+    _need(heads % key.shape[-2] == 0, "key heads divide the query heads")
     _need(all(given[name] is None for name in ("real_shift", "drop_mask", "padding_mask", "prefix")), "left at None")
     _need(given["keep_prob"] == 1.0 and given["inner_precise"] == 0, "no dropout, no reserved argument")
+    _need(isinstance(given["scalar_value"], float), "scalar_value is a double")
+    if dims == 4:
+        return _by_batch(given)
     ends = _sequence_ends(given["actual_seq_qlen"], query.shape[0])
     keys = _sequence_ends(given["actual_seq_kvlen"], key.shape[0])
     _need(len(ends) == len(keys), "as many query as key sequences")
     return _by_sequence(given, ends, keys)
+
+
+def _by_batch(given: Arguments) -> Array:
+    """Play BSND: every query of a batch sees every key that the mask does not hide."""
+    q, k, v = (wide(given[name]) for name in ("query", "key", "value"))
+    _need(given["actual_seq_qlen"] is None and given["actual_seq_kvlen"] is None, "cumulative ends are TND's")
+    batches, queries, heads = q.shape[:3]
+    keys, shared = k.shape[1], heads // k.shape[2]
+    _need(k.shape[0] == batches and 1 <= batches <= 2048, "one batch size, 1 to 2K")
+    _need(1 <= queries <= 2**19 and 1 <= keys <= 2**19, "lengths of 1 to 512K")
+    hidden = _whole_mask(given, batches, queries, keys)
+    _need(not bool(hidden.all(-1).any()), "no query may be left without a key")
+    scores = np.einsum("bqnh,bknh->bnqk", q, np.repeat(k, shared, 2)) * given["scalar_value"]
+    weights = truth.softmax(np.where(hidden, -np.inf, scores))
+    return np.asarray(np.einsum("bnqk,bknh->bqnh", weights, np.repeat(v, shared, 2)), np.float64)
+
+
+def _whole_mask(given: Arguments, batches: int, queries: int, keys: int) -> NDArray[np.bool_]:
+    """Return what modes 0 and 1 hide outside of TND, broadcast against [B, N, queries, keys]."""
+    mode, mask = given["sparse_mode"], given["attn_mask"]
+    _need(mode in (0, 1), f"only sparse modes 0 and 1 are played in BSND, not {mode}")
+    if mask is None:
+        _need(mode == 0, "sparse_mode 1 without its mask")
+        return np.zeros((1, 1, queries, keys), np.bool_)
+    _need(dtype_name(mask.dtype) in ("bool", "uint8"), "the mask is bool or uint8")
+    shapes = ((queries, keys), (batches, 1, queries, keys), (batches, given["head_num"], queries, keys))
+    _need(mask.shape in shapes, "the mask is (S1, S2), (B, 1, S1, S2) or (B, N1, S1, S2)")
+    limits = given["pre_tokens"], given["next_tokens"]
+    _need(mode == 1 or min(limits) >= max(queries, keys), "mode 0 with token limits is not played here")
+    hidden = mask.asnumpy().astype(np.bool_)
+    return hidden if hidden.ndim == 4 else hidden[None, None]
 
 
 def _sequence_ends(ends: Any, rows: int) -> tuple[int, ...]:
@@ -90,7 +125,8 @@ def _by_sequence(given: Arguments, ends: tuple[int, ...], keys: tuple[int, ...])
 
 def relied_on(operation: str, given: Arguments) -> str:
     """Say which rule a legal call relies on that is CANN's and not in MindSpore's docstring; "" where there is none."""
-    if operation == "ops.flash_attention_score" and given["attn_mask"] is None:
+    in_tnd = operation == "ops.flash_attention_score" and given["input_layout"] == "TND"
+    if in_tnd and given["attn_mask"] is None:
         return "CANN: without a mask nothing is hidden; MindSpore's docstring wants the triangle in TND"
     return ""
 

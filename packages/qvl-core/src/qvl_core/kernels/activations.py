@@ -14,7 +14,9 @@ def swiglu_reference(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu_ascend(gate: Tensor, up: Tensor) -> Tensor:
     """Return the same with the fused operation, which wants both halves side by side. Not verified on a device."""
-    if is_outside("swiglu", (gate.dtype, up.dtype), (gate.size // gate.shape[-1], gate.shape[-1])):
+    # Halves of two widths would be cut in the middle, without a word.
+    sizes = (gate.size // gate.shape[-1] if gate.shape[-1] else 0, gate.shape[-1])
+    if gate.shape != up.shape or is_outside("swiglu", (gate.dtype, up.dtype), sizes):
         return swiglu_reference(gate, up)
     return ops.swiglu(mint.cat((gate, up), -1), -1)
 

@@ -148,9 +148,10 @@ def attention_ascend(
     token limits have no effect and everything is computed) and what a test of MindSpore's own does; MindSpore's text
     asks for the triangle. Outside of the declared domain (`kernels.domain`) the reference runs, and a warning says so.
     """
-    sizes = (q_TNH.shape[2], q_TNH.shape[1], _longest(segments))
+    sizes = (q_TNH.shape[2], q_TNH.shape[1], longest(segments))
     if is_outside("attention", (q_TNH.dtype, k_TKH.dtype, v_TKH.dtype), sizes):
         return attention_reference(q_TNH, k_TKH, v_TKH, segments, causal=causal, scale=scale)
+    require_fit(q_TNH.shape, k_TKH.shape, v_TKH.shape, segments)
     pieces: list[Tensor] = []
     for first, ends in segments.fused_batches:
         last = first + ends[-1]
@@ -173,6 +174,21 @@ def attention_ascend(
 
 
 @constexpr
-def _longest(segments: Segments) -> int:
+def require_fit(q_TNH: tuple[int, ...], k_TKH: tuple[int, ...], v_TKH: tuple[int, ...], segments: Segments) -> bool:
+    """Raise ValueError unless the shapes are those of one plan: a device would read behind the end without a word.
+
+    The reference stumbles over its own reshape there; constexpr: shapes and plan are constants to jit.
+    """
+    if len(q_TNH) != 3 or k_TKH != v_TKH or (q_TNH[0], q_TNH[2]) != (k_TKH[0], k_TKH[2]):
+        raise ValueError(f"attention: queries {q_TNH}, keys {k_TKH} and values {v_TKH} do not belong together")
+    if q_TNH[1] % k_TKH[1]:
+        raise ValueError(f"attention: {k_TKH[1]} key heads do not divide {q_TNH[1]} query heads")
+    if q_TNH[0] != segments.total:
+        raise ValueError(f"attention: {q_TNH[0]} tokens, and the segments are planned for {segments.total}")
+    return True
+
+
+@constexpr
+def longest(segments: Segments) -> int:
     """Return the length of the longest segment; constexpr: a plan is a constant to jit."""
     return max(segments.lengths)

@@ -8,7 +8,7 @@ as a table. Nothing here has been tried on a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -118,11 +118,22 @@ _DOMAINS = (
 
 DOMAINS = MappingProxyType({domain.kernel: domain for domain in _DOMAINS})
 
+# Forms that are only run where they are asked for. The BSND layout has no other limits than TND; a call of it holds one
+# segment of any length without a mask, or several in at most 2048 rows with one.
+OTHER_FORMS = MappingProxyType(
+    {
+        "attention_bsnd": replace(
+            DOMAINS["attention"], kernel="attention_bsnd", source="mindspore.ops.flash_attention_score, layout BSND"
+        )
+    }
+)
+
 
 # constexpr: jit asks while it compiles, dtypes and shapes being constants to it.
 @constexpr
 def _refusal(kernel: str, dtypes: tuple[Any, ...], sizes: tuple[int, ...], indices: tuple[Any, ...]) -> str:
-    return DOMAINS[kernel].refuse(dtypes, sizes, indices)
+    domain = DOMAINS[kernel] if kernel in DOMAINS else OTHER_FORMS[kernel]
+    return domain.refuse(dtypes, sizes, indices)
 
 
 def is_outside(kernel: str, dtypes: tuple[Any, ...], sizes: tuple[int, ...], indices: tuple[Any, ...] = ()) -> bool:

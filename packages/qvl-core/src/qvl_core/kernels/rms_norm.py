@@ -41,7 +41,7 @@ def rms_norm_ascend(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     giving the weight for a shape.
     """
     width = x.shape[-1]
-    if is_outside("rms_norm", (x.dtype, weight_D.dtype), (x.size // width, width, len(x.shape))):
+    if is_outside("rms_norm", (x.dtype, weight_D.dtype), (x.size // width if width else 0, width, len(x.shape))):
         return rms_norm_reference(x, weight_D, eps)
     y, _inverse_root = ops.rms_norm(x, gamma=weight_D, epsilon=eps)
     return y

@@ -46,6 +46,9 @@ def rope_ascend(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
     if is_outside("rope", (x_TNH.dtype,), x_TNH.shape):
         return rope_reference(x_TNH, cos_TH, sin_TH)
     x32 = x_TNH if x_TNH.dtype == ms.float32 else x_TNH.astype(ms.float32)
-    cos, sin = cos_TH.expand_dims(0).expand_dims(2), sin_TH.expand_dims(0).expand_dims(2)
+    # Tables of another dtype are multiplied in fp32 by the reference, too.
+    cos32 = cos_TH if cos_TH.dtype == ms.float32 else cos_TH.astype(ms.float32)
+    sin32 = sin_TH if sin_TH.dtype == ms.float32 else sin_TH.astype(ms.float32)
+    cos, sin = cos32.expand_dims(0).expand_dims(2), sin32.expand_dims(0).expand_dims(2)
     y = ops.rotary_position_embedding(x32.expand_dims(0), cos, sin, 0).squeeze(0)
     return y if x_TNH.dtype == ms.float32 else y.astype(x_TNH.dtype)

@@ -33,6 +33,8 @@ COMPRESSED_MASK = 2048
 # The most segments that one call of the fused attention takes (MindSpore), and the most tokens (CANN: "1 to 1M").
 MOST_FUSED_SEGMENTS = 1024
 MOST_FUSED_TOKENS = 2**20
+# Rows of a call with a mask of rows by rows. A window of 64 patches is then one of 32 in its call.
+MOST_MASKED_ROWS = 2048
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,6 +116,38 @@ class Segments:
             ends.append(ends[-1] + length)
         batches.append((first, tuple(ends[1:])))
         return tuple(batches)
+
+    @cached_property
+    def masked_batches(self) -> tuple[tuple[int, int], ...]:
+        """Give the first and last row of each call that hides by a mask of rows by rows: whole segments.
+
+        Few enough rows that a mask has 4 MiB; one longer segment stands alone, and needs none.
+        """
+        batches: list[tuple[int, int]] = []
+        first = last = 0
+        for length in self.lengths:
+            if last > first and last - first + length > MOST_MASKED_ROWS:
+                batches.append((first, last))
+                first = last
+            last += length
+        return (*batches, (first, last))
+
+    @cached_property
+    def segment_masks(self) -> tuple[Tensor | None, ...]:
+        """Give the mask of each of `masked_batches`: bool [rows, rows], True (= hidden) between two segments.
+
+        None where there is but one segment. Batches of like segments share one mask.
+        """
+        numbers = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        masks: dict[bytes, Tensor | None] = {}
+        found = []
+        for first, last in self.masked_batches:
+            own = (numbers[first:last] - numbers[first]).astype(np.int32)
+            if own.tobytes() not in masks:
+                hidden = own[:, None] != own[None, :]
+                masks[own.tobytes()] = Tensor(hidden) if own[-1] else None
+            found.append(masks[own.tobytes()])
+        return tuple(found)
 
     @cached_property
     def compressed_causal_mask(self) -> Tensor:

@@ -1,9 +1,10 @@
 """The choice between reference and Ascend kernels: the only code that asks for the device.
 
 The choice is a frozen table. `qvl_core.kernels` takes its functions from the table of `QVL_KERNELS` (auto, reference,
-ascend, or reference:attention,rope for auto with these kernels in the reference form) once, at import, so that nothing
-changes under a compiled function. To bisect a difference on a device set QVL_KERNELS=reference, then name kernels; to
-have two tables at once (as the conformance suite does) call `use` and keep what it returns.
+ascend, reference:attention,rope for auto with these kernels in the reference form, or bsnd:attention for ascend with
+the other form of that kernel) once, at import, so that nothing changes under a compiled function. To bisect a
+difference on a device set QVL_KERNELS=reference, then name kernels; to have two tables at once (as the conformance
+suite does) call `use` and keep what it returns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from qvl_core.input_file import printable
 from qvl_core.kernels.activations import gelu_ascend, gelu_reference, swiglu_ascend, swiglu_reference
 from qvl_core.kernels.adamw import adamw_update_ascend, adamw_update_reference
 from qvl_core.kernels.attention import attention_ascend, attention_reference
+from qvl_core.kernels.attention_bsnd import attention_ascend_bsnd
 from qvl_core.kernels.cross_entropy import cross_entropy_ascend, cross_entropy_reference
 from qvl_core.kernels.decode_attention import decode_attention_ascend, decode_attention_reference
 from qvl_core.kernels.flat import (
@@ -45,7 +47,7 @@ from qvl_core.kernels.rope import rope_ascend, rope_reference
 from qvl_core.kernels.segments import Segments
 from qvl_core.kernels.split_qkv import split_qkv_ascend, split_qkv_reference
 
-Choice = Literal["auto", "reference", "ascend"]
+Choice = Literal["auto", "reference", "ascend", "bsnd"]
 
 KERNELS_VARIABLE = "QVL_KERNELS"
 
@@ -117,7 +119,7 @@ class KernelTable:
 def use(choice: Choice = "auto", plain: Sequence[str] = ()) -> KernelTable:
     """Return the table of the choice, with the `plain` kernels in their reference form; "auto" is the device's own.
 
-    Raises NotInstalledError for "ascend" on CPU.
+    "bsnd" is "ascend" with attention in its BSND form. Raises NotInstalledError for either on CPU.
     """
     reference = reference_table()
     return replace(_chosen(choice), **{name: getattr(reference, name) for name in plain})
@@ -127,11 +129,13 @@ def _chosen(choice: Choice) -> KernelTable:
     device = current_device()
     if choice == "auto":
         return ascend_table() if device == "ascend" else reference_table()
-    if choice == "ascend" and device != "ascend":
+    if choice in ("ascend", "bsnd") and device != "ascend":
         raise NotInstalledError(
             f"the Ascend kernels need an Ascend device; this process runs on {device}\n"
             f"  fix: use the reference kernels ({KERNELS_VARIABLE}=reference), which run on both"
         )
+    if choice == "bsnd":
+        return bsnd_table()
     return ascend_table() if choice == "ascend" else reference_table()
 
 
@@ -142,8 +146,12 @@ def requested() -> tuple[Choice, tuple[str, ...]]:
     """
     text = os.environ.get(KERNELS_VARIABLE, "auto")
     choice, colon, rest = text.partition(":")
+    if text == "bsnd:attention":
+        return "bsnd", ()
     if choice not in ("auto", "reference", "ascend") or (colon and choice != "reference"):
-        raise _wrong(f"is {printable(text, 60)!r}", "set it to auto, reference, reference:KERNEL,... or ascend")
+        raise _wrong(
+            f"is {printable(text, 60)!r}", "set it to auto, reference, reference:KERNEL,..., bsnd:attention or ascend"
+        )
     if not colon:
         return cast(Choice, choice), ()
     plain = tuple(name.strip() for name in rest.split(","))
@@ -201,3 +209,8 @@ def ascend_table() -> KernelTable:
         deal=deal_ascend,
         sum_of_squares=sum_of_squares_ascend,
     )
+
+
+def bsnd_table() -> KernelTable:
+    """Return the fused forms with full attention by masks in the BSND layout. Not verified on a device."""
+    return replace(ascend_table(), attention=attention_ascend_bsnd)

@@ -35,10 +35,16 @@ class Match:
     line: str
 
 
+def _code(codes: str) -> str:
+    """Give the pattern of error codes where they are reported, and not merely named: `EI0006: `, `(EI0006)`."""
+    return rf"\b(?:{codes})(?=[:)\[]|  )"
+
+
 KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="cann-libraries-missing",
-        pattern=r"lib(?:ge_runner|ascendcl|cann_kb|hccl|opapi|runtime)\.so[\w.]*: cannot open shared object file",
+        pattern=r"lib(?:ge_\w+|acl\w*|ascendcl|ascend_protobuf|ascendalog|cann\w*|error_manager|graph\w*|hccl\w*|nnopbase"
+        r"|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
         cause="MindSpore's Ascend part cannot load a library of CANN: CANN is not installed, its set_env.sh was not "
         "sourced in this shell, or it is of a version without that library",
         fix="source set_env.sh of the CANN that pairs with this MindSpore, in the job script too; `qvl doctor` shows "
@@ -70,18 +76,21 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="operators-not-installed",
-        pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed",
+        pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed"
+        r"|Cannot parse json for config file \[\S*/op_impl/|Op \w+ does not has any binary",
         cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
         fix="install the CANN operator package for this chip, of the same version as the toolkit",
-        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2",
+        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2, hiyouga/LlamaFactory#3796",
     ),
     KnownMessage(
         name="cann-python-part",
-        pattern=r"No module named '(?:tbe|te|decorator)\b",
+        pattern=r"No module named '(?:tbe|te|decorator)\b|\[Init\]\[Env\]init env failed"
+        r"|[Bb]uild op model failed, result = 500001",
         cause="the Python part of CANN does not load in this environment: set_env.sh was not sourced here, or what it "
         "needs is not installed",
-        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of CANN's",
-        source="Ascend/pytorch#29, microsoft/onnxruntime#14121",
+        fix="source set_env.sh in this shell; then pip install the module that the line names, if it is none of "
+        "CANN's, or where none is named: attrs cffi decorator numpy psutil pyyaml scipy sympy",
+        source="Ascend/pytorch#29, Ascend/pytorch#7, microsoft/onnxruntime#14121",
     ),
     KnownMessage(
         name="cann-halves-differ",
@@ -92,7 +101,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="operators-of-another-chip",
-        pattern=r"E30006|Failed to verify the OPP",
+        pattern=_code("E30006") + r"|Failed to verify the OPP",
         cause="the operators (opp) of CANN are not those of this chip or of this toolkit",
         fix="install the CANN operator package for this chip, of the same version as the toolkit; one set_env.sh only",
         source="vllm-project/vllm-ascend#4284",
@@ -114,7 +123,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="rank-table",
-        pattern=r"EI0014|Config_Error_Ranktable",
+        pattern=_code("EI0014") + r"|Config_Error_Ranktable",
         cause="HCCL refuses a rank table: a file of another chip generation or of an earlier run is in its way",
         fix="unset RANK_TABLE_FILE: qvl needs none; on the host move /etc/hccl_rootinfo.json of an older fleet aside",
         source="gpustack/runtime#27",
@@ -143,19 +152,32 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-lost",
-        pattern=r"lost heartbeat|runtime result = 507010",
+        pattern=r"[Dd]evice\S* lost heartbeat|runtime result = 507010",
         cause="the device stopped answering: a hardware or driver fault, or it was reset by somebody",
         fix="npu-smi info on that machine; reset or leave out the device, then run the same command to go on",
         source="vllm-project/vllm-ascend#8186",
     ),
     KnownMessage(
         name="device-memory",
-        pattern=r"Memory_Allocation_Failure|EL0004|TotalUsedMemStatistics .* more than total mem|NPU out of memory"
-        r"|[Mm]emory isn't enough and alloc failed|(?:#umsg#|^\s*- )Memory not enough",
+        pattern=_code("EL0004")
+        + r"|Memory_Allocation_Failure|TotalUsedMemStatistics .* more than total mem|NPU out of memory"
+        r"|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
+        r"|(?:#umsg#|^\s*- )Memory not enough",
         cause="the memory of the device is used up, by this run or by another process on it",
         fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
         "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
-        source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761",
+        source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, "
+        "vllm-project/vllm-ascend#1993",
+    ),
+    KnownMessage(
+        name="copy-unit",
+        pattern=r"sdma error|Direct Memory Access \(DMA\) hardware execution error"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}(?:507013|507049)\b",
+        cause="a copy on the device failed: its memory is not there any more or belongs to another process, or the "
+        "device is faulty",
+        fix="npu-smi info: end other processes on the device; run again with env.MS_DEV_LAUNCH_BLOCKING = 1; where it "
+        "comes again on one device only, leave that one out",
+        source="vllm-project/vllm-ascend#1993, Ascend/pytorch#166",
     ),
     KnownMessage(
         name="device-open",
@@ -166,6 +188,14 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="Ascend/samples#21, Ascend/samples#16, hw-native-sys/PTOAS#341",
     ),
     KnownMessage(
+        name="runtime-initialization",
+        pattern=r"Ascend kernel runtime initialization failed",
+        cause="MindSpore could not take the device: its memory is used by another process, or CANN and driver do not "
+        "fit",
+        fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
+        source="mindspore-lab/mindyolo#236",
+    ),
+    KnownMessage(
         name="device-service",
         pattern=r"tsd client wait response fail",
         cause="the service on the device did not start: driver and CANN do not fit, or the device is ill",
@@ -174,7 +204,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="hccl-port-taken",
-        pattern=r"EJ0003|EI0019|Failed to bind the IP port|listen on ip\S* and specific port\S* fail",
+        pattern=_code("EJ0003|EI0019") + r"|Failed to bind the IP port|listen on ip\S* and specific port\S* fail",
         cause="the port that HCCL listens on is taken: another run uses the same devices or the default ports 60000 "
         "to 60015, or the system gave one to a connection",
         fix="env.HCCL_IF_BASE_PORT = 61000 (another range for each run), or end the other run; keep the range free: "
@@ -191,23 +221,32 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="aicpu-exception",
-        pattern=r"exception occurred during AICPU execution",
+        pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]",
         cause="an operator that runs on the device's CPU failed, most often for an index out of range",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1: the Python stack then names the operator",
-        source="candle-org/MindAct#1698",
+        source="candle-org/MindAct#1698, mindspore-lab/mindaudio#164, open-mmlab/mmcv#3203",
     ),
     KnownMessage(
         name="aicore-exception",
-        pattern=r"ai(?:core|vector|vec) (?:exception|error)|aicore execution is abnormal"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}507015\b",
+        pattern=r"ai(?:core|vector|vec) (?:exception|error)\b(?! (?:handler|callback|count))|\[vector core exception\]"
+        r"|(?:aicore|vector core) execution is abnormal"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:15|35)\b",
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",
-        source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670",
+        source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670, "
+        "Ascend/pytorch#66",
+    ),
+    KnownMessage(
+        name="network-port-down",
+        pattern=_code("EJ0002") + r"|The network port is down",
+        cause="the network port of a device has no link: cable, switch, or the port's settings",
+        fix="hccn_tool -i N -link -g for each device N of the machine that the line comes from; then the administrator",
+        source="vllm-project/vllm-ascend#1815",
     ),
     KnownMessage(
         name="hccl-transport",
-        pattern=r"EI0009|Transport init error",
+        pattern=_code("EI0009") + r"|Transport init error",
         cause="two devices could not open the link between them: the other failed earlier, or their network differs",
         fix="read the log of the other rank that the line names first; between machines check addresses and TLS: "
         "hccn_tool -i 0 -tls -g",
@@ -215,7 +254,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="hccl-connect-timeout",
-        pattern=r"EI0006|Getting socket times out|wait socket establish timeout",
+        pattern=_code("EI0006") + r"|Getting socket times out|wait socket establish timeout",
         cause="a rank did not come to the first collective in time: it failed earlier, loads weights longer than "
         "HCCL_CONNECT_TIMEOUT, or the machines do not reach each other",
         fix="look for a rank that failed with something else first; slow start: env.HCCL_CONNECT_TIMEOUT = 1200 (up "
@@ -225,7 +264,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="hccl-exec-timeout",
-        pattern=r"EI0002|Notify register times out|hccl fftsplus task timeout",
+        pattern=_code("EI0002") + r"|Notify register times out|hccl fftsplus task timeout",
         cause="a rank waited longer than HCCL_EXEC_TIMEOUT in a collective: another one died, hangs, or is much slower",
         fix="look for a rank that failed with something else first, and for a slow one (data, validation, saving); a "
         "larger env.HCCL_EXEC_TIMEOUT only where a step may truly take that long",
@@ -233,14 +272,16 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="stream-timeout",
-        pattern=r"EE1002|[Ss]tream sync(?:hronize)? timeout|runtime result = 507046",
+        pattern=_code("EE1002")
+        + r"|[Ss]tream synchronize timeout\.|\[stream sync timeout\]|(?:result|error code)\D{0,12}507046\b",
         cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
         fix="look for a rank that failed first; then as for EI0002",
         source="Ascend/pytorch#48, Ascend/pytorch#62",
     ),
     KnownMessage(
         name="hccl-init",
-        pattern=r"[Hh]cclCommInitRootInfo\w*(?: fail|\(.*error code)|HcclGetRootInfo|hccl initialize failed",
+        pattern=r"[Hh]cclCommInitRootInfo\w*(?: fail|\(.*error code)|HcclGetRootInfo\b.*(?:fail|error)"
+        r"|hccl initialize failed",
         cause="HCCL could not form the group of ranks: wrong network interface, a device used twice, or a taken port",
         fix="several machines: env.HCCL_SOCKET_IFNAME with the interface that reaches the others; one machine: free "
         "devices and ports, `qvl doctor --recipe RECIPE`",
@@ -258,11 +299,11 @@ KNOWN: tuple[KnownMessage, ...] = (
 # Says only that something inside CANN failed: told where no other row fits.
 INNER_ERROR = KnownMessage(
     name="inner-error",
-    pattern=r"E[EZI]9999",
+    pattern=_code(r"E\w9999"),
     cause="something inside CANN failed; the lines below it name the function",
     fix="run again with env.ASCEND_GLOBAL_LOG_LEVEL = 1 and env.ASCEND_SLOG_PRINT_TO_STDOUT = 1, and read what comes "
     "before it; `qvl doctor --devices` tries the device on its own",
-    source="mindspore-ai/mindspore#319, tile-ai/tilelang-ascend#82",
+    source="mindspore-ai/mindspore#319, tile-ai/tilelang-ascend#82, mindspore-lab/mindaudio#164, Ascend/pytorch#66",
 )
 
 

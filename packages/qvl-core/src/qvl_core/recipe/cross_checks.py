@@ -16,6 +16,7 @@ from qvl_core.errors import Problem
 from qvl_core.lora_table import COMPONENTS, TARGETS
 from qvl_core.recipe import data_checks
 from qvl_core.recipe.draft import Draft
+from qvl_core.recipe.environment_checks import check_environment
 from qvl_core.recipe.merge import EXCLUSIVE
 from qvl_core.recipe.problems import error, warning
 from qvl_core.recipe.sections.train import MOST_PROFILED_STEPS
@@ -44,6 +45,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_master(draft)
     yield from check_cpu_machines(draft)
     yield from check_visible_devices(draft)
+    yield from check_environment(draft)
     yield from check_output_apart_from_weights(draft)
 
 

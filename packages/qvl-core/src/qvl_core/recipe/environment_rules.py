@@ -7,7 +7,7 @@ import re
 from typing import Any, Literal
 
 from qvl_core.errors import Problem
-from qvl_core.recipe.environment_values import missing_partners, value_fault
+from qvl_core.recipe.environment_values import missing_partners, value_fault, without_effect
 from qvl_core.recipe.merge import Merged
 from qvl_core.recipe.positions import KeyPath
 from qvl_core.recipe.sections.env import EnvSection
@@ -53,9 +53,24 @@ RECIPE_KEYS = {
 
 # Variables of these families are read by CANN, HCCL, MindSpore or its log library. Their own list is longer than ours.
 FAMILIES = ("ACLNN_", "ASCEND_", "GLOG_", "HCCL_", "HCCN_", "MINDSPORE_", "MS_")
+# Variables of CANN's and MindSpore's own documentation that qvl does not check: no misspelling of another one.
+UNCHECKED = (
+    *("ASCEND_CACHE_PATH", "ASCEND_COREDUMP_SIGNAL", "ASCEND_GLOBAL_EVENT_ENABLE", "ASCEND_HOST_LOG_FILE_NUM"),
+    *("ASCEND_LOG_DEVICE_FLUSH_TIMEOUT", "ASCEND_LOG_SAVE_MODE", "ASCEND_MAX_OP_CACHE_SIZE"),
+    *("ASCEND_MODULE_LOG_LEVEL", "ASCEND_REMAIN_CACHE_SIZE_RATIO", "ASCEND_WORK_PATH", "GLOG_LOG_DIR"),
+    *("GLOG_LOGFILE_MODE", "GLOG_LOGTOSTDERR", "GLOG_MAX_LOG_SIZE", "GLOG_STDERRTHRESHOLD", "HCCL_ALGO"),
+    *("HCCL_ASYNC_ERROR_HANDLING", "HCCL_CONCURRENT_ENABLE", "HCCL_DEBUG_CONFIG", "HCCL_DESYNC_DEBUG"),
+    *("HCCL_DIAGNOSE_ENABLE", "HCCL_ENTRY_LOG_ENABLE", "HCCL_EVENT_TIMEOUT", "HCCL_INTRA_PCIE_ENABLE"),
+    *("HCCL_INTRA_ROCE_ENABLE", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_MULTI_QP_THRESHOLD", "HCCL_OP_EXPANSION_MODE"),
+    *("HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT", "HCCL_RDMA_QPS_PER_CONNECTION", "HCCL_RDMA_QP_PORT_CONFIG_PATH"),
+    *("HCCL_RDMA_RETRY_CNT", "HCCL_RDMA_SL", "HCCL_RDMA_TC", "MS_BUILD_PROCESS_NUM", "MS_COMPILER_CACHE_ENABLE"),
+    *("MS_COMPILER_CACHE_PATH", "MS_COMPILER_OP_LEVEL", "MS_DEV_JIT_SYNTAX_LEVEL", "MS_ENABLE_LCCL", "MS_ENABLE_NUMA"),
+)
 # Below this two names are two variables; HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT are at 0.84.
 _CLOSE = 0.75
 _MISSPELT = 0.88
+# Names that are shorter are one letter away from too much.
+_SHORTEST = 6
 
 
 def sort_environment(merged: Merged) -> tuple[dict[str, Any], list[tuple[KeyPath, Problem]]]:
@@ -81,6 +96,8 @@ def sort_environment(merged: Merged) -> tuple[dict[str, Any], list[tuple[KeyPath
             kept[name] = value
     for name, fault in missing_partners(stated).items():
         tell(name, fault.message, fault.fix, "error")
+    for name, fault in without_effect(kept).items():
+        tell(name, fault.message, fault.fix, "warning")
     return {**merged.values, "env": kept}, problems
 
 
@@ -121,7 +138,7 @@ def _unknown(name: str) -> tuple[str, str, Severity] | None:
     if name in EnvSection.model_fields:
         return None
     meant = closest_variable(name)
-    guess = f"use {RECIPE_KEYS[meant]} for {meant}" if meant in RECIPE_KEYS else f"did you mean env.{meant}?"
+    guess = _guess(meant)
     if not name.upper().startswith(FAMILIES):
         message = "is no variable that qvl knows; it is not passed on"
         return (message, guess, "warning") if meant else None
@@ -129,9 +146,41 @@ def _unknown(name: str) -> tuple[str, str, Severity] | None:
     return "is not among the variables that qvl knows and checks; it is not passed on", fix, "warning"
 
 
+def _guess(meant: str) -> str:
+    """Say what to do about a name that was meant to be a known one; "" where it was none."""
+    if not meant:
+        return ""
+    if meant in RECIPE_KEYS:
+        return f"use {RECIPE_KEYS[meant]} for {meant}"
+    if meant in EnvSection.model_fields:
+        return f"did you mean env.{meant}?"
+    verdict = _verdict(meant)
+    return f"did you mean {meant}? {verdict[1] if verdict else 'leave it out'}"
+
+
 def closest_variable(name: str) -> str:
     """Give the known variable that a name was probably meant to be; "" where none is close."""
-    known = {known.upper(): known for known in (*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS)}
-    family = name.upper().startswith(FAMILIES)
-    found = difflib.get_close_matches(name.upper(), list(known), n=1, cutoff=_CLOSE if family else _MISSPELT)
+    written = name.upper()
+    others = (*TORCH_ONLY, *RECIPE_KEYS, *LAUNCHER, *_GRAPH_MODE_ONLY, "ASCEND_VISIBLE_DEVICES")
+    known = {known.upper(): known for known in (*EnvSection.model_fields, *others)}
+    if written in UNCHECKED or written in known:
+        return known.get(written, "")
+    near = [one for one in known if _is_near(written, one)]
+    cutoff = _CLOSE if written.startswith(FAMILIES) else _MISSPELT
+    found = difflib.get_close_matches(written, near or list(known), n=1, cutoff=0.0 if near else cutoff)
     return known[found[0]] if found else ""
+
+
+def _is_near(written: str, known: str) -> bool:
+    if len(known) < _SHORTEST:
+        return False
+    return one_edit_apart(written, known) or written.replace("_", "") == known.replace("_", "")
+
+
+def one_edit_apart(left: str, right: str) -> bool:
+    """Tell whether one letter dropped, added, changed, or two neighbours swapped, makes one text of the other."""
+    if left == right or abs(len(left) - len(right)) > 1:
+        return False
+    same = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    a, b = left[same:], right[same:]
+    return a[1:] == b or a == b[1:] or a[1:] == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])

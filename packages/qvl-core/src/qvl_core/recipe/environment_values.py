@@ -9,9 +9,14 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+from qvl_core.recipe.sections.env import EnvSection, Switch
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_SWITCH_NAMES = frozenset(
+    name for name, field in EnvSection.model_fields.items() if get_args(field.annotation)[:1] == (Switch,)
+)
 _SWITCHES = ("cluster_heartbeat", "stuck_detection")
 # Name -> lowest and highest value.
 _RETRY = {"MaxCnt": (1, 10), "HoldTime": (0, 60_000), "IntervalTime": (0, 60_000)}
@@ -30,6 +35,12 @@ def value_fault(name: str, value: Any) -> Fault | None:
     if name == "HCCL_EXEC_TIMEOUT" and value == 0 and not isinstance(value, bool):
         message = "is 0; it has to be at least 1: 0 waits for ever, and a hang is never found"
         return Fault(message=message, fix=f"{name} = 1800, or leave it out: the runtime's default is 1836 s")
+    if isinstance(value, (bool, float)) and name in _SWITCH_NAMES:
+        # Python's 0 and 1 are equal to these, and the schema takes what is equal; the worker would see "true".
+        written = str(value).lower() if isinstance(value, bool) else value
+        example = EnvSection.model_fields[name].examples or [0]
+        fix = f"{name} = {int(value) if value in (0, 1) else example[0]}"
+        return Fault(message=f"is {written}; it can be 0 or 1", fix=fix)
     if isinstance(value, str) and not value.strip():
         return Fault(message="is empty", fix=f"leave {name} out, or state a value")
     check = _TEXTS.get(name)
@@ -38,13 +49,44 @@ def value_fault(name: str, value: Any) -> Fault | None:
 
 
 def missing_partners(stated: Mapping[str, Any]) -> dict[str, Fault]:
-    """Give a fault for each variable that does nothing, or fails, without another one."""
+    """Give a fault for each variable that fails without another one, or beside what another one says."""
     found = {}
     if stated.get("HCCL_WHITELIST_DISABLE") == 0 and not stated.get("HCCL_WHITELIST_FILE"):
         found["HCCL_WHITELIST_DISABLE"] = Fault(
             message="is 0: HCCL then asks for the list of peers, and HCCL_WHITELIST_FILE is not stated",
             fix='HCCL_WHITELIST_FILE = "hccl.json", or HCCL_WHITELIST_DISABLE = 1',
         )
+    lower, upper = stated.get("MS_RETRY_INTERVAL_LOWER"), stated.get("MS_RETRY_INTERVAL_UPPER")
+    if isinstance(lower, int) and isinstance(upper, int) and lower > upper:
+        found["MS_RETRY_INTERVAL_LOWER"] = Fault(
+            message=f"is {lower}, more than MS_RETRY_INTERVAL_UPPER = {upper}", fix=f"MS_RETRY_INTERVAL_LOWER = {upper}"
+        )
+    family, address = stated.get("HCCL_SOCKET_FAMILY"), stated.get("HCCL_IF_IP")
+    wanted = "AF_INET6" if isinstance(address, str) and ":" in address else "AF_INET"
+    if address and family in ("AF_INET", "AF_INET6") and family != wanted:
+        found["HCCL_SOCKET_FAMILY"] = Fault(
+            message=f'is "{family}", and HCCL_IF_IP = "{str(address)[:60]}" is an address of {wanted}',
+            fix=f'HCCL_SOCKET_FAMILY = "{wanted}", or leave one of them out',
+        )
+    return found
+
+
+def without_effect(stated: Mapping[str, Any]) -> dict[str, Fault]:
+    """Give what to say of each variable that does nothing beside, or without, another one."""
+    found = {}
+
+    def tell(name: str, message: str) -> None:
+        if name in stated:
+            found[name] = Fault(message=f"has no effect: {message}", fix=f"leave {name} out")
+
+    if stated.get("HCCL_HOST_SOCKET_PORT_RANGE"):
+        tell("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE wins over it")
+    if stated.get("HCCL_WHITELIST_DISABLE", 1) == 1:
+        tell("HCCL_WHITELIST_FILE", "peers are only checked with HCCL_WHITELIST_DISABLE = 0")
+    if not stated.get("HCCL_OP_RETRY_ENABLE"):
+        tell("HCCL_OP_RETRY_PARAMS", "nothing is tried again without HCCL_OP_RETRY_ENABLE")
+    if stated.get("MS_DISABLE_HEARTBEAT") == 1:
+        tell("MS_NODE_TIMEOUT", "MS_DISABLE_HEARTBEAT = 1 turns the heartbeat off")
     return found
 
 

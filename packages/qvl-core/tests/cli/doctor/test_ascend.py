@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qvl_core.cli.doctor import ascend
+from qvl_core.cli.doctor import ascend, cann
 
 # The layout of `npu-smi info` as CANN's documentation shows it, numbers made up.
 INFO = """\
@@ -125,31 +125,74 @@ def test_a_cann_that_is_there_and_was_not_sourced(tmp_path: Path) -> None:
     script.write_text("export ASCEND_HOME_PATH=...")
     environment = {"PATH": "", "HOME": str(tmp_path)}
     assert ascend.ascend_wanted(environment, tmp_path)
-    row = ascend.check_cann(environment)
+    row = cann.check_cann(environment)
     assert (row.level, row.fix.startswith(f"source {script}")) == ("fail", True)
 
 
 def test_operators_of_another_version_than_the_toolkit(tmp_path: Path) -> None:
     environment = _cann(tmp_path / "cann", "8.5.0")
     (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.3.RC1\n")
-    row = ascend.check_cann(environment)
+    row = cann.check_operators(environment)
     assert (row.level, "8.5.0 and operators (opp) 8.3.RC1" in row.evidence) == ("fail", True)
     (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.5.0\n")
-    assert ascend.check_cann(environment).level == "ok"
+    assert cann.check_operators(environment).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("chip", "folder"),
+    [
+        ("910B3", "ascend910b"),
+        ("Ascend910B1", "ascend910b"),
+        ("910_9391", "ascend910_93"),
+        ("310P3", "ascend310p"),
+        ("910ProB", "ascend910"),
+        ("Ascend910", ""),
+        ("950", ""),
+        ("", ""),
+    ],
+)
+def test_where_the_operators_of_a_chip_lie(chip: str, folder: str) -> None:
+    assert cann.folder_of(chip) == folder
+
+
+def test_operators_of_another_chip(tmp_path: Path) -> None:
+    environment = _cann(tmp_path / "cann", "8.5.0")
+    assert cann.check_operators(environment, "910B3").level == "ok"
+    (tmp_path / "cann" / "opp" / cann.KERNELS / "ascend310p").mkdir(parents=True)
+    row = cann.check_operators(environment, "910B3")
+    assert (row.level, row.evidence.endswith("this chip is 910B3, whose are ascend910b")) == ("warn", True)
+    assert cann.check_operators(environment, "950").level == "ok"
+    (tmp_path / "cann" / "opp" / cann.KERNELS / "config" / "ascend910b").mkdir(parents=True)
+    assert cann.check_operators(environment, "910B3").level == "ok"
+
+
+def test_operators_are_not_looked_for_without_a_toolkit() -> None:
+    assert cann.check_operators({}).level == "skipped"
+
+
+def test_the_chip_is_read_from_npu_smi() -> None:
+    assert ascend.SmiAnswer(text=INFO.format(second="OK")).chip == "910B3"
+    assert ascend.SmiAnswer(text="no table").chip == ""
+
+
+def test_a_tool_that_is_absent_like_the_devices_is_their_row_alone() -> None:
+    absent = ascend.ask_npu_smi({"PATH": ""})
+    assert ascend.check_npu_smi(absent, nodes=False).level == "skipped"
+    assert ascend.check_npu_smi(absent).level == "fail"
 
 
 def test_cann(tmp_path: Path) -> None:
-    assert "set_env.sh" in ascend.check_cann({}).fix
-    assert "does not exist" in ascend.check_cann({"ASCEND_HOME_PATH": str(tmp_path / "none")}).evidence
-    half = ascend.check_cann(_cann(tmp_path / "half", "8.5.0", ops=False))
+    assert "set_env.sh" in cann.check_cann({}).fix
+    assert "does not exist" in cann.check_cann({"ASCEND_HOME_PATH": str(tmp_path / "none")}).evidence
+    half = cann.check_operators(_cann(tmp_path / "half", "8.5.0", ops=False))
     assert half.level == "fail"
     assert "ops package for your chip, version 8.5.0" in half.fix
-    whole = ascend.check_cann(_cann(tmp_path / "whole", "8.5.0"))
+    whole = cann.check_cann(_cann(tmp_path / "whole", "8.5.0"))
     assert (whole.level, whole.evidence.split(" in ")[0]) == ("ok", "CANN 8.5.0")
 
 
 @pytest.mark.parametrize(
-    ("mindspore", "cann", "level"),
+    ("mindspore", "version", "level"),
     [
         ("2.7.2", "8.5.0", "ok"),
         ("2.7.1.post1", "8.3.RC1", "ok"),
@@ -158,16 +201,16 @@ def test_cann(tmp_path: Path) -> None:
         ("2.10.0", "9.1.0", "warn"),
     ],
 )
-def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, cann: str, level: str) -> None:
-    monkeypatch.setattr(ascend, "installed_version", lambda name: mindspore)
-    row = ascend.check_pair(_cann(tmp_path / "cann", cann), "25.5.0")
+def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, version: str, level: str) -> None:
+    monkeypatch.setattr(cann, "installed_version", lambda name: mindspore)
+    row = cann.check_pair(_cann(tmp_path / "cann", version), "25.5.0")
     assert row.level == level
-    assert f"MindSpore {mindspore}, CANN {cann}, driver 25.5.0" in row.evidence
+    assert f"MindSpore {mindspore}, CANN {version}, driver 25.5.0" in row.evidence
 
 
 def test_an_old_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ascend, "installed_version", lambda name: "2.7.2")
-    row = ascend.check_pair(_cann(tmp_path / "cann", "8.5.0"), "25.2.0")
+    monkeypatch.setattr(cann, "installed_version", lambda name: "2.7.2")
+    row = cann.check_pair(_cann(tmp_path / "cann", "8.5.0"), "25.2.0")
     assert (row.level, row.fix) == ("warn", "update driver and firmware to 25.5.0")
 
 

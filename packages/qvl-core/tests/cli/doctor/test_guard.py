@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from qvl_core.cli.doctor.child import OUTPUT_LIMIT, last_line, run_child
+from qvl_core.cli.doctor.child import OUTPUT_LIMIT, Quiet, last_line, run_child, work_of
 from qvl_core.cli.doctor.guard import Check, guarded
 from qvl_core.cli.doctor.row import Row
 from qvl_core.launch.proc import status_of
@@ -100,6 +100,36 @@ def test_a_child_that_leaves_its_pipes_to_another_is_not_waited_for() -> None:
     )
     done = run_child([sys.executable, "-c", program], os.environ, 600.0)
     assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+def test_a_child_that_does_nothing_is_not_waited_for() -> None:
+    program = "import threading; threading.Event().wait()"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        run_child([sys.executable, "-c", program], os.environ, 1e6, quiet_s=0.5)
+    assert caught.value.timeout < 1e6
+
+
+def test_a_child_that_works_is() -> None:
+    program = "import time\nwhile time.process_time() < 1.5: pass\nprint(1)"
+    assert run_child([sys.executable, "-c", program], os.environ, 1e6, quiet_s=120.0).stdout == "1\n"
+
+
+def test_work_is_seen_as_processor_time_and_as_bytes(tmp_path: Path) -> None:
+    before = work_of(os.getpid())
+    assert before is not None
+    (tmp_path / "x").write_bytes(bytes(1 << 16))
+    after = work_of(os.getpid())
+    assert after is not None
+    assert sum(after) >= sum(before) + (1 << 16)
+    # The number of a process that cannot be: nothing is known of it.
+    assert work_of(2**31) is None
+
+
+def test_a_process_of_which_nothing_is_known_is_not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Quiet(2**31, 5.0)
+    for now in (1e9, 2e9):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        assert not quiet.lasts()
 
 
 def test_the_last_line_says_what_failed() -> None:

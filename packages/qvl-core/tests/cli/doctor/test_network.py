@@ -65,3 +65,15 @@ def test_host_names(folder: Path) -> None:
     local = network.check_host_names(recipe, lambda host: ["127.0.1.1"])
     assert (local.level, "7 machines cannot reach" in local.evidence) == ("warn", True)
     assert network.check_host_names(recipe, lambda host: ["10.0.0.1"]).level == "ok"
+
+
+def test_the_addresses_of_this_machine_are_read_from_the_kernel() -> None:
+    assert network._own_addresses().get("lo", "127.0.0.1") == "127.0.0.1"
+
+
+def test_a_reserved_meeting_port_is_nobodys(proc: Path, folder: Path) -> None:
+    recipe = load_recipe("72b.toml", ["launch.master='10.0.0.1:40000'"])
+    row = network.check_master_port(recipe, lambda _: True, folder=proc)
+    assert (row.level, "ip_local_reserved_ports=40000" in row.fix) == ("warn", True)
+    (proc / "ip_local_reserved_ports").write_text("39000,40000-40015\n")
+    assert network.check_master_port(recipe, lambda _: True, folder=proc).level == "ok"

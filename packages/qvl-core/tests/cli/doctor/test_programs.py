@@ -27,8 +27,8 @@ def test_starters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("absent", "level", "said"),
     [
         ({"qvl-data", "qvl-eval"}, "skipped", "nothing decodes"),
-        ({"av"}, "fail", "av not installed"),
-        ({"av", "pillow"}, "fail", "pillow and av not installed"),
+        ({"av"}, "skipped", "requirements; av not installed"),
+        ({"av", "pillow"}, "skipped", "pillow and av not installed"),
     ],
 )
 def test_decoders_that_are_not_there(monkeypatch: pytest.MonkeyPatch, absent: set[str], level: str, said: str) -> None:
@@ -107,3 +107,22 @@ def test_a_package_that_is_installed_twice(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "0.1.0 in /a, 0.2.0 in /b" in row.evidence
     monkeypatch.setattr(packages.metadata, "distributions", lambda: [one, one])
     assert packages.check_copies().level == "ok"
+
+
+def test_the_real_decoders_decode_the_clip() -> None:
+    assert programs.check_decoders(dict(os.environ)).level == "ok"
+
+
+def test_the_state_of_a_checkout(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    environment = {"PATH": str(tmp_path / "bin")}
+
+    def run(*_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 0, "abc123-dirty\n", "")
+
+    code = tmp_path / "src" / "x.py"
+    assert "a checkout at abc123-dirty" in programs.check_tools(environment, run, code).evidence
+    assert "checkout" not in programs.check_tools(environment, run, tmp_path / "site-packages" / "x.py").evidence

@@ -29,18 +29,34 @@ def register(app: typer.Typer) -> None:
                 show_default=False,
             ),
         ] = None,
+        bundle: Annotated[
+            str | None,
+            typer.Option(
+                "--bundle",
+                metavar="FILE",
+                help="Write a masked .zip for an issue, too: rows, versions, variables, the recipe.",
+                show_default=False,
+            ),
+        ] = None,
     ) -> int:
         """Look at this machine and this installation, and say how to mend what is wrong.
 
-        Takes some seconds, needs no network, changes nothing. Exit 0 if nothing failed, 3 if something did, 2 if the
-        recipe is wrong or its files are missing. docs/doctor.md lists the checks.
+        Takes some seconds, needs no network, changes nothing; --bundle writes one file. Exit 0 if nothing failed, 3 if
+        something did, 2 if the recipe is wrong or its files are missing. docs/doctor.md lists the checks.
         """
         # The doctor's subject is the environment itself; checks get it from here and do not read it on their own.
         import os
+        from pathlib import Path
 
+        from qvl_core.cli.doctor import bundle as archive
         from qvl_core.cli.doctor import comparison, examination, report
         from qvl_core.cli.plain_text import print_text
 
+        if bundle is not None:
+            archive.require_place(Path(bundle))
         rows = comparison.compare(compare) if compare else examination.examine(os.environ, recipe, use_npu=devices)
         print_text(report.as_json(rows) if json else report.as_text(rows))
+        if bundle is not None:
+            names = archive.write(Path(bundle), rows, os.environ, recipe)
+            typer.echo(f"wrote {bundle}, masked: {', '.join(names)}; look through it before you pass it on", err=True)
         return report.exit_code(rows)

@@ -1,4 +1,4 @@
-"""Ascend NPUs: device nodes, `npu-smi`, the CANN environment, and whether MindSpore, CANN and driver pair."""
+"""Ascend NPUs: device nodes, `npu-smi`, and who is at work on them."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qvl_core.cli.doctor.cann import check_cann, check_operators, check_pair, set_env_script
 from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
-from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.input_file import printable
-from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, toolkit_home
+from qvl_core.machine import toolkit_home
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
-# MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
-PAIRS = {
-    "2.7.0": ("8.2.RC1", "25.2.0"),
-    "2.7.1": ("8.3.RC1", "25.3.RC1"),
-    "2.7.2": ("8.5.0", "25.5.0"),
-    "2.9.0": ("9.0.0", "26.0.RC1"),
-}
 DEADLINE_S = 20.0
+# A device's first line, `| 0  910B3  | OK  | ...`: number, name, health.
+_DEVICE = re.compile(r"(?m)^\|\s*(\d+)\s+(\S+)\s*\|\s*([A-Za-z]+)\s*\|[^\n]*(?:\n\|\s*\d+(?:\s+(\d+))?\s*\|)?")
 # Health of a device, as npu-smi words it, at which it still computes.
 _STRAINED = ("Warning",)
-CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-pair")
+CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-ops", "cann-pair")
 GROUP = "HwHiAiUser"
-# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
-ROOTS = (Path("/usr/local/Ascend"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +38,12 @@ class SmiAnswer:
     def driver(self) -> str:
         found = re.search(r"Version:\s*([\w.]+)", self.text)
         return found[1] if found else ""
+
+    @property
+    def chip(self) -> str:
+        """The name of the first device, `910B3`; "" where none is listed."""
+        found = _DEVICE.search(self.text)
+        return found[2] if found else ""
 
 
 Ask = Callable[[], SmiAnswer]
@@ -88,10 +87,11 @@ def check_ascend(environment: Mapping[str, str], devices: Path, ask: Ask) -> lis
     return [
         check_devices(devices),
         check_permission(devices),
-        check_npu_smi(smi),
+        check_npu_smi(smi, nodes=any(devices.glob("davinci[0-9]*"))),
         check_busy(smi.text),
         check_visible(environment, devices),
         check_cann(environment),
+        check_operators(environment, smi.chip),
         check_pair(environment, smi.driver),
     ]
 
@@ -144,6 +144,9 @@ def check_visible(environment: Mapping[str, str], devices: Path) -> Row:
     if not stated:
         return Row(check="visible-devices", level="ok", evidence=f"{name} is not set: all {len(found)} devices")
     numbers = [part.strip() for part in stated.split(",")]
+    if not found and len(set(numbers)) == len(numbers):
+        evidence = f"{name} is {stated[:80]}; an earlier check failed: npu-devices"
+        return Row(check="visible-devices", level="skipped", evidence=evidence)
     fix = f'export {name}="{",".join(map(str, found))}"' if found else f"unset {name}"
     wrong = [part for part in numbers if not part.isdecimal() or int(part) not in found]
     if wrong or len(set(numbers)) < len(numbers):
@@ -152,8 +155,11 @@ def check_visible(environment: Mapping[str, str], devices: Path) -> Row:
     return Row(check="visible-devices", level="ok", evidence=f"{name} is {stated}")
 
 
-def check_npu_smi(smi: SmiAnswer) -> Row:
-    """Check that `npu-smi info` answers, and that all devices are healthy."""
+def check_npu_smi(smi: SmiAnswer, *, nodes: bool = True) -> Row:
+    """Check that `npu-smi info` answers, and that all devices are healthy; `nodes` tells if there are device nodes."""
+    if smi.absent and not nodes:
+        evidence = "not on PATH either; an earlier check failed: npu-devices"
+        return Row(check="npu-smi", level="skipped", evidence=evidence)
     if smi.absent:
         fix = "in a container: mount npu-smi and the driver folder read-only; on the host: install the driver"
         return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
@@ -185,62 +191,4 @@ def device_states(table: str) -> list[tuple[str, str]]:
     A device has two lines, `| 0  910B3  | OK  | ...` and `| 0  | 0000:C1:00.0 | ...`; where an NPU has two chips (A3)
     the second one is `| 1  5  | 0000:9F:00.0 | ...`, chip and device number.
     """
-    found = re.finditer(r"(?m)^\|\s*(\d+)\s+\S+\s*\|\s*([A-Za-z]+)\s*\|[^\n]*(?:\n\|\s*\d+(?:\s+(\d+))?\s*\|)?", table)
-    return [(match[3] or match[1], match[2]) for match in found]
-
-
-def check_cann(environment: Mapping[str, str]) -> Row:
-    """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
-    home = toolkit_home(environment)
-    if home is None:
-        script = set_env_script(environment)
-        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
-        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
-            f"; CANN is there, its {script} was not sourced" if script else ""
-        )
-        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
-    if not home.is_dir():
-        fix = "source set_env.sh of the CANN version that is installed"
-        return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
-    version = cann_version(home) or "of unknown version"
-    fix = f"install the CANN ops package for your chip, version {version}"
-    if not (home / "opp").exists():
-        return Row(check="cann", level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
-    operators = cann_version(home / "opp")
-    if operators and release(operators) != release(version):
-        evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
-        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
-    return Row(check="cann", level="ok", evidence=f"CANN {version} in {home}")
-
-
-def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
-    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
-    home = environment.get("HOME", "")
-    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
-        for name in ("cann", "ascend-toolkit", "latest"):
-            script = root / name / "set_env.sh"
-            if script.is_file():
-                return str(script)
-    return ""
-
-
-def check_pair(environment: Mapping[str, str], driver: str) -> Row:
-    """Compare MindSpore, CANN and driver with the pairs of MindSpore's installation notes; unknown pairs warn."""
-    home = toolkit_home(environment)
-    mindspore, cann = installed_version("mindspore") or "", cann_version(home) if home else ""
-    evidence = f"MindSpore {mindspore or '?'}, CANN {cann or '?'}, driver {driver or '?'}"
-    pair = PAIRS.get(re.sub(r"\.post\d+$", "", mindspore))
-    if not mindspore or not cann:
-        return Row(check="cann-pair", level="skipped", evidence=evidence)
-    if pair is None:
-        fix = "compare with the installation notes of this MindSpore version"
-        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: not in our table", fix=fix)
-    fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}: install those, or another MindSpore"
-    if release(cann)[:2] != release(pair[0])[:2]:
-        return Row(check="cann-pair", level="fail", evidence=f"{evidence}: they do not pair", fix=fix)
-    if not cann.upper().startswith(pair[0]):
-        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: close to a pair, not one", fix=fix)
-    if driver and release(driver)[:2] < release(pair[1])[:2]:
-        fix = f"update driver and firmware to {pair[1]}"
-        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: the driver is older", fix=fix)
-    return Row(check="cann-pair", level="ok", evidence=evidence)
+    return [(match[4] or match[1], match[3]) for match in _DEVICE.finditer(table)]

@@ -36,10 +36,14 @@ def check_data(recipe: Recipe) -> Row:
     faults = [f"{key}: {printable(str(path))} {fault}" for key, path, fault in found if fault]
     for index, source in enumerate(recipe.data.sources):
         root = Path(source.media_root) if source.media_root else None
-        if root is not None and root.is_dir() and not any(root.iterdir()):
+        if root is not None and root.exists() and not root.is_dir():
+            faults.append(f"data.sources[{index}]: {source.media_root} is no folder")
+        elif root is not None and root.is_dir() and not any(root.iterdir()):
             faults.append(f"data.sources[{index}]: {source.media_root} is an empty folder")
     if faults:
         fix = "get the files again (Git LFS: git lfs pull), then qvl data check RECIPE"
+        if faults[0].endswith(" is no folder"):
+            fix = "data.sources.media_root is the folder that the paths in the records start from"
         return Row(check="recipe-data", level="fail", evidence="; ".join(faults), fix=fix)
     if not there:
         return Row(check="recipe-data", level="skipped", evidence="the data files are not there")

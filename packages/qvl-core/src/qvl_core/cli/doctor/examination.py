@@ -18,6 +18,7 @@ from qvl_core.cli.doctor import (
     packages,
     programs,
     recipe_rows,
+    record_rows,
     shell_values,
 )
 from qvl_core.cli.doctor.guard import Check, guarded
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
 
 # Checks that start a process end it themselves; the guard waits somewhat longer.
 _CHILD_S = 2 * mindspore.DEADLINE_S
-_BEFORE_NPU = ("mindspore", "mindspore-wheel", "mindspore-run", "npu-devices", "npu-permission", "cann")
+_CAUSES = {
+    "recipe-devices": ("npu-devices", "visible-devices"),
+    "output-space": ("output-folder",),
+    "recipe-records": ("recipe-data",),
+}
+_BEFORE_NPU = (
+    *("mindspore", "mindspore-wheel", "mindspore-requirements", "mindspore-run"),
+    *("npu-devices", "npu-permission", "cann", "cann-ops"),
+)
 
 
 def examine(
@@ -58,7 +67,11 @@ def examine(
         rows += guarded(Check(name="npu-run", look=lambda: _npu_run(about, rows), deadline_s=_CHILD_S))
     rows += recipe_found
     if loaded is not None:
-        rows += [row for check in _run(about, loaded) for row in guarded(check)]
+        for check in _run(about, loaded):
+            cause = next((row.check for row in rows if row.level == "fail" and row.check in _causes(check.name)), "")
+            rows += [_after(check.name, cause)] if cause else guarded(check)
+    elif recipe:
+        rows += [_after(name, "recipe") for name in recipe_rows.LATER]
     return rows
 
 
@@ -149,7 +162,7 @@ def _machine(about: _About) -> list[Check]:
             name="hccl-ports",
             look=lambda: network.check_hccl_ports(recipe, environment) if wants_npu else _not_wanted("hccl-ports"),
         ),
-        Check(name="host-names", look=lambda: network.check_host_names(recipe)),
+        Check(name="host-names", look=lambda: network.check_host_names(recipe, environment=environment)),
         Check(
             name="hccl-values",
             look=lambda: shell_values.check_hccl(recipe, environment) if wants_npu else _not_wanted("hccl-values"),
@@ -163,6 +176,11 @@ def _run(about: _About, recipe: Recipe) -> list[Check]:
     return [
         *recipe_rows.checks(recipe, about.environment, about.devices, about.ask),
         Check(name="recipe-data", look=lambda: data_rows.check_data(recipe)),
+        Check(
+            name="recipe-records",
+            look=lambda: record_rows.check_records(recipe, about.environment),
+            deadline_s=_CHILD_S,
+        ),
         Check(name="file-times", look=lambda: data_rows.check_times(recipe)),
         Check(
             name="trackers",
@@ -177,6 +195,15 @@ def _npu_run(about: _About, rows: Sequence[Row]) -> Row:
     if about.npu and not any(row.level == "fail" and row.check in _BEFORE_NPU for row in rows):
         return mindspore.check_device_run(about.environment)
     return Row(check="npu-run", level="skipped", evidence="an earlier check failed, or there is no NPU")
+
+
+def _causes(check: str) -> tuple[str, ...]:
+    """Give the checks whose failure is the cause of this one's."""
+    return _CAUSES.get(check, ())
+
+
+def _after(check: str, cause: str) -> Row:
+    return Row(check=check, level="skipped", evidence=f"an earlier check failed: {cause}")
 
 
 def _not_wanted(check: str) -> Row:

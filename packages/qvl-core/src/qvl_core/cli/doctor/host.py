@@ -136,16 +136,15 @@ def check_home(environment: Mapping[str, str], umask: int | None = None) -> Row:
 
 def check_variables(environment: Mapping[str, str]) -> Row:
     """Check for launch variables that an earlier run left in this shell, and for LD_PRELOAD."""
-    evidence, fixes = [], []
+    evidence = []
     leaked = sorted(name for name in environment if is_left_over(name))
     if leaked:
         evidence.append(f"left over from an earlier run: {', '.join(leaked)}; `qvl run` does not pass them on")
-        fixes.append(f"unset {' '.join(leaked)}")
     if environment.get("LD_PRELOAD"):
-        evidence.append(f"LD_PRELOAD is {environment['LD_PRELOAD']}")
-        fixes.append("unset LD_PRELOAD, unless you know that a library needs it")
+        evidence.append(f"LD_PRELOAD is {environment['LD_PRELOAD']}: it stays only if you know that a library needs it")
+        leaked.append("LD_PRELOAD")
     if evidence:
-        return Row(check="variables", level="warn", evidence="; ".join(evidence), fix="; ".join(fixes))
+        return Row(check="variables", level="warn", evidence="; ".join(evidence), fix=f"unset {' '.join(leaked)}")
     return Row(check="variables", level="ok", evidence="no launch variables left over in this shell")
 
 

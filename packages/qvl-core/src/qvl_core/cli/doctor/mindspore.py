@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qvl_core.cli.doctor.child import Runner, last_line, run_child
+from qvl_core.cli.doctor.cann import OLDEST_MINDSPORE
+from qvl_core.cli.doctor.child import Runner, last_line, run_child, run_watched
+from qvl_core.cli.doctor.packages import check_mindspore_requirements
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.launch.known_messages import known_in
 
-OLDEST, NEWEST = (2, 7), (2, 10)
+OLDEST, NEWEST = OLDEST_MINDSPORE, (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
@@ -43,11 +45,11 @@ print("ok")
 """
 
 # What has nothing to look at without MindSpore.
-LATER = ("mindspore-wheel", "mindspore-version", "libstdcxx", "mindspore-run")
+LATER = ("mindspore-wheel", "mindspore-version", "libstdcxx", "mindspore-requirements", "mindspore-run")
 
 
 def check_mindspore(
-    environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner = run_child
+    environment: Mapping[str, str], *, needed: bool, ascend: bool, run: Runner = run_watched
 ) -> list[Row]:
     """Check MindSpore from presence to a computation in a child process; later checks are skipped after a failure.
 
@@ -58,12 +60,13 @@ def check_mindspore(
     if present.level != "ok":
         return [
             *rows,
-            *(_skipped(name) for name in LATER),
+            *(_skipped(name, present.check) for name in LATER),
         ]
     wheel = check_wheel(_folder())
     version = check_version(installed_version("mindspore") or "")
-    rows += [wheel, version, check_libstdcxx()]
-    rows.append(_skipped("mindspore-run") if wheel.level == "fail" else check_run(environment, run))
+    rows += [wheel, version, check_libstdcxx(), check_mindspore_requirements()]
+    cause = next((row.check for row in rows if row.level == "fail"), "")
+    rows.append(_skipped("mindspore-run", cause) if cause else check_run(environment, run))
     return rows
 
 
@@ -139,8 +142,9 @@ def _computes(check: str, where: str, environment: Mapping[str, str], run: Runne
     program = SMOKE.format(device="Ascend" if check == "npu-run" else "CPU")
     try:
         done = run([sys.executable, "-c", program], {**environment, "GLOG_v": "3"}, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired):
-        evidence = f"did not compute a 2 x 2 product on {where} within {DEADLINE_S:.0f} s"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        waited = getattr(error, "timeout", DEADLINE_S)
+        evidence = f"did not compute a 2 x 2 product on {where} within {waited:.0f} s"
         return Row(check=check, level="fail", evidence=evidence, fix=late)
     if done.returncode == 0:
         return Row(check=check, level="ok", evidence=f"a product and its gradient are right on {where}")
@@ -179,5 +183,5 @@ def _folder() -> Path:
     return Path(places[0]) if places else Path()
 
 
-def _skipped(name: str) -> Row:
-    return Row(check=name, level="skipped", evidence="an earlier check failed")
+def _skipped(name: str, cause: str) -> Row:
+    return Row(check=name, level="skipped", evidence=f"an earlier check failed: {cause}")

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qvl_core.cli.doctor.data_rows import SKEW_S
+from qvl_core.cli.doctor.disks import promises_broken
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.terminal import bytes_text
 
@@ -124,6 +125,9 @@ def check_output(recipe: Recipe) -> Row:
         )
         fix = "set the clock of this machine, or of the one that serves the disk (ntpd, chronyd)"
         return Row(check="output-folder", level="warn", evidence=evidence, fix=fix)
+    if broken := promises_broken(folder):
+        fix = "--set output.dir=DIR on a local disk or a parallel file system; copy results to this one afterwards"
+        return Row(check="output-folder", level="warn", evidence=f"{folder} {broken}", fix=fix)
     return Row(check="output-folder", level="ok", evidence=f"{folder}: files, locks, renames and syncing work")
 
 

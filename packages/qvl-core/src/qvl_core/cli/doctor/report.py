@@ -10,7 +10,7 @@ from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import EXIT_DONE, EXIT_NOT_INSTALLED, EXIT_WRONG_INPUT
 
 # Rows about what a user wrote or named, not about the machine.
-INPUT_CHECKS = ("recipe", "recipe-weights", "recipe-files", "recipe-data")
+INPUT_CHECKS = ("recipe", "recipe-weights", "recipe-files", "recipe-data", "recipe-records")
 
 
 def exit_code(rows: Sequence[Row]) -> int:

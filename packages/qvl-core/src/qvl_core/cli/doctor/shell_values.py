@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvl_core.cli.doctor.network import HCCL_BASE, HCCL_PORTS
-from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.row import Level, Row
+from qvl_core.input_file import printable
 
 if TYPE_CHECKING:
     from qvl_core.recipe import Recipe
@@ -25,24 +25,45 @@ _BY_OTHERS = (
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
-def check_shell_values(environment: Mapping[str, str]) -> Row:
-    """Check what this shell passes on to workers: names that are close to a known one, and values out of range."""
-    from qvl_core.recipe.environment_rules import FAMILIES, LAUNCHER, RECIPE_KEYS, closest_variable
+def check_shell_values(environment: Mapping[str, str]) -> list[Row]:
+    """Check what this shell passes on to workers: names that are close to a known one, and values out of range.
+
+    One row for each fault.
+    """
     from qvl_core.recipe.sections import EnvSection
 
-    faults, fixes = [], []
-    others = (*_BY_OTHERS, *LAUNCHER, *RECIPE_KEYS)
+    faults = []
     for name, text in sorted(environment.items()):
         if name in EnvSection.model_fields:
             if fault := value_fault(name, text):
-                faults.append(f"{name} is {text[:60]!r}: {fault}")
-                fixes.append(f"unset {name}, or state it under [env], where ranges are checked")
-        elif name.startswith(FAMILIES) and name not in others and (meant := closest_variable(name)):
-            faults.append(f"{name} is no variable that is known")
-            fixes.append(f"unset {name}: {meant} is set too" if meant in environment else f"did you mean {meant}?")
+                fix = f"unset {name}, or state it under [env], where ranges are checked"
+                faults.append((f"{printable(name, 80)} is {text[:60]!r}: {fault}", fix))
+        elif meant := _misspelt(name):
+            fix = f"unset {name}: {meant} is set too" if meant in environment else f"did you mean {meant}?"
+            faults.append((f"{printable(name, 80)} is no variable that is known", fix))
     if not faults:
-        return Row(check="shell-values", level="ok", evidence="variables of CANN, HCCL and MindSpore are in range")
-    return Row(check="shell-values", level="warn", evidence="; ".join(faults), fix="; ".join(dict.fromkeys(fixes)))
+        return [Row(check="shell-values", level="ok", evidence="variables of CANN, HCCL and MindSpore are in range")]
+    return [Row(check="shell-values", level="warn", evidence=text, fix=printable(fix, 300)) for text, fix in faults]
+
+
+def _misspelt(name: str) -> str:
+    """Give the variable that workers read and that this one was probably meant to be; "" where there is none.
+
+    Of names outside of the families only those that are one letter away: a shell is full of other things.
+    """
+    from qvl_core.recipe.environment_rules import FAMILIES, LAUNCHER, RECIPE_KEYS, closest_variable, one_edit_apart
+    from qvl_core.recipe.sections import EnvSection
+
+    if name in (*_BY_OTHERS, *LAUNCHER, *RECIPE_KEYS) or not (meant := closest_variable(name)) or meant == name:
+        return ""
+    written, read = name.upper(), meant in EnvSection.model_fields
+    if written.startswith(FAMILIES):
+        return "" if meant in (*LAUNCHER, *RECIPE_KEYS) else meant
+    return meant if read and (one_edit_apart(written, meant.upper()) or _plain(written) == _plain(meant)) else ""
+
+
+def _plain(name: str) -> str:
+    return name.upper().replace("_", "")
 
 
 def check_proxies(environment: Mapping[str, str]) -> Row:
@@ -55,26 +76,32 @@ def check_proxies(environment: Mapping[str, str]) -> Row:
     return Row(check="proxies", level="ok", evidence="none in the way" if not found else "local addresses are exempt")
 
 
-def check_hccl(recipe: Recipe | None, environment: Mapping[str, str], interfaces: Sequence[str] | None = None) -> Row:
-    """Check that HCCL's values are in range, fit each other and the recipe, and name what this machine has."""
+def check_hccl(
+    recipe: Recipe | None, environment: Mapping[str, str], interfaces: Sequence[str] | None = None
+) -> list[Row]:
+    """Check that HCCL's values are in range, fit each other and the recipe, and name what this machine has.
+
+    One row for each fault.
+    """
     values = {name: value for name, value in environment.items() if name.startswith("HCCL_")}
     if recipe is not None:
         values |= {name: value for name, value in recipe.env.variables().items() if name.startswith("HCCL_")}
+    wrong = dict(_range_faults(values))
+    # What has no legal value is not looked at twice.
+    values = {name: value for name, value in values.items() if name not in wrong}
     faults = [
-        *_range_faults(values),
+        *wrong.values(),
         *_exec_faults(values),
         *_recipe_faults(values, recipe),
         *_place_faults(values, [name for _, name in socket.if_nameindex()] if interfaces is None else interfaces),
     ]
     if not faults:
         stated = ", ".join(f"{name} {value}" for name, value in sorted(values.items())) or "all at their defaults"
-        return Row(check="hccl-values", level="ok", evidence=stated[:300])
-    return Row(
-        check="hccl-values",
-        level="fail" if any(fault.severe for fault in faults) else "warn",
-        evidence="; ".join(fault.text for fault in faults),
-        fix="; ".join(dict.fromkeys(fault.fix for fault in faults)),
-    )
+        return [Row(check="hccl-values", level="ok", evidence=stated[:300])]
+    levels: dict[bool, Level] = {True: "fail", False: "warn"}
+    return [
+        Row(check="hccl-values", level=levels[found.severe], evidence=found.text, fix=found.fix) for found in faults
+    ]
 
 
 def value_fault(name: str, text: str) -> str:
@@ -97,7 +124,7 @@ class _Fault:
     severe: bool = False
 
 
-def _range_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
+def _range_faults(values: Mapping[str, str]) -> Iterator[tuple[str, _Fault]]:
     from qvl_core.recipe.sections import EnvSection
 
     for name, text in sorted(values.items()):
@@ -105,7 +132,7 @@ def _range_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
         if name in EnvSection.model_fields and not for_ever and (fault := value_fault(name, text)):
             legal = EnvSection.model_fields[name]
             example = f"{name} = {legal.examples[0]}" if legal.examples else f"unset {name}"
-            yield _Fault(f"{name} is {text[:60]}: {fault}", f"for example {example}", severe=True)
+            yield name, _Fault(f"{name} is {text[:60]}: {fault}", f"for example {example}", severe=True)
 
 
 def _exec_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
@@ -114,21 +141,24 @@ def _exec_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
         yield _Fault("HCCL_EXEC_TIMEOUT is 0: a hang lasts for ever", "HCCL_EXEC_TIMEOUT = 1800", severe=True)
     elif seconds is not None and seconds > LONG_EXEC_S:
         text = f"HCCL_EXEC_TIMEOUT is {seconds} s: a hang inside HCCL is found that late"
-        yield _Fault(text, f"HCCL_EXEC_TIMEOUT = 1800, or {LONG_EXEC_S} at most")
+        yield _Fault(text, f"HCCL_EXEC_TIMEOUT = {LONG_EXEC_S} at most")
 
 
 def _recipe_faults(values: Mapping[str, str], recipe: Recipe | None) -> Iterator[_Fault]:
+    from qvl_core.recipe.environment_checks import free_beside, hccl_ports
+
     if recipe is None:
         return
     if recipe.launch.nodes > 1 and not (values.get("HCCL_SOCKET_IFNAME") or values.get("HCCL_IF_IP")):
         text = f"{recipe.launch.nodes} machines, and HCCL_SOCKET_IFNAME does not say over which interface"
         yield _Fault(text, 'HCCL_SOCKET_IFNAME = "eth0", the one that reaches the others')
-    stated = _number(values.get("HCCL_IF_BASE_PORT"))
-    base = HCCL_BASE if stated is None else stated
-    port = int(recipe.launch.master.rpartition(":")[2])
-    if recipe.launch.device == "ascend" and base <= port < base + HCCL_PORTS:
-        text = f"port {port} of launch.master is one of HCCL's, {base} to {base + HCCL_PORTS - 1}"
-        yield _Fault(text, "--set launch.master=HOST:29501, or another HCCL_IF_BASE_PORT", severe=True)
+    # What the recipe itself states is refused when it is loaded: here it meets the shell's values.
+    base, port = _number(values.get("HCCL_IF_BASE_PORT")), int(recipe.launch.master.rpartition(":")[2])
+    for first, last in hccl_ports(base, values.get("HCCL_HOST_SOCKET_PORT_RANGE")):
+        if recipe.launch.device == "ascend" and first <= port <= last:
+            text = f"port {port} of launch.master is one of HCCL's, {first} to {last}"
+            host = recipe.launch.master.rpartition(":")[0]
+            yield _Fault(text, f"--set launch.master={host}:{free_beside(first, last)}", severe=True)
 
 
 def _place_faults(values: Mapping[str, str], interfaces: Sequence[str]) -> Iterator[_Fault]:

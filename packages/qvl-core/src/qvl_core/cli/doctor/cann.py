@@ -1,0 +1,109 @@
+"""CANN: its variables, its two halves, and whether MindSpore, CANN and driver pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, toolkit_home
+
+# MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
+PAIRS = {
+    "2.7.0": ("8.2.RC1", "25.2.0"),
+    "2.7.1": ("8.3.RC1", "25.3.RC1"),
+    "2.7.2": ("8.5.0", "25.5.0"),
+    "2.9.0": ("9.0.0", "26.0.RC1"),
+}
+OLDEST_MINDSPORE = (2, 7)
+# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
+ROOTS = (Path("/usr/local/Ascend"),)
+# Where the operators of each kind of chip lie, below the folder of the operators: `config/ascend910/cast.json` there is
+# what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
+KERNELS = Path("built-in") / "op_impl" / "ai_core" / "tbe" / "kernel"
+# The beginning of a chip's name in npu-smi's table -> its folder; the longest that fits counts.
+FOLDERS = {"910_93": "ascend910_93", "910B": "ascend910b", "910": "ascend910", "310P": "ascend310p"}
+
+
+def check_cann(environment: Mapping[str, str]) -> Row:
+    """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
+    home = toolkit_home(environment)
+    if home is None:
+        script = set_env_script(environment)
+        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
+        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
+            f"; CANN is there, its {script} was not sourced" if script else ""
+        )
+        return Row(check="cann", level="fail", evidence=evidence, fix=fix)
+    if not home.is_dir():
+        fix = "source set_env.sh of the CANN version that is installed"
+        return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
+    return Row(check="cann", level="ok", evidence=f"CANN {cann_version(home) or 'of unknown version'} in {home}")
+
+
+def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
+    """Check CANN's other half: the operators, of the toolkit's version, and those of this `chip` ("" unknown)."""
+    name, home = "cann-ops", toolkit_home(environment)
+    if home is None or not home.is_dir():
+        return Row(check=name, level="skipped", evidence="an earlier check failed: cann")
+    version = cann_version(home) or "of unknown version"
+    fix = f"install the CANN ops package for your chip, version {version}"
+    if not (home / "opp").exists():
+        return Row(check=name, level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
+    operators = cann_version(home / "opp")
+    if operators and release(operators) != release(version):
+        evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    kernels = home / "opp" / KERNELS
+    there = sorted({path.name for folder in (kernels, kernels / "config") for path in folder.glob("ascend*")})
+    wanted = folder_of(chip)
+    if wanted and there and wanted not in there:
+        evidence = f"operators of {', '.join(there)} are installed; this chip is {chip}, whose are {wanted}"
+        return Row(check=name, level="warn", evidence=evidence, fix=fix)
+    return Row(check=name, level="ok", evidence=f"operators {operators or version} in {home / 'opp'}")
+
+
+def folder_of(chip: str) -> str:
+    """Give the folder of a chip's operators, `910B3` -> `ascend910b`; "" where it is not known."""
+    bare = chip.removeprefix("Ascend")
+    # A bare `Ascend910` is what npu-smi calls the newest ones, too.
+    found = max((start for start in FOLDERS if bare.startswith(start) and bare != "910"), key=len, default="")
+    return FOLDERS.get(found, "")
+
+
+def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
+    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
+    home = environment.get("HOME", "")
+    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
+        for name in ("cann", "ascend-toolkit", "latest"):
+            script = root / name / "set_env.sh"
+            if script.is_file():
+                return str(script)
+    return ""
+
+
+def check_pair(environment: Mapping[str, str], driver: str) -> Row:
+    """Compare MindSpore, CANN and driver with the pairs of MindSpore's installation notes; unknown pairs warn."""
+    home = toolkit_home(environment)
+    mindspore, cann = installed_version("mindspore") or "", cann_version(home) if home else ""
+    evidence = f"MindSpore {mindspore or '?'}, CANN {cann or '?'}, driver {driver or '?'}"
+    pair = PAIRS.get(re.sub(r"\.post\d+$", "", mindspore))
+    if not mindspore or not cann:
+        return Row(check="cann-pair", level="skipped", evidence=evidence)
+    if release(mindspore)[:2] < OLDEST_MINDSPORE:
+        evidence += "; an earlier check failed: mindspore-version"
+        return Row(check="cann-pair", level="skipped", evidence=evidence)
+    if pair is None:
+        fix = "compare with the installation notes of this MindSpore version"
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: not in our table", fix=fix)
+    fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}: install those, or another MindSpore"
+    if release(cann)[:2] != release(pair[0])[:2]:
+        return Row(check="cann-pair", level="fail", evidence=f"{evidence}: they do not pair", fix=fix)
+    if not cann.upper().startswith(pair[0]):
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: close to a pair, not one", fix=fix)
+    if driver and release(driver)[:2] < release(pair[1])[:2]:
+        fix = f"update driver and firmware to {pair[1]}"
+        return Row(check="cann-pair", level="warn", evidence=f"{evidence}: the driver is older", fix=fix)
+    return Row(check="cann-pair", level="ok", evidence=evidence)

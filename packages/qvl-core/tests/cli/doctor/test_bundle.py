@@ -1,0 +1,159 @@
+"""The archive for issues: planted secrets are nowhere in it, and what helps is."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from qvl_core.cli.doctor import bundle, examination
+from qvl_core.cli.doctor.masking import Mask
+from qvl_core.cli.doctor.row import Row
+from qvl_core.errors import OutputError
+
+# None of these is real. Joined here so that no scanner takes this file for a leak.
+HUGGING = "hf_" + "AbCdEfGhIjKlMnOpQrStUv"
+GITHUB = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
+AMAZON = "AKIA" + "ABCDEFGHIJKLMNOP"
+UNKNOWN = "Zk3" + "aQ9xW2eR7tY1uI5oP8sD4fG6hJ0kL"
+PLANTED = {
+    "USER": "wang.xiaoming",
+    "LOGNAME": "wang.xiaoming",
+    "HOSTNAME": "train-node-17.lab.example.org",
+    "HF_TOKEN": "plain-words-as-a-token",
+    "MS_API_KEY": "another plain secret",
+    "ASCEND_PROCESS_LOG_PATH": "/home/wang.xiaoming/ascend/log",
+    "HCCL_IF_IP": "10.20.30.40",
+    "HCCL_SOCKET_IFNAME": "eth0",
+    "HCCL_WHITELIST_FILE": f"https://wang:{UNKNOWN}@intranet/list?token={HUGGING}",
+    "LD_LIBRARY_PATH": "/home/li/lib:/usr/lib:/home/wang.xiaoming/cann/lib64",
+    "PATH": "/usr/bin:/home/wang.xiaoming/bin",
+    "HOME": "/home/wang.xiaoming",
+    "PWD": "/usr/lib",
+    "TOKENIZERS_PARALLELISM": "false",
+    "AWS_SECRET_ACCESS_KEY": "never-shown-at-all",
+}
+SECRETS = (
+    *("wang", "xiaoming", "/home/li", "train-node-17", "lab.example.org", "plain-words-as-a-token", "plain secret"),
+    *("10.20.30.40", HUGGING, GITHUB, AMAZON, UNKNOWN, "never-shown-at-all", "fe80::1ff:fe23:4567:890a"),
+    *("52:54:00:12:34:56", "hunter2hunter2", "me@example.org", "192.168.7.9", "head-node-3"),
+)
+
+
+def _texts(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    said = f"node train-node-17.lab.example.org (train-node-17), 192.168.7.9, fe80::1ff:fe23:4567:890a, {GITHUB}"
+    fix = f'export PASSWORD="hunter2hunter2"; mail me@example.org; {AMAZON}; 52:54:00:12:34:56 \\"quoted\\"'
+    return [
+        Row(check="host", level="ok", evidence="train-node-17"),
+        Row(check="one", level="warn", evidence=said, fix=fix),
+        Row(check="master", level="ok", evidence="127.0.0.1 at 2026-11-27 10:14:59 UTC, device 0000:C1:00.0"),
+    ]
+
+
+def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> None:
+    text = Path("72b.toml").read_text().replace("10.0.0.1:29501", "head-node-3:29501")
+    Path("r.toml").write_text(
+        text.replace("ckpt/72b", f"/home/li/{HUGGING}").replace("runs/72b", "/home/wang.xiaoming/r")
+    )
+    names = bundle.write(folder / "d.zip", rows, PLANTED, "r.toml")
+    texts = _texts(folder / "d.zip")
+    assert list(texts) == names
+    whole = "\n".join(texts.values())
+    assert [secret for secret in SECRETS if secret in whole] == []
+    assert "127.0.0.1 at 2026-11-27 10:14:59 UTC, device 0000:C1:00.0" in whole
+    assert "HCCL_SOCKET_IFNAME=eth0" in texts["environment.txt"]
+    assert "ASCEND_PROCESS_LOG_PATH=~/ascend/log" in texts["environment.txt"]
+    assert "MS_API_KEY=<secret>" in texts["environment.txt"]
+    assert "LD_LIBRARY_PATH=/home/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
+    assert "AWS_" not in texts["environment.txt"]
+    assert "qvl-core==" in texts["packages.txt"]
+    assert [row["check"] for row in json.loads(texts["doctor.json"])] == ["host", "one", "master"]
+    recipe = json.loads(texts["recipe.json"])
+    assert recipe["output"]["dir"] == "~/r"
+    assert recipe["weights"]["source"] == "/home/<user>/<token>"
+
+
+def test_equal_names_stay_equal(folder: Path, rows: list[Row]) -> None:
+    mask = bundle.mask_of(PLANTED, None)
+    assert mask.text("10.0.0.1 and 10.0.0.2, 10.0.0.1") == "<address-1> and <address-2>, <address-1>"
+    assert mask.text("train-node-17.lab.example.org") == mask.text("TRAIN-NODE-17.lab.example.org")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "512 tokens a step, tokens_per_s 1024.5",
+        "MindSpore 2.7.2, CANN 8.5.0, driver 25.5.0",
+        "step 10:14:59, ratio 1:2:3",
+        "GLIBCXX_3.4.26 in /usr/lib64/libstdc++.so.6",
+        "token: the tokenizer is there",
+        "digest 0123456789abcdef0123456789abcdef01234567",
+        "--device=/dev/davinci0 --device=/dev/davinci_manager",
+        "0.0.0.0:29501 localhost:29501 ::1",
+        "std::vector::at recipes/7b_sft.toml:11: layout.text_stages",
+    ],
+)
+def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
+    assert Mask({}, users=["a1", "root"], hosts=["localhost"], home="/root").text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("curl -H 'Bearer abcdefghij123'", "curl -H 'Bearer <token>'"),
+        ("--token abc123def", "--token <secret>"),
+        ("Authorization: Bearer abcdefghij123", "Authorization: <secret> <token>"),
+        ('api_key = "k1k2k3k4"', 'api_key = "<secret>"'),
+        ("git clone https://u:p@host/x", "git clone https://<user>@host/x"),
+        ("/Users/lee/x and /home/lee/y", "/Users/<user>/x and /home/<user>/y"),
+        ("/root/x", "~/x"),
+        ("a1/data a1b", "<user>/data a1b"),
+        ("2001:db8::7 fe80::1%eth0", "<address-1> <address-2>"),
+        ("10.0.0.1:29501", "<address-1>:29501"),
+        ("eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "<token>"),
+    ],
+)
+def test_what_is_masked(text: str, masked: str) -> None:
+    assert Mask({}, users=["a1"], home="/root").text(text) == masked
+
+
+def test_it_is_for_its_owner_and_replaces_nothing(folder: Path, rows: list[Row]) -> None:
+    place = folder / "d.zip"
+    bundle.write(place, rows, PLANTED, None)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    before = place.read_bytes()
+    with pytest.raises(OutputError, match="exists"):
+        bundle.write(place, rows, PLANTED, None)
+    assert place.read_bytes() == before
+    (folder / "link.zip").symlink_to(folder / "elsewhere.zip")
+    for wrong in ("d.tar", "nowhere/d.zip", "link.zip"):
+        with pytest.raises(OutputError):
+            bundle.write(folder / wrong, rows, PLANTED, None)
+    assert not (folder / "elsewhere.zip").exists()
+
+
+def test_a_recipe_that_cannot_be_loaded_is_in_it_masked(folder: Path, rows: list[Row]) -> None:
+    Path("bad.toml").write_text(f'task = "sft"\ntoken = "{HUGGING}"\nx = [\n')
+    bundle.write(folder / "d.zip", rows, PLANTED, "bad.toml")
+    text = _texts(folder / "d.zip")["recipe.toml"]
+    assert HUGGING not in text
+    assert 'task = "sft"' in text
+
+
+def test_the_command_prints_its_rows_and_names_the_archive(folder: Path, qvl, monkeypatch, rows: list[Row]) -> None:
+    monkeypatch.setattr(examination, "examine", lambda *_, **__: rows)
+    done = qvl("doctor", "--json", "--bundle", "d.zip")
+    assert len(json.loads(done.out)) == 3
+    assert "wrote d.zip, masked: README.txt, doctor.txt" in done.err
+    again = qvl("doctor", "--bundle", "d.zip")
+    assert again.code == 2
+    assert "exists" in again.err
