@@ -138,6 +138,10 @@ def test_variables_after_the_start_had_no_part_in_it() -> None:
     assert script.repeated == []
 
 
+def test_what_is_set_after_the_start_is_not_told() -> None:
+    assert told('msrun a_vlm.py --tp 1\nif [ "$LOG" ]; then\n  MEAN=`awk x`\nfi\n') == []
+
+
 def test_a_value_made_of_itself_is_no_contradiction() -> None:
     assert read_script('A=1\nA="$A 2"\nN=1\nN=$((N+1))\nA+=3\n').repeated == []
     assert [row[0] for row in read_script("A=1\nA=12\n").repeated] == ["A"]
@@ -147,6 +151,27 @@ def test_loops_without_end_are_read_to_their_limit() -> None:
     script = read_script("A=1\nwhile true; do A=$((A+1)); done\nmsrun a_vlm.py --tp $A --lr 1\n")
     assert not script.options["tp"].known
     assert any("a loop is longer than is read" in note for _, note in script.notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for a in {1..99}; do " * 12 + ":" + "; done" * 12,
+        "".join(f"f{n + 1}() {{ f{n}; f{n}; }}\n" for n in range(40)) + "f0() { :; }\nf40",
+        "".join(f'A{n + 1}=\'eval "$A{n}"; eval "$A{n}"\'\n' for n in range(39)) + 'A0=:\neval "$A39"',
+        "while true; do while true; do :; done; done",
+        "if true; then " * 200 + ":" + "; fi" * 200,
+        "case a in a) " * 200 + ":" + ";; esac" * 200,
+        "f() { f; f; }\nf",
+        "X=" + "x" * 20_000 + "\nY=${X//x*y/}",
+        "((" + "a=" * 20_000 + "1))",
+    ],
+    ids=["loops", "functions", "eval", "while", "if", "case", "itself", "pattern", "arithmetic"],
+)
+def test_scripts_that_go_on_for_ever_are_read_to_an_end(text: str) -> None:
+    assert read_script(f"TP=1\nmsrun a_vlm.py --tp $TP\n{text}\n").options["tp"].values == ("1",)
+    script = read_script(f"TP=1\n{text}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values == ("1",) if "tp" in script.options else script.notes
 
 
 HOSTS = {"hosts.txt": "10.0.0.1 slots=8\n10.0.0.2\n# spare\n10.0.0.3\n"}

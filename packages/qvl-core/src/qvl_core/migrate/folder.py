@@ -206,7 +206,8 @@ def shortened(names: Sequence[str]) -> str:
 def _leave_out_sourced(folder: Folder) -> None:
     """Count a file that another script sources as a part of that one, unless it starts a program itself."""
     parts = {name for launch in folder.scripts.values() for name in launch.script.sourced if name != launch.file}
-    folder.unread = [name for name in folder.unread if name not in parts]
+    counted = {name for launch in folder.scripts.values() for name in launch.script.counted}
+    folder.unread = [name for name in folder.unread if name not in parts | counted]
     folder.scripts = {
         key: launch for key, launch in folder.scripts.items() if launch.script.program or launch.file not in parts
     }

@@ -89,7 +89,7 @@ class Ledger:
         """Tell that places state different things. A text is quoted where it stands against a number."""
         rows = list(settings)
         mixed = len({isinstance(setting.value, str) for setting in rows}) > 1
-        shown = [_short(row.value) if mixed and _is_number(row.value) else row.text for row in rows]
+        shown = [_short(row.value) if mixed and _is_quoted_number(row) else row.text for row in rows]
         places = tuple((row.where, _readable(f"{row.said} = {text}")) for row, text in zip(rows, shown, strict=True))
         self._add(self.contradictions, Contradiction(what=_readable(what), places=places, used=_readable(used)))
 
@@ -108,8 +108,10 @@ def _readable(text: str) -> str:
     return text.replace(GAP, "<not known>")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().lstrip("-").replace(".", "", 1).isdecimal()
+def _is_quoted_number(setting: Setting) -> bool:
+    """Tell whether a JSON file has a number in quotes; in a script all values are texts."""
+    number = isinstance(setting.value, str) and setting.value.strip().lstrip("-").replace(".", "", 1).isdecimal()
+    return number and ".json:" in setting.where
 
 
 def _short(value: Any) -> str:

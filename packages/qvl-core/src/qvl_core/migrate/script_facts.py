@@ -52,6 +52,8 @@ class Script:
     notes: list[tuple[int, str]] = field(default_factory=list)
     repeated: list[tuple[str, int, str, int, str]] = field(default_factory=list)
     sourced: list[str] = field(default_factory=list)
+    # Files beside the script of which it takes lines or their number.
+    counted: list[str] = field(default_factory=list)
 
     def place(self, line: int, file: str) -> str:
         """Give file:line of a line number of this script; `file` is the script's own name."""

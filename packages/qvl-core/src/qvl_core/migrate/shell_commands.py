@@ -69,7 +69,13 @@ class Commands:
         raise NotImplementedError
 
     def _substitute(self, inner: str, line: int) -> Text | None:
-        return None if self.state.skipping else printed(inner, line, self.around, self._beside)
+        return None if self.state.skipping else printed(inner, line, self.around, self._counted)
+
+    def _counted(self, name: str) -> str | None:
+        text = self._beside(name)
+        if text is not None and name not in self.state.script.counted:
+            self.state.script.counted.append(name)
+        return text
 
     def carry_out(self, words: list[Word], assigned: list[Assigned], *, piped: bool) -> None:
         """Do what a command does. One of a pipeline runs in a shell of its own: what it sets is gone with it."""
@@ -266,6 +272,7 @@ class Commands:
             given=given if starts else {},
             variables=dict(script.variables) if starts else {},
             repeated=len(script.repeated),
+            noted=len(script.notes),
             folder=self.state.folder,
         )
 
@@ -320,8 +327,16 @@ class Commands:
         self._calls += 1
         before, self.shell = self.shell, shell
         self.run()
+        self.spend(len(shell.script))
         self.shell = before
         self._calls -= 1
+
+    def spend(self, count: int) -> None:
+        """Count what functions, eval and files had read; where they call each other without end, reading ends."""
+        state = self.state
+        if state.spend(count) and not state.skipping:
+            state.note(self.shell.line, "functions and eval go on longer than is read: nothing behind this is known")
+            state.leaving = "exit"
 
     def _other_shell(self, texts: list[Text], line: int) -> bool:
         """Read `bash -c TEXT` and `bash FILE` on: a shell that has nothing but what is exported."""

@@ -30,6 +30,7 @@ class Flow(Loops):
             script=function.script, around=self.around, at=function.at, line=function.line, lines=function.lines
         )
         self.one()
+        self.spend(self.shell.at - function.at)
         self.shell = before
 
     def one(self) -> None:

@@ -33,7 +33,6 @@ class Lists(Commands):
     def __init__(self, text: str, state: State, beside: Callable[[str], str | None]) -> None:
         super().__init__(text, state, beside)
         self._depth = 0
-        self._read_again = 0
         # How the command behind && or || is taken.
         self.gate = CARRY_OUT
         self.piped_here = False

@@ -10,9 +10,6 @@ from qvl_core.migrate.shell_lists import ARITHMETIC, CARRY_OUT, GUESS, LEAVE_OUT
 from qvl_core.migrate.shell_options import started
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 
-# Characters of loop bodies that are read again, all together.
-_MOST_READ = 2 << 20
-
 
 class Loops(Lists):
     """Carries out `for`, `while`, `until` and `for ((...))`."""
@@ -110,8 +107,7 @@ class Loops(Lists):
 
     def _too_long(self, length: int, line: int) -> bool:
         """Tell whether a loop goes on longer than is read; what it sets is unknown then."""
-        self._read_again += length + 100
-        if self._read_again <= _MOST_READ:
+        if not self.state.spend(length):
             return False
         self.state.note(line, "a loop is longer than is read")
         for name in sorted(self.state.touched):

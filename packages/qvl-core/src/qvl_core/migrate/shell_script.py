@@ -50,6 +50,9 @@ def _as_it_was(script: Script, start: Start) -> None:
         line, words = start.folder
         script.notes.append((line, f"{words}: relative paths start there, so run qvl there"))
     del script.repeated[start.repeated :]
+    # What is set once the program has started concerns it no more: the shipped scripts work speeds out at their end.
+    later = script.notes[start.noted :]
+    script.notes[start.noted :] = [note for note in later if "under a condition" not in note[1]]
 
 
 def _unstarted(script: Script) -> list[Text]:

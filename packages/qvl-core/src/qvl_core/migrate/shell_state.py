@@ -9,6 +9,8 @@ from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
 
 # Characters that variables may make all together; what is more is not known.
 _EXPANDED_LIMIT = 4 << 20
+# Characters of loops, functions and eval that are read again, all together.
+_MOST_READ = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Start:
     given: dict[str, Variable]
     variables: dict[str, Variable]
     repeated: int
+    noted: int
     folder: tuple[int, str] | None = None
 
 
@@ -58,10 +61,17 @@ class State:
     # What is read where a command stands: functions, eval, other shells; line and remark, outermost first.
     within: list[tuple[int, str]] = field(default_factory=list)
     expanded: int = 0
+    # Characters that loops, functions and eval had read again.
+    read_again: int = 0
 
     @property
     def skipping(self) -> bool:
         return self.skipped > 0 or bool(self.leaving)
+
+    def spend(self, count: int) -> bool:
+        """Count characters that are read again; tell whether there are more than are read at all."""
+        self.read_again += count + 200
+        return self.read_again > _MOST_READ
 
     def note(self, line: int, text: str) -> None:
         if not self.skipping:
