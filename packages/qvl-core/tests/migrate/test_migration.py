@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -483,10 +484,28 @@ def test_a_variable_that_is_not_what_its_option_says_is_told(run: Run, change) -
     assert values(found, "sft")["train.micro_batch"] == 2
 
 
-def test_the_folder_above_is_told_where_the_files_are(stack: Path) -> None:
+def test_a_checkout_is_searched_and_what_is_left_is_told(stack: Path, edit) -> None:
+    root = stack.parent / "MindSpeed-MM"
+    ours = root / "examples" / "mindspore" / "qwen2.5vl"
+    for name in ("examples/qwen2vl", "examples/internvl2", "examples/qwen2.5vl", ".git/examples/qwen2.5vl"):
+        shutil.copytree(stack, root / name)
+    ours.parent.mkdir()
+    stack.rename(ours)
+    found = migrate(root, Path("out"))
+    assert found.folder == str(ours)
+    assert found.complete
+    (told,) = [text for where, text in found.ledger.remarks if where == str(ours)]
+    assert "left alone: examples/internvl2 (another model), examples/qwen2.5vl (Qwen2.5-VL too), " in told
+    assert "examples/qwen2vl (another model)" in told
+    assert ".git" not in told
+
+
+def test_a_checkout_without_ours_names_what_is_there(stack: Path) -> None:
+    shutil.copytree(stack, stack.parent / "root" / "qwen2vl")
+    shutil.copytree(stack, stack.parent / "root" / "internvl2")
     with pytest.raises(RecipeError) as caught:
-        migrate(stack.parent, Path("out"))
-    assert caught.value.problems[0].fix == f"qvl migrate {stack}"
+        migrate(stack.parent / "root", Path("out"))
+    assert caught.value.problems[0].message.endswith("; internvl2, qwen2vl hold some")
 
 
 def test_dos_line_ends_change_nothing(run: Run, stack: Path) -> None:
@@ -599,14 +618,12 @@ def test_all_comments_of_a_file_are_told_with_their_lines(run: Run, stack: Path,
     assert "line 3: a comment" in problem.message
 
 
-def test_a_folder_far_below_and_the_folder_of_a_file_are_told(stack: Path, tmp_path: Path) -> None:
+def test_a_folder_far_below_is_found_and_the_folder_of_a_file_is_told(stack: Path, tmp_path: Path) -> None:
     far = tmp_path / "a" / "b" / "c" / "d"
     far.mkdir(parents=True)
     stack.rename(far / "qwen2.5vl")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    with pytest.raises(RecipeError) as caught:
-        migrate(tmp_path, Path("out"))
-    assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
+    assert migrate(tmp_path, Path("out")).folder == str(far / "qwen2.5vl")
     with pytest.raises(RecipeError) as caught:
         migrate(far / "qwen2.5vl" / "data_7b.json", Path("out"))
     assert caught.value.problems[0].fix == f"qvl migrate {far / 'qwen2.5vl'}"
@@ -748,3 +765,168 @@ def test_fields_of_the_shipped_files_that_do_nothing_here_are_known(run: Run, ed
     }
     (named,) = [text for where, text in found.ledger.remarks if where.startswith("evaluate") and "nothing:" in text]
     assert all(name in named for name in ("min_length", "typical_p", "early_stopping", "num_assistant_tokens"))
+
+
+OTHER_MODELS = [
+    ({"model_id": "qwen2vl"}, "qwen2lm", "./ckpt/hf/Qwen2-VL-7B-Instruct"),
+    ({"model_id": "InternVL"}, "internllm", "raw_ckpt/InternVL2_5-78B"),
+    ({}, "qwen2lm", "/data/Qwen2-VL-7B-Instruct/"),
+]
+
+
+@pytest.mark.parametrize(("top", "text_model", "path"), OTHER_MODELS)
+def test_files_of_another_model_are_refused(run: Run, edit, top: dict[str, str], text_model: str, path: str) -> None:
+    def another(model: dict[str, Any]) -> None:
+        model.pop("model_id", None)
+        model.update(top)
+        model["text_decoder"]["model_id"] = text_model
+
+    edit("model_7b.json", another)
+    edit("data_7b.json", lambda d: d["dataset_param"]["preprocess_parameters"].update(model_name_or_path=path))
+    found = made(run(), "sft")
+    assert [problem.where.partition(":")[0] in ("model_7b.json", "data_7b.json") for problem in found.problems] == [
+        True
+    ]
+    assert "a file of another model" in found.problems[0].message
+    assert [one.task for one in run().made if not one.problems] == ["infer", "eval"]
+
+
+def test_one_name_of_another_model_beside_ours_is_a_contradiction(run: Run, edit) -> None:
+    edit("data_7b.json", lambda d: d["dataset_param"]["preprocess_parameters"].update(model_name_or_path="Qwen2-VL-7B"))
+    found = run()
+    assert not made(found, "sft").problems
+    assert any(row.what == "the files speak of another model too" for row in found.ledger.contradictions)
+
+
+def test_without_a_name_inside_the_file_names_decide(stack: Path, run: Run, edit) -> None:
+    edit("data_7b.json", lambda d: d["dataset_param"]["preprocess_parameters"].update(model_name_or_path="ckpt/7B"))
+    (stack / "model_7b.json").unlink()
+    (stack / FINETUNE_FILE).rename(stack / "finetune_qwen2vl_7b.sh")
+    assert made(run(), "sft").problems == () or stack.name == "qwen2.5vl"
+    stack.rename(stack.parent / "qwen2vl")
+    (problem,) = next(one for one in migrate(stack.parent / "qwen2vl", Path("out")).made if one.task == "sft").problems
+    assert "finetune_qwen2vl_7b.sh" in problem.message
+
+
+def test_many_other_files_are_named_in_short_and_all_in_json(run: Run, stack: Path) -> None:
+    for number in range(300):
+        (stack / f"{number:03}.jpg").touch()
+    found = run()
+    assert report.as_text(found, "out").rstrip().endswith("039.jpg and 260 more")
+    assert len(json.loads(report.as_json(found, "out"))["not_looked_at"]) == 300
+
+
+def test_a_file_called_like_a_report_that_is_none_is_kept(stack: Path, capsys) -> None:
+    assert main(["migrate", str(stack), "--out", "out"]) == 0
+    assert main(["migrate", str(stack), "--out", "out"]) == 0
+    Path("out/migration.txt").write_text("my notes")
+    assert main(["migrate", str(stack), "--out", "out"]) == 2
+    assert Path("out/migration.txt").read_text() == "my notes"
+    assert main(["migrate", str(stack), "--out", "out", "--overwrite"]) == 0
+    assert "my notes" not in Path("out/migration.txt").read_text()
+
+
+def test_what_is_not_known_prints_as_words(run: Run, change) -> None:
+    change(FINETUNE_FILE, "MASTER_ADDR=localhost", "MASTER_ADDR=localhost\nMASTER_ADDR=$(hostname -i)")
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if row.what.startswith("MASTER_ADDR")]
+    assert row.places[1][1] == "MASTER_ADDR = <not known>"
+    assert "\ue000" not in report.as_text(found, "out") + report.as_json(found, "out")
+
+
+@pytest.mark.parametrize("name", ["streaming", "train_on_prompt", "mask_history"])
+def test_a_switch_written_as_text_is_a_problem_with_its_line(run: Run, edit, name: str) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update({name: "false"}))
+    (problem,) = made(run(), "sft").problems
+    assert problem.where.startswith("data_7b.json:")
+    assert problem.key.endswith(name)
+    assert problem.message == "is 'false'; it has to be true or false, without quotes"
+
+
+def test_a_number_written_as_text_is_told_from_the_number(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(num_layers="28"))
+    (row,) = [row for row in run().ledger.contradictions if row.what.startswith("num_layers")]
+    assert [text for _, text in row.places] == ['text_decoder.num_layers = "28"', "text_decoder.num_layers = 28"]
+
+
+def test_nan_is_told_where_a_number_is_needed_and_nowhere_else(run: Run, change) -> None:
+    change("data_7b.json", '"video_fps": 2.0', '"video_fps": NaN')
+    assert not made(run(), "sft").problems
+    change("data_7b.json", '"image_max_pixels": 262144', '"image_max_pixels": Infinity')
+    (problem,) = made(run(), "sft").problems
+    assert "it has to be a number" in problem.message
+    json.loads(report.as_json(run(), "out"))
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("text_decoder", "normalization", "LayerNorm"),
+        ("text_decoder", "activation_func", "gelu"),
+        ("text_decoder", "position_embedding_type", "rope"),
+        ("text_decoder", "params_dtype", "fp16"),
+        ("text_decoder", "untie_embeddings_and_output_weights", False),
+        ("vision_encoder", "window_attn_size", 224),
+        ("vision_projector", "hidden_size", 2048),
+        ("vision_projector", "ffn_hidden_size", 4096),
+    ],
+)
+def test_a_structure_that_is_not_the_published_one_is_told(run: Run, edit, table: str, key: str, value: object) -> None:
+    def apply(model: dict[str, Any]) -> None:
+        (model if table == "text_decoder" else model["image_encoder"])[table][key] = value
+
+    edit("model_7b.json", apply)
+    (row,) = [row for row in run().ledger.contradictions if row.what == f"{key} is not that of qwen2.5-vl-7b"]
+    assert row.places[0][0].startswith("model_7b.json:")
+
+
+def test_the_published_values_of_the_structure_are_no_contradiction(run: Run, edit) -> None:
+    text = {"normalization": "RMSNorm", "rope_scaling": None, "params_dtype": "bf16", "seq_length": 1024}
+    edit("model_7b.json", lambda m: m["text_decoder"].update(text, untie_embeddings_and_output_weights=True))
+    edit("model_7b.json", lambda m: m["image_encoder"]["vision_projector"].update(hidden_size=3584, input_size=1280))
+    assert not any("is not that of" in row.what for row in run().ledger.contradictions)
+    edit("model_7b.json", lambda m: m["text_decoder"].update(seq_length=2048))
+    assert any(row.what == "two sequence lengths" for row in run().ledger.contradictions)
+
+
+def test_adapters_sit_in_what_is_not_frozen(run: Run, change, edit) -> None:
+    change(FINETUNE_FILE, "--bf16", "--bf16 --lora-r 8 --lora-target-modules linear_qkv linear_fc1")
+    assert "train.lora.components" not in values(run(), "sft")
+    edit("model_7b.json", lambda m: m["image_encoder"]["vision_encoder"].update(freeze=False))
+    found = values(run(), "sft")
+    assert found["train.lora.components"] == ["text", "vision"]
+    assert found["train.lora.targets"] == ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv"]
+    edit("model_7b.json", lambda m: m["image_encoder"]["vision_projector"].update(freeze=False))
+    found = run()
+    assert values(found, "sft")["train.lora.components"] == ["text", "vision", "merger"]
+    assert not made(found, "sft").problems
+
+
+def test_a_value_of_two_settings_names_both_places(run: Run) -> None:
+    notes = {row.key: row.note for row in made(run(), "sft").values}
+    assert "vision_projector.freeze" in notes["model.freeze"]
+    assert "--adam-beta2" in notes["train.optimizer.betas"]
+    assert "--master-port" in notes["launch.master"]
+
+
+def test_a_host_file_beside_the_script_gives_machines_and_master(run: Run, stack: Path, change) -> None:
+    (stack / "hosts").write_text("10.1.0.7\n10.1.0.8\n")
+    change(FINETUNE_FILE, "NNODES=1", "H=./hosts\nNNODES=$(cat $H | wc -l)")
+    change(FINETUNE_FILE, "MASTER_ADDR=localhost", "MASTER_ADDR=$(head -n1 ./hosts | awk '{print $1;}')")
+    found = run()
+    row = values(found, "sft")
+    assert (row["launch.nodes"], row["launch.master"], row["layout.dp"]) == (2, "10.1.0.7:29501", 4)
+    assert any("which lies beside the script" in text for _, text in found.ledger.remarks)
+
+
+def test_a_sweep_gives_a_recipe_of_its_first_round_and_says_so(run: Run, change) -> None:
+    text = FINETUNE
+    start = text.index("msrun ")
+    body = text[start:].replace("1.0e-5", "$LR")
+    change(FINETUNE_FILE, text[start:], f"train() {{\n{body}\n}}\nfor LR in 2e-6 1e-6; do\n  train\ndone\n")
+    change(FINETUNE_FILE, "--lr 1.0e-5", "--lr \\$LR")
+    change(FINETUNE_FILE, "  train\n", "  GPT_ARGS=\"${GPT_ARGS/'$LR'/$LR}\"; train\n")
+    found = run()
+    told = [text for _, text in found.ledger.remarks]
+    assert any("a loop starts the program for LR = 2e-6, 1e-6: only LR = 2e-6 is read" in text for text in told)
+    assert any("started by train, a function" in text for text in told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_nothing_is_executed_and_what_is_unknown_stays_so(text: str, tmp_path: P
 def test_arithmetic_that_cannot_be_done_is_unknown() -> None:
     assert calculate("1 / 0", lambda name: 0) is None
     assert calculate("1 +", lambda name: 0) is None
-    assert calculate("2 ** 3", lambda name: 0) is None
+    assert calculate("2 ** -1", lambda name: 0) is None
+    assert calculate("A = 08", lambda name: 0) is None
+    assert calculate("1 = 2", lambda name: 0) is None
     assert calculate("(" * 5000 + "1", lambda name: 0) is None
     assert value("X=$((A / 2))").startswith(GAP)
 
@@ -106,9 +109,9 @@ def test_a_continuation_with_something_behind_it_is_told() -> None:
 
 
 def test_what_depends_on_a_condition_is_told_and_the_first_value_holds() -> None:
-    script = read_script('PP=4\nif [ "$1" = big ]; then\n  PP=8\nfi\n[ -n "$A" ] && TP=2\nf() {\n  PP=16\n}\n')
+    script = read_script('PP=4\nif [ "$1" = big ]; then\n  PP=8\nfi\n[ -n "$A" ] && TP=2\nif make; then PP=16; fi\n')
     assert (script.variables["PP"].text, script.variables["TP"].text) == ("4", "2")
-    assert [line for line, _ in script.notes] == [3, 5, 7]
+    assert [line for line, _ in script.notes] == [3, 5, 6]
 
 
 def test_what_is_stated_twice_is_told_with_both_lines() -> None:
@@ -237,7 +240,7 @@ def test_the_program_goes_before_other_commands_and_further_starts_are_told() ->
         "in\n  big) MBS=4 ;;\n  small|tiny) MBS=8;;\n  *) MBS=2;;\nesac",
         "in\n  (big) MBS=4 ;;\n  *) case $B in x) MBS=3 ;; esac; MBS=2;;\nesac",
         "in a) MBS=4;; *) MBS=2;; esac",
-        "in\n  a) f() { MBS=3; }; (cd x); MBS=4 ;;\n  *) MBS=2\nesac",
+        "in\n  a) f() { MBS=3; }; (cd x; MBS=9); MBS=4 ;;\n  *) MBS=2\nesac",
         "\nin a) if x; then MBS=3; fi; } ) MBS=4 ;; esac",
     ],
 )
@@ -245,24 +248,21 @@ def test_branches_of_case_are_conditions_and_end_with_it(branches: str) -> None:
     script = read_script(f"MBS=1\ncase $SIZE {branches}\nTP=1\nTP=2\n")
     assert (script.variables["MBS"].text, script.variables["TP"].text) == ("1", "2")
     assert all("MBS is set again under a condition" in text for _, text in script.notes)
-    assert len(script.notes) >= 2
+    assert script.notes
     assert [row[0] for row in script.repeated] == ["TP"]
 
 
 @pytest.mark.parametrize(
     ("text", "setter"),
     [
-        ("let MBS=2", "let"),
-        ('let "MBS += 1"', "let"),
-        ("((MBS++))", "((...))"),
-        ("(( MBS = TP * 2 ))", "((...))"),
+        ("let MBS=TP/0", "let"),
+        ("((MBS = $(nproc)))", "((...))"),
         ("read MBS < f", "read"),
         ("read -r -p TP MBS OTHER", "read"),
         ("printf -v MBS %d 4", "printf"),
         ("mapfile -t -n 3 MBS < f", "mapfile"),
         ("readarray MBS", "readarray"),
-        ("eval MBS=8", "eval"),
-        ('eval "OTHER=1; MBS=$TP"', "eval"),
+        ("if read -t 3 MBS; then x; fi", "read"),
     ],
 )
 def test_what_a_builtin_sets_is_unknown_and_told(text: str, setter: str) -> None:
@@ -270,15 +270,17 @@ def test_what_a_builtin_sets_is_unknown_and_told(text: str, setter: str) -> None
     assert not script.variables["MBS"].known
     assert script.variables["TP"].text == "2"
     assert not script.options["micro-batch-size"].known
-    assert script.notes == [(3, f"MBS is set by {setter}, which is not executed: its value is not known")]
+    (note,) = script.notes
+    assert note[0] == 3
+    assert re.fullmatch(rf"MBS is set by {re.escape(setter)}.*: its value is not known", note[1])
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "((MBS == 2 || MBS <= 3))",
-        "for ((i=0; i<3; i++)); do\n  MBS=4\ndone",
-        'if read -t 3 MBS; then x; fi\n[ -z "$MBS" ] && let MBS=2',
+        "if make; then read MBS; fi",
+        "ping -c 1 host || let MBS=2",
         'printf "%s" MBS=3',
         "eval $CMD --MBS=3",
     ],

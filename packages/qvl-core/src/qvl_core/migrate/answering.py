@@ -73,7 +73,7 @@ def fill_eval(job: Job) -> None:
     note = "the headline is comparable with published scores; mindspeed is what the reference reports, faults included"
     job.draft.put("eval.rules", ["vlmevalkit-2025-09", "mindspeed"], note=note)
     custom = sheet.get("use_custom_prompt")
-    job.draft.put("eval.prompts", "default" if custom and custom.value is False else "custom", custom)
+    job.draft.put("eval.prompts", "default" if job.switch(custom) is False else "custom", custom)
     job.draft.put("eval.batch", 1, note="one question at a time, as there; more is faster")
     out = sheet.get("result_output_path")
     if out and isinstance(out.value, str) and out.value.strip():

@@ -59,14 +59,15 @@ def put_data(job: Job) -> None:
         job.missing(what, "data.sources", fix)
         return
     streaming = sheet.get("basic_parameters", "streaming")
-    _put_sources(job, sheet, streams=bool(streaming and streaming.value))
+    streams = job.switch(streaming)
+    _put_sources(job, sheet, streams=bool(streams))
     seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
     job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
     length = job.whole(seen, least=1)
     job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
     job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")
-    if streaming:
-        job.draft.put("data.streaming", bool(streaming.value), streaming)
+    if streams is not None:
+        job.draft.put("data.streaming", streams, streaming)
     _put_labels(job, sheet)
     _put_media(job, sheet)
     _put_validation(job, sheet)
@@ -143,12 +144,13 @@ def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
 
 def _put_labels(job: Job, sheet: Sheet) -> None:
     everything, last = (sheet.get("basic_parameters", name) for name in ("train_on_prompt", "mask_history"))
-    on = [setting for setting in (everything, last) if setting and setting.value]
-    if len(on) == 2:
+    learns_all, learns_last = job.switch(everything), job.switch(last)
+    if learns_all and learns_last:
+        on = [setting for setting in (everything, last) if setting]
         job.ledger.contradict("the prompt is learned, and the history is not", on, 'loss_on = "last_answer"')
-    if last and last.value:
+    if learns_last:
         job.draft.put("data.loss_on", "last_answer", last)
-    elif everything and everything.value:
+    elif learns_all:
         job.draft.put("data.loss_on", "all", everything)
     else:
         job.draft.put("data.loss_on", "answers", everything or last)

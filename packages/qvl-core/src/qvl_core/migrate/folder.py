@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path, PurePath
@@ -23,7 +23,9 @@ _LIMIT = 256 * 1024
 # Faults of one file that are told after the first.
 _SHOWN = 8
 # Folders that are looked into for the one that was meant.
-_SEARCHED = 500
+_SEARCHED = 5000
+# Names of files that a line of the report has at most.
+_NAMED = 40
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
@@ -109,10 +111,8 @@ class Folder:
     scripts: dict[tuple[Kind, str], Launch] = field(default_factory=dict)
     broken: dict[str, Problem] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
-
-    @property
-    def empty(self) -> bool:
-        return not (self.sheets or self.scripts or self.broken)
+    # Folders beside this one in a checkout.
+    elsewhere: list[str] = field(default_factory=list)
 
     def sheet(self, kind: Kind, key: str) -> Sheet | None:
         """Give the JSON file of a kind for a key; of `72b_lora` that of `72b` will do."""
@@ -129,7 +129,10 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read every file that is one of the reference stack's. Raises RecipeError for a folder with none, or no folder."""
+    """Read every file that is one of the reference stack's; of a checkout, those of the folder of Qwen2.5-VL.
+
+    Raises RecipeError for a folder with none, or no folder.
+    """
     with readable(path, error_type=RecipeError):
         if not path.is_dir():
             message = "is not a folder" if path.exists() else "there is no such folder"
@@ -139,40 +142,75 @@ def read_folder(path: Path) -> Folder:
             raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
         entries = sorted(path.iterdir())
     folder = Folder(path=path)
+    if not any(_NAME.fullmatch(entry.name) for entry in entries):
+        folder = _below(path)
+        entries = sorted(folder.path.iterdir())
     for entry in entries:
         _read(entry, folder)
     _leave_out_sourced(folder)
-    if folder.empty:
-        message = "holds none of data_*.json, model_*.json, finetune_*.sh, inference_*.json/.sh, evaluate_*.json/.sh"
-        fix = f"qvl migrate {_below(path)}"
-        raise RecipeError(Problem(where=printable(str(path)), message=message, fix=fix))
+    if not (folder.sheets or folder.scripts or folder.broken):
+        raise RecipeError(_nothing(path, []))
     return folder
 
 
-def _leave_out_sourced(folder: Folder) -> None:
-    """Count a file that another script sources as a part of that one, unless it starts a program itself."""
-    parts = {name for launch in folder.scripts.values() for name in launch.script.sourced if name != launch.file}
-    folder.unread = [name for name in folder.unread if name not in parts]
-    folder.scripts = {
-        key: launch for key, launch in folder.scripts.items() if launch.script.program or launch.file not in parts
-    }
+def _nothing(path: Path, found: list[Path]) -> Problem:
+    """Say that there is nothing to migrate here, and where there is."""
+    message = "holds none of data_*.json, model_*.json, finetune_*.sh, inference_*.json/.sh, evaluate_*.json/.sh"
+    message += f"; {shortened([str(one.relative_to(path)) for one in found])} hold some" if found else ""
+    wanted = found[0] if len(found) == 1 else "MindSpeed-MM/examples/mindspore/qwen2.5vl"
+    return Problem(where=printable(str(path)), message=message, fix=f"qvl migrate {printable(str(wanted))}")
 
 
-def _below(path: Path) -> str:
-    """Name the folder that was meant: the nearest below that holds such files, else where the reference has them."""
-    waiting = [path / "examples" / "mindspore" / "qwen2.5vl", path]
+def _below(path: Path) -> Folder:
+    """Give the folder of Qwen2.5-VL below, MindSpore's before others; `elsewhere` has what is left alone."""
+    found = list(_folders_below(path))
+    ours = [one for one in found if _is_qwen(one.name)]
+    if not ours:
+        raise RecipeError(_nothing(path, found))
+    chosen = min(ours, key=lambda one: ("mindspore" not in one.parts, len(one.parts), str(one)))
+    left = [one for one in found if one != chosen]
+    told = [f"{one.relative_to(path)} ({'Qwen2.5-VL too' if one in ours else 'another model'})" for one in left]
+    return Folder(path=chosen, elsewhere=[printable(one) for one in told])
+
+
+def _folders_below(path: Path) -> Iterator[Path]:
+    """Yield folders with files of these names, the nearest first; links and hidden folders are not followed."""
+    waiting = [path]
     for _ in range(_SEARCHED):
         if not waiting:
-            break
+            return
         folder = waiting.pop(0)
         try:
             entries = sorted(folder.iterdir())
         except OSError:
             continue
-        if any(_NAME.fullmatch(entry.name) for entry in entries):
-            return printable(str(folder))
-        waiting += [entry for entry in entries if _is_folder(entry) and not entry.is_symlink()]
-    return "MindSpeed-MM/examples/mindspore/qwen2.5vl"
+        if any(_NAME.fullmatch(entry.name) and not _is_folder(entry) for entry in entries):
+            yield folder
+        waiting += [entry for entry in entries if _is_folder(entry) and not _is_passed(entry)]
+
+
+def _is_passed(entry: Path) -> bool:
+    return entry.is_symlink() or entry.name.startswith(".")
+
+
+def _is_qwen(name: str) -> bool:
+    return "qwen25vl" in re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Give names in a line; of many the first, and how many more there are."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _leave_out_sourced(folder: Folder) -> None:
+    """Count a file that another script sources as a part of that one, unless it starts a program itself."""
+    parts = {name for launch in folder.scripts.values() for name in launch.script.sourced if name != launch.file}
+    counted = {name for launch in folder.scripts.values() for name in launch.script.counted}
+    folder.unread = [name for name in folder.unread if name not in parts | counted]
+    folder.scripts = {
+        key: launch for key, launch in folder.scripts.items() if launch.script.program or launch.file not in parts
+    }
 
 
 def _read(entry: Path, folder: Folder) -> None:

@@ -92,6 +92,15 @@ class Job:
             return None
         return value
 
+    def switch(self, setting: Setting | None) -> bool | None:
+        """Give true or false; None where neither is stated, after telling what is there instead."""
+        if setting is None or setting.value is None:
+            return None
+        if not isinstance(setting.value, bool):
+            self._not(setting, "true or false, without quotes")
+            return None
+        return setting.value
+
     def _not(self, setting: Setting, wanted: str) -> None:
         shown = setting.text[:80]
         message = f"is {shown!r}; it has to be {wanted}"

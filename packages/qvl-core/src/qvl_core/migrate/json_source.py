@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
+from math import inf, nan
 from typing import Any
 
 Path = tuple[str, ...]
@@ -15,7 +16,8 @@ Stated = tuple[int, Any]
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?![\w.])")
 _COMMENT = re.compile(r"(?://|#)[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-_WORDS = {"true": True, "false": False, "null": None}
+# Python's reader, the reference stack's, takes NaN and Infinity too; where a number is needed they are told.
+_WORDS = {"true": True, "false": False, "null": None, "NaN": nan, "Infinity": inf, "-Infinity": -inf}
 _DEEPEST = 60
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qvl_core.migrate.shell_text import GAP
+
 Fate = Literal["no_effect", "no_counterpart", "unknown"]
 
 
@@ -80,20 +82,36 @@ class Ledger:
     remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def leave(self, fate: Fate, setting: Setting, why: str) -> None:
-        self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=setting.text, why=why))
+        value = _readable(setting.text)
+        self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=value, why=_readable(why)))
 
     def contradict(self, what: str, settings: Iterable[Setting], used: str) -> None:
-        places = tuple((setting.where, f"{setting.said} = {setting.text}") for setting in settings)
-        self._add(self.contradictions, Contradiction(what=what, places=places, used=used))
+        """Tell that places state different things. A text is quoted where it stands against a number."""
+        rows = list(settings)
+        mixed = len({isinstance(setting.value, str) for setting in rows}) > 1
+        shown = [_short(row.value) if mixed and _is_quoted_number(row) else row.text for row in rows]
+        places = tuple((row.where, _readable(f"{row.said} = {text}")) for row, text in zip(rows, shown, strict=True))
+        self._add(self.contradictions, Contradiction(what=_readable(what), places=places, used=_readable(used)))
 
     def remark(self, where: str, text: str) -> None:
-        self._add(self.remarks, (where, text))
+        self._add(self.remarks, (where, _readable(text)))
 
     @staticmethod
     def _add(rows: list[Any], row: Any) -> None:
         # Files are shared between recipes: what is said of a file is said once.
         if row not in rows:
             rows.append(row)
+
+
+def _readable(text: str) -> str:
+    """Write what is not known as words: it stands in texts as a sign that prints as nothing."""
+    return text.replace(GAP, "<not known>")
+
+
+def _is_quoted_number(setting: Setting) -> bool:
+    """Tell whether a JSON file has a number in quotes; in a script all values are texts."""
+    number = isinstance(setting.value, str) and setting.value.strip().lstrip("-").replace(".", "", 1).isdecimal()
+    return number and ".json:" in setting.where
 
 
 def _short(value: Any) -> str:

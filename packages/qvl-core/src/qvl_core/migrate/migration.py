@@ -11,12 +11,15 @@ from pathlib import Path
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable
 from qvl_core.migrate.answering import fill_eval, fill_infer
-from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder
+from qvl_core.migrate.family import check_family
+from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder, shortened
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
 from qvl_core.migrate.recipe_text import recipe_text
 from qvl_core.migrate.sft import fill_sft
 
+# What every text report has in its first lines.
+SUMMARY = "without effect, "
 TEXT_REPORT, JSON_REPORT = "migration.txt", "migration.json"
 # Options that have been looked at without leading to a key of their own.
 _LOOKED_AT = ("--mm-data", "--mm-model", "--mm-tool", "--bf16", "--load", "--save")
@@ -59,10 +62,12 @@ def migrate(path: Path, out: Path) -> Migration:
     """Read the folder and make its recipes as they will lie in `out`; writes nothing there."""
     folder = read_folder(path)
     ledger = Ledger()
+    if folder.elsewhere:
+        ledger.remark(str(folder.path), f"this folder is read; left alone: {shortened(folder.elsewhere)}")
     made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]
     _tell_of_files(folder, ledger)
     return Migration(
-        folder=str(path),
+        folder=str(folder.path),
         made=tuple(made),
         ledger=ledger,
         broken=tuple(folder.broken.values()),
@@ -73,7 +78,7 @@ def migrate(path: Path, out: Path) -> Migration:
 def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite: bool = False) -> list[Path]:
     """Write recipes and reports. Raises OutputError, before anything is written, where another file would be lost."""
     texts = {one.file: one.text for one in migration.made if not one.problems} | reports
-    lost = [name for name in texts if name not in reports and _differs(out / name, texts[name])]
+    lost = [name for name in texts if _differs(out / name, texts[name]) and not (name in reports and _ours(out / name))]
     if lost and not overwrite:
         message = f"holds {', '.join(lost)} with other content"
         fix = "--out OTHER, or --overwrite to replace them"
@@ -137,6 +142,8 @@ def _named(job: Job, option: str, variable: str) -> Sheet | None:
 
 
 def _fill(job: Job, kind: Kind) -> None:
+    if not check_family(job):
+        return
     job.compare_pairs()
     if kind == "finetune":
         if job.model is None:
@@ -234,6 +241,15 @@ def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
                 value = " ".join(option.values) or "(set)"
                 setting = Setting(value=value, where=launch.place(option.line), said=said)
                 ledger.leave("unknown", setting, "qvl migrate does not know it")
+
+
+def _ours(path: Path) -> bool:
+    """Tell whether a report is one of an earlier migration, which the new one replaces."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return SUMMARY in text or all(f'"{key}"' in text for key in ("format", "recipes", "contradictions", "no_effect"))
 
 
 def _differs(path: Path, text: str) -> bool:

@@ -56,6 +56,7 @@ def put_freeze(job: Job) -> None:
     """State model.freeze from the two `freeze` switches; where they are absent, the reference's own defaults hold."""
     frozen: list[str] = []
     said = None
+    more = ""
     parts = (("vision", "vision_encoder", True), ("merger", "vision_projector", False))
     for component, table, default in parts:
         setting = job.model.get(table, "freeze") if job.model else None
@@ -63,12 +64,13 @@ def put_freeze(job: Job) -> None:
             message = f"is {setting.text[:80]!r}; it has to be true or false, without quotes"
             job.stuck.append(Problem(where=setting.where, key=setting.said, message=message, fix="correct it there"))
             continue
+        more = f"and {setting.where} {setting.said}" if said and setting else more
         said = said or setting
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
             frozen.append(component)
     note = "not stated: the reference's default" if job.model else "not stated: all shipped model files freeze both"
-    job.draft.put("model.freeze", frozen, said, "" if said else note)
+    job.draft.put("model.freeze", frozen, said, more if said else note)
 
 
 def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[int, int]:
@@ -187,7 +189,8 @@ def _put_master(job: Job) -> None:
     port_said = job.option("master-port", "master_port") or job.variable("MASTER_PORT")
     host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
     port = job.whole(port_said, least=1) or _DEFAULT_PORT
-    job.draft.put("launch.master", f"{host}:{port}", host_said or port_said)
+    both = f"and {port_said.where} {port_said.said}" if host_said and port_said else ""
+    job.draft.put("launch.master", f"{host}:{port}", host_said or port_said, both)
     if unknown := job.unknown("master-addr", "MASTER_ADDR"):
         text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, right on one machine only"
         job.ledger.remark(unknown.where, f"{text}; write the first machine's address")

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from qvl_core.errors import Problem
+from qvl_core.migrate.folder import shortened
 from qvl_core.migrate.ledger import Left
 from qvl_core.migrate.migration import Made, Migration
 from qvl_core.migrate.recipe_text import toml_value
@@ -39,7 +40,7 @@ def as_text(migration: Migration, out: str) -> str:
     if ledger.remarks:
         parts.append(_titled("Remarks", [f"{where}: {text}" for where, text in ledger.remarks]))
     if migration.unread:
-        parts.append(_titled("Not looked at", [", ".join(migration.unread)]))
+        parts.append(_titled("Not looked at", [shortened(migration.unread)]))
     return "\n\n".join(parts) + "\n"
 
 

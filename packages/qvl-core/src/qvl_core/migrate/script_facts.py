@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qvl_core.migrate.shell_options import Option
-from qvl_core.migrate.shell_text import LINES_OF_A_FILE, Text
+from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """`--name value ...` of the started program. `line` is the option's, `value_lines` where its values are stated."""
+
+    name: str
+    values: tuple[str, ...]
+    line: int
+    value_lines: tuple[int, ...]
+
+    @property
+    def known(self) -> bool:
+        return GAP not in "".join(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,8 @@ class Script:
     notes: list[tuple[int, str]] = field(default_factory=list)
     repeated: list[tuple[str, int, str, int, str]] = field(default_factory=list)
     sourced: list[str] = field(default_factory=list)
+    # Files beside the script of which it takes lines or their number.
+    counted: list[str] = field(default_factory=list)
 
     def place(self, line: int, file: str) -> str:
         """Give file:line of a line number of this script; `file` is the script's own name."""

@@ -18,11 +18,21 @@ from qvl_core.migrate.model_part import (
 
 # Megatron's own defaults, where a script states nothing (core_r0.8.0, arguments.py).
 _MEGATRON = "not stated: Megatron's default"
-_TARGETS = {
-    "linear_qkv": ("q_proj", "k_proj", "v_proj"),
-    "linear_proj": ("o_proj",),
-    "linear_fc1": ("gate_proj", "up_proj"),
-    "linear_fc2": ("down_proj",),
+# Their fused projection -> ours, by component.
+_TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "text": {
+        "linear_qkv": ("q_proj", "k_proj", "v_proj"),
+        "linear_proj": ("o_proj",),
+        "linear_fc1": ("gate_proj", "up_proj"),
+        "linear_fc2": ("down_proj",),
+    },
+    "vision": {
+        "linear_qkv": ("qkv",),
+        "linear_proj": ("proj",),
+        "linear_fc1": ("gate_proj", "up_proj"),
+        "linear_fc2": ("down_proj",),
+    },
+    "merger": {"linear_fc1": ("mlp.0",), "linear_fc2": ("mlp.2",)},
 }
 
 
@@ -149,7 +159,9 @@ def _put_optimizer(job: Job) -> None:
     job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
     first, second = job.option("adam-beta1"), job.option("adam-beta2")
     low, high = job.number(first), job.number(second)
-    job.draft.put(f"{table}.betas", [0.9 if low is None else low, 0.999 if high is None else high], first or second)
+    both = f"and {second.where} {second.said}" if first and second else ""
+    betas = [0.9 if low is None else low, 0.999 if high is None else high]
+    job.draft.put(f"{table}.betas", betas, first or second, both)
     defaults = (("eps", "adam-eps", 1e-8), ("weight_decay", "weight-decay", 0.01), ("clip_norm", "clip-grad", 1.0))
     for key, name, default in defaults:
         said = job.option(name)
@@ -188,8 +200,15 @@ def _put_lora(job: Job) -> None:
             job.leave("no_effect", setting, "without --lora-target-modules nothing is adapted")
         return
     names = str(targets_said.value).split() if targets_said else ["linear_qkv", "linear_proj"]
-    targets = [target for name in names for target in _TARGETS.get(name, ())]
-    strange = [name for name in names if name not in _TARGETS]
+    frozen = job.draft.value("model.freeze", [])
+    adapted = {
+        component: [target for name in names for target in table.get(name, ())]
+        for component, table in _TARGETS.items()
+        if component not in frozen
+    }
+    components = [component for component, found in adapted.items() if found]
+    targets = list(dict.fromkeys(target for found in adapted.values() for target in found))
+    strange = [name for name in names if name not in _TARGETS["text"]]
     if strange and targets_said:
         job.leave("no_counterpart", targets_said, f"qvl does not know {', '.join(strange)}")
     table = "train.lora"
@@ -197,6 +216,9 @@ def _put_lora(job: Job) -> None:
     alpha = job.number(alpha_said)
     job.draft.put(f"{table}.alpha", 16 if alpha is None else alpha, alpha_said)
     job.draft.put(f"{table}.dropout", job.number(dropout_said) or 0.0, dropout_said)
+    if len(components) > 1:
+        note = "parts that the model file does not freeze got adapters there too"
+        job.draft.put(f"{table}.components", components, targets_said, note)
     note = "the reference adapts fused projections, qvl HF's: q, k, v and gate, up apart"
     job.draft.put(f"{table}.targets", targets or ["q_proj", "k_proj", "v_proj", "o_proj"], targets_said, note)
 

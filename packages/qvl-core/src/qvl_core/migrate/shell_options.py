@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
+from qvl_core.migrate.script_facts import Option
+from qvl_core.migrate.shell_state import Start
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
 
 _LAUNCHERS = ("msrun", "torchrun", "mpirun", "deepspeed", "accelerate")
@@ -16,20 +18,12 @@ _WRAPPERS = (
     *("nohup", "srun", "env", "exec", "eval", "command", "time", "numactl", "taskset", "nice", "ionice", "setsid"),
     *("stdbuf", "timeout", "sudo"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """`--name value ...` of the started program. `line` is the option's, `value_lines` where its values are stated."""
-
-    name: str
-    values: tuple[str, ...]
-    line: int
-    value_lines: tuple[int, ...]
-
-    @property
-    def known(self) -> bool:
-        return GAP not in "".join(self.values)
+# Options without a value: a text of unknown value behind one of them is something else.
+_FLAG = re.compile(
+    r"(use|no|overlap|calculate|disable|enable|untie|add|group|variable|apply)[-_]|"
+    r"(bf16|fp16|swiglu|finetune|swap-attention|log-tps|log-throughput|recompute-activations|sequence-parallel)\Z"
+)
+_SEVERAL = ("lora-target-modules", "lr-scale-modules")
 
 
 @dataclass(kw_only=True)
@@ -41,25 +35,27 @@ class Command:
     notes: list[tuple[int, str]] = field(default_factory=list)
 
 
-def starting_command(commands: Sequence[list[Text]], notes: list[tuple[int, str]]) -> list[Text]:
-    """Give the words of the command that starts the program, from its launcher on; further ones go to `notes`.
+def choose_start(starts: Sequence[Start], notes: list[tuple[int, str]]) -> Start | None:
+    """Give the command that starts the program, from its launcher on; further ones go to `notes`.
 
     A launcher's goes before others, one that names a *_vlm.py too; then the script's own, then the most options.
     """
-    started = [words for words in map(_without_wrapper, commands) if words]
-    chosen = max(started or commands, key=_likeliness, default=[])
-    if not _likeliness(chosen)[-1]:
-        return []
-    least = min(_likeliness(chosen)[0], 1)
-    for words in started:
-        if words is not chosen and _likeliness(words)[0] >= least:
-            line = chosen[0].line % LINES_OF_A_FILE
-            notes.append((words[0].line, f"a further command starts a program; only the options of line {line} hold"))
-    whole = next((words for words in commands if len(words) > len(chosen) and words[-len(chosen) :] == chosen), [])
-    before = [word.chars for word in whole[: len(whole) - len(chosen)]]
-    if any(word.startswith("-") for word in before):
-        unread = " ".join(before)[:120].replace(GAP, "...")
-        notes.append((whole[0].line, f"the words before {chosen[0].chars} are not read: {unread}"))
+    able = [replace(start, words=started(start.words)) for start in starts if started(start.words)]
+    chosen = max(able or starts, key=lambda start: _likeliness(start.words), default=None)
+    if chosen is None or not _likeliness(chosen.words)[-1]:
+        return None
+    least = min(_likeliness(chosen.words)[0], 1)
+    line = chosen.words[0].line % LINES_OF_A_FILE
+    for start in able:
+        if start is not chosen and _likeliness(start.words)[0] >= least:
+            text = f"a further command starts a program; only the options of line {line} hold"
+            notes.append((start.words[0].line, text))
+    if able:
+        whole = next(one.words for one in starts if one.words[-len(chosen.words) :] == chosen.words)
+        before = [word.chars for word in whole[: len(whole) - len(chosen.words)]]
+        if any(word.startswith("-") for word in before):
+            unread = " ".join(before)[:120].replace(GAP, "...")
+            notes.append((whole[0].line, f"the words before {chosen.words[0].chars} are not read: {unread}"))
     return chosen
 
 
@@ -70,7 +66,7 @@ def _likeliness(words: list[Text]) -> tuple[int, bool, bool, int]:
     return launches + trains, launches, own, sum(word.chars.startswith("--") for word in words)
 
 
-def _without_wrapper(words: list[Text]) -> list[Text]:
+def started(words: list[Text]) -> list[Text]:
     """Give a command's words from msrun, torchrun, python, ... on; none where it starts no such program."""
     if not words or _name(words[0]) not in (*_WRAPPERS, *_PROGRAMS):
         return []
@@ -92,6 +88,8 @@ def read_command(words: list[Text]) -> Command:
             line, values = word.line, []
             if equals:
                 values = [Text(value, word.lines[-len(value) :] if value else (word.line,))]
+        elif word.chars == GAP and (not name or (values and name not in _SEVERAL) or _FLAG.match(name)):
+            found.notes.append((word.line, "a part of the command is not known: options that stand in it are not read"))
         elif name:
             values.append(word)
         if word.chars.endswith(".py") and not found.program:

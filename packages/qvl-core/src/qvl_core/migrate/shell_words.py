@@ -7,65 +7,33 @@ understood becomes a gap: text of unknown value, which makes the value that hold
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from qvl_core.migrate.shell_arithmetic import calculate
+from qvl_core.migrate.shell_braces import (
+    CUTTING,
+    RAISING,
+    REPLACING,
+    Braced,
+    brace_words,
+    braced,
+    cut,
+    raised,
+    replaced,
+)
+from qvl_core.migrate.shell_braces import (
+    part as part_of,
+)
+from qvl_core.migrate.shell_cursor import Cursor
 from qvl_core.migrate.shell_text import GAP, Fields, Text, Word
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
-_BLANK = " \t"
 # Expansions inside expansions; nobody writes more than three.
 _DEEPEST = 30
 
 
-Lookup = Callable[[str], "list[Text] | None"]
-
-
-@dataclass
-class Expansion:
-    """Reads words out of a script. `notes` collects (line, remark) on what bash would have understood otherwise."""
-
-    script: str
-    lookup: Lookup
-    assign: Callable[[str, Text], None]
-    at: int = 0
-    line: int = 1
-    notes: list[tuple[int, str]] = field(default_factory=list)
-    depth: int = 0
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.script[self.at + ahead : self.at + ahead + 1]
-
-    def take(self) -> str:
-        char = self.peek()
-        self.at += 1
-        if char == "\n":
-            self.line += 1
-        return char
-
-    def skip_blanks(self) -> None:
-        """Skip blanks, comments and continued line ends; stops at a line end, an operator or a word."""
-        while True:
-            if self.peek() and self.peek() in _BLANK + "\r":
-                self.take()
-            elif self.peek() == "#":
-                while self.peek() not in ("", "\n"):
-                    self.take()
-            elif not self._continuation():
-                return
-
-    def _continuation(self) -> bool:
-        """Step over a backslash at the end of a line; one with blanks or a comment behind it is meant as such too."""
-        found = re.compile(r"\\(\r?\n|([ \t]+(?:#[^\n]*)?)\r?(?:\n|\Z))").match(self.script, self.at)
-        if found is None:
-            return False
-        if found[2]:
-            self.notes.append((self.line, "the backslash is not the last character: bash ends the command here"))
-        self.line += found[0].count("\n")
-        self.at = found.end()
-        return True
+class Expansion(Cursor):
+    """Reads words out of a script."""
 
     def word(self) -> Word | None:
         """Read one word; None at a line end, an operator, or the end of the script."""
@@ -81,7 +49,11 @@ class Expansion:
             (split.add_split if splits else split.add)(parts)
         if self.at == start:
             return None
-        return Word(fields=split.finished(), line=line, quoted=quoted, raw=self.script[start : self.at])
+        raw, fields = self.script[start : self.at], split.finished()
+        if "{" in raw and not quoted and ("," in raw or ".." in raw) and re.search(r"(?<!\$)\{", raw):
+            words = brace_words(raw) if not set(raw) & set("$`\\") else None
+            fields = [Text(GAP, (line,))] if words is None else [Text(one, (line,) * len(one)) for one in words]
+        return Word(fields=fields, line=line, quoted=quoted, raw=raw)
 
     def value(self) -> Text:
         """Read the right side of an assignment: one text, never split."""
@@ -116,16 +88,18 @@ class Expansion:
         if char == '"':
             return self._double(), False
         if char == "\\":
-            if self._continuation():
+            if self.continuation():
                 return None, False
             self.take()
             escaped = self.take()
             return [Text(escaped, (line,) * len(escaped))], False
         if char == "`":
-            self._to_backquote()
-            return [Text(GAP, (line,))], False
+            return [self._backquoted()], True
         if char == "$":
             return self._dollar(), True
+        if char == "~" and self.script[self.at - 1 : self.at] in (*" \t\n=:", "") and self.peek(1) in (*"/ \t\n;", ""):
+            self.take()
+            return [Text(GAP, (line,))], False
         return [Text(self.take(), (line,))], False
 
     def _single(self) -> Text:
@@ -138,6 +112,7 @@ class Expansion:
         self.take()
         # An array makes several texts; what stands before and after it belongs to its first and last.
         texts: list[list[Text]] = [[]]
+        empty_list = False
         while (char := self.peek()) not in ('"', ""):
             line = self.line
             if char == "\\" and self.peek(1) and self.peek(1) in '"\\$`\n':
@@ -147,90 +122,179 @@ class Expansion:
             elif char == "\\":
                 texts[-1].append(Text(self.take(), (line,)))
             elif char == "$":
-                found = self._dollar()
+                found = self._dollar(quoted=True)
+                empty_list = empty_list or not found
                 texts[-1] += found[:1]
                 texts += [[more] for more in found[1:]]
             elif char == "`":
-                self._to_backquote()
-                texts[-1].append(Text(GAP, (line,)))
+                texts[-1].append(self._backquoted())
             else:
                 texts[-1].append(self._run('"\\$`'))
         self._close('"')
-        return [Text.joined(parts) for parts in texts]
+        # "$@" and "${A[@]}" of nothing make no word at all.
+        return [] if empty_list and texts == [[]] else [Text.joined(parts) for parts in texts]
+
+    def document(self, *, expanded: bool) -> Text:
+        """Read all that is left as a here-document, with or without expansions."""
+        found: list[Text] = []
+        while char := self.peek():
+            line = self.line
+            if expanded and char == "\\" and self.peek(1) and self.peek(1) in "\\$`\n":
+                self.take()
+                escaped = self.take()
+                found += [] if escaped == "\n" else [Text(escaped, (line,))]
+            elif expanded and char in "$`":
+                parts = self._dollar(quoted=True) if char == "$" else [self._backquoted()]
+                found += [piece for part in parts for piece in (Text(" ", (line,)), part)][1:]
+            elif char in "\\$`":
+                found.append(Text(self.take(), (line,)))
+            else:
+                found.append(self._run("\\$`"))
+        return Text.joined(found)
 
     def _run(self, stops: str) -> Text:
         """Take everything up to one of these characters."""
-        chars: list[str] = []
+        start = self.at
         lines: list[int] = []
         while (char := self.peek()) and char not in stops:
             lines.append(self.line)
-            chars.append(self.take())
-        return Text("".join(chars), tuple(lines))
+            self.take()
+        return Text(self.script[start : self.at], tuple(lines))
 
     def _close(self, quote: str) -> None:
         if self.take() != quote:
-            self.notes.append((self.line, f"the script ends inside {quote} quotes"))
+            self.around.note(self.line, f"the script ends inside {quote} quotes")
 
-    def _to_backquote(self) -> None:
-        self.take()
-        while self.peek() not in ("`", ""):
-            if self.take() == "\\":
-                self.take()
-        self.take()
-
-    def _dollar(self) -> list[Text]:
+    def _backquoted(self) -> Text:
         line = self.line
         self.take()
+        chars: list[str] = []
+        while self.peek() not in ("`", ""):
+            char = self.take()
+            if char == "\\" and self.peek() and self.peek() in "`$\\":
+                char = self.take()
+            chars.append(char)
+        self.take()
+        return self.around.substitute("".join(chars), line) or Text(GAP, (line,))
+
+    def _dollar(self, *, quoted: bool = False) -> list[Text]:
+        line = self.line
+        self.take()
+        gap = [Text(GAP, (line,))]
         if self.script.startswith("((", self.at):
             return [self._arithmetic()]
         if self.peek() == "(":
-            self._to_bracket("(", ")")
-            return [Text(GAP, (line,))]
+            inner = self.to_bracket("(", ")")
+            return [self.around.substitute(inner, line) or gap[0]]
         if self.peek() == "{":
             return self._braced()
         if found := NAME.match(self.script, self.at):
-            self.at = found.end()
+            self.step(len(found[0]))
             return self._variable(found[0], line)
         if self.peek() and self.peek() in _SPECIAL:
-            self.take()
-            return [Text(GAP, (line,))]
+            name = self.take()
+            found_texts = self.around.lookup(name)
+            return gap if found_texts is None else found_texts
+        if not quoted and self.peek() and self.peek() in "'\"":
+            # $'...' knows escapes of its own, $"..." translations.
+            return [Text(GAP, (line,)), *self._discard()]
         return [Text("$", (line,))]
 
+    def _discard(self) -> list[Text]:
+        quote = self.take()
+        while self.peek() not in (quote, ""):
+            if self.take() == "\\":
+                self.take()
+        self.take()
+        return []
+
     def _variable(self, name: str, line: int) -> list[Text]:
-        found = self.lookup(name)
-        return [Text(GAP, (line,))] if found is None else found[:1]
+        found = self.around.lookup(name)
+        if found is None:
+            return [Text(GAP, (line,))]
+        return found[:1] or [Text()]
 
     def _braced(self) -> list[Text]:
         line = self.line
-        inner = self._to_bracket("{", "}")
-        found = re.fullmatch(r"([A-Za-z_]\w*)(\[[@*]\])?(?:(:?[-=+?])(.*))?", inner, re.DOTALL)
+        found = braced(self.to_bracket("{", "}"))
+        gap = [Text(GAP, (line,))]
         if found is None:
-            return [Text(GAP, (line,))]
-        name, whole, operator, word = found.groups()
-        value = self.lookup(name)
-        if whole:
-            return [Text(GAP, (line,))] if value is None else value
-        is_set = (value is not None and not (operator or "").startswith(":")) or bool(value and value[0].chars)
-        if not operator:
-            return self._variable(name, line)
-        if operator.endswith("+"):
-            return [self._inner(word, line)] if is_set else [Text()]
-        if is_set:
-            return (value or [])[:1]
-        if operator.endswith("?"):
-            return [Text(GAP, (line,))]
-        default = self._inner(word, line)
-        if operator.endswith("="):
-            self.assign(name, default)
-        return [default]
+            return gap
+        value = self.around.lookup(found.name)
+        if found.index in ("@", "*") or found.name in ("@", "*"):
+            if found.sign or found.kind == "!":
+                return gap
+            if value is not None and found.kind == "#":
+                return [_number(len(value), line)]
+            if value is not None and found.index == "*":
+                return [Text.joined([part for text in value for part in (Text(" ", (line,)), text)][1:])]
+            return gap if value is None else value
+        if found.index is not None and value is not None:
+            index = calculate(self._inner(found.index, line).chars, self.number_of)
+            if index is None or not -len(value) <= index:
+                return gap
+            value = value[index : index + 1] if index >= 0 else [value[index]]
+        elif found.index is not None:
+            return gap
+        if found.kind == "!":
+            name = value[0].chars if value else ""
+            return self._variable(name, line) if NAME.fullmatch(name) else gap
+        if found.kind == "#":
+            return [_number(len(value[0].chars) if value else 0, line)] if value is not None and _known(value) else gap
+        return self._operated(found, value, line)
+
+    def _operated(self, found: Braced, value: list[Text] | None, line: int) -> list[Text]:
+        """Give `${X}` and `${X:-word}` and their relatives."""
+        gap = [Text(GAP, (line,))]
+        sign = found.sign
+        if not sign:
+            return gap if value is None else value[:1] or [Text()]
+        if sign.strip(":") and sign.strip(":") in "-=+?":
+            is_set = bool(value) if not sign.startswith(":") else bool(value and value[0].chars)
+            if value and value[0].chars == GAP and sign.startswith(":"):
+                # All of it is unknown: it may be empty.
+                return gap
+            if sign.endswith("+"):
+                return [self._inner(found.word, line)] if is_set else [Text()]
+            if is_set:
+                return (value or [])[:1]
+            if sign.endswith("?"):
+                return gap
+            default = self._inner(found.word, line)
+            if sign.endswith("="):
+                self.around.assign(found.name, default)
+            return [default]
+        if value is None or not _known(value):
+            return gap
+        return [self._changed(found, value[0] if value else Text(), line) or gap[0]]
+
+    def _changed(self, found: Braced, text: Text, line: int) -> Text | None:
+        """Give `${X#pattern}`, `${X/a/b}`, `${X^^}`, `${X:1:2}`; None for what is not understood."""
+        sign, word = found.sign, found.word
+        if sign in CUTTING:
+            return cut(text, sign, self._pattern(word, line))
+        if sign in REPLACING:
+            anchor = word[:1] if word[:1] in "/#%" and sign == "/" else ""
+            pattern, _, new = word[len(anchor) :].partition("/")
+            fresh = self._inner(new, line)
+            unsure = "&" in fresh.chars or not fresh.known
+            return None if unsure else replaced(text, sign, anchor + self._pattern(pattern, line), fresh)
+        if sign in RAISING:
+            return raised(text, sign) if not word else None
+        numbers = [calculate(self._inner(one, line).chars, self.number_of) for one in word.split(":")]
+        if None in numbers or len(numbers) > 2:
+            return None
+        return part_of(text, numbers[0] or 0, numbers[1] if len(numbers) == 2 else None)
+
+    def _pattern(self, word: str, line: int) -> str:
+        """Give a pattern; one with quotes or a backslash, which make * a star, is unknown."""
+        return GAP if set(word) & set("'\"\\") else self._inner(word, line).chars
 
     def _inner(self, word: str, line: int) -> Text:
         if self.depth >= _DEEPEST:
-            self.notes.append((line, f"more than {_DEEPEST} expansions inside each other are not followed"))
+            self.around.note(line, f"more than {_DEEPEST} expansions inside each other are not followed")
             return Text(GAP, (line,))
-        inner = Expansion(
-            script=word, lookup=self.lookup, assign=self.assign, line=line, notes=self.notes, depth=self.depth + 1
-        )
+        inner = Expansion(script=word, around=self.around, line=line, depth=self.depth + 1)
         found: list[Text] = []
         while inner.peek():
             if inner.peek() in " \t\n;&|<>()":
@@ -241,40 +305,34 @@ class Expansion:
             found += parts or ()
         return Text.joined(found)
 
-    def _to_bracket(self, opening: str, closing: str) -> str:
-        """Step over a bracket with everything in it, quotes respected; give what is inside."""
-        self.take()
-        start, depth = self.at, 1
-        while self.peek():
-            char = self.take()
-            if char == "\\":
-                self.take()
-            elif char == "'" and opening == "(":
-                while self.peek() not in ("'", ""):
-                    self.take()
-                self.take()
-            elif char == opening:
-                depth += 1
-            elif char == closing:
-                depth -= 1
-                if depth == 0:
-                    return self.script[start : self.at - 1]
-        return self.script[start : self.at]
-
     def _arithmetic(self) -> Text:
         line = self.line
-        inner = self._to_bracket("(", ")")
+        inner = self.to_bracket("(", ")")
         if not (inner.startswith("(") and inner.endswith(")")):
             return Text(GAP, (line,))
-        expanded = self._inner(inner[1:-1], line)
-        number = calculate(expanded.chars, self._number_of)
-        chars = GAP if number is None else str(number)
-        return Text(chars, (line,) * len(chars))
+        number = self.calculated(inner[1:-1], line)
+        return Text(GAP, (line,)) if number is None else _number(number, line)
 
-    def _number_of(self, name: str) -> int | None:
-        found = self.lookup(name)
-        if found is None:
+    def calculated(self, expression: str, line: int) -> int | None:
+        """Work out `$((...))` or `((...))`, and set what it sets; None where it cannot be known."""
+
+        def assign(name: str, number: int) -> None:
+            self.around.assign(name, _number(number, line))
+
+        return calculate(self._inner(expression, line).chars, self.number_of, assign)
+
+    def number_of(self, name: str, depth: int = 0) -> int | None:
+        """Give a variable as a number; one that holds an expression counts as its value, an empty one as 0."""
+        found = self.around.lookup(name)
+        if found is None or depth > _DEEPEST:
             return None
-        # An unset or empty variable counts as 0; a text is no number.
         written = found[0].chars.strip() if found else ""
-        return int(written) if re.fullmatch(r"-?\d{1,18}", written) else None
+        return calculate(written, lambda inner: self.number_of(inner, depth + 1)) if GAP not in written else None
+
+
+def _number(number: int, line: int) -> Text:
+    return Text(str(number), (line,) * len(str(number)))
+
+
+def _known(value: list[Text]) -> bool:
+    return all(text.known for text in value[:1])

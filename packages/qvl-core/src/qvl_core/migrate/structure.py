@@ -41,6 +41,7 @@ _VISION_FIELDS = {
     "temporal_patch_size": "temporal_patch_size",
     "spatial_merge_size": "spatial_merge_size",
     "window_size": "window_size",
+    "window_attn_size": "window_size",
     "fullatt_block_indexes": "full_attention_blocks",
     "tokens_per_second": "tokens_per_second",
     "layernorm_epsilon": "rms_norm_eps",
@@ -50,6 +51,29 @@ _TOKEN_FIELDS = {
     "vision_end_token_id": "vision_end",
     "image_token_id": "image",
     "video_token_id": "video",
+}
+_FLOAT = ("bf16", "bfloat16")
+# What all published models have in common; the model file may say otherwise, and was believed.
+_TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm",),
+    "activation_func": ("silu",),
+    "gated_linear_unit": (True,),
+    "group_query_attention": (True,),
+    "position_embedding_type": ("mrope",),
+    "rope_scaling": (None,),
+    "add_qkv_bias": (True,),
+    "add_bias_linear": (False,),
+    "params_dtype": _FLOAT,
+    "bf16": (True,),
+    "fp16": (False,),
+}
+_VISION_CONSTANTS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm",),
+    "activation_func": ("silu",),
+    "gated_linear_unit": (True,),
+    "params_dtype": _FLOAT,
+    "bf16": (True,),
+    "fp16": (False,),
 }
 _TABLES = ("text_decoder", "image_encoder")
 # Read by rules of their own.
@@ -77,25 +101,56 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
     ):
         for theirs, ours in fields.items():
             _compare(job, spec, model.get(table, theirs), f"{table}.{theirs}", getattr(part, ours))
+    _compare_projector(job, model, spec)
+    for table, constants in (("text_decoder", _TEXT_CONSTANTS), ("vision_encoder", _VISION_CONSTANTS)):
+        for name, allowed in constants.items():
+            setting = model.get(table, name)
+            if setting is not None and setting.value is not None and setting.value not in allowed:
+                _differ(job, spec, setting, f"{table}.{name}", allowed[0])
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
     flag, size = job.option("vocab-size"), model.get("text_decoder", "vocab_size")
     if flag and size and job.whole(flag) not in (None, size.value):
         used = "the model file's, as in the reference stack"
         job.ledger.contradict("two sizes of the vocabulary", [flag, size], used)
+    flag, length = job.option("seq-length"), model.get("text_decoder", "seq_length")
+    if flag and length and length.value is not None and job.whole(flag) not in (None, length.value):
+        used = "the script's, where samples were cut"
+        job.ledger.contradict("two sequence lengths", [flag, length], used)
     for table in _TABLES:
         _name_the_rest(job, model, spec, table)
+
+
+def _compare_projector(job: Job, model: Sheet, spec: ModelSpec) -> None:
+    merged = spec.vision.hidden_size * spec.vision.spatial_merge_size**2
+    sizes = {
+        "input_size": spec.vision.hidden_size,
+        "hidden_size": spec.text.hidden_size,
+        "ffn_hidden_size": merged,
+    }
+    for theirs, expected in sizes.items():
+        _compare(job, spec, model.get("vision_projector", theirs), f"vision_projector.{theirs}", expected)
+    untied = model.get("text_decoder", "untie_embeddings_and_output_weights")
+    _compare(job, spec, untied, "text_decoder.untie_embeddings_and_output_weights", not spec.text.tie_word_embeddings)
+    unread = model.get("vision_encoder", "llm_hidden_size")
+    job.leave(
+        "no_effect", unread, "the vision encoder never reads it; the merger's size is vision_projector.hidden_size"
+    )
 
 
 def _compare(job: Job, spec: ModelSpec, setting: Setting | None, said: str, expected: Any) -> None:
     if setting is None or setting.value is None:
         return
     wanted = list(expected) if isinstance(expected, tuple) else expected
-    if setting.value != wanted:
-        own = Setting(value=wanted, where=spec.name, said=said)
-        used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
-        name = said.rpartition(".")[2]
-        job.ledger.contradict(f"{name} is not that of {spec.name}", [setting, own], used)
+    if setting.value != wanted or isinstance(setting.value, bool) != isinstance(wanted, bool):
+        _differ(job, spec, setting, said, wanted)
+
+
+def _differ(job: Job, spec: ModelSpec, setting: Setting, said: str, wanted: Any) -> None:
+    own = Setting(value=wanted, where=spec.name, said=said)
+    used = f"model.name = {spec.name}; for a resized model: model.config with its HF config.json"
+    name = said.rpartition(".")[2]
+    job.ledger.contradict(f"{name} is not that of {spec.name}", [setting, own], used)
 
 
 def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:

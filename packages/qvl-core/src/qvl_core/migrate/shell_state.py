@@ -1,0 +1,153 @@
+"""What a script has set so far: variables, parameters, functions; and what is sure of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qvl_core.migrate.script_facts import Script, Variable
+from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
+
+# Characters that variables may make all together; what is more is not known.
+_EXPANDED_LIMIT = 4 << 20
+# Characters of loops, functions and eval that are read again, all together.
+_MOST_READ = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """Where a function's body stands."""
+
+    script: str
+    lines: tuple[int, ...]
+    at: int
+    line: int
+
+
+@dataclass(kw_only=True)
+class Start:
+    """A command that may start the program: its words, what it alone is given, and the variables at that moment."""
+
+    words: list[Text]
+    given: dict[str, Variable]
+    variables: dict[str, Variable]
+    repeated: int
+    noted: int
+    folder: tuple[int, str] | None = None
+
+
+@dataclass(kw_only=True)
+class State:
+    """`guesses` counts conditions around that are not known; `skipping` is on in what is not carried out.
+
+    `status` is that of the last command, None where unknown; `leaving` is "break", "continue", "return" or "exit".
+    """
+
+    script: Script = field(default_factory=Script)
+    functions: dict[str, Function] = field(default_factory=dict)
+    # What stands behind the script's or function's name; None where that is not known.
+    parameters: list[Text] | None = None
+    starts: list[Start] = field(default_factory=list)
+    # Where the script has gone: line and words of the last cd.
+    folder: tuple[int, str] | None = None
+    guesses: int = 0
+    skipped: int = 0
+    status: bool | None = True
+    leaving: str = ""
+    levels: int = 0
+    exports_all: bool = False
+    locals: dict[str, Variable | None] | None = None
+    looked_up: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
+    # What is read where a command stands: functions, eval, other shells; line and remark, outermost first.
+    within: list[tuple[int, str]] = field(default_factory=list)
+    expanded: int = 0
+    # Characters that loops, functions and eval had read again.
+    read_again: int = 0
+
+    @property
+    def skipping(self) -> bool:
+        return self.skipped > 0 or bool(self.leaving)
+
+    def spend(self, count: int) -> bool:
+        """Count characters that are read again; tell whether there are more than are read at all."""
+        self.read_again += count + 200
+        return self.read_again > _MOST_READ
+
+    def note(self, line: int, text: str) -> None:
+        if not self.skipping:
+            self.script.notes.append((line, text))
+
+    def lookup(self, name: str) -> list[Text] | None:
+        if self.skipping:
+            return None
+        if not (name[0].isalpha() or name[0] == "_"):
+            return self._parameter(name)
+        self.looked_up.add(name)
+        found = self.script.variables.get(name)
+        if found is None:
+            return None
+        # A=$B$B, B=$C$C, ... doubles with every line.
+        self.expanded += sum(len(text.chars) for text in found.texts)
+        return list(found.texts) if self.expanded <= _EXPANDED_LIMIT else None
+
+    def _parameter(self, name: str) -> list[Text] | None:
+        known = self.parameters
+        if known is None or (name not in ("@", "*", "#") and not name.isdecimal()):
+            return None
+        if name == "#":
+            return [Text(str(len(known)), (0,) * len(str(len(known))))]
+        if name == "*":
+            return [Text.joined([part for text in known for part in (Text(" ", (text.line,)), text)][1:])]
+        if name == "@":
+            return list(known)
+        return None if name == "0" else known[int(name) - 1 : int(name)]
+
+    def assign_text(self, name: str, value: Text) -> None:
+        """Set a variable from inside an expansion: ${X:=value}, $((X = 1))."""
+        if not self.skipping:
+            self.assign(name, [value], value.line)
+
+    def assign(
+        self,
+        name: str,
+        texts: list[Text],
+        line: int,
+        *,
+        exported: bool = False,
+        append: bool = False,
+        derived: bool = False,
+    ) -> None:
+        """Set a variable. Under a condition that is not known the value from before holds, and both are told."""
+        before = self.script.variables.get(name)
+        if append and before is not None:
+            one = len(before.texts) == len(texts) == 1
+            texts = [Text.joined([*before.texts, *texts])] if one else [*before.texts, *texts]
+        exported = exported or self.exports_all or bool(before and before.exported)
+        new = Variable(texts=tuple(texts), line=line, exported=exported)
+        self.touched.add(name)
+        if self.guesses and before is not None and before.text != new.text:
+            held = before.line % LINES_OF_A_FILE
+            self.note(line, f"{name} is set again under a condition, which is not evaluated; line {held} holds")
+            return
+        if self.guesses and before is None:
+            self.note(line, f"{name} is set under a condition, which is taken as true")
+        restated = before is not None and not append and not derived and not self.guesses and before.line != line
+        if restated and before is not None and before.text != new.text and before.text:
+            self.script.repeated.append((name, before.line, before.text, line, new.text))
+        self.script.variables[name] = new
+
+    def lose(self, name: str, line: int, why: str) -> None:
+        """Take a variable as unknown from here on."""
+        unknown = Text(GAP, (line,))
+        before = self.script.variables.get(name)
+        self.touched.add(name)
+        if before is None or self.guesses:
+            self.assign(name, [unknown], line)
+            return
+        self.script.variables[name] = Variable(texts=(unknown,), line=line, exported=before.exported)
+        self.note(line, f"{name} {why}: its value is not known")
+
+    def make_local(self, name: str) -> None:
+        """Let a variable be as it was once the function is left."""
+        if self.locals is not None and name not in self.locals:
+            self.locals[name] = self.script.variables.get(name)
