@@ -111,6 +111,21 @@ def test_a_run_that_goes_on_with_an_infinite_loss_says_so_alone_and_beside_anoth
     assert beside.count('class="tag bad">loss is infinite since step 31<') == 1
 
 
+def test_what_ended_a_run_is_told(tmp_path: Path) -> None:
+    why = "the loss of step 8 is nan; the step was not applied.\nit began on rank 1, with these samples:\n  a.json:7"
+    write_run(tmp_path, [*rows(range(1, 8)), {"step": 8, "not_finite": why}], content=record())
+    page = body_of(tmp_path)
+    assert 'class="badge warn">step 7 of 300<' in page
+    assert 'class="badge bad">the loss of step 8 is nan<' in page
+    assert "The run was ended: the loss of step 8 is nan; the step was not applied. it began on rank 1" in page
+    assert "a.json:7" in page
+    # One that went on after all, and whose row somebody has kept.
+    write_run(tmp_path, [*rows(range(1, 8)), {"step": 8, "not_finite": why}, *rows([8, 9])])
+    assert "badge bad" not in body_of(tmp_path)
+    write_run(tmp_path, [{"step": 1, "not_finite": HOSTILE * 50}])
+    assert "<img src=x" not in body_of(tmp_path)
+
+
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:
     write_run(tmp_path, rows(range(1, 50)))
     page = body_of(tmp_path)
