@@ -20,6 +20,7 @@ from qvl_core.errors import DiskError, RunError
 from qvl_train import append_file, loop, run_saves
 from qvl_train.checkpoint import list_steps, open_checkpoint
 from qvl_train.metrics import MetricsLog
+from qvl_train.report.run_history import open_runs
 from qvl_train.step import NotFiniteError
 from whole_runs import before_step, losses, rows, train
 
@@ -223,6 +224,12 @@ def test_a_nan_during_a_save_does_not_cost_that_checkpoint(project: Path, monkey
     with pytest.raises(RunError, match="the loss of step 3 is nan"):
         train()
     assert steps_of() == [2]
+    # What ended the run is told by its numbers, and by its page.
+    assert [(row["step"], row["not_finite"]) for row in rows() if "not_finite" in row] == [
+        (3, "the loss of step 3 is nan")
+    ]
+    (run,) = open_runs([Path("run")])
+    assert (run.last_step, run.loss_trouble) == (2, "the loss of step 3 is nan")
 
 
 def test_a_small_checkpoint_is_complete_before_the_next_step_is_told_so_that_no_more_than_every_steps_are_lost(

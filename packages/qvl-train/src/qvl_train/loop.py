@@ -23,7 +23,7 @@ from qvl_train.job import Job
 from qvl_train.memory import host_peak_gib
 from qvl_train.meter import Meter
 from qvl_train.profiling import step_profile
-from qvl_train.reports import Reports
+from qvl_train.reports import NOT_FINITE, Reports
 from qvl_train.run_saves import RunSaves
 from qvl_train.schedule import learning_rate
 from qvl_train.snapshot import Contents
@@ -81,6 +81,7 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             try:
                 result = take_step(micro_batches, lr=lr, step=step)
             except NotFiniteError as error:
+                reports.write({"step": step, NOT_FINITE: str(error)})
                 saves.end_early(error.messages)
                 raise
             with table.between("saving", clock):

@@ -188,7 +188,8 @@ def _deadline(seconds: float) -> Iterator[None]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        # None: somebody's that was not set from Python, and cannot be set from there.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
 
 
 def _end_children(known: Collection[object]) -> None:

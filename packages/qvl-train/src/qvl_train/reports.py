@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from qvl_train.progress import TrainingProgress
 
 EVALUATIONS = "evaluations"
+# The key of the row that tells what ended a run whose loss or gradients were no numbers.
+NOT_FINITE = "not_finite"
 MEMORY_FILE = "memory.json"
 MEMORY_KEY = "peak_memory_gib"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -109,6 +110,31 @@ def test_a_run_that_goes_on_with_an_infinite_loss_says_so_alone_and_beside_anoth
     assert 'class="badge bad">loss is infinite since step 31<' in body_of(tmp_path / "b")
     beside = page_body(open_runs([tmp_path / "a", tmp_path / "b"]))
     assert beside.count('class="tag bad">loss is infinite since step 31<') == 1
+
+
+def test_when_a_run_that_has_not_finished_was_last_heard_of_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path, rows(range(1, 8)), content=record())
+    os.utime(tmp_path / "metrics.jsonl", (0, 86_400))
+    assert "last row written 1970-01-02T00:00:00Z" in body_of(tmp_path)
+    write_run(tmp_path, content=record(result={"steps": 7}))
+    assert "last row written" not in body_of(tmp_path)
+    write_run(tmp_path / "begun", content=record())
+    assert "last row written" not in body_of(tmp_path / "begun")
+
+
+def test_what_ended_a_run_is_told(tmp_path: Path) -> None:
+    why = "the loss of step 8 is nan; the step was not applied.\nit began on rank 1, with these samples:\n  a.json:7"
+    write_run(tmp_path, [*rows(range(1, 8)), {"step": 8, "not_finite": why}], content=record())
+    page = body_of(tmp_path)
+    assert 'class="badge warn">step 7 of 300<' in page
+    assert 'class="badge bad">the loss of step 8 is nan<' in page
+    assert "The run was ended: the loss of step 8 is nan; the step was not applied. it began on rank 1" in page
+    assert "a.json:7" in page
+    # One that went on after all, and whose row somebody has kept.
+    write_run(tmp_path, [*rows(range(1, 8)), {"step": 8, "not_finite": why}, *rows([8, 9])])
+    assert "badge bad" not in body_of(tmp_path)
+    write_run(tmp_path, [{"step": 1, "not_finite": HOSTILE * 50}])
+    assert "<img src=x" not in body_of(tmp_path)
 
 
 def test_numbers_without_a_record_have_a_page(tmp_path: Path) -> None:

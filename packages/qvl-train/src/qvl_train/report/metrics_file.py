@@ -19,10 +19,12 @@ from qvl_core.errors import OutputError
 from qvl_core.input_file import open_regular_file, printable
 
 from qvl_train.report.series import holes
+from qvl_train.reports import NOT_FINITE
 
 METRICS = "metrics.jsonl"
 # Lines with something wrong that are named; all are counted.
 _NAMED = 3
+_MOST_TOLD = 800
 # No row of ours comes near: a longer line is of another file.
 _MOST_LINE_BYTES = 1 << 20
 # Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
@@ -43,6 +45,8 @@ class MetricsFile:
     wrong_lines: int
     half_line: bool
     failed_saves: list[tuple[int, str]]
+    # Of steps that ended the run because their loss or gradients were no numbers: they were not taken.
+    not_finite: list[tuple[int, str]]
     _place: int
     _line: int
     _identity: tuple[int, int] | None
@@ -132,6 +136,8 @@ class MetricsFile:
         for key, count in self._not_finite.items():
             values = "1 value is" if count == 1 else f"{count:,} values are"
             yield f"{key}: {values} NaN or infinite, first at step {self._first[key]:,}."
+        for _, why in self.not_finite[-1:]:
+            yield f"The run was ended: {printable(' '.join(why.split()), _MOST_TOLD)}"
         if self.half_line:
             yield f"{METRICS} ends in the middle of a row: it was being written, or the run was killed."
 
@@ -148,6 +154,7 @@ class MetricsFile:
         self.wrong_lines = 0
         self.half_line = False
         self.failed_saves = []
+        self.not_finite = []
 
     def _take(self, line: bytes) -> None:
         try:
@@ -158,6 +165,9 @@ class MetricsFile:
         step = row.get("step") if isinstance(row, dict) else None
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**62:
             self._refuse("not an object with a whole step")
+            return
+        if isinstance(found := row.get(NOT_FINITE), str):
+            self.not_finite.append((step, found))
             return
         self.last_step = max(step, self.last_step or 0)
         for key, value in row.items():

@@ -21,6 +21,7 @@ from qvl_train.report.numbers import number_text
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
+_MOST_BADGE = 60
 # No process has as much: a larger number is none of ours.
 _MOST_GIB = 1e9
 # As a row of metrics may have them.
@@ -148,8 +149,13 @@ class RunHistory:
 
     @property
     def loss_trouble(self) -> str:
-        """Say that the last loss is no number, and since which step; nothing where it is one, or there is none."""
+        """Say that the last loss is no number, and since which step; nothing where it is one, or there is none.
+
+        A step that was not taken for it, which ends a run, is the last one.
+        """
         steps, losses = self.metrics.all_values("loss")
+        if self.metrics.not_finite and self.metrics.not_finite[-1][0] > (steps[-1] if len(steps) else -1):
+            return printable(self.metrics.not_finite[-1][1].partition(";")[0], _MOST_BADGE)
         finite = np.flatnonzero(np.isfinite(losses))
         since = int(finite[-1]) + 1 if len(finite) else 0
         if since == len(losses):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
@@ -11,6 +12,7 @@ from qvl_data.inspection.markup import Html, data_block, element, join
 from qvl_data.inspection.page import card, page, tile
 
 from qvl_train.report.diff_card import diff_card
+from qvl_train.report.metrics_file import METRICS
 from qvl_train.report.numbers import number_text, seconds_text
 from qvl_train.report.profile_card import profile_card
 from qvl_train.report.run_charts import COLOURS, Charts
@@ -103,9 +105,19 @@ def _about(runs: Sequence[RunHistory]) -> str:
         said.append(" ".join(f"{key} {layout[key]}" for key in ("tp", "pp", "dp") if key in layout))
     if facts.started:
         said.append(f"started {facts.started}")
+    if facts.result is None and (written := _written(runs[0])):
+        said.append(f"last row written {written}")
     if facts.run_id:
         said.append(f"run {facts.run_id}")
     return " · ".join(part for part in said if part)
+
+
+def _written(run: RunHistory) -> str:
+    """Say when a run that has not finished gave its last sign: whether it still goes on, its folder does not tell."""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((run.folder / METRICS).stat().st_mtime))
+    except (OSError, ValueError, OverflowError):
+        return ""
 
 
 def _state(run: RunHistory) -> str:

@@ -106,7 +106,7 @@ def _records(sources: Sequence[Mapping[str, Any]], facts: RunFacts, room: Pictur
     except Exception as error:  # the page is about numbers; no foreign file shall cost it
         why = next(iter(str(error).splitlines()), type(error).__name__)
     if found:
-        yield element("p", "The first records of each source, as they are in its files.", class_="soft small")
+        yield element("p", "Records from the beginning of each source, as they are in its files.", class_="soft small")
     for name in changed:
         text = f"{printable(name)} has changed since the run: its records may be others than those that were learned."
         yield element("p", text, class_="notice")
