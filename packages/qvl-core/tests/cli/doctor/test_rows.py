@@ -95,6 +95,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (1, "python", "fail", _set(python=(3, 9, 18))),
     (2, "requirements", "fail", _into("versions", **{"qvl-core": "0.2.0"})),
     (2, "requirements", "fail", _into("needs", **{"qvl-data": "pyarrow>=15"})),
+    (2, "qvl-train", "fail", _into("versions", **{"qvl-train": None})),
     (2, "copies", "fail", _set(copies=("/a/site-packages", "/b/src"))),
     (3, "plug-ins", "fail", _set(broken_plugin="SyntaxError: invalid syntax")),
     (4, "machine", "warn", _set(libc=("glibc", "2.17"))),
