@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from qvl_core.cli.doctor import bundle, examination
 from qvl_core.cli.doctor.masking import Mask
 from qvl_core.cli.doctor.row import Row
@@ -110,6 +112,12 @@ def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
     ("text", "masked"),
     [
         ("curl -H 'Bearer abcdefghij123'", "curl -H 'Bearer <token>'"),
+        (
+            "process 7 (serve.py --auth-token plain --port 8000)",
+            "process 7 (serve.py --auth-token <secret> --port 8000)",
+        ),
+        ("tag[AllReduce_192.168.0.116%eth0_60000]", "tag[AllReduce_<address-1>%eth0_60000]"),
+        ("reached 10.0.0.1. Then", "reached <address-1>. Then"),
         ("--token abc123def", "--token <secret>"),
         ("Authorization: Bearer abcdefghij123", "Authorization: <secret> <token>"),
         ('api_key = "k1k2k3k4"', 'api_key = "<secret>"'),
@@ -124,6 +132,26 @@ def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
 )
 def test_what_is_masked(text: str, masked: str) -> None:
     assert Mask({}, users=["a1"], home="/root").text(text) == masked
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
+AROUND = st.sampled_from([" ", '"', "'", "(", "=", ": ", "\n", ",", "[", "@", "|"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=TEXT, after=TEXT, left=AROUND, right=st.sampled_from([" ", '"', ")", "\n", ",", "]", ";"]),
+    planted=st.sampled_from([HUGGING, GITHUB, AMAZON, "10.20.30.40", "/home/wang.xiaoming/x", "train-node-17", *(
+        PLANTED[name] for name in ("HF_TOKEN", "MS_API_KEY", "AWS_SECRET_ACCESS_KEY", "USER", "HOSTNAME")
+    )]),
+)  # fmt: skip
+def test_a_secret_is_found_whatever_stands_around_it(before, after, left, right, planted: str) -> None:
+    mask = bundle.mask_of(PLANTED, None)
+    masked = mask.text(f"{before}{left}{planted}{right}{after}")
+    assert planted not in masked
+    # In JSON, too, which stays JSON.
+    value = json.loads(json.dumps(mask.value({"x": [f"{before}{left}{planted}{right}{after}"]})))
+    assert planted not in value["x"][0]
 
 
 def test_it_is_for_its_owner_and_replaces_nothing(folder: Path, rows: list[Row]) -> None:
