@@ -16,7 +16,7 @@ from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import OutputError
 
 # In two parts, as no file of ours names a folder of a machine.
-HOMES, ROOT = "/ho" + "me", "/ro" + "ot"
+HOMES, ROOT, MAC = "/ho" + "me", "/ro" + "ot", "/Us" + "ers"
 # None of these is real. Joined here so that no scanner takes this file for a leak.
 HUGGING = "hf_" + "AbCdEfGhIjKlMnOpQrStUv"
 GITHUB = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
@@ -124,7 +124,7 @@ def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
         ("Authorization: Bearer abcdefghij123", "Authorization: <secret> <token>"),
         ('api_key = "k1k2k3k4"', 'api_key = "<secret>"'),
         ("git clone https://u:p@host/x", "git clone https://<user>@host/x"),
-        (f"/Users/lee/x and {HOMES}/lee/y", f"/Users/<user>/x and {HOMES}/<user>/y"),
+        (f"{MAC}/lee/x and {HOMES}/lee/y", f"{MAC}/<user>/x and {HOMES}/<user>/y"),
         (f"{ROOT}/x", "~/x"),
         ("a1/data a1b", "<user>/data a1b"),
         ("2001:db8::7 fe80::1%eth0", "<address-1> <address-2>"),
