@@ -28,19 +28,19 @@ PLANTED = {
     "HOSTNAME": "train-node-17.lab.example.org",
     "HF_TOKEN": "plain-words-as-a-token",
     "MS_API_KEY": "another plain secret",
-    "ASCEND_PROCESS_LOG_PATH": "/home/wang.xiaoming/ascend/log",
+    "ASCEND_PROCESS_LOG_PATH": f"{HOMES}/wang.xiaoming/ascend/log",
     "HCCL_IF_IP": "10.20.30.40",
     "HCCL_SOCKET_IFNAME": "eth0",
     "HCCL_WHITELIST_FILE": f"https://wang:{UNKNOWN}@intranet/list?token={HUGGING}",
-    "LD_LIBRARY_PATH": "/home/li/lib:/usr/lib:/home/wang.xiaoming/cann/lib64",
-    "PATH": "/usr/bin:/home/wang.xiaoming/bin",
-    "HOME": "/home/wang.xiaoming",
+    "LD_LIBRARY_PATH": f"{HOMES}/li/lib:/usr/lib:{HOMES}/wang.xiaoming/cann/lib64",
+    "PATH": f"/usr/bin:{HOMES}/wang.xiaoming/bin",
+    "HOME": f"{HOMES}/wang.xiaoming",
     "PWD": "/usr/lib",
     "TOKENIZERS_PARALLELISM": "false",
     "AWS_SECRET_ACCESS_KEY": "never-shown-at-all",
 }
 SECRETS = (
-    *("wang", "xiaoming", "/home/li", "train-node-17", "lab.example.org", "plain-words-as-a-token", "plain secret"),
+    *("wang", "xiaoming", f"{HOMES}/li", "train-node-17", "lab.example.org", "plain-words-as-a-token", "plain secret"),
     *("10.20.30.40", HUGGING, GITHUB, AMAZON, UNKNOWN, "never-shown-at-all", "fe80::1ff:fe23:4567:890a"),
     *("52:54:00:12:34:56", "hunter2hunter2", "me@example.org", "192.168.7.9", "head-node-3"),
 )
@@ -66,7 +66,7 @@ def rows() -> list[Row]:
 def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> None:
     text = Path("72b.toml").read_text().replace("10.0.0.1:29501", "head-node-3:29501")
     Path("r.toml").write_text(
-        text.replace("ckpt/72b", f"/home/li/{HUGGING}").replace("runs/72b", "/home/wang.xiaoming/r")
+        text.replace("ckpt/72b", f"{HOMES}/li/{HUGGING}").replace("runs/72b", f"{HOMES}/wang.xiaoming/r")
     )
     names = bundle.write(folder / "d.zip", rows, PLANTED, "r.toml")
     texts = _texts(folder / "d.zip")
@@ -77,13 +77,13 @@ def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> N
     assert "HCCL_SOCKET_IFNAME=eth0" in texts["environment.txt"]
     assert "ASCEND_PROCESS_LOG_PATH=~/ascend/log" in texts["environment.txt"]
     assert "MS_API_KEY=<secret>" in texts["environment.txt"]
-    assert "LD_LIBRARY_PATH=/home/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
+    assert f"LD_LIBRARY_PATH={HOMES}/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
     assert "AWS_" not in texts["environment.txt"]
     assert "qvl-core==" in texts["packages.txt"]
     assert [row["check"] for row in json.loads(texts["doctor.json"])] == ["host", "one", "master"]
     recipe = json.loads(texts["recipe.json"])
     assert recipe["output"]["dir"] == "~/r"
-    assert recipe["weights"]["source"] == "/home/<user>/<token>"
+    assert recipe["weights"]["source"] == f"{HOMES}/<user>/<token>"
 
 
 def test_equal_names_stay_equal(folder: Path, rows: list[Row]) -> None:
@@ -143,7 +143,7 @@ AROUND = st.sampled_from([" ", '"', "'", "(", "=", ": ", "\n", ",", "[", "@", "|
 @settings(max_examples=200, deadline=None)
 @given(
     before=TEXT, after=TEXT, left=AROUND, right=st.sampled_from([" ", '"', ")", "\n", ",", "]", ";"]),
-    planted=st.sampled_from([HUGGING, GITHUB, AMAZON, "10.20.30.40", "/home/wang.xiaoming/x", "train-node-17", *(
+    planted=st.sampled_from([HUGGING, GITHUB, AMAZON, "10.20.30.40", f"{HOMES}/wang.xiaoming/x", "train-node-17", *(
         PLANTED[name] for name in ("HF_TOKEN", "MS_API_KEY", "AWS_SECRET_ACCESS_KEY", "USER", "HOSTNAME")
     )]),
 )  # fmt: skip
