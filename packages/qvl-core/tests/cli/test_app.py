@@ -38,7 +38,7 @@ def test_the_options_of_each_command_are_those_of_the_design(qvl) -> None:
         "recipes": {"--help"},
         "schema": {"--help"},
         "migrate": {"--out", "--overwrite", "--format", "--help"},
-        "doctor": {"--recipe", "--devices", "--json", "--help", "--compare"},
+        "doctor": {"--recipe", "--devices", "--json", "--help", "--bundle", "--compare"},
     }
     import typer
     from qvl_core.cli.app import build_app

@@ -189,3 +189,55 @@ def test_no_width_is_outside() -> None:
     with stand_ins() as record:
         TABLES["tnd"].swiglu(_half(2, 0), _half(2, 0))
     assert record == []
+
+
+def _bsnd(**changes: Any) -> Callable[..., Tensor]:
+    """Give a BSND form of one call, with arguments changed."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, segments: Any, *, causal: bool, scale: float) -> Tensor:
+        arguments: dict[str, Any] = {
+            "attn_mask": segments.segment_masks[0], "scalar_value": scale, "input_layout": "BSND", "sparse_mode": 1,
+        }  # fmt: skip
+        batched = (x.expand_dims(0) for x in (q, k, v))
+        return ops.flash_attention_score(*batched, q.shape[1], **(arguments | changes)).squeeze(0)
+
+    return attention
+
+
+def _mask(hidden: np.ndarray) -> Tensor:
+    return Tensor(hidden)
+
+
+APART = np.repeat([0, 1], [5, 7])[:, None] != np.repeat([0, 1], [5, 7])[None, :]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"attn_mask": _mask(APART.astype(np.uint8))}, None),
+        ({"sparse_mode": 0}, None),
+        ({"attn_mask": _mask(APART[None, None])}, None),
+        ({"attn_mask": _mask(~APART)}, ""),
+        ({"attn_mask": _mask(np.zeros_like(APART))}, ""),
+        ({"attn_mask": None, "sparse_mode": 0}, ""),
+        ({"scalar_value": 1.0}, ""),
+        ({"attn_mask": None}, "sparse_mode 1 without its mask"),
+        ({"attn_mask": _mask(np.ones_like(APART))}, "no query may be left without a key"),
+        ({"attn_mask": _mask(APART.astype(np.float32))}, "bool or uint8"),
+        ({"attn_mask": _mask(APART[:, :5])}, "the mask is (S1, S2)"),
+        ({"attn_mask": build_segments([1]).compressed_causal_mask, "sparse_mode": 3}, "only sparse modes 0 and 1"),
+        ({"sparse_mode": 0, "next_tokens": 0}, "token limits"),
+        ({"actual_seq_qlen": (5, 12)}, "cumulative ends are TND's"),
+        ({"input_layout": "BNSD"}, "only the TND and BSND layouts"),
+        ({"keep_prob": 0.5}, "no dropout"),
+    ],
+)
+def test_wrong_calls_in_bsnd_are_seen(changes: dict[str, Any], said: str | None) -> None:
+    case = attention_case(np.random.default_rng(0), (5, 7), 4, 2, 16, causal=False, fused=True, label="changed")
+    check = check_contract(case, replace(TABLES["bsnd"], attention=_bsnd(**changes)))
+    if said is None:
+        assert check.passed, check.message
+    else:
+        assert not check.passed
+        assert said in check.message

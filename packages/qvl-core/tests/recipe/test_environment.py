@@ -12,6 +12,7 @@ from qvl_core.recipe.environment_rules import (
     closest_variable,
     one_edit_apart,
 )
+from qvl_core.recipe.schema import recipe_json_schema
 from qvl_core.recipe.sections import EnvSection
 
 
@@ -230,3 +231,48 @@ def test_the_container_runtimes_variable_is_told_apart(load) -> None:
 def test_every_variable_says_when_to_set_it() -> None:
     assert set(WHEN) == set(EnvSection.model_fields)
     assert set(TORCH_ONLY) <= set(MEANING_FOR_TORCH)
+
+
+def _borders() -> list[tuple[str, int, int]]:
+    """Give each whole-number variable with its lowest and highest value, as the schema has them."""
+    fields = recipe_json_schema()["$defs"]["EnvSection"]["properties"]
+    found = []
+    for name, field in fields.items():
+        whole = next(
+            (one for one in field.get("anyOf", [field]) if one.get("type") == "integer" and "enum" not in one), {}
+        )
+        if "minimum" in whole:
+            found.append((name, whole["minimum"], whole["maximum"]))
+    return found
+
+
+@pytest.mark.parametrize(("name", "low", "high"), _borders())
+def test_both_sides_of_every_range(load, refuse, name: str, low: int, high: int) -> None:
+    # Far from launch.master's port, which is another rule's.
+    for inside in (low, high):
+        recipe = load(f"env.{name}={inside}", "launch.master='localhost:20000'")
+        assert recipe.env.variables() == {name: str(inside)}
+    for outside in (low - 1, high + 1):
+        assert refuse(f"env.{name}={outside}")[0].key == f"env.{name}"
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in _borders()])
+@pytest.mark.parametrize("value", ["true", "'10'", "10.0", "[10]", "nan", "''", "'ten'", "1e400"])
+def test_whole_numbers_are_nothing_else(refuse, name: str, value: str) -> None:
+    (problem,) = refuse(f"env.{name}={value}")
+    assert problem.key == f"env.{name}"
+    assert problem.fix
+
+
+def test_every_variable_of_the_guides_section_8_is_known() -> None:
+    guide = {
+        *(
+            "ASCEND_RT_VISIBLE_DEVICES",
+            "ASCEND_SLOG_PRINT_TO_STDOUT",
+            "ASCEND_GLOBAL_LOG_LEVEL",
+            "HCCL_CONNECT_TIMEOUT",
+        ),
+        *("HCCL_EXEC_TIMEOUT", "ASCEND_LAUNCH_BLOCKING", "MS_DEV_HOST_BLOCKING_RUN", "MS_DEV_LAUNCH_BLOCKING"),
+        *("ACLNN_CACHE_LIMIT", "TOKENIZERS_PARALLELISM", "NPUS_PER_NODE"),
+    }
+    assert guide <= {*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS}

@@ -17,7 +17,7 @@ from qvl_core.kernels.segments import Segments
 # ruff: noqa: RUF005 - jit reads neither [*pieces, piece] nor append.
 
 
-def attention_ascend_bsnd(
+def attention_bsnd_ascend(
     q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, segments: Segments, *, causal: bool, scale: float
 ) -> Tensor:
     """Return attention inside segments, [T, N, H]: full with masks in BSND, causal as `attention_ascend` does it."""

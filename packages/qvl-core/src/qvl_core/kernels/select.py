@@ -22,7 +22,7 @@ from qvl_core.input_file import printable
 from qvl_core.kernels.activations import gelu_ascend, gelu_reference, swiglu_ascend, swiglu_reference
 from qvl_core.kernels.adamw import adamw_update_ascend, adamw_update_reference
 from qvl_core.kernels.attention import attention_ascend, attention_reference
-from qvl_core.kernels.attention_bsnd import attention_ascend_bsnd
+from qvl_core.kernels.attention_bsnd import attention_bsnd_ascend
 from qvl_core.kernels.cross_entropy import cross_entropy_ascend, cross_entropy_reference
 from qvl_core.kernels.decode_attention import decode_attention_ascend, decode_attention_reference
 from qvl_core.kernels.flat import (
@@ -213,4 +213,4 @@ def ascend_table() -> KernelTable:
 
 def bsnd_table() -> KernelTable:
     """Return the fused forms with full attention by masks in the BSND layout. Not verified on a device."""
-    return replace(ascend_table(), attention=attention_ascend_bsnd)
+    return replace(ascend_table(), attention=attention_bsnd_ascend)

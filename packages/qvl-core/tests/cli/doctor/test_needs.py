@@ -69,7 +69,12 @@ def test_device_memory_counts_weights_optimizer_and_hccl_buffers(big: Recipe, fo
     # tp, pp, dp and the world: four communicators, two buffers each.
     assert more - need == 4 * 2 * 200 * needs.MIB
     assert needs.device_bytes(load_recipe("72b.toml", ["layout.zero1=true"])) < need
-    assert needs.check_device_memory(big, need - 1).level == "fail"
+    row = needs.check_device_memory(big, need - 1)
+    assert row.level == "fail"
+    found = row.evidence.partition("what fits on 64 devices: ")[2].split("; ")
+    assert 1 <= len(found) <= 3
+    assert len({layout.partition(",")[0] for layout in found}) == len(found)
+    assert needs.check_device_memory(big, GIB).evidence.endswith("nothing fits on 64 devices")
     assert needs.check_device_memory(big, need + 1).level == "warn"
     assert needs.check_device_memory(big, 2 * need).level == "ok"
     assert needs.check_device_memory(big, 0).level == "skipped"

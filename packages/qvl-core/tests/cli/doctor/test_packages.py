@@ -74,3 +74,12 @@ def test_broken_plug_ins_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None
     assert (row.level, row.fix) == ("fail", "pip install --force-reinstall qvl-convert")
     monkeypatch.setattr(plugins, "load_plugins", lambda *_, **__: plugins.Loaded(plugins=(), broken={}))
     assert packages.check_plugins().level == "ok"
+
+
+@pytest.mark.parametrize(("task", "name"), [("sft", "qvl-train"), ("eval", "qvl-eval"), ("infer", "qvl-eval")])
+def test_what_a_recipe_runs_with_has_to_be_there(monkeypatch: pytest.MonkeyPatch, task: str, name: str) -> None:
+    monkeypatch.setattr(packages, "installed_version", lambda asked: "0.1.0" if asked == "qvl-core" else None)
+    failed = [row for row in packages.check_packages(task) if row.level == "fail"]
+    assert [(row.check, row.fix) for row in failed] == [(name, f"pip install {name}")]
+    monkeypatch.setattr(packages, "installed_version", lambda _: "0.1.0")
+    assert {row.level for row in packages.check_packages(task)} == {"ok"}

@@ -109,7 +109,8 @@ def test_a_package_that_is_installed_twice(monkeypatch: pytest.MonkeyPatch, tmp_
     assert packages.check_copies().level == "ok"
 
 
-def test_the_real_decoders_decode_the_clip() -> None:
+def test_the_real_decoders_decode_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "DEADLINE_S", 600.0)
     assert programs.check_decoders(dict(os.environ)).level == "ok"
 
 

@@ -16,6 +16,13 @@ from qvl_core.recipe import load_recipe
 pytest.importorskip("qvl_data", reason="the records are read by qvl-data")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No deadlines: the machine that runs the tests may be slow."""
+    monkeypatch.setattr(record_rows, "DEADLINE_S", 600.0)
+    monkeypatch.setattr(record_rows, "_READING_S", 300.0)
+
+
 def _png() -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from qvl_core.errors import InputError, Problem
 from qvl_core.input_file import printable, read_regular_file
 
 _LIMIT = 4 << 20
+# Reports of one `srun` are made within the time that the slowest takes.
+TOGETHER_S = 300.0
 # Rows whose evidence names what has to be equal, and what of it is compared.
 EQUAL = {
     "python": r"Python \d+\.\d+",
@@ -46,12 +49,30 @@ def compare(paths: Sequence[str]) -> list[Row]:
             rows.append(Row(check=check, level="ok", evidence=f"all: {values.pop()}"))
         else:
             rows.append(Row(check=check, level="fail", evidence=evidence, fix=_fix(check)))
+    rows.append(_clocks(reports))
     for name, report in reports.items():
         failed = dict.fromkeys(str(row["check"]) for row in report if row["level"] == "fail")
         if failed:
             evidence, fix = f"failed there: {', '.join(failed)}", "run `qvl doctor` on that machine and mend them"
             rows.append(Row(check=name, level="fail", evidence=evidence, fix=fix))
     return rows
+
+
+def _clocks(reports: Mapping[str, list[dict[str, Any]]]) -> Row:
+    """Compare when the reports were made, each by its own machine's clock: at the same time, they should be near."""
+    times = {}
+    for name, report in reports.items():
+        found = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", _stated(report, "clock", ".*"))
+        try:
+            times[name] = datetime.strptime(found[0] if found else "", "%Y-%m-%d %H:%M:%S")
+        except ValueError:
+            return Row(check="clock", level="skipped", evidence=f"{name} says no time")
+    apart = (max(times.values()) - min(times.values())).total_seconds()
+    evidence = "; ".join(f"{name}: {time}" for name, time in times.items())
+    if apart <= TOGETHER_S:
+        return Row(check="clock", level="ok", evidence=f"the reports were made within {apart:.0f} s of each other")
+    fix = "make them at the same time (srun, pdsh) and compare again; if it stays, set the clocks (ntpd, chronyd)"
+    return Row(check="clock", level="warn", evidence=f"{apart:.0f} s apart: {evidence}", fix=fix)
 
 
 def _names(paths: Sequence[str]) -> list[str]:

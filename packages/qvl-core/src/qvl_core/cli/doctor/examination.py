@@ -118,12 +118,12 @@ def _npu_check(environment: Mapping[str, str], devices: Path) -> Check:
 def _machine(about: _About) -> list[Check]:
     """List what is checked without a recipe, and what a recipe only sharpens."""
     environment, recipe, wants_npu = about.environment, about.recipe, about.wants_npu
-    runs_models = any(installed_version(name) for name in ("qvl-train", "qvl-eval"))
+    runs_models = recipe is not None or any(installed_version(name) for name in ("qvl-train", "qvl-eval"))
     on_cpu = bool(recipe and recipe.launch.device == "cpu" and about.processes > 1)
     return [
         Check(name="host", look=host.check_host),
         Check(name="python", look=host.check_python),
-        Check(name="packages", look=packages.check_packages),
+        Check(name="packages", look=lambda: packages.check_packages(recipe.task if recipe else "")),
         Check(name="copies", look=packages.check_copies),
         Check(name="requirements", look=packages.check_requirements),
         # Commands of other packages are imported here: a broken one may take its time.

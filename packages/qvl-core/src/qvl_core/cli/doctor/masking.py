@@ -25,12 +25,13 @@ _STATED = re.compile(
     r"""(?ix)([\w.-]*(?:token|secret|passw(?:or)?d|passwd|api[_-]?key|access[_-]?key|private[_-]?key|credential
     |authorization)["']?\s*(?:[:=]\s*|\s(?=[^\s:=]*\d)))(["']?)([^\s"',;|]{4,})"""
 )
+_OPTION = re.compile(r"(?i)(--?[\w-]*(?:token|secret|passw(?:or)?d|passwd|api-?key|access-?key)[ =])([^\s\"',;<]+)")
 _URL_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HOMES = re.compile(r"(/(?:home|Users)/)[^/\s'\":;,]+")
-_MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
-_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\.?\d)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?![\w:])")
+_MAC = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")
+_IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
+_IPV6 = re.compile(r"(?<![A-Za-z0-9:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?![\w:])")
 # Long, of mixed letters and digits: a key of a kind that is not known. Digests are of one case, and kept.
 _LONG = re.compile(r"(?<![\w/+-])(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])(?=[\w+=-]*\d)[A-Za-z0-9_+=-]{32,}(?![\w/+-])")
 # Names that tell nothing about anybody.
@@ -57,6 +58,7 @@ class Mask:
             text = text.replace(secret, "<secret>")
         text = _TOKENS.sub("<token>", text)
         text = _BEARER.sub(r"\1 <token>", text)
+        text = _OPTION.sub(r"\1<secret>", text)
         text = _STATED.sub(_stated, text)
         text = _URL_USER.sub("<user>@", text)
         text = _MAIL.sub("<mail>", text)
@@ -65,7 +67,9 @@ class Mask:
             text = re.sub(rf"{re.escape(self._home)}(?![\w.-])", "~", text)
         text = _HOMES.sub(r"\1<user>", text)
         for host in self._hosts:
-            text = re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", self._one("host"), text, flags=re.IGNORECASE)
+            text = re.sub(
+                rf"(?<![A-Za-z0-9-]){re.escape(host)}(?![A-Za-z0-9-])", self._one("host"), text, flags=re.IGNORECASE
+            )
         for user in self._users:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])", "<user>", text)
         text = _MAC.sub(self._one("address"), text)

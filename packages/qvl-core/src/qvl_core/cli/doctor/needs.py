@@ -86,12 +86,30 @@ def check_device_memory(recipe: Recipe, capacity: int) -> Row:
     evidence += f"; a device has {bytes_text(capacity)}"
     if need > capacity:
         memory = f"{capacity / 2**30:.4g}"
-        fix = f"qvl plan {recipe.path} --memory-gib {memory} finds a layout that fits, or says what would"
+        evidence += f"; {_layouts_that_fit(recipe, capacity)}"
+        fix = f"qvl plan {recipe.path} --memory-gib {memory} gives a [layout] to paste, or says what would fit"
         return Row(check="device-memory", level="fail", evidence=evidence, fix=fix)
     if need > 0.9 * capacity:
         fix = f"little is left should samples be longer: qvl plan {recipe.path} compares layouts and recomputation"
         return Row(check="device-memory", level="warn", evidence=evidence, fix=fix)
     return Row(check="device-memory", level="ok", evidence=evidence)
+
+
+def _layouts_that_fit(recipe: Recipe, capacity: int) -> str:
+    """Name the fastest layouts of as many devices that fit, three at most."""
+    from qvl_core.planner.recipe_plan import recipe_plan
+    from qvl_core.planner.report import recompute_text
+    from qvl_core.planner.search import search
+
+    devices = recipe.parallel.world_size
+    named: dict[tuple[int, int, int], str] = {}
+    for plan in search(recipe_plan(recipe).job, devices, capacity, top=12):
+        layout = plan.layout
+        text = f"tp {layout.tp} pp {layout.pp} dp {layout.dp}, micro batch {plan.micro_batch}, recompute "
+        text += f"{recompute_text(plan)} ({bytes_text(int(plan.memory))})"
+        named.setdefault((layout.tp, layout.pp, layout.dp), text)
+    here = f"on {devices} device{'' if devices == 1 else 's'}"
+    return f"what fits {here}: {'; '.join([*named.values()][:3])}" if named else f"nothing fits {here}"
 
 
 def check_output(recipe: Recipe) -> Row:

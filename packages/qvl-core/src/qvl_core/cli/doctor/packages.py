@@ -7,6 +7,7 @@ from importlib import metadata
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, requirements_of, satisfies
 from qvl_core.cli.plugins import COMMAND_GROUP
+from qvl_core.tasks import TASK_PACKAGES
 
 BRINGS = {
     "qvl-core": "recipes, layouts, the model",
@@ -17,9 +18,9 @@ BRINGS = {
 }
 
 
-def check_packages() -> list[Row]:
-    """Check each of our packages: its version, or what its absence means."""
-    return [_package_row(name) for name in BRINGS]
+def check_packages(task: str = "") -> list[Row]:
+    """Check each of our packages: its version, or what its absence means; one that a recipe's `task` needs fails."""
+    return [_package_row(name, task) for name in BRINGS]
 
 
 def check_copies() -> Row:
@@ -87,10 +88,13 @@ def check_plugins() -> Row:
     return Row(check="plug-ins", level="ok", evidence=evidence)
 
 
-def _package_row(name: str) -> Row:
+def _package_row(name: str, task: str) -> Row:
     version = installed_version(name)
     if version is not None:
         return Row(check=name, level="ok", evidence=f"{version}: {BRINGS[name]}")
+    if name == TASK_PACKAGES.get(task):
+        evidence = f'not installed, and the recipe has task = "{task}"'
+        return Row(check=name, level="fail", evidence=evidence, fix=f"pip install {name}")
     return Row(
         check=name, level="skipped", evidence=f"not installed; it brings {BRINGS[name]}", fix=f"pip install {name}"
     )
