@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qvl_eval.evaluation.evaluate as module
+from qvl_core.durable import TEMPORARY_MARK
 from qvl_core.errors import DataError, OutputError, RecipeError, WeightsError
 from qvl_core.recipe import load_recipe
 from qvl_core.tasks import RunOptions
@@ -22,6 +23,7 @@ from qvl_eval.benchmarks.tsv import Row
 from qvl_eval.evaluation import replica
 from qvl_eval.evaluation.evaluate import evaluate
 from qvl_eval.evaluation.preflight import PreflightError
+from qvl_eval.evaluation.work_plan import PLAN_NAME
 from qvl_eval.task import run
 from rich.console import Console
 
@@ -138,6 +140,31 @@ def test_a_finished_run_is_shown_and_not_run_again(start: Run) -> None:
     assert (code, again.batches) == (0, [])
     assert "finished before" in text
     assert "accuracy 20.0 %" in text
+
+
+def test_a_kill_before_the_result_is_written_leaves_no_plan_behind(
+    start: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(FakeModel("1", fail_at=2))
+    plan = tmp_path / "run" / PLAN_NAME
+    plan.write_text("{}")
+    monkeypatch.setattr(module, "result_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(FakeModel("1"))
+    assert not plan.exists()
+
+
+def test_a_finished_run_that_is_shown_again_loses_what_a_kill_has_left(start: Run, tmp_path: Path) -> None:
+    start(FakeModel("1"))
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    for name in (PLAN_NAME, f"scores.json{TEMPORARY_MARK}1"):
+        (tmp_path / "run" / name).write_text("{}")
+    start(FakeModel("1"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
 def test_the_first_answers_stop_a_broken_set_up_and_stay_answered(

@@ -51,6 +51,7 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
             f"{evaluation.folder}: finished before; delete the folder to run it again", highlight=False, soft_wrap=True
         )
         with FolderLock(evaluation.folder):
+            remove_leftovers(evaluation.folder)
             conclusion = conclude(evaluation, _done(evaluation), console)
             _write_result(_started(record, evaluation, changes), evaluation, conclusion)
         return EXIT_DONE
@@ -67,7 +68,6 @@ def evaluate(recipe: Recipe, options: RunOptions, console: Console | None = None
         _answer(evaluation, replica, options, console)
         conclusion = conclude(evaluation, _all_done(evaluation), console)
         _write_result(record, evaluation, conclusion)
-        (evaluation.folder / PLAN_NAME).unlink(missing_ok=True)
     return EXIT_DONE
 
 
@@ -172,6 +172,8 @@ def _all_done(evaluation: Evaluation) -> Mapping[str, Prediction]:
 
 
 def _write_result(record: RunRecord, evaluation: Evaluation, conclusion: Conclusion) -> None:
+    # Before the result: whoever is killed between the two leaves nothing that no later run would take away.
+    (evaluation.folder / PLAN_NAME).unlink(missing_ok=True)
     dataclasses.replace(record, result=result_of(evaluation, conclusion)).write(evaluation.folder)
 
 
