@@ -190,7 +190,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(120)
     for status in all_statuses():
         if status.session == process.pid:
             with contextlib.suppress(ProcessLookupError):

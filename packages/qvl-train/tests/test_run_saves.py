@@ -120,7 +120,7 @@ def test_a_full_disk_stops_the_run_with_what_was_there_before_and_it_goes_on_fro
             train(f"train.save.background={background}")
         patch.undo()
     monkeypatch.undo()
-    os.chdir(project)
+    monkeypatch.chdir(project)
     assert error.value.exit_code == 1
     text = str(error.value)
     assert text.startswith("the checkpoint of step 4 could not be saved: ")

@@ -18,6 +18,13 @@ from qvl_data.dataset import Dataset
 from taken_steps import ids, learned_ids, take
 
 
+@pytest.fixture
+def threads_before(monkeypatch: pytest.MonkeyPatch) -> set[threading.Thread]:
+    """Give the threads of before. Those of the test are waited for, however long a busy machine lets them work."""
+    monkeypatch.setattr("qvl_data.batching.worker_threads._PATIENCE_S", 300.0)
+    return set(threading.enumerate())
+
+
 def test_same_batches_for_any_number_of_workers(make_recipe: Callable[..., Any], data_file: Path) -> None:
     found = []
     for workers in (0, 1, 3):
@@ -71,15 +78,14 @@ def test_seed_changes_the_order(make_recipe: Callable[..., Any], data_file: Path
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_changed_image_stops_with_its_record_and_leaves_no_thread(
-    make_recipe: Callable[..., Any], data_file: Path, workers: int
+    make_recipe: Callable[..., Any], data_file: Path, workers: int, threads_before: set[threading.Thread]
 ) -> None:
-    before = set(threading.enumerate())
     recipe = make_recipe([data_file], workers=workers, global_batch=4)
     data = prepare(recipe)
     save_image(data_file.parent / "3.png", 10, 10, seed=99)
     with pytest.raises(DataError, match=f"{data_file}:5"), batches(data, recipe=recipe) as steps:
         list(islice(steps, 3))
-    assert set(threading.enumerate()) <= before
+    assert set(threading.enumerate()) <= threads_before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -97,14 +103,15 @@ def test_our_own_bug_names_the_sample(
         next(steps)
 
 
-def test_close_stops_the_threads_and_the_iterator(make_recipe: Callable[..., Any], data_file: Path) -> None:
-    before = set(threading.enumerate())
+def test_close_stops_the_threads_and_the_iterator(
+    make_recipe: Callable[..., Any], data_file: Path, threads_before: set[threading.Thread]
+) -> None:
     recipe = make_recipe([data_file], workers=3)
     steps = batches(prepare(recipe), recipe=recipe)
     next(steps)
     steps.close()
     steps.close()
-    assert set(threading.enumerate()) <= before
+    assert set(threading.enumerate()) <= threads_before
     assert list(steps) == []
 
 
@@ -127,13 +134,14 @@ def test_validation_ranks_get_equally_many_and_repeats_carry_no_labels(
     assert len(labelled) == len(set(labelled)) == 5
 
 
-def test_validation_may_be_left_half_way(make_recipe: Callable[..., Any], data_file: Path) -> None:
-    before = set(threading.enumerate())
+def test_validation_may_be_left_half_way(
+    make_recipe: Callable[..., Any], data_file: Path, threads_before: set[threading.Thread]
+) -> None:
     recipe = make_recipe([data_file], validation={"fraction": 0.5})
     steps = validation_batches(prepare(recipe), recipe=recipe)
     next(steps)
     steps.close()  # type: ignore[attr-defined]
-    assert set(threading.enumerate()) <= before
+    assert set(threading.enumerate()) <= threads_before
 
 
 def test_no_validation_is_no_batch(make_recipe: Callable[..., Any], data_file: Path) -> None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 
 from qvl_core.launch.board import BoardReader, Entry
-from qvl_core.launch.proc import Status, all_statuses, disk_bytes, family, status_of
+from qvl_core.launch.proc import Status, all_statuses, busy_state, disk_bytes, family, status_of
 from qvl_core.launch.watch import STOPPED, Look, Vitals
 
-# Looking at all processes of the machine costs more than looking at the ranks.
+# Looking at all processes of the machine, and at all threads of the ranks, costs more than looking at the ranks.
 _FAMILY_PERIOD_S = 1.0
 _NO_CHILDREN = Vitals(state="", cpu_s=0.0)
 
@@ -21,6 +21,7 @@ class Eyes:
         self._board = board
         self._births: dict[int, int] = {}
         self._children: dict[int, Vitals] = {}
+        self._threads: dict[int, str] = {}
         self._children_at = 0.0
 
     def look(self) -> list[Look]:
@@ -30,6 +31,7 @@ class Eyes:
         if now - self._children_at > _FAMILY_PERIOD_S:
             self._children_at = now
             self._children = _children(entries)
+            self._threads = {entry.rank: busy_state(entry.process) for entry in entries if entry.process}
         return [self._look(entry) for entry in entries]
 
     def living(self) -> dict[int, int]:
@@ -57,8 +59,10 @@ class Eyes:
             return None
         children = self._children.get(entry.rank, _NO_CHILDREN)
         return Vitals(
-            # That the rank itself is stopped counts more than what its children do.
-            state=status.state if status.state == STOPPED else children.state or status.state,
+            # That the rank itself is stopped counts more than what its children do, or its other threads.
+            state=status.state
+            if status.state == STOPPED
+            else children.state or self._threads.get(entry.rank) or status.state,
             cpu_s=status.cpu_s + children.cpu_s,
             disk_bytes=disk_bytes(entry.process) + children.disk_bytes,
         )

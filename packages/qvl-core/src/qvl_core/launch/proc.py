@@ -63,6 +63,27 @@ def family(process: int, statuses: Iterable[Status]) -> tuple[Status, ...]:
     return tuple(members)
 
 
+def busy_state(process: int) -> str:
+    """Give R or D where any thread of a process has work: it runs, waits for a core or for storage. Else "".
+
+    The state of a process is that of its main thread, which sleeps while it waits for another one's result.
+    """
+    try:
+        found = {_state_of(entry / "stat") for entry in (PROC / str(process) / "task").iterdir()}
+    except OSError:
+        return ""
+    return next((state for state in "RD" if state in found), "")
+
+
+def _state_of(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        # It ended since the folder was listed.
+        return ""
+    return text[text.rindex(")") + 2]
+
+
 def disk_bytes(process: int) -> int:
     """Give how much a process has read from and written to storage; 0 where the system does not say."""
     try:
