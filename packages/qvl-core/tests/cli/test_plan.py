@@ -655,6 +655,26 @@ def test_tables_fit_a_narrow_terminal(large: str) -> None:
     assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))
 
 
+def test_many_stages_that_hold_the_same_share_a_row(qvl: Call, large: str) -> None:
+    result = qvl("plan", large, "--devices", "97", "--memory-gib", "64", "--top", "1")
+    assert result.code == 0, result.err
+    (stages,) = values_of(qvl, large, "--devices", "97", "--memory-gib", "64", "--top", "1")["plans"]
+    table = result.out.split("GiB on each rank")[1].split("milliseconds")[0].splitlines()
+    rows = [line.split() for line in table if line.strip()[:1].isdigit() and "v" in line]
+    assert len(rows) < 20 < len(stages["stages"]) == 97
+    assert "the first is the fullest" in result.out
+    # Rows go through all stages, and a row's numbers are those of its first stage, which is the fullest of them.
+    reached = 0
+    for name, vision, text, *numbers in rows:
+        first, last = (int(part) for part in (name.split("-") * 2)[:2])
+        assert first == reached
+        reached = last + 1
+        members = stages["stages"][first:reached]
+        assert {(f"{one['vision_layers']}v", f"{one['text_layers']}t") for one in members} == {(vision, text)}
+        assert float(numbers[-1]) == pytest.approx(max(one["memory_gib"]["total"] for one in members), abs=0.006)
+    assert reached == 97
+
+
 @pytest.mark.parametrize("width", [30, 60, 80])
 def test_the_layout_to_paste_is_not_folded_on_a_terminal(
     large: str, width: int, monkeypatch: pytest.MonkeyPatch
