@@ -575,6 +575,14 @@ def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str
     assert "the fullest rank takes" in result.out
 
 
+def test_a_vision_cache_is_counted(qvl: Call, large: str) -> None:
+    plain = values_of(qvl, large, *SIXTY_FOUR)
+    cached = values_of(qvl, large, *SIXTY_FOUR, "--set", "data.vision_cache=true")
+    assert cached["plans"][0]["step_s"] < plain["plans"][0]["step_s"]
+    named = {one["name"] for one in cached["assumptions"]} - {one["name"] for one in plain["assumptions"]}
+    assert named == {"vision features"}
+
+
 EVALUATION = ("eval.benchmark=ai2d_test", "eval.data=data/AI2D_TEST.tsv", "eval.every=100")
 
 

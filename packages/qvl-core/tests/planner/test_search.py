@@ -337,6 +337,7 @@ def test_what_is_refused_without_a_search_has_no_split(
     engine=st.sampled_from([QVL, MEGATRON]),
     has_adapters=st.booleans(),
     answered=st.sampled_from([0, 2, 64]),
+    keeps=st.booleans(),
 )
 def test_the_search_counts_as_plans_do(
     spec: ModelSpec,
@@ -348,11 +349,13 @@ def test_the_search_counts_as_plans_do(
     engine: Engine,
     has_adapters: bool,
     answered: int,
+    keeps: bool,
 ) -> None:
     asked = job_of(spec, task="generate", batch=answered, new_tokens=64) if answered and task == "train" else None
     job = job_of(
         spec,
         evaluation=asked,
+        keeps_features=keeps and task == "train" and (has_adapters or "merger" in freeze),
         global_batch=48,
         freeze=freeze,
         task=task,
@@ -399,6 +402,26 @@ def test_a_larger_micro_batch_never_takes_less(
         if 24 // choice.dp % size == 0
     ]
     assert all(more >= less * (1 - 1e-12) for less, more in pairwise(sizes))
+
+
+def test_features_that_are_kept_take_no_time() -> None:
+    """`data.vision_cache`: no vision layer runs in a step."""
+    frozen = job_of(SEVEN, freeze=("vision", "merger"), global_batch=24)
+    kept = replace(frozen, keeps_features=True)
+    layout = Layout(pp=2, vision_stages=(32, 0), text_stages=(10, 18))
+    plain, read = (make_plan(job, layout, micro_batch=4) for job in (frozen, kept))
+    without = replace(frozen, workload=replace(frozen.workload, media_tokens=0.0))
+    alone = make_plan(without, layout, micro_batch=4)
+    assert read.stages[0].forward.total < plain.stages[0].forward.total
+    assert read.stages[1].forward == plain.stages[1].forward == alone.stages[1].forward
+    # What is left is the text's; patches of no media start operations all the same.
+    assert read.stages[0].forward.compute == pytest.approx(
+        sum(part.forward.compute for part in plain.stages[1:]) / 18 * 10, rel=0.3
+    )
+    assert read.memory <= plain.memory
+    assert read.stages[0].memory.weights == plain.stages[0].memory.weights
+    best = search(kept, 8, 64 * GIB, top=1)[0]
+    assert best.step_s < search(frozen, 8, 64 * GIB, top=1)[0].step_s
 
 
 @pytest.mark.parametrize("recomputed", [(), ("text",), ("vision", "merger")])

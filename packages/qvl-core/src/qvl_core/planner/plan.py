@@ -126,7 +126,7 @@ class Plan:
         flops = training_flops(
             job.spec,
             sequences=(max(1, round(load.tokens / pieces)),) * pieces,
-            grids=((1, side, side * units),) * frames if load.media_tokens >= 1 else (),
+            grids=((1, side, side * units),) * frames if load.media_tokens >= 1 and not job.keeps_features else (),
             labels=round(load.labels),
             freeze=job.frozen,
             adapted=job.alive,
