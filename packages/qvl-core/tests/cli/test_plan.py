@@ -72,6 +72,31 @@ def test_json_states_every_stage_and_parts_add_up(qvl: Call, large: str) -> None
         assert plan["reasons"]
 
 
+def test_json_has_the_keys_that_programs_go_by(qvl: Call, large: str, answers: str) -> None:
+    for recipe, devices in ((large, "64"), (answers, "1")):
+        values = values_of(qvl, recipe, "--devices", devices, "--memory-gib", "64")
+        assert values["schema"] == 1
+        assert set(values) == {
+            *("recipe", "schema", "model", "task", "devices", "device", "memory_gib", "usable_gib", "global_batch"),
+            *("data", "plans", "would_fit", "assumptions"),
+        }
+        for plan in values["plans"]:
+            assert set(plan) == {
+                *("layout", "micro_batch", "micro_batches", "memory_gib", "fullest_stage", "step_s", "clock_s"),
+                *("samples_per_s", "tokens_per_s", "mfu", "bubble", "bottleneck", "shares", "stages", "reasons"),
+            }
+            assert set(plan["layout"]) == {"tp", "pp", "dp", "vision_stages", "text_stages", "zero1", "recompute"}
+            for stage in plan["stages"]:
+                assert set(stage) == {
+                    *("stage", "vision_layers", "text_layers", "memory_gib", "forward_s", "backward_s", "compute_s"),
+                    *("starting_s", "communication_s", "replicas_s", "update_s"),
+                }
+                assert set(stage["memory_gib"]) == {
+                    *("weights", "gradients", "new_gradients", "master", "moments", "vision", "merger", "text"),
+                    *("logits", "in_flight", "kv_cache", "communication", "base", "evaluation", "total"),
+                }
+
+
 def test_the_layout_can_be_pasted_and_is_planned_the_same(qvl: Call, large: str, folder: Path) -> None:
     result = qvl("plan", large, *SIXTY_FOUR, "--format", "toml")
     assert result.code == 0
