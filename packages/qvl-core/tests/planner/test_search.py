@@ -15,9 +15,11 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
 from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
+from qvl_core.params import Component
 from qvl_core.planner import search as search_module
-from qvl_core.planner.costs import Choice, StageCosts
+from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 from qvl_core.planner.devices import device_facts
+from qvl_core.planner.fewest import StagesNeeded
 from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan
@@ -468,3 +470,55 @@ def test_the_search_does_not_grow_with_what_it_may_choose_from(monkeypatch: pyte
     assert len(list(choices(job, 4032))) > 3000
     assert search(job, 4032, 57 * GIB)
     assert looks < 30_000
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    spec=st.sampled_from([TINY, SEVEN, load_spec("qwen2.5-vl-32b")]),
+    freeze=st.sampled_from([*FREEZES, ("vision", "text")]),
+    length=st.sampled_from([64, 1024, 16_384]),
+    tp=st.sampled_from([1, 2]),
+    pp=st.integers(2, 24),
+    dp=st.sampled_from([1, 2, 4, 24]),
+    recompute=st.sampled_from([frozenset(), frozenset({"text"}), frozenset({"vision", "merger", "text"})]),
+    share=st.floats(0.3, 1.5),
+    task=st.sampled_from(["train", "generate"]),
+)
+def test_stages_that_are_ruled_out_have_no_split(
+    spec: ModelSpec,
+    freeze: tuple[str, ...],
+    length: int,
+    tp: int,
+    pp: int,
+    dp: int,
+    recompute: frozenset[Component],
+    share: float,
+    task: str,
+) -> None:
+    load = assumed_workload(length)
+    job = job_of(spec, freeze=freeze, workload=load, global_batch=48, task=task, batch=2, new_tokens=8)
+    trains = task == "train"
+    pp = min(pp, (spec.vision.depth if trains else 1) + spec.text.num_layers)
+    choice = Choice(
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        micro_batch=1 if trains else 2,
+        recompute=recompute if trains else frozenset(),
+        zero1=trains and dp > 1,
+    )
+    shared = SharedCosts(job)
+    searched = SplitSearch(shared, choice)
+    least = searched.least_bytes()
+    if least is None:
+        return
+    limit = least[0] * share
+    needed = StagesNeeded(shared, [1, 2, 4, 24], limit).of(choice)
+    assert pp >= needed or not searched.fits(limit)
+
+
+def test_a_memory_that_no_layer_fits_in_is_known_to_be_too_small() -> None:
+    # 83,160 has 128 divisors: "none of those that were tried" was all that was said.
+    job = job_of(SEVEN, freeze=("vision", "merger"), global_batch=83_160, workload=assumed_workload(32_768))
+    short = shortfall(job, 8, 9 * GIB)
+    assert (short.fewest, short.all_tried) == (None, True)
