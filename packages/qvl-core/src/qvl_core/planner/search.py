@@ -134,8 +134,14 @@ def _fewest(shared: SharedCosts, memory_bytes: float) -> tuple[Plan | None, bool
     job, tried = shared.job, 0
     machine, smallest = job.device.devices_per_node, _smallest_micro_batch(job)
     needed = StagesNeeded(shared, _replicas(job), memory_bytes)
+    least: dict[tuple[int, int], int] = {}
     for size, shapes in _sizes(job, LeastMemory(shared, smallest), memory_bytes):
         for tp, pp, dp in shapes:
+            if (tp, dp) not in least:
+                each = _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest)
+                least[tp, dp] = min(needed.of(choice) for choice in each)
+            if 1 < pp < least[tp, dp]:
+                continue
             for choice in _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest):
                 if pp > 1 and pp < needed.of(choice):
                     continue
