@@ -72,6 +72,31 @@ def test_json_states_every_stage_and_parts_add_up(qvl: Call, large: str) -> None
         assert plan["reasons"]
 
 
+def test_json_has_the_keys_that_programs_go_by(qvl: Call, large: str, answers: str) -> None:
+    for recipe, devices in ((large, "64"), (answers, "1")):
+        values = values_of(qvl, recipe, "--devices", devices, "--memory-gib", "64")
+        assert values["schema"] == 1
+        assert set(values) == {
+            *("recipe", "schema", "model", "task", "devices", "device", "memory_gib", "usable_gib", "global_batch"),
+            *("data", "plans", "would_fit", "assumptions"),
+        }
+        for plan in values["plans"]:
+            assert set(plan) == {
+                *("layout", "micro_batch", "micro_batches", "memory_gib", "fullest_stage", "step_s", "clock_s"),
+                *("samples_per_s", "tokens_per_s", "mfu", "bubble", "bottleneck", "shares", "stages", "reasons"),
+            }
+            assert set(plan["layout"]) == {"tp", "pp", "dp", "vision_stages", "text_stages", "zero1", "recompute"}
+            for stage in plan["stages"]:
+                assert set(stage) == {
+                    *("stage", "vision_layers", "text_layers", "memory_gib", "forward_s", "backward_s", "compute_s"),
+                    *("starting_s", "communication_s", "replicas_s", "update_s"),
+                }
+                assert set(stage["memory_gib"]) == {
+                    *("weights", "gradients", "new_gradients", "master", "moments", "vision", "merger", "text"),
+                    *("logits", "in_flight", "kv_cache", "communication", "base", "evaluation", "total"),
+                }
+
+
 def test_the_layout_can_be_pasted_and_is_planned_the_same(qvl: Call, large: str, folder: Path) -> None:
     result = qvl("plan", large, *SIXTY_FOUR, "--format", "toml")
     assert result.code == 0
@@ -575,6 +600,14 @@ def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str
     assert "the fullest rank takes" in result.out
 
 
+def test_a_vision_cache_is_counted(qvl: Call, large: str) -> None:
+    plain = values_of(qvl, large, *SIXTY_FOUR)
+    cached = values_of(qvl, large, *SIXTY_FOUR, "--set", "data.vision_cache=true")
+    assert cached["plans"][0]["step_s"] < plain["plans"][0]["step_s"]
+    named = {one["name"] for one in cached["assumptions"]} - {one["name"] for one in plain["assumptions"]}
+    assert named == {"vision features"}
+
+
 EVALUATION = ("eval.benchmark=ai2d_test", "eval.data=data/AI2D_TEST.tsv", "eval.every=100")
 
 
@@ -653,6 +686,26 @@ def test_tables_fit_a_narrow_terminal(large: str) -> None:
     rows = [line.split()[0] for line in written.splitlines() if line.strip()[:1].isdigit()]
     assert set(rows) <= {"0", "1", "2", "3", "1-2", "2-3", "1-3"}
     assert all(word in written for word in ("communication", "optimizer", "in flight", "all"))
+
+
+def test_many_stages_that_hold_the_same_share_a_row(qvl: Call, large: str) -> None:
+    result = qvl("plan", large, "--devices", "97", "--memory-gib", "64", "--top", "1")
+    assert result.code == 0, result.err
+    (stages,) = values_of(qvl, large, "--devices", "97", "--memory-gib", "64", "--top", "1")["plans"]
+    table = result.out.split("GiB on each rank")[1].split("milliseconds")[0].splitlines()
+    rows = [line.split() for line in table if line.strip()[:1].isdigit() and "v" in line]
+    assert len(rows) < 20 < len(stages["stages"]) == 97
+    assert "the first is the fullest" in result.out
+    # Rows go through all stages, and a row's numbers are those of its first stage, which is the fullest of them.
+    reached = 0
+    for name, vision, text, *numbers in rows:
+        first, last = (int(part) for part in (name.split("-") * 2)[:2])
+        assert first == reached
+        reached = last + 1
+        members = stages["stages"][first:reached]
+        assert {(f"{one['vision_layers']}v", f"{one['text_layers']}t") for one in members} == {(vision, text)}
+        assert float(numbers[-1]) == pytest.approx(max(one["memory_gib"]["total"] for one in members), abs=0.006)
+    assert reached == 97
 
 
 @pytest.mark.parametrize("width", [30, 60, 80])

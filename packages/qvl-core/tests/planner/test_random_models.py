@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -53,9 +54,24 @@ def specs(draw: st.DrawFn) -> ModelSpec:
 
 
 @st.composite
+def uneven(draw: st.DrawFn, spec: ModelSpec, pp: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Draw any legal stage lists: layers in order over stages none of which is empty."""
+    layers = spec.vision.depth + spec.text.num_layers
+    cuts = draw(st.lists(st.integers(1, layers - 1), min_size=pp - 1, max_size=pp - 1, unique=True)) if pp > 1 else []
+    edges = [0, *sorted(cuts), layers]
+    depth = spec.vision.depth
+    counts = list(pairwise(edges))
+    vision = tuple(max(0, min(end, depth) - start) for start, end in counts)
+    text = tuple(max(0, end - max(start, depth)) for start, end in counts)
+    return vision, text
+
+
+@st.composite
 def layouts(draw: st.DrawFn, spec: ModelSpec) -> Layout:
     pp = draw(st.integers(1, min(3, spec.vision.depth + spec.text.num_layers)))
     vision, text = derive_stages(spec, pp)
+    if draw(st.booleans()):
+        vision, text = draw(uneven(spec, pp))
     tp = draw(st.sampled_from([degree for degree in legal_tensor_degrees(spec) if degree <= 4]))
     return Layout(tp=tp, pp=pp, dp=draw(st.integers(1, 3)), vision_stages=vision, text_stages=text)
 

@@ -15,9 +15,11 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import check_layout
 from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
+from qvl_core.params import Component
 from qvl_core.planner import search as search_module
-from qvl_core.planner.costs import Choice, StageCosts
+from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 from qvl_core.planner.devices import device_facts
+from qvl_core.planner.fewest import StagesNeeded
 from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan
@@ -337,6 +339,7 @@ def test_what_is_refused_without_a_search_has_no_split(
     engine=st.sampled_from([QVL, MEGATRON]),
     has_adapters=st.booleans(),
     answered=st.sampled_from([0, 2, 64]),
+    keeps=st.booleans(),
 )
 def test_the_search_counts_as_plans_do(
     spec: ModelSpec,
@@ -348,11 +351,13 @@ def test_the_search_counts_as_plans_do(
     engine: Engine,
     has_adapters: bool,
     answered: int,
+    keeps: bool,
 ) -> None:
     asked = job_of(spec, task="generate", batch=answered, new_tokens=64) if answered and task == "train" else None
     job = job_of(
         spec,
         evaluation=asked,
+        keeps_features=keeps and task == "train" and (has_adapters or "merger" in freeze),
         global_batch=48,
         freeze=freeze,
         task=task,
@@ -401,6 +406,26 @@ def test_a_larger_micro_batch_never_takes_less(
     assert all(more >= less * (1 - 1e-12) for less, more in pairwise(sizes))
 
 
+def test_features_that_are_kept_take_no_time() -> None:
+    """`data.vision_cache`: no vision layer runs in a step."""
+    frozen = job_of(SEVEN, freeze=("vision", "merger"), global_batch=24)
+    kept = replace(frozen, keeps_features=True)
+    layout = Layout(pp=2, vision_stages=(32, 0), text_stages=(10, 18))
+    plain, read = (make_plan(job, layout, micro_batch=4) for job in (frozen, kept))
+    without = replace(frozen, workload=replace(frozen.workload, media_tokens=0.0))
+    alone = make_plan(without, layout, micro_batch=4)
+    assert read.stages[0].forward.total < plain.stages[0].forward.total
+    assert read.stages[1].forward == plain.stages[1].forward == alone.stages[1].forward
+    # What is left is the text's; patches of no media start operations all the same.
+    assert read.stages[0].forward.compute == pytest.approx(
+        sum(part.forward.compute for part in plain.stages[1:]) / 18 * 10, rel=0.3
+    )
+    assert read.memory <= plain.memory
+    assert read.stages[0].memory.weights == plain.stages[0].memory.weights
+    best = search(kept, 8, 64 * GIB, top=1)[0]
+    assert best.step_s < search(frozen, 8, 64 * GIB, top=1)[0].step_s
+
+
 @pytest.mark.parametrize("recomputed", [(), ("text",), ("vision", "merger")])
 @pytest.mark.parametrize("tokens", [64, 1024, 32_768])
 def test_gradients_are_no_more_than_the_model_and_no_less_than_what_they_replace(
@@ -445,3 +470,55 @@ def test_the_search_does_not_grow_with_what_it_may_choose_from(monkeypatch: pyte
     assert len(list(choices(job, 4032))) > 3000
     assert search(job, 4032, 57 * GIB)
     assert looks < 30_000
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    spec=st.sampled_from([TINY, SEVEN, load_spec("qwen2.5-vl-32b")]),
+    freeze=st.sampled_from([*FREEZES, ("vision", "text")]),
+    length=st.sampled_from([64, 1024, 16_384]),
+    tp=st.sampled_from([1, 2]),
+    pp=st.integers(2, 24),
+    dp=st.sampled_from([1, 2, 4, 24]),
+    recompute=st.sampled_from([frozenset(), frozenset({"text"}), frozenset({"vision", "merger", "text"})]),
+    share=st.floats(0.3, 1.5),
+    task=st.sampled_from(["train", "generate"]),
+)
+def test_stages_that_are_ruled_out_have_no_split(
+    spec: ModelSpec,
+    freeze: tuple[str, ...],
+    length: int,
+    tp: int,
+    pp: int,
+    dp: int,
+    recompute: frozenset[Component],
+    share: float,
+    task: str,
+) -> None:
+    load = assumed_workload(length)
+    job = job_of(spec, freeze=freeze, workload=load, global_batch=48, task=task, batch=2, new_tokens=8)
+    trains = task == "train"
+    pp = min(pp, (spec.vision.depth if trains else 1) + spec.text.num_layers)
+    choice = Choice(
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        micro_batch=1 if trains else 2,
+        recompute=recompute if trains else frozenset(),
+        zero1=trains and dp > 1,
+    )
+    shared = SharedCosts(job)
+    searched = SplitSearch(shared, choice)
+    least = searched.least_bytes()
+    if least is None:
+        return
+    limit = least[0] * share
+    needed = StagesNeeded(shared, [1, 2, 4, 24], limit).of(choice)
+    assert pp >= needed or not searched.fits(limit)
+
+
+def test_a_memory_that_no_layer_fits_in_is_known_to_be_too_small() -> None:
+    # 83,160 has 128 divisors: "none of those that were tried" was all that was said.
+    job = job_of(SEVEN, freeze=("vision", "merger"), global_batch=83_160, workload=assumed_workload(32_768))
+    short = shortfall(job, 8, 9 * GIB)
+    assert (short.fewest, short.all_tried) == (None, True)

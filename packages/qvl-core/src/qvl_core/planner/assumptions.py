@@ -78,6 +78,16 @@ def _memory(job: Job) -> tuple[Assumption, ...]:
             band="if a device lets go later: what the trained weights take, on top",
         ),
     ]
+    if job.keeps_features:
+        rows.append(
+            Assumption(
+                about="both",
+                name="vision features",
+                value="read, not computed: no vision layer runs in a step",
+                source="data.vision_cache of the recipe",
+                band="computing them once, before the first step, and reading them are not counted in time",
+            )
+        )
     if job.evaluation is not None:
         asked = job.evaluation
         rows.append(

@@ -116,23 +116,35 @@ def best_deal(begin: Place, inner: Inner, end: Place, begins: int, layers: int, 
     return best
 
 
-def least_seconds(begin: Place, inner: Place, end: Place, others: int, layers: int, worst: float) -> float:
-    """Give seconds that no deal is under, whatever fits: layers are cut at will. `others`: stages but the last."""
-    places = [(begin, 1), (inner, others - 1), (end, 1)]
-    worst = max(worst, begin.value, end.value, inner.value if others > 1 else 0.0)
-    left = layers - others - 1
-    more = begin.more_time
-    base = begin.time + (others - 1) * inner.time + end.time
-    if min(place.more_value for place, _ in places) <= 0:
-        return base + left * min(more, end.more_time) + worst
-    rates = sum(count / place.more_value for place, count in places)
-    level = (left + sum(count * place.value / place.more_value for place, count in places)) / rates
-    threshold = max(worst, level)
-    last = float(left)
-    if more - end.more_time <= end.more_value:
-        # A higher threshold costs more than what the last stage saves by it.
-        last = min(last, (threshold - end.value) / end.more_value)
-    return base + left * more - (more - end.more_time) * last + threshold
+class LeastSeconds:
+    """Gives seconds that no deal is under, whatever fits: layers are cut at will. `others` counts stages but the last.
+
+    All first stages with text that are asked about add `begin.more_time` and `begin.more_value` with a layer more.
+    """
+
+    def __init__(self, begin: Place, inner: Place, end: Place, others: int, layers: int) -> None:
+        self._worst = max(end.value, inner.value) if others > 1 else end.value
+        self._begin, self._end, self._left = begin, end, layers - others - 1
+        self._base = (others - 1) * inner.time + end.time
+        self._is_flat = min(begin.more_value, inner.more_value, end.more_value) <= 0
+        if not self._is_flat:
+            self._rates = 1 / begin.more_value + (others - 1) / inner.more_value + 1 / end.more_value
+            self._values = (others - 1) * inner.value / inner.more_value + end.value / end.more_value
+
+    def of(self, time: float, value: float, worst: float) -> float:
+        """Give them for the seconds and the value of a first stage with text, and a threshold that is there anyway."""
+        begin, end, left = self._begin, self._end, self._left
+        worst = max(worst, value, self._worst)
+        base = time + self._base
+        if self._is_flat:
+            return base + left * min(begin.more_time, end.more_time) + worst
+        threshold = max(worst, (left + value / begin.more_value + self._values) / self._rates)
+        last = float(left)
+        saved = begin.more_time - end.more_time
+        if saved <= end.more_value:
+            # A higher threshold costs more than what the last stage saves by it.
+            last = min(last, (threshold - end.value) / end.more_value)
+        return base + left * begin.more_time - saved * last + threshold
 
 
 def dealt(places: Sequence[Place], rooms: Sequence[int], layers: int) -> list[int]:

@@ -52,7 +52,8 @@ class Job:
     answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound); on CPU the engine
     `copies_head`, but not while weights change. Where each micro batch
     weighs the same in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
-    `evaluation` is what a training answers on its way, with its own layout and beside its state.
+    `evaluation` is what a training answers on its way, with its own layout and beside its state. Where it
+    `keeps_features` of frozen vision, these are read, and no vision layer runs in a step.
     """
 
     spec: ModelSpec
@@ -70,6 +71,7 @@ class Job:
     engine: Engine = QVL
     kernels: Kernels = "fused"
     is_loss_of_micro_batches: bool = False
+    keeps_features: bool = False
     evaluation: Job | None = None
     copies_head: bool = True
 
@@ -122,6 +124,7 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
         micro_batch=train.micro_batch if train is not None else 1,
         kernels=kernels,
         is_loss_of_micro_batches=train is not None and train.loss_reduction == "micro_batch",
+        keeps_features=train is not None and recipe.data.vision_cache,
     )
     if train is None:
         return _answering(job, recipe)
@@ -133,7 +136,9 @@ def _evaluation(job: Job, recipe: Recipe) -> Job | None:
     if recipe.eval is None or not recipe.eval.every:
         return None
     # Adapters are part of the training's own weights.
-    answering = replace(job, task="generate", workload=prompts_of(recipe), freeze=(), lora=None, copies_head=False)
+    answering = replace(
+        job, task="generate", workload=prompts_of(recipe), freeze=(), lora=None, keeps_features=False, copies_head=False
+    )
     return _answering(answering, recipe)
 
 

@@ -323,6 +323,9 @@ class PartMemory:
             if not self._reached[component]:
                 # Forward only: what a layer keeps is let go as it goes.
                 taken = largest + entry + (pixels if component != "text" else 0.0)
+                if job.keeps_features and component != "text":
+                    # Before the first step, one medium after the other.
+                    taken /= self._samples
                 if taken > passing:
                     passing, who = taken, component
                 continue
@@ -368,6 +371,8 @@ class PartMemory:
             # Features are all that is left of frozen vision.
             features = self._patches / vision.merge_unit * text.hidden_size * self._element
             entry = pixels if self._reached["merger"] or not shape.vision_done else features
+        if job.keeps_features and not shape.text:
+            entry = 0.0
         if job.engine.tape:
             return in_flight * (entry + plan)
         kept = self._layers_kept(shape)

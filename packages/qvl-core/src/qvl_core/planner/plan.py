@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from qvl_core.layout import Layout
@@ -90,7 +91,7 @@ class Plan:
             more * stage.micro_batch_s + stage.replicas_s + stage.update_s for stage in self.stages
         )
 
-    @property
+    @cached_property
     def clock_s(self) -> float:
         """Give the time of a step by the clock of 1F1B; lopsided stages take more, or less, than `step_s`."""
         if self.job.task != "train" or self.layout.pp == 1:
@@ -125,7 +126,7 @@ class Plan:
         flops = training_flops(
             job.spec,
             sequences=(max(1, round(load.tokens / pieces)),) * pieces,
-            grids=((1, side, side * units),) * frames if load.media_tokens >= 1 else (),
+            grids=((1, side, side * units),) * frames if load.media_tokens >= 1 and not job.keeps_features else (),
             labels=round(load.labels),
             freeze=job.frozen,
             adapted=job.alive,

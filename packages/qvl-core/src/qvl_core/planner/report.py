@@ -8,12 +8,15 @@ from typing import Any
 
 from qvl_core.planner.assumptions import assumptions
 from qvl_core.planner.job import Job
-from qvl_core.planner.plan import Plan, gib, plan_values
+from qvl_core.planner.plan import Plan, StagePlan, gib, plan_values
 from qvl_core.planner.search import Shortfall
 
 SCHEMA = 1
 # The account and the clock may differ by so much without a word.
 _TOLD_FROM = 0.02
+_WAITING = ("in_flight",)
+# Stages, each of which has a row of its own.
+_MOST_ROWS = 16
 # Columns of the memory table: heading, and the fields of MemoryParts that add up to it.
 MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("weights", ("weights",)),
@@ -22,7 +25,7 @@ MEMORY_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vision", ("vision", "merger")),
     ("text", ("text",)),
     ("logits", ("logits",)),
-    ("in flight", ("in_flight",)),
+    ("in flight", _WAITING),
     ("KV cache", ("kv_cache",)),
     ("communication", ("communication",)),
     ("base", ("base",)),
@@ -66,22 +69,32 @@ def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
 
 
 def memory_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Give heading and rows of memory by stage, GiB; columns that are zero everywhere are left out."""
+    """Give heading and rows of memory by stage, GiB; columns that are zero everywhere are left out.
+
+    Of many stages, neighbours that differ in what waits alone share a row, which is that of the first, the fullest.
+    """
     columns = [
         (name, parts)
         for name, parts in MEMORY_COLUMNS
         if any(getattr(stage.memory, part) for stage in plan.stages for part in parts)
     ]
-    rows = [
-        (
-            str(stage.stage),
-            f"{stage.vision}v {stage.text}t",
-            *(f"{gib(sum(getattr(stage.memory, part) for part in parts)):.2f}" for _, parts in columns),
-            f"{gib(stage.memory.total):.2f}",
-        )
-        for stage in plan.stages
-    ]
+    rows: list[tuple[str, ...]] = []
+    alike: tuple[str, ...] = ()
+    first = 0
+    for stage in plan.stages:
+        held = (f"{stage.vision}v {stage.text}t", *(_gib(stage, parts) for _, parts in columns if parts != _WAITING))
+        if len(plan.stages) > _MOST_ROWS and held == alike:
+            # The first of them is the fullest: more micro batches wait there.
+            rows[-1] = (f"{first}-{stage.stage}", *rows[-1][1:])
+            continue
+        first, alike = stage.stage, held
+        cells = (_gib(stage, parts) for _, parts in columns)
+        rows.append((str(first), held[0], *cells, f"{gib(stage.memory.total):.2f}"))
     return ("stage", "layers", *(name for name, _ in columns), "all"), rows
+
+
+def _gib(stage: StagePlan, parts: Sequence[str]) -> str:
+    return f"{gib(sum(getattr(stage.memory, part) for part in parts)):.2f}"
 
 
 def time_rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -15,6 +15,7 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
 from qvl_core.planner.costs import Choice, SharedCosts
+from qvl_core.planner.fewest import StagesNeeded
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.plan import Plan, make_plan
 from qvl_core.planner.splits import LeastMemory, Split, SplitSearch
@@ -132,13 +133,22 @@ def _fewest(shared: SharedCosts, memory_bytes: float) -> tuple[Plan | None, bool
     """
     job, tried = shared.job, 0
     machine, smallest = job.device.devices_per_node, _smallest_micro_batch(job)
+    needed = StagesNeeded(shared, _replicas(job), memory_bytes)
+    least: dict[tuple[int, int], int] = {}
     for size, shapes in _sizes(job, LeastMemory(shared, smallest), memory_bytes):
         for tp, pp, dp in shapes:
+            if (tp, dp) not in least:
+                each = _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest)
+                least[tp, dp] = min(needed.of(choice) for choice in each)
+            if 1 < pp < least[tp, dp]:
+                continue
             for choice in _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=smallest):
+                if pp > 1 and pp < needed.of(choice):
+                    continue
                 tried += 1
                 if SplitSearch(shared, choice).fits(memory_bytes):
                     return _fitting(shared, size, memory_bytes), True
-        if tried > _MOST_TRIED:
+        if tried + needed.looks > _MOST_TRIED:
             doubled = (machine << more for more in range(1, 17) if size < machine << more <= MOST_DEVICES)
             found = (_fitting(shared, more, memory_bytes) for more in doubled)
             return next((plan for plan in found if plan is not None), None), False
@@ -148,10 +158,9 @@ def _fewest(shared: SharedCosts, memory_bytes: float) -> tuple[Plan | None, bool
 def _sizes(job: Job, bounds: LeastMemory, memory_bytes: float) -> list[tuple[int, list[tuple[int, int, int]]]]:
     """List numbers of devices with each tp, pp and dp that might fit: up to a machine, whole machines, all others."""
     machine = job.device.devices_per_node
-    replicas = _divisors(job.global_batch) if job.task == "train" else [1]
     sizes: dict[int, list[tuple[int, int, int]]] = {}
     for tp in legal_tensor_degrees(job.spec):
-        for dp in replicas:
+        for dp in _replicas(job):
             if tp * dp > MOST_DEVICES:
                 break
             for pp in range(bounds.fewest_stages(tp, dp, _most_stages(job), memory_bytes), _most_stages(job) + 1):
@@ -160,6 +169,10 @@ def _sizes(job: Job, bounds: LeastMemory, memory_bytes: float) -> list[tuple[int
                     break
                 sizes.setdefault(size, []).append((tp, pp, dp))
     return sorted(sizes.items(), key=lambda pair: (pair[0] > machine and pair[0] % machine > 0, pair[0]))
+
+
+def _replicas(job: Job) -> list[int]:
+    return _divisors(job.global_batch) if job.task == "train" else [1]
 
 
 def _fitting(shared: SharedCosts, devices: int, memory_bytes: float) -> Plan | None:

@@ -8,14 +8,14 @@ dealt by thresholds (`dealing`). Prefixes are looked at in the order of a bound 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, inf
 
 from qvl_core.planner.capacity import Capacity, most
 from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
-from qvl_core.planner.dealing import Deal, Place, best_deal, dealt, least_seconds
+from qvl_core.planner.dealing import Deal, LeastSeconds, Place, best_deal, dealt
 from qvl_core.planner.memory import StageShape
 
 # Up to so many vision layers every prefix is tried; beyond, no more stages than vision's share of the work asks for.
@@ -259,37 +259,56 @@ class SplitSearch:
     @cached_property
     def _bounded(self) -> list[tuple[float, _Prefix]]:
         """List the prefixes with a time that none of their splits can beat, whatever its memory; fastest first."""
-        prefixes = (_Prefix(pure=pure, last=last) for pure, lasts in self._prefixes for last in lasts)
-        return sorted(((self._bound(prefix), prefix) for prefix in prefixes), key=lambda pair: pair[0])
+        found = [pair for pure, lasts in self._prefixes for pair in self._bounds(pure, lasts)]
+        return sorted(found, key=lambda pair: pair[0])
 
-    def _bound(self, prefix: _Prefix) -> float:
-        pure, last = prefix.pure, prefix.last
-        spent = worst = 0.0
-        if pure:
-            # One has as many as the mean, at least; the first of several does without what the others are handed.
-            crowded = ceil((self._depth - last) / pure)
-            kinds = [(0, last == 0)] if pure == 1 else [(0, False), (1, False)]
-            each = [self._costs.seconds(crowded, 0, stage, done=done) for stage, done in kinds]
-            worst = min(value for _, value in each)
-            spent = self._pure_seconds(prefix)
+    def _bounds(self, pure: int, lasts: range) -> Iterator[tuple[float, _Prefix]]:
+        """Yield the bounds of prefixes with so many stages of vision alone."""
         if pure == self._end:
-            time, value = self._costs.seconds(last, self._layers, pure, embeds=True)
-            return spent + time + max(worst, value)
-        begin = self._place(last, pure)
-        others = self._end - pure
-        return spent + least_seconds(begin, self._inner_place, self._end_place, others, self._layers, worst)
+            for last in lasts:
+                spent, worst = self._of_vision(pure, last)
+                time, value = self._costs.seconds(last, self._layers, pure, embeds=True)
+                yield spent + time + max(worst, value), _Prefix(pure=pure, last=last)
+            return
+        # A layer of vision more adds the same to each place that has some.
+        none, one, two = (self._place(count, pure) for count in (0, 1, 2))
+        least = LeastSeconds(one, self._inner_place, self._end_place, self._end - pure, self._layers)
+        more_time, more_value = two.time - one.time, two.value - one.value
+        for last in lasts:
+            spent, worst = self._of_vision(pure, last)
+            time = one.time + (last - 1) * more_time if last else none.time
+            value = one.value + (last - 1) * more_value if last else none.value
+            yield spent + least.of(time, value, worst), _Prefix(pure=pure, last=last)
 
-    def _pure_seconds(self, prefix: _Prefix) -> float:
-        """Give what the stages of vision alone take together for a micro batch, however their layers are spread."""
-        pure, held = prefix.pure, self._depth - prefix.last
-        is_whole = prefix.last == 0
+    def _of_vision(self, pure: int, last: int) -> tuple[float, float]:
+        """Give what stages of vision alone take for a micro batch, however they share it, and the least of the worst.
+
+        One has as many layers as the mean, at least; the first of several does without what the others are handed.
+        """
+        held = self._depth - last
+        if not pure:
+            return 0.0, 0.0
         if pure == 1:
-            return self._costs.seconds(held, 0, 0, done=is_whole)[0]
+            return self._costs.seconds(held, 0, 0, done=last == 0)
+        first, ending, more, by_layers = self._several
+        usual = by_layers[1][2]
+        time = first + (pure - 2) * usual + (usual if last else ending) + (held - pure) * more
+        return time, min(by_layers[ceil(held / pure)][:2])
+
+    @cached_property
+    def _several(self) -> tuple[float, float, float, list[tuple[float, float, float]]]:
+        """Give seconds of several stages of vision alone: the first with one layer, the last with one, a layer more.
+
+        And by layers the values of a first stage and of another, and the seconds of the latter.
+        """
         first, _ = self._costs.seconds(1, 0, 0, done=False)
-        one, _ = self._costs.seconds(1, 0, 1, done=False)
-        two, _ = self._costs.seconds(2, 0, 1, done=False)
-        ending, _ = self._costs.seconds(1, 0, 1, done=is_whole)
-        return first + (pure - 2) * one + ending + (held - pure) * (two - one)
+        one, two = (self._costs.seconds(count, 0, 1, done=False)[0] for count in (1, 2))
+        ending, _ = self._costs.seconds(1, 0, 1, done=True)
+        by_layers = [(0.0, 0.0, 0.0)]
+        for count in range(1, self._depth + 1):
+            time, value = self._costs.seconds(count, 0, 1, done=False)
+            by_layers.append((self._costs.seconds(count, 0, 0, done=False)[1], value, time))
+        return first, ending, two - one, by_layers
 
     def _deal(self, vision: tuple[int, ...], prefix: _Prefix, limit: float, most_s: float) -> tuple[float, Deal | None]:
         """Deal the text behind a prefix whose vision is spread like this.

@@ -272,6 +272,8 @@ class PartTimes:
     def _of(self, cost: _Cost) -> tuple[Component, Seconds, Seconds]:
         """Give a part's forward and backward."""
         job = self._job
+        if job.keeps_features and cost.component != "text":
+            return cost.component, Seconds(), Seconds()
         forward = self._forward(cost)
         trains = cost.component not in job.frozen
         backward = Seconds()

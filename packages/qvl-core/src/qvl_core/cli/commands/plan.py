@@ -278,6 +278,10 @@ def print_stages(target: Console, plan: Plan, title: str) -> None:
     terminal.print_heading(target, f"{title}: GiB on each rank")
     head, rows = memory_rows(plan)
     _print_columns(target, head, rows)
+    if any("-" in row[0] for row in rows):
+        target.print(
+            "of stages in one row the first is the fullest: each one after it has fewer micro batches in flight"
+        )
     unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
     target.print()
     target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
