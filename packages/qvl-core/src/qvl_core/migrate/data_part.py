@@ -232,6 +232,10 @@ def _leave_rest(job: Job, sheet: Sheet) -> None:
         name = setting.said.rpartition(".")[2]
         if name in NO_EFFECT_DATA and setting.value:
             job.leave("no_effect", setting, NO_EFFECT_DATA[name])
+    formatting = sheet.get("attr", "formatting")
+    if formatting and formatting.value not in (None, "sharegpt"):
+        why = "raised an error there, only sharegpt was read; data.sources.format is what the attr names spell"
+        job.leave("no_effect", formatting, why)
     in_map = sheet.get("basic_parameters", "num_workers")
     job.leave("no_counterpart", in_map, "processes of the pre-computed map, which qvl does not have")
     tables: tuple[tuple[Fate, dict[str, str]], ...] = (

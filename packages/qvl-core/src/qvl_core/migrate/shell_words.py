@@ -260,6 +260,8 @@ class Expansion(Cursor):
                 return (value or [])[:1]
             if sign.endswith("?"):
                 return gap
+            if value is None and found.name.isdecimal():
+                self.around.note(line, f"${found.name} is what the script is started with: taken as not given")
             default = self._inner(found.word, line)
             if sign.endswith("="):
                 self.around.assign(found.name, default)
