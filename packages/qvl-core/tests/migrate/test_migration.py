@@ -789,6 +789,7 @@ def test_files_of_another_model_are_refused(run: Run, edit, top: dict[str, str],
     ]
     assert "a file of another model" in found.problems[0].message
     assert [one.task for one in run().made if not one.problems] == ["infer", "eval"]
+    assert not any("data_7b.json" in row.where or FINETUNE_FILE in row.where for row in run().ledger.left)
 
 
 def test_one_name_of_another_model_beside_ours_is_a_contradiction(run: Run, edit) -> None:
@@ -936,3 +937,10 @@ def test_a_record_format_that_raised_an_error_is_told(run: Run, edit) -> None:
     edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(formatting="alpaca"))
     (row,) = [row for row in run().ledger.left if row.said.endswith("formatting") and row.fate == "no_effect"]
     assert "raised an error there" in row.why
+
+
+def test_a_benchmark_that_is_not_known_is_told_with_its_line(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda d: d.update(evaluation_dataset="mmbench", dataset_path=""))
+    problems = made(run(), "eval").problems
+    assert [problem.key for problem in problems] == ["eval.benchmark", "eval.data"]
+    assert all(problem.where.startswith("evaluate_qwen2_5_vl_7b.json:") for problem in problems)

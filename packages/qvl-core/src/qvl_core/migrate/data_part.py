@@ -89,7 +89,7 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     if stated and isinstance(stated.value, list) and all(isinstance(path, str) for path in stated.value):
         stated = replace(stated, value=",".join(stated.value))
     if stated is None or not isinstance(stated.value, str) or not stated.value.strip(" ,"):
-        job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself")
+        job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
     root = sheet.get("basic_parameters", "dataset_dir")
     media_root = clean_path(root.text) if root and isinstance(root.value, str) else "data"
