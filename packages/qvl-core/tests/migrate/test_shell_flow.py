@@ -87,6 +87,10 @@ def told(text: str) -> list[str]:
         ('CMD="msrun a_vlm.py --lr 1 $(date)"\neval "$CMD"', "a part of what eval runs is not known"),
         ("eval $CMD", "what eval runs is not known"),
         ("LR=${1:-1}\nmsrun a_vlm.py --lr $LR", "$1 is what the script is started with: taken as not given"),
+        (
+            "LR=${LR:-1}\nmsrun a_vlm.py --lr $LR",
+            "LR is 1 here: its default, unless the shell that starts the script has it",
+        ),
         ("for LR in 1 2; do msrun a_vlm.py --lr $LR; done", "for LR = 1, 2: only LR = 1 is read"),
         ("while true; do msrun a_vlm.py --lr 1; done", "only its first round is read"),
         ("for ((i=0; i<9; i++)); do msrun a_vlm.py --lr 1$i; done", "only its first round is read"),
@@ -139,6 +143,10 @@ def test_variables_after_the_start_had_no_part_in_it() -> None:
     script = read_script("TP=1\nmsrun a_vlm.py --tp $TP\nTP=2\nexport TP\n")
     assert (script.variables["TP"].text, script.variables["TP"].exported) == ("1", False)
     assert script.repeated == []
+
+
+def test_defaults_of_what_the_script_sets_and_empty_ones_are_not_told() -> None:
+    assert told('A=\n[ -z "${B:-}" ] && A=${A:-1}\nP=${P:-}:/x\nmsrun a_vlm.py --tp ${A:-2}\n') == []
 
 
 def test_what_is_set_after_the_start_is_not_told() -> None:
