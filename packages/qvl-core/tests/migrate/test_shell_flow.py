@@ -91,6 +91,7 @@ def told(text: str) -> list[str]:
             "LR=${LR:-1}\nmsrun a_vlm.py --lr $LR",
             "LR is 1 here: its default, unless the shell that starts the script has it",
         ),
+        ('data() { ls; }\ntrain() { msrun a_vlm.py --lr 1; }\n"$@"', "train, a function, is called by nothing"),
         ("for LR in 1 2; do msrun a_vlm.py --lr $LR; done", "for LR = 1, 2: only LR = 1 is read"),
         ("while true; do msrun a_vlm.py --lr 1; done", "only its first round is read"),
         ("for ((i=0; i<9; i++)); do msrun a_vlm.py --lr 1$i; done", "only its first round is read"),

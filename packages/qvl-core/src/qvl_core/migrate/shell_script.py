@@ -23,7 +23,9 @@ def read_script(text: str, beside: Callable[[str], str | None] = lambda name: No
     """
     state = State()
     _submit(text, state)
-    Flow(text, state, beside).run()
+    flow = Flow(text, state, beside)
+    flow.run()
+    _uncalled(flow, state)
     script = state.script
     start = choose_start(state.starts, script.notes)
     if start is not None and started(start.words):
@@ -40,6 +42,24 @@ def read_script(text: str, beside: Callable[[str], str | None] = lambda name: No
     script.notes = sorted(dict.fromkeys(script.notes))
     script.repeated = list(dict.fromkeys(script.repeated))
     return script
+
+
+def _uncalled(flow: Flow, state: State) -> None:
+    """Read the function that starts the program where nothing that is known calls it: `"$@"` at a script's end."""
+    script = state.script
+    for name, function in list(state.functions.items()):
+        if any(started(start.words) for start in state.starts):
+            return
+        held, counts = flow.fork(), (len(state.starts), len(script.notes), len(script.repeated))
+        told = f"{name}, a function, is called by nothing that is known: it is read as if it were"
+        state.leaving, state.parameters = "", None
+        state.within.append((function.line, told))
+        flow.run_function(function)
+        state.within.pop()
+        if not any(started(start.words) for start in state.starts):
+            # It has no part in the start: as if it had not been read.
+            flow.join(held)
+            del state.starts[counts[0] :], script.notes[counts[1] :], script.repeated[counts[2] :]
 
 
 def _submit(text: str, state: State) -> None:
