@@ -23,7 +23,7 @@ STUB = """#!/bin/bash
 # Bash gives a command up where its arithmetic fails: what such a script means is not asked here.
 FAILED = ("error token", "bad substitution", "substring expression", "unexpected")
 # Remarks that say where a value comes from, not that it may be another.
-SURE = ("beside the script", "a loop starts the program", "the program is started by")
+SURE = ("beside the script", "its default, unless", "a loop starts the program", "the program is started by")
 
 
 @pytest.fixture(scope="module")

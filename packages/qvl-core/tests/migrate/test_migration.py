@@ -789,6 +789,7 @@ def test_files_of_another_model_are_refused(run: Run, edit, top: dict[str, str],
     ]
     assert "a file of another model" in found.problems[0].message
     assert [one.task for one in run().made if not one.problems] == ["infer", "eval"]
+    assert not any("data_7b.json" in row.where or FINETUNE_FILE in row.where for row in run().ledger.left)
 
 
 def test_one_name_of_another_model_beside_ours_is_a_contradiction(run: Run, edit) -> None:
@@ -849,13 +850,13 @@ def test_a_number_written_as_text_is_told_from_the_number(run: Run, edit) -> Non
     assert [text for _, text in row.places] == ['text_decoder.num_layers = "28"', "text_decoder.num_layers = 28"]
 
 
-def test_nan_is_told_where_a_number_is_needed_and_nowhere_else(run: Run, change) -> None:
-    change("data_7b.json", '"video_fps": 2.0', '"video_fps": NaN')
-    assert not made(run(), "sft").problems
-    change("data_7b.json", '"image_max_pixels": 262144', '"image_max_pixels": Infinity')
-    (problem,) = made(run(), "sft").problems
-    assert "it has to be a number" in problem.message
-    json.loads(report.as_json(run(), "out"))
+@pytest.mark.parametrize("written", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_takes_for_a_number_is_told_with_its_line(run: Run, change, written: str) -> None:
+    change("data_7b.json", '"video_fps": 2.0', f'"video_fps": {written}')
+    (problem,) = run().broken
+    assert problem.where.startswith("data_7b.json:")
+    assert problem.message == f"{written} stands where a value is expected"
+    assert problem.fix == "write the number, or null"
 
 
 @pytest.mark.parametrize(
@@ -930,3 +931,16 @@ def test_a_sweep_gives_a_recipe_of_its_first_round_and_says_so(run: Run, change)
     told = [text for _, text in found.ledger.remarks]
     assert any("a loop starts the program for LR = 2e-6, 1e-6: only LR = 2e-6 is read" in text for text in told)
     assert any("started by train, a function" in text for text in told)
+
+
+def test_a_record_format_that_raised_an_error_is_told(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(formatting="alpaca"))
+    (row,) = [row for row in run().ledger.left if row.said.endswith("formatting") and row.fate == "no_effect"]
+    assert "raised an error there" in row.why
+
+
+def test_a_benchmark_that_is_not_known_is_told_with_its_line(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda d: d.update(evaluation_dataset="mmbench", dataset_path=""))
+    problems = made(run(), "eval").problems
+    assert [problem.key for problem in problems] == ["eval.benchmark", "eval.data"]
+    assert all(problem.where.startswith("evaluate_qwen2_5_vl_7b.json:") for problem in problems)

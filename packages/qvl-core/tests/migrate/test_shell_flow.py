@@ -38,6 +38,8 @@ KNOWN = {
     "start in a subshell": "TP=1\n( TP=2; msrun a_vlm.py --tp $TP )\nTP=5",
     "pipeline": "TP=1\n{ TP=2; echo; } | cat\nmsrun a_vlm.py --tp $TP",
     "here-document": "ARGS=$(cat <<EOF\n--lr 1\n--tp $((2*2))\nEOF\n)\nmsrun a_vlm.py $ARGS",
+    "read": "read -r -d '' ARGS <<EOF || true\n  --lr 1\n --tp $((2*2))\n\nEOF\nmsrun a_vlm.py $ARGS",
+    "read as it stands": "IFS= read -r -d '' ARGS <<'EOF'\n--lr $X\nEOF\nmsrun a_vlm.py --b \"${#ARGS}\"",
     "arithmetic": "((W = 8 * 4)); let D=W/2 'D -= 1'; declare -i G=D*2\nmsrun a_vlm.py --w $W --d $D --g $G",
     "ternary": "N=4; msrun a_vlm.py --tp $(( N > 2 ? N / 2 : 1 )) --pp $(( 0x10 ** 1 ))",
     "cut": "P=ckpt/mm/Qwen2.5-VL-7B.bak; S=${P##*/}; msrun a_vlm.py --s ${S%.bak} --l ${#S} --r ${P//B/b} --u ${S,,}",
@@ -84,6 +86,12 @@ def told(text: str) -> list[str]:
         ('CMD="msrun a_vlm.py --lr 1"\neval "$CMD"', "started by eval"),
         ('CMD="msrun a_vlm.py --lr 1 $(date)"\neval "$CMD"', "a part of what eval runs is not known"),
         ("eval $CMD", "what eval runs is not known"),
+        ("LR=${1:-1}\nmsrun a_vlm.py --lr $LR", "$1 is what the script is started with: taken as not given"),
+        (
+            "LR=${LR:-1}\nmsrun a_vlm.py --lr $LR",
+            "LR is 1 here: its default, unless the shell that starts the script has it",
+        ),
+        ('data() { ls; }\ntrain() { msrun a_vlm.py --lr 1; }\n"$@"', "train, a function, is called by nothing"),
         ("for LR in 1 2; do msrun a_vlm.py --lr $LR; done", "for LR = 1, 2: only LR = 1 is read"),
         ("while true; do msrun a_vlm.py --lr 1; done", "only its first round is read"),
         ("for ((i=0; i<9; i++)); do msrun a_vlm.py --lr 1$i; done", "only its first round is read"),
@@ -138,8 +146,26 @@ def test_variables_after_the_start_had_no_part_in_it() -> None:
     assert script.repeated == []
 
 
+def test_defaults_of_what_the_script_sets_and_empty_ones_are_not_told() -> None:
+    assert told('A=\n[ -z "${B:-}" ] && A=${A:-1}\nP=${P:-}:/x\nmsrun a_vlm.py --tp ${A:-2}\n') == []
+
+
 def test_what_is_set_after_the_start_is_not_told() -> None:
     assert told('msrun a_vlm.py --tp 1\nif [ "$LOG" ]; then\n  MEAN=`awk x`\nfi\n') == []
+
+
+def test_a_command_that_is_none_of_ours_keeps_what_is_exported() -> None:
+    script = read_script("export A=1\nbash launch.sh --lr 1 --tp 2\n")
+    assert (script.options["lr"].values, script.variables["A"].exported) == (("1",), True)
+    assert script.notes == [
+        (2, "nothing that starts msrun, torchrun or python was found; the options of this command are taken")
+    ]
+
+
+@pytest.mark.parametrize("stated", ["--nodes=4", "-N 4", "--nodes 4", "-N4"])
+def test_machines_that_slurm_is_asked_for_are_known(stated: str) -> None:
+    script = read_script(f"#!/bin/bash\n#SBATCH {stated}\nNNODES=$SLURM_NNODES\nmsrun a_vlm.py --n $NNODES\n")
+    assert (script.options["n"].values, script.options["n"].value_lines) == (("4",), (2,))
 
 
 def test_a_value_made_of_itself_is_no_contradiction() -> None:

@@ -62,11 +62,11 @@ def fill_eval(job: Job) -> None:
     benchmark = name.text.strip().lower() if name and isinstance(name.value, str) else ""
     if benchmark not in _BENCHMARKS:
         what = f"evaluation_dataset is {benchmark or 'not stated'}; qvl knows {', '.join(_BENCHMARKS)}"
-        job.missing(what, "eval.benchmark", "state one of them in evaluate_*.json")
+        job.missing(what, "eval.benchmark", "state one of them in evaluate_*.json", name)
     else:
         job.draft.put("eval.benchmark", benchmark, name)
     if path is None or not isinstance(path.value, str) or not path.value.strip():
-        job.missing("no dataset_path is stated", "eval.data", "state the benchmark's TSV file in evaluate_*.json")
+        job.missing("no dataset_path is stated", "eval.data", "state the benchmark's TSV file in evaluate_*.json", path)
     else:
         job.draft.put("eval.data", clean_path(path.text), path)
         _check_pair(job, benchmark, name, path)

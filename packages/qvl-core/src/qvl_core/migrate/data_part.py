@@ -89,7 +89,7 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     if stated and isinstance(stated.value, list) and all(isinstance(path, str) for path in stated.value):
         stated = replace(stated, value=",".join(stated.value))
     if stated is None or not isinstance(stated.value, str) or not stated.value.strip(" ,"):
-        job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself")
+        job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
     root = sheet.get("basic_parameters", "dataset_dir")
     media_root = clean_path(root.text) if root and isinstance(root.value, str) else "data"
@@ -232,6 +232,10 @@ def _leave_rest(job: Job, sheet: Sheet) -> None:
         name = setting.said.rpartition(".")[2]
         if name in NO_EFFECT_DATA and setting.value:
             job.leave("no_effect", setting, NO_EFFECT_DATA[name])
+    formatting = sheet.get("attr", "formatting")
+    if formatting and formatting.value not in (None, "sharegpt"):
+        why = "raised an error there, only sharegpt was read; data.sources.format is what the attr names spell"
+        job.leave("no_effect", formatting, why)
     in_map = sheet.get("basic_parameters", "num_workers")
     job.leave("no_counterpart", in_map, "processes of the pre-computed map, which qvl does not have")
     tables: tuple[tuple[Fate, dict[str, str]], ...] = (

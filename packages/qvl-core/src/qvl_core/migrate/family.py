@@ -42,6 +42,7 @@ def check_family(job: Job) -> bool:
         message = f"is {first.text[:120]!r}: a file of another model; qvl has Qwen2.5-VL, of 3B, 7B, 32B and 72B"
         fix = "qvl migrate the folder of Qwen2.5-VL, examples/mindspore/qwen2.5vl; correct it there if it is that one"
         job.stuck.append(Problem(where=first.where, key=first.said, message=message, fix=fix))
+        job.folder.foreign |= {one.file for one in (job.launch, job.data, job.model) if one is not None}
         return False
     if others:
         used = "Qwen2.5-VL: a wrong folder of weights is refused when the run starts"

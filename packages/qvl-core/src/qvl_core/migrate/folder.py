@@ -111,6 +111,8 @@ class Folder:
     scripts: dict[tuple[Kind, str], Launch] = field(default_factory=dict)
     broken: dict[str, Problem] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    # Files of other models: nothing is said of their settings.
+    foreign: set[str] = field(default_factory=set)
     # Folders beside this one in a checkout.
     elsewhere: list[str] = field(default_factory=list)
 

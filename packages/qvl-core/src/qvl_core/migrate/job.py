@@ -122,8 +122,10 @@ class Job:
                 what = f"{variable} is not what --{option} says"
                 self.ledger.contradict(what, [held, stated], f"--{option} {stated.text[:80]}, as in the script")
 
-    def missing(self, what: str, key: str, fix: str) -> None:
-        self.stuck.append(Problem(where=str(self.folder.path), key=key, message=what, fix=fix))
+    def missing(self, what: str, key: str, fix: str, said: Setting | None = None) -> None:
+        """Keep the recipe from being written; `said` is what stands where the value should."""
+        where = said.where if said else str(self.folder.path)
+        self.stuck.append(Problem(where=where, key=key, message=what, fix=fix))
 
 
 def clean_path(path: str) -> str:

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
-from math import inf, nan
 from typing import Any
 
 Path = tuple[str, ...]
@@ -16,8 +15,9 @@ Stated = tuple[int, Any]
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?![\w.])")
 _COMMENT = re.compile(r"(?://|#)[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-# Python's reader, the reference stack's, takes NaN and Infinity too; where a number is needed they are told.
-_WORDS = {"true": True, "false": False, "null": None, "NaN": nan, "Infinity": inf, "-Infinity": -inf}
+_WORDS = {"true": True, "false": False, "null": None}
+# Python's reader, the reference stack's, takes these; no setting can be one of them.
+_NO_NUMBER = re.compile(r"-?(?:NaN|Infinity)\b")
 _DEEPEST = 60
 
 
@@ -112,6 +112,8 @@ class _Reader:
             if self._text.startswith(word, self._at):
                 self._at += len(word)
                 return value
+        if found := _NO_NUMBER.match(self._text, self._at):
+            raise self._error(f"{found[0]} stands where a value is expected", "write the number, or null")
         raise self._unexpected("a value")
 
     def _object(self, path: Path, depth: int) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _finish(job: Job, folder: Folder, out: Path) -> Made:
         found = _checked(text, draft.name)
         problems = [_at_home(problem, draft) for problem in found if problem.severity == "error"]
         warnings = [_at_home(problem, draft) for problem in found if problem.severity == "warning"]
-    if job.launch:
+    if job.launch and job.launch.file not in folder.foreign:
         for line, note in job.launch.script.notes:
             job.ledger.remark(job.launch.place(line), note)
         _tell_of_repeats(job.launch, job.ledger)
@@ -223,7 +223,7 @@ def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
 
 def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
     """Tell what no rule has looked at, keys that stand twice, and files that belong to nothing."""
-    for sheet in folder.sheets.values():
+    for sheet in (sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign):
         for path, *stated in sheet.source.repeated:
             said = ".".join(path)
             places = [Setting(value=value, where=f"{sheet.file}:{line}", said=said) for line, value in stated]
@@ -234,7 +234,7 @@ def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
         for setting in sheet.rest():
             if setting.value not in (None, "", [], {}):
                 ledger.leave("unknown", setting, "qvl migrate does not know it")
-    for launch in folder.scripts.values():
+    for launch in (launch for launch in folder.scripts.values() if launch.file not in folder.foreign):
         for option in launch.script.options.values():
             said = f"--{option.name}"
             if said not in launch.taken and said not in _LOOKED_AT:

@@ -35,22 +35,26 @@ class Cursor:
     line: int = 1
     depth: int = 0
     lines: tuple[int, ...] = ()
-    heredocs: list[tuple[str, bool]] = field(default_factory=list)
+    # Here-documents to come: the word that ends each, whether tabs are cut off, whether it is expanded.
+    heredocs: list[tuple[str, bool, bool]] = field(default_factory=list)
 
     def peek(self, ahead: int = 0) -> str:
         return self.script[self.at + ahead : self.at + ahead + 1]
 
     def take(self) -> str:
-        char = self.peek()
-        self.step(1)
+        at = self.at
+        char = self.script[at : at + 1]
+        self.at = at + 1
+        if self.lines:
+            self.line = self.lines[min(self.at, len(self.lines) - 1)]
+        elif char == "\n":
+            self.line += 1
         return char
 
     def step(self, count: int) -> None:
         """Go forward, over line ends too."""
         if self.lines:
             self.line = self.lines[min(self.at + count, len(self.lines) - 1)]
-        elif count == 1:
-            self.line += self.peek() == "\n"
         else:
             self.line += self.script.count("\n", self.at, self.at + count)
         self.at += count

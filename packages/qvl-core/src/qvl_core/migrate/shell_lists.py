@@ -9,7 +9,8 @@ from qvl_core.migrate.shell_builtins import DECLARING
 from qvl_core.migrate.shell_commands import Assigned, Commands
 from qvl_core.migrate.shell_conditions import Token, holds
 from qvl_core.migrate.shell_state import State
-from qvl_core.migrate.shell_text import Word
+from qvl_core.migrate.shell_text import Text, Word
+from qvl_core.migrate.shell_words import Expansion
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]\s]*)\])?(\+?)=")
 RESERVED = re.compile(
@@ -176,8 +177,37 @@ class Lists(Commands):
         if shell.at == start:
             shell.take()
             return
+        if words and words[0].raw == "read" and not self.state.skipping and self._reads_document(words, assigned):
+            return
         piped = self.piped_here or bool(re.compile(r"\|(?!\|)").match(shell.script, shell.at))
         self.carry_out(words, assigned, piped=piped)
+
+    def _reads_document(self, words: list[Word], assigned: list[Assigned]) -> bool:
+        """Do `read -r -d '' NAME <<EOF`, which takes all of the document; tell whether it was that."""
+        shell = self.shell
+        texts = [text.chars for word in words[1:] for text in word.fields]
+        if len(shell.heredocs) != 1 or sorted(texts[:-1]) not in (
+            ["", "-d", "-r"],
+            ["", "-d"],
+            ["", "-rd"],
+            ["\0", "-rd"],
+        ):
+            return False
+        end, tabs, expanded = shell.heredocs[0]
+        begin = shell.script.find("\n", shell.at) + 1
+        found = re.compile(rf"(.*?)^{chr(92) + 't*' if tabs else ''}{re.escape(end)}\r?$", re.DOTALL | re.MULTILINE)
+        match = found.match(shell.script, begin) if begin else None
+        if match is None or shell.lines or tabs or not re.fullmatch(r"[A-Za-z_]\w*", texts[-1]):
+            return False
+        line = shell.line + shell.script.count("\n", shell.at, begin)
+        document = Expansion(script=match[1], around=self.around, line=line).document(expanded=expanded)
+        whole = any(one.name == "IFS" for one in assigned)
+        start = 0 if whole else len(document.chars) - len(document.chars.lstrip())
+        stop = len(document.chars) if whole else max(start, len(document.chars.rstrip()))
+        self.state.assign(texts[-1], [Text(document.chars[start:stop], document.lines[start:stop])], words[0].line)
+        # It ends at the end of its input, and says so.
+        self.state.status = False
+        return True
 
     def _assignment(self, found: re.Match[str]) -> Assigned:
         shell, line = self.shell, self.shell.line
@@ -193,7 +223,7 @@ class Lists(Commands):
             shell.step(3)
         elif found := _HEREDOC.match(shell.script, shell.at):
             shell.step(len(found[0]))
-            shell.heredocs.append((found[3], bool(found[1])))
+            shell.heredocs.append((found[3], bool(found[1]), not found[2]))
             return
         elif found := re.compile(r"[<>]\(").match(shell.script, shell.at):
             shell.take()
@@ -205,7 +235,7 @@ class Lists(Commands):
 
     def _skip_heredocs(self) -> None:
         shell = self.shell
-        for end, tabs in shell.heredocs:
+        for end, tabs, _ in shell.heredocs:
             while shell.peek():
                 start = shell.at
                 while shell.peek() not in ("", "\n"):

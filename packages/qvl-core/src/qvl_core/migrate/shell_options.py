@@ -50,7 +50,10 @@ def choose_start(starts: Sequence[Start], notes: list[tuple[int, str]]) -> Start
         if start is not chosen and _likeliness(start.words)[0] >= least:
             text = f"a further command starts a program; only the options of line {line} hold"
             notes.append((start.words[0].line, text))
-    if able:
+    if not able:
+        remark = "nothing that starts msrun, torchrun or python was found; the options of this command are taken"
+        notes.append((chosen.words[0].line, remark))
+    else:
         whole = next(one.words for one in starts if one.words[-len(chosen.words) :] == chosen.words)
         before = [word.chars for word in whole[: len(whole) - len(chosen.words)]]
         if any(word.startswith("-") for word in before):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from qvl_core.migrate.script_facts import Script
+from qvl_core.migrate.script_facts import Script, Variable
 from qvl_core.migrate.shell_flow import Flow
-from qvl_core.migrate.shell_options import choose_start, read_command
+from qvl_core.migrate.shell_options import choose_start, read_command, started
 from qvl_core.migrate.shell_state import Start, State
 from qvl_core.migrate.shell_text import Text
+
+_NODES = re.compile(r"#SBATCH\s+(?:--nodes[=\s]\s*|-N\s*)(\d{1,5})\s*(?:#|\Z)")
 
 
 def read_script(text: str, beside: Callable[[str], str | None] = lambda name: None) -> Script:
@@ -19,10 +22,13 @@ def read_script(text: str, beside: Callable[[str], str | None] = lambda name: No
     Files that are sourced and host files are read so.
     """
     state = State()
-    Flow(text, state, beside).run()
+    _submit(text, state)
+    flow = Flow(text, state, beside)
+    flow.run()
+    _uncalled(flow, state)
     script = state.script
     start = choose_start(state.starts, script.notes)
-    if start is not None:
+    if start is not None and started(start.words):
         _as_it_was(script, start)
     found = read_command(start.words if start else _unstarted(script))
     script.program = found.program
@@ -36,6 +42,33 @@ def read_script(text: str, beside: Callable[[str], str | None] = lambda name: No
     script.notes = sorted(dict.fromkeys(script.notes))
     script.repeated = list(dict.fromkeys(script.repeated))
     return script
+
+
+def _uncalled(flow: Flow, state: State) -> None:
+    """Read the function that starts the program where nothing that is known calls it: `"$@"` at a script's end."""
+    script = state.script
+    for name, function in list(state.functions.items()):
+        if any(started(start.words) for start in state.starts):
+            return
+        held, counts = flow.fork(), (len(state.starts), len(script.notes), len(script.repeated))
+        told = f"{name}, a function, is called by nothing that is known: it is read as if it were"
+        state.leaving, state.parameters = "", None
+        state.within.append((function.line, told))
+        flow.run_function(function)
+        state.within.pop()
+        if not any(started(start.words) for start in state.starts):
+            # It has no part in the start: as if it had not been read.
+            flow.join(held)
+            del state.starts[counts[0] :], script.notes[counts[1] :], script.repeated[counts[2] :]
+
+
+def _submit(text: str, state: State) -> None:
+    """Set what SLURM tells a script of its machines, where the script asks for a number of them."""
+    for number, line in enumerate(text.splitlines()[:200], 1):
+        if found := _NODES.match(line):
+            for name in ("SLURM_NNODES", "SLURM_JOB_NUM_NODES"):
+                count = Text(found[1], (number,) * len(found[1]))
+                state.script.variables[name] = Variable(texts=(count,), line=number)
 
 
 def _as_it_was(script: Script, start: Start) -> None:

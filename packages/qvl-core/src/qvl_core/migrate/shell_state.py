@@ -141,10 +141,10 @@ class State:
         unknown = Text(GAP, (line,))
         before = self.script.variables.get(name)
         self.touched.add(name)
-        if before is None or self.guesses:
+        if self.guesses:
             self.assign(name, [unknown], line)
             return
-        self.script.variables[name] = Variable(texts=(unknown,), line=line, exported=before.exported)
+        self.script.variables[name] = Variable(texts=(unknown,), line=line, exported=bool(before and before.exported))
         self.note(line, f"{name} {why}: its value is not known")
 
     def make_local(self, name: str) -> None:

@@ -260,7 +260,12 @@ class Expansion(Cursor):
                 return (value or [])[:1]
             if sign.endswith("?"):
                 return gap
+            if value is None and found.name.isdecimal():
+                self.around.note(line, f"${found.name} is what the script is started with: taken as not given")
             default = self._inner(found.word, line)
+            if value is None and NAME.fullmatch(found.name) and default.chars and default.known:
+                shown = f"{found.name} is {default.chars[:80]} here"
+                self.around.note(line, f"{shown}: its default, unless the shell that starts the script has it")
             if sign.endswith("="):
                 self.around.assign(found.name, default)
             return [default]

@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
         folder: Annotated[
             str,
             typer.Argument(
-                metavar="DIR", help="Folder of data_*.json, model_*.json, finetune_*.sh and so on.", show_default=False
+                metavar="DIR",
+                help="Folder of data_*.json, model_*.json, finetune_*.sh and so on, or a checkout that has it.",
+                show_default=False,
             ),
         ],
         out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where recipes and report go.")] = "migrated",
