@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -45,16 +48,23 @@ def started_by_bash(text: str, folder: Path) -> tuple[dict[str, tuple[str, ...]]
     out = folder / "out"
     out.write_text("")
     environment = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "OUT": str(out), "HOME": "/"}
-    run = subprocess.run(
+    # In a session of its own: a script that starts itself for ever is ended as a whole.
+    bash = subprocess.Popen(
         ["bash", "f.sh"],
         cwd=folder,
         env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    if any(text in run.stderr for text in FAILED) or "next\0" not in out.read_text():
+    try:
+        _, errors = bash.communicate(timeout=300)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(bash.pid, signal.SIGKILL)
+    if any(text in errors for text in FAILED) or "next\0" not in out.read_text():
         return None
     arguments, _, given = out.read_text().partition("next\0")[0].partition("--end\0")
     words = [Text("msrun", (1,) * 5), *(Text(word, (1,) * max(1, len(word))) for word in arguments.split("\0")[:-1])]
