@@ -116,6 +116,13 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
+        ("device-lost", "rtDeviceSynchronizeWithTimeout execution failed, reason=lost heartbeat[FUNC:FuncErrorReason]"),
+        ("stream-timeout", "SynchronizeExecutedTask:Stream synchronize timeout, device_id=11, stream_id=103"),
+        ("stream-timeout", "stream synchronize timeout:1000, ret:5"),
+        ("hccl-connect-timeout", "Wait for the peer failed. ErrorCode=EI0006."),
+        ("hccl-connect-timeout", "error code: EI0006"),
+        ("hccl-exec-timeout", "error code [EI0002] of the task"),
+        ("aicore-exception", "rtKernelLaunchWithHandleV2 failed: 507035"),
         ("inner-error", "E39999: Inner Error!"),
         ("inner-error", "E19999: Inner Error!"),
         ("inner-error", "EH9999: Inner Error!"),

@@ -175,7 +175,7 @@ def test_switches_are_whole_numbers(refuse, value: str) -> None:
     ("stated", "key", "said"),
     [
         (("HCCL_IF_BASE_PORT=29490",), "HCCL_IF_BASE_PORT", "the ports 29490 to 29505; launch.master"),
-        (("HCCL_HOST_SOCKET_PORT_RANGE='29500-29501'",), "HCCL_HOST_SOCKET_PORT_RANGE", "29500 to 29501"),
+        (("HCCL_HOST_SOCKET_PORT_RANGE='29501'",), "HCCL_HOST_SOCKET_PORT_RANGE", "29501 to 29501"),
         (("MS_RETRY_INTERVAL_LOWER=9", "MS_RETRY_INTERVAL_UPPER=3"), "MS_RETRY_INTERVAL_LOWER", "more than"),
         (("HCCL_SOCKET_FAMILY='AF_INET6'", "HCCL_IF_IP='10.0.0.1'"), "HCCL_SOCKET_FAMILY", "of AF_INET"),
     ],
@@ -200,6 +200,28 @@ def test_their_neighbours_are_taken(load, stated: tuple[str, ...]) -> None:
     recipe = load("launch.device=ascend", "launch.devices_per_node=1", *(f"env.{one}" for one in stated))
     assert len(recipe.env.variables()) == len(stated)
     assert not [one for one in recipe.warnings if one.key.startswith("env.")]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "fix"),
+    [
+        ("20000-60000", '"localhost:60001" under [launch], or other ports'),
+        ("29500-29510,29511-29520", '"localhost:29521" under [launch], or other ports'),
+        ("29500-65535", '"localhost:29499" under [launch], or other ports'),
+        ("1-65535", "other ports for HCCL"),
+    ],
+)
+def test_a_meeting_point_among_ports_of_which_hccl_takes_a_free_one_is_warned_of(load, ranges: str, fix: str) -> None:
+    options = ("launch.device=ascend", "launch.devices_per_node=1")
+    (found,) = load(*options, f"env.HCCL_HOST_SOCKET_PORT_RANGE='{ranges}'").warnings
+    assert found.key == "env.HCCL_HOST_SOCKET_PORT_RANGE"
+    assert found.fix.removeprefix("master = ").startswith(fix)
+
+
+def test_a_meeting_point_that_takes_the_last_port_of_a_rank_is_refused(refuse) -> None:
+    options = ("launch.device=ascend", "launch.devices_per_node=2", "layout.dp=2")
+    (problem,) = refuse(*options, "env.HCCL_HOST_SOCKET_PORT_RANGE='29500-29501'")
+    assert problem.key == "env.HCCL_HOST_SOCKET_PORT_RANGE"
 
 
 def test_a_meeting_point_among_hccls_default_ports_is_refused(refuse) -> None:
@@ -276,3 +298,13 @@ def test_every_variable_of_the_guides_section_8_is_known() -> None:
         *("ACLNN_CACHE_LIMIT", "TOKENIZERS_PARALLELISM", "NPUS_PER_NODE"),
     }
     assert guide <= {*EnvSection.model_fields, *TORCH_ONLY, *RECIPE_KEYS}
+
+
+@pytest.mark.parametrize("name", ["MS_ENABLE_GE", "HCCL_INTER_HCCS_DISABLE"])
+def test_documented_variables_that_are_not_checked_are_no_misspellings(name: str) -> None:
+    assert closest_variable(name) == ""
+
+
+def test_a_variable_without_effect_is_no_guess_unless_one_letter_away() -> None:
+    assert closest_variable("MS_ENABLE_TXX") != "MS_ENABLE_TFT"
+    assert closest_variable("MS_ENABLE_TFR") == "MS_ENABLE_TFT"

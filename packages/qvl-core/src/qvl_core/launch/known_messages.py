@@ -36,8 +36,8 @@ class Match:
 
 
 def _code(codes: str) -> str:
-    """Give the pattern of error codes where they are reported, and not merely named: `EI0006: `, `(EI0006)`."""
-    return rf"\b(?:{codes})(?=[:)\[]|  )"
+    """Give the pattern of error codes where they are reported, not merely named: `EI0006: `, `ErrorCode=EI0006`."""
+    return rf"(?:\b[Ee]rror ?[Cc]ode\W{{1,3}}(?:{codes})\b|\b(?:{codes})(?=[:)\[]|  ))"
 
 
 KNOWN: tuple[KnownMessage, ...] = (
@@ -152,7 +152,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-lost",
-        pattern=r"[Dd]evice\S* lost heartbeat|runtime result = 507010",
+        pattern=r"(?:[Dd]evice\S* |reason=)lost heartbeat|runtime result = 507010",
         cause="the device stopped answering: a hardware or driver fault, or it was reset by somebody",
         fix="npu-smi info on that machine; reset or leave out the device, then run the same command to go on",
         source="vllm-project/vllm-ascend#8186",
@@ -230,7 +230,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="aicore-exception",
         pattern=r"ai(?:core|vector|vec) (?:exception|error)\b(?! (?:handler|callback|count))|\[vector core exception\]"
         r"|(?:aicore|vector core) execution is abnormal"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:15|35)\b",
+        r"|(?:result|ret|error code|errorCode|failed)\D{0,12}5070(?:15|35)\b",
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",
@@ -273,7 +273,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="stream-timeout",
         pattern=_code("EE1002")
-        + r"|[Ss]tream synchronize timeout\.|\[stream sync timeout\]|(?:result|error code)\D{0,12}507046\b",
+        + r"|[Ss]tream synchronize timeout[.,:]|\[stream sync timeout\]|(?:result|error code)\D{0,12}507046\b",
         cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
         fix="look for a rank that failed first; then as for EI0002",
         source="Ascend/pytorch#48, Ascend/pytorch#62",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from qvl_core.errors import Problem
 from qvl_core.recipe.draft import Draft
@@ -28,32 +28,45 @@ def hccl_ports(base: int | None, ranges: str | None) -> list[tuple[int, int]]:
     return [(first, first + HCCL_PORTS - 1)]
 
 
-def free_beside(first: int, last: int) -> int:
-    """Give a port for the processes to meet on that is none of a range of HCCL's."""
-    usual = 29501
-    if not first <= usual <= last:
-        return usual
-    return last + 1 if last < 65535 else first - 1
+def free_beside(ranges: Sequence[tuple[int, int]]) -> int | None:
+    """Give a port for the processes to meet on that is none of HCCL's; None where HCCL may have all of them."""
+    for port in (29501, *(last + 1 for _, last in ranges), *(first - 1 for first, _ in ranges)):
+        if 1024 <= port <= 65535 and not any(first <= port <= last for first, last in ranges):
+            return port
+    return None
+
+
+def is_too_few(ranges: Sequence[tuple[int, int]], ranks: int | None) -> bool:
+    """Tell whether HCCL's ports, less one that another process has, are too few for the ranks of a machine."""
+    return len({port for first, last in ranges for port in range(first, last + 1)}) - 1 < (ranks or 1)
 
 
 def _check_ports_apart(draft: Draft) -> Iterator[Problem]:
-    """Refuse a meeting point whose port is one of HCCL's: one of the two could not listen."""
+    """Tell of a meeting point whose port is one of HCCL's.
+
+    From HCCL_IF_BASE_PORT on the ports are fixed: one of the two could not listen. Of stated ranges HCCL takes what is
+    free, and only fails where nothing is left.
+    """
     keys = ("launch.device", "launch.master", "env.HCCL_IF_BASE_PORT", "env.HCCL_HOST_SOCKET_PORT_RANGE")
-    taken = draft.take(*keys)
+    taken = draft.take(*keys, "launch.devices_per_node")
     if taken is None or taken[0] != "ascend":
         return
-    _, master, base, ranges = taken
-    text = master.rpartition(":")[2]
+    _, master, base, stated, ranks = taken
+    host, _, text = master.rpartition(":")
     port = int(text) if re.fullmatch(r"[0-9]{1,5}", text) else 0
-    for first, last in hccl_ports(base, ranges):
+    ranges = hccl_ports(base, stated)
+    for first, last in ranges:
         if first <= port <= last:
-            key = keys[3] if ranges else keys[2] if base is not None else keys[1]
+            key = keys[3] if stated else keys[2] if base is not None else keys[1]
             message = f'leaves HCCL the ports {first} to {last}; launch.master = "{master[:80]}" is one of them'
             if key == keys[1]:
                 message = f"has port {port}, one of HCCL's: {first} to {last}"
-            host = master.rpartition(":")[0][:80]
-            fix = f'master = "{host}:{free_beside(first, last)}"'
-            yield error(key, message, f"{fix} under [launch], or other ports for HCCL")
+            free = free_beside(ranges)
+            fix = "other ports for HCCL"
+            if free is not None:
+                fix = f'master = "{host[:80]}:{free}" under [launch], or {fix}'
+            tell = warning if stated and not is_too_few(ranges, ranks) else error
+            yield tell(key, message, fix)
 
 
 def _check_tokenizer_threads(draft: Draft) -> Iterator[Problem]:

@@ -60,11 +60,18 @@ UNCHECKED = (
     *("ASCEND_MODULE_LOG_LEVEL", "ASCEND_REMAIN_CACHE_SIZE_RATIO", "ASCEND_WORK_PATH", "GLOG_LOG_DIR"),
     *("GLOG_LOGFILE_MODE", "GLOG_LOGTOSTDERR", "GLOG_MAX_LOG_SIZE", "GLOG_STDERRTHRESHOLD", "HCCL_ALGO"),
     *("HCCL_ASYNC_ERROR_HANDLING", "HCCL_CONCURRENT_ENABLE", "HCCL_DEBUG_CONFIG", "HCCL_DESYNC_DEBUG"),
-    *("HCCL_DIAGNOSE_ENABLE", "HCCL_ENTRY_LOG_ENABLE", "HCCL_EVENT_TIMEOUT", "HCCL_INTRA_PCIE_ENABLE"),
-    *("HCCL_INTRA_ROCE_ENABLE", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_MULTI_QP_THRESHOLD", "HCCL_OP_EXPANSION_MODE"),
+    *("HCCL_DIAGNOSE_ENABLE", "HCCL_ENTRY_LOG_ENABLE", "HCCL_EVENT_TIMEOUT", "HCCL_INTER_HCCS_DISABLE"),
+    *(
+        "HCCL_INTRA_PCIE_ENABLE",
+        "HCCL_INTRA_ROCE_ENABLE",
+        "HCCL_LOGIC_SUPERPOD_ID",
+        "HCCL_MULTI_QP_THRESHOLD",
+        "HCCL_OP_EXPANSION_MODE",
+    ),
     *("HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT", "HCCL_RDMA_QPS_PER_CONNECTION", "HCCL_RDMA_QP_PORT_CONFIG_PATH"),
     *("HCCL_RDMA_RETRY_CNT", "HCCL_RDMA_SL", "HCCL_RDMA_TC", "MS_BUILD_PROCESS_NUM", "MS_COMPILER_CACHE_ENABLE"),
-    *("MS_COMPILER_CACHE_PATH", "MS_COMPILER_OP_LEVEL", "MS_DEV_JIT_SYNTAX_LEVEL", "MS_ENABLE_LCCL", "MS_ENABLE_NUMA"),
+    *("MS_COMPILER_CACHE_PATH", "MS_COMPILER_OP_LEVEL", "MS_DEV_JIT_SYNTAX_LEVEL", "MS_ENABLE_GE", "MS_ENABLE_LCCL"),
+    *("MS_ENABLE_NUMA",),
 )
 # Below this two names are two variables; HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT are at 0.84.
 _CLOSE = 0.75
@@ -166,8 +173,10 @@ def closest_variable(name: str) -> str:
     if written in UNCHECKED or written in known:
         return known.get(written, "")
     near = [one for one in known if _is_near(written, one)]
+    # What has no effect here is never the better guess for a name that only looks a little like it.
+    likely = [one for one in known if known[one] not in (*TORCH_ONLY, *_GRAPH_MODE_ONLY, "ASCEND_VISIBLE_DEVICES")]
     cutoff = _CLOSE if written.startswith(FAMILIES) else _MISSPELT
-    found = difflib.get_close_matches(written, near or list(known), n=1, cutoff=0.0 if near else cutoff)
+    found = difflib.get_close_matches(written, near or likely, n=1, cutoff=0.0 if near else cutoff)
     return known[found[0]] if found else ""
 
 

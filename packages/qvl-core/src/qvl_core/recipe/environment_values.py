@@ -82,9 +82,9 @@ def without_effect(stated: Mapping[str, Any]) -> dict[str, Fault]:
     if stated.get("HCCL_HOST_SOCKET_PORT_RANGE"):
         tell("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE wins over it")
     if stated.get("HCCL_WHITELIST_DISABLE", 1) == 1:
-        tell("HCCL_WHITELIST_FILE", "peers are only checked with HCCL_WHITELIST_DISABLE = 0")
+        tell("HCCL_WHITELIST_FILE", "peers are only checked with HCCL_WHITELIST_DISABLE = 0, here or in the shell")
     if not stated.get("HCCL_OP_RETRY_ENABLE"):
-        tell("HCCL_OP_RETRY_PARAMS", "nothing is tried again without HCCL_OP_RETRY_ENABLE")
+        tell("HCCL_OP_RETRY_PARAMS", "nothing is tried again unless HCCL_OP_RETRY_ENABLE is set, here or in the shell")
     if stated.get("MS_DISABLE_HEARTBEAT") == 1:
         tell("MS_NODE_TIMEOUT", "MS_DISABLE_HEARTBEAT = 1 turns the heartbeat off")
     return found

@@ -145,7 +145,7 @@ def _exec_faults(values: Mapping[str, str]) -> Iterator[_Fault]:
 
 
 def _recipe_faults(values: Mapping[str, str], recipe: Recipe | None) -> Iterator[_Fault]:
-    from qvl_core.recipe.environment_checks import free_beside, hccl_ports
+    from qvl_core.recipe.environment_checks import free_beside, hccl_ports, is_too_few
 
     if recipe is None:
         return
@@ -153,12 +153,16 @@ def _recipe_faults(values: Mapping[str, str], recipe: Recipe | None) -> Iterator
         text = f"{recipe.launch.nodes} machines, and HCCL_SOCKET_IFNAME does not say over which interface"
         yield _Fault(text, 'HCCL_SOCKET_IFNAME = "eth0", the one that reaches the others')
     # What the recipe itself states is refused when it is loaded: here it meets the shell's values.
-    base, port = _number(values.get("HCCL_IF_BASE_PORT")), int(recipe.launch.master.rpartition(":")[2])
-    for first, last in hccl_ports(base, values.get("HCCL_HOST_SOCKET_PORT_RANGE")):
-        if recipe.launch.device == "ascend" and first <= port <= last:
+    base, stated = _number(values.get("HCCL_IF_BASE_PORT")), values.get("HCCL_HOST_SOCKET_PORT_RANGE")
+    host, _, port = recipe.launch.master.rpartition(":")
+    ranges = hccl_ports(base, stated)
+    for first, last in ranges:
+        if recipe.launch.device == "ascend" and first <= int(port) <= last:
             text = f"port {port} of launch.master is one of HCCL's, {first} to {last}"
-            host = recipe.launch.master.rpartition(":")[0]
-            yield _Fault(text, f"--set launch.master={host}:{free_beside(first, last)}", severe=True)
+            free = free_beside(ranges)
+            fix = f"--set launch.master={host}:{free}" if free else "HCCL_HOST_SOCKET_PORT_RANGE=60000-60015"
+            severe = not stated or is_too_few(ranges, recipe.launch.devices_per_node)
+            yield _Fault(text, fix, severe=severe)
 
 
 def _place_faults(values: Mapping[str, str], interfaces: Sequence[str]) -> Iterator[_Fault]:
