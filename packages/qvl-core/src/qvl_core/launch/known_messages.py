@@ -36,8 +36,13 @@ class Match:
 
 
 def _code(codes: str) -> str:
-    """Give the pattern of error codes where they are reported, not merely named: `EI0006: `, `ErrorCode=EI0006`."""
-    return rf"(?:\b[Ee]rror ?[Cc]ode\W{{1,3}}(?:{codes})\b|\b(?:{codes})(?=[:)\[]|  ))"
+    """Give the pattern of error codes where they are reported, not merely named.
+
+    `EI0006: `, `(EI0006)`, `[EI0006]`, `ErrorCode=EI0006`, and `EI0006 ...` at the begin of a line or a message.
+    """
+    begins = rf"(?:^|\]:? ?)(?:{codes})(?=$| (?!and |or |is |are ))"
+    stated = rf"\b[Ee]rror ?[Cc]ode\W{{1,3}}(?:{codes})\b"
+    return rf"(?:{begins}|{stated}|\b(?:{codes})(?=[:)\[\]]|  ))"
 
 
 KNOWN: tuple[KnownMessage, ...] = (
