@@ -93,10 +93,11 @@ def work_of(process: int) -> tuple[int, ...] | None:
 
     Sums of page faults, which is how libraries are read, of clock ticks, those of ended children too, and of bytes.
     """
-    counts = [_counts(each) for each in (process, *_started_by(process))]
-    if not counts[0]:
+    own = _counts(process)
+    if not own:
         return None
-    return tuple(map(sum, zip(*(each for each in counts if each), strict=True)))
+    others = [counts for each in _started_by(process) if (counts := _counts(each))]
+    return tuple(map(sum, zip(own, *others, strict=True)))
 
 
 def _counts(process: int) -> tuple[int, ...]:
