@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -134,6 +135,50 @@ def test_what_tells_nothing_about_anybody_stays(text: str) -> None:
 )
 def test_what_is_masked(text: str, masked: str) -> None:
     assert Mask({}, users=["a1"], home=ROOT).text(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| npu-smi 24.1.0.3               Version: 24.1.0.3                     |",
+        "MindSpore 2.7.0.1, CANN 8.2.0.1, driver 24.1.0.3: they do not pair",
+        "driver 24.1.0.3; 8 healthy device(s)",
+        "CANN 8.2.0.1 in /usr/local/Ascend/cann-8.2.0.1",
+        "toolkit 8.2.0.1 and operators (opp) 8.3.0.1 in /x are of two versions",
+        "update driver and firmware to 25.5.0.1",
+        "opencv-python==4.10.0.84\nnvidia-curand-cu12==10.3.5.147\n",
+        "qvl-data needs opencv-python>=4.9.0.80,<5, found 4.10.0.84",
+        "pip install 'opencv-python>=4.9.0.80'",
+        "wheel-of-four 10.1.2.3",
+        "Software Version : 24.1.0.3",
+    ],
+)
+def test_versions_of_four_numbers_stay(text: str) -> None:
+    assert Mask({}, versions={"Wheel-of-Four": "10.1.2.3"}).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HCCL_IF_IP=52.3.4.5",
+        "ip==52.3.4.5:29501",
+        "http://52.3.4.5/",
+        "the Spark driver 52.3.4.5 does not answer",
+        "driver 10.1.2.3; Version: 192.168.7.9; CANN 172.16.0.4",
+        "wheel-of-four 10.1.2.4, wheel 10.1.2.3",
+        "npu-smi: 52.3.4.5:8000 refused",
+        "found 52.3.4.5",
+        "ip.addr==10.1.2.3 && master_addr == 52.3.4.5",
+        "driver 24.1.0.3:29501",
+        "Version: 24.1.0.3\n52.3.4.5",
+        "HCCL_WHITELIST_FILE=/a/52.3.4.5",
+        "x==47.8.9.10, CANN 47.8.9.10, wheel-of-four 47.8.9.10",
+    ],
+)
+def test_addresses_beside_versions_are_masked(text: str) -> None:
+    known = {"MASTER_ADDR": "47.8.9.10"}
+    masked = Mask(known, versions={"wheel-of-four": "10.1.2.3"}).text(text).replace("Version: 24.1.0.3", "")
+    assert re.findall(r"\d+(?:\.\d+){3}", masked) == []
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
