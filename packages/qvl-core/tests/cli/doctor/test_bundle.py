@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import zipfile
@@ -222,6 +223,68 @@ def test_a_recipe_that_cannot_be_loaded_is_in_it_masked(folder: Path, rows: list
     text = _texts(folder / "d.zip")["recipe.toml"]
     assert HUGGING not in text
     assert 'task = "sft"' in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'master = "trainer07.acme.example:29501"',
+        "master='trainer07.acme.example'",
+        "master = trainer07.acme.example:29501",
+        'launch.master = "trainer07.acme.example:x"',
+        '"master" = """trainer07.acme.example:29501"""',
+        'mastre = "trainer07.acme.example:29501"',
+        'env = { MS_SCHED_HOST = "trainer07.acme.example" }',
+    ],
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_the_machines_of_a_recipe_that_cannot_be_loaded_are_masked(
+    folder: Path, rows: list[Row], line: str, extended: bool
+) -> None:
+    text = f'task = "sft"\nunknown = 1\n[launch]\n{line}\n'
+    Path("base.toml").write_text(text)
+    Path("bad.toml").write_text('extends = "base.toml"\nunknown = 1\n' if extended else text)
+    said = Row(check="recipe", level="fail", evidence="Trainer07.acme.example and trainer07 are no machines")
+    bundle.write(folder / "d.zip", [*rows, said], PLANTED, "bad.toml")
+    texts = _texts(folder / "d.zip")
+    assert "trainer07" not in "".join(texts.values()).lower()
+    assert "unknown = 1" in texts["recipe.toml"]
+
+
+def test_bytes_that_are_no_text_are_escaped(folder: Path) -> None:
+    odd = os.fsdecode(b"/q\xff")
+    found = [Row(check="cann", level="fail", evidence=f"{odd} does not exist", fix="x")]
+    bundle.write(folder / "d.zip", found, {"ASCEND_HOME_PATH": odd, "LD_PRELOAD": odd}, None)
+    texts = _texts(folder / "d.zip")
+    assert "/q\\udcff does not exist" in texts["doctor.txt"]
+    assert json.loads(texts["doctor.json"])[0]["evidence"] == f"{odd} does not exist"
+    assert "ASCEND_HOME_PATH=/q\\udcff" in texts["environment.txt"]
+
+
+def test_a_clock_before_all_archives_is_no_matter(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile.time, "time", lambda: 0.0)
+    bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert "doctor.txt" in _texts(folder / "d.zip")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_cannot_be_written_leaves_nothing_behind(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before = sorted(folder.iterdir())
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert sorted(folder.iterdir()) == before
+    bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert sorted(folder.iterdir()) == sorted([*before, folder / "d.zip"])
 
 
 def test_the_command_prints_its_rows_and_names_the_archive(folder: Path, qvl, monkeypatch, rows: list[Row]) -> None:
