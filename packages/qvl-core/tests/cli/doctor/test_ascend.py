@@ -147,12 +147,24 @@ def test_operators_of_another_version_than_the_toolkit(tmp_path: Path) -> None:
         ("310P3", "ascend310p"),
         ("910ProB", "ascend910"),
         ("Ascend910", ""),
+        ("910_9589", "ascend910_95"),
+        ("910_9712", ""),
         ("950", ""),
         ("", ""),
     ],
 )
 def test_where_the_operators_of_a_chip_lie(chip: str, folder: str) -> None:
     assert cann.folder_of(chip) == folder
+
+
+def test_operators_beside_a_toolkit_whose_version_cannot_be_read(tmp_path: Path) -> None:
+    environment = _cann(tmp_path / "cann", "8.2.RC1")
+    (tmp_path / "cann" / "x86_64-linux" / "ascend_toolkit_install.info").unlink()
+    (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.2.RC1\n")
+    assert cann.check_operators(environment).level == "ok"
+    (tmp_path / "cann" / "opp" / "version.info").unlink()
+    (tmp_path / "cann" / "opp").rmdir()
+    assert cann.check_operators(environment).fix.endswith("for your chip, of the toolkit's version")
 
 
 def test_operators_of_another_chip(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -136,6 +138,50 @@ def test_what_is_masked(text: str, masked: str) -> None:
     assert Mask({}, users=["a1"], home=ROOT).text(text) == masked
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| npu-smi 24.1.0.3               Version: 24.1.0.3                     |",
+        "MindSpore 2.7.0.1, CANN 8.2.0.1, driver 24.1.0.3: they do not pair",
+        "driver 24.1.0.3; 8 healthy device(s)",
+        "CANN 8.2.0.1 in /usr/local/Ascend/cann-8.2.0.1",
+        "toolkit 8.2.0.1 and operators (opp) 8.3.0.1 in /x are of two versions",
+        "update driver and firmware to 25.5.0.1",
+        "opencv-python==4.10.0.84\nnvidia-curand-cu12==10.3.5.147\n",
+        "qvl-data needs opencv-python>=4.9.0.80,<5, found 4.10.0.84",
+        "pip install 'opencv-python>=4.9.0.80'",
+        "wheel-of-four 10.1.2.3",
+        "Software Version : 24.1.0.3",
+    ],
+)
+def test_versions_of_four_numbers_stay(text: str) -> None:
+    assert Mask({}, versions={"Wheel-of-Four": "10.1.2.3"}).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HCCL_IF_IP=52.3.4.5",
+        "ip==52.3.4.5:29501",
+        "http://52.3.4.5/",
+        "the Spark driver 52.3.4.5 does not answer",
+        "driver 10.1.2.3; Version: 192.168.7.9; CANN 172.16.0.4",
+        "wheel-of-four 10.1.2.4, wheel 10.1.2.3",
+        "npu-smi: 52.3.4.5:8000 refused",
+        "found 52.3.4.5",
+        "ip.addr==10.1.2.3 && master_addr == 52.3.4.5",
+        "driver 24.1.0.3:29501",
+        "Version: 24.1.0.3\n52.3.4.5",
+        "HCCL_WHITELIST_FILE=/a/52.3.4.5",
+        "x==47.8.9.10, CANN 47.8.9.10, wheel-of-four 47.8.9.10",
+    ],
+)
+def test_addresses_beside_versions_are_masked(text: str) -> None:
+    known = {"MASTER_ADDR": "47.8.9.10"}
+    masked = Mask(known, versions={"wheel-of-four": "10.1.2.3"}).text(text).replace("Version: 24.1.0.3", "")
+    assert re.findall(r"\d+(?:\.\d+){3}", masked) == []
+
+
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
 AROUND = st.sampled_from([" ", '"', "'", "(", "=", ": ", "\n", ",", "[", "@", "|"])
 
@@ -177,6 +223,68 @@ def test_a_recipe_that_cannot_be_loaded_is_in_it_masked(folder: Path, rows: list
     text = _texts(folder / "d.zip")["recipe.toml"]
     assert HUGGING not in text
     assert 'task = "sft"' in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'master = "trainer07.acme.example:29501"',
+        "master='trainer07.acme.example'",
+        "master = trainer07.acme.example:29501",
+        'launch.master = "trainer07.acme.example:x"',
+        '"master" = """trainer07.acme.example:29501"""',
+        'mastre = "trainer07.acme.example:29501"',
+        'env = { MS_SCHED_HOST = "trainer07.acme.example" }',
+    ],
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_the_machines_of_a_recipe_that_cannot_be_loaded_are_masked(
+    folder: Path, rows: list[Row], line: str, extended: bool
+) -> None:
+    text = f'task = "sft"\nunknown = 1\n[launch]\n{line}\n'
+    Path("base.toml").write_text(text)
+    Path("bad.toml").write_text('extends = "base.toml"\nunknown = 1\n' if extended else text)
+    said = Row(check="recipe", level="fail", evidence="Trainer07.acme.example and trainer07 are no machines")
+    bundle.write(folder / "d.zip", [*rows, said], PLANTED, "bad.toml")
+    texts = _texts(folder / "d.zip")
+    assert "trainer07" not in "".join(texts.values()).lower()
+    assert "unknown = 1" in texts["recipe.toml"]
+
+
+def test_bytes_that_are_no_text_are_escaped(folder: Path) -> None:
+    odd = os.fsdecode(b"/q\xff")
+    found = [Row(check="cann", level="fail", evidence=f"{odd} does not exist", fix="x")]
+    bundle.write(folder / "d.zip", found, {"ASCEND_HOME_PATH": odd, "LD_PRELOAD": odd}, None)
+    texts = _texts(folder / "d.zip")
+    assert "/q\\udcff does not exist" in texts["doctor.txt"]
+    assert json.loads(texts["doctor.json"])[0]["evidence"] == f"{odd} does not exist"
+    assert "ASCEND_HOME_PATH=/q\\udcff" in texts["environment.txt"]
+
+
+def test_a_clock_before_all_archives_is_no_matter(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile.time, "time", lambda: 0.0)
+    bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert "doctor.txt" in _texts(folder / "d.zip")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_cannot_be_written_leaves_nothing_behind(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before = sorted(folder.iterdir())
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert sorted(folder.iterdir()) == before
+    bundle.write(folder / "d.zip", rows, PLANTED, None)
+    assert sorted(folder.iterdir()) == sorted([*before, folder / "d.zip"])
 
 
 def test_the_command_prints_its_rows_and_names_the_archive(folder: Path, qvl, monkeypatch, rows: list[Row]) -> None:

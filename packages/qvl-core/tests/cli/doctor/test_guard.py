@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -112,6 +113,34 @@ def test_a_child_that_does_nothing_is_not_waited_for() -> None:
 def test_a_child_that_works_is() -> None:
     program = "import time\nwhile time.process_time() < 1.5: pass\nprint(1)"
     assert run_child([sys.executable, "-c", program], os.environ, 1e6, quiet_s=120.0).stdout == "1\n"
+
+
+def test_what_a_child_of_the_child_computes_is_work_too() -> None:
+    program = (
+        "import subprocess, sys, threading\n"
+        "work = 'import sys\\nprint(1, flush=True)\\nwhile True: pass'\n"
+        "for apart in (False, True):\n"
+        "    one = subprocess.Popen([sys.executable, '-c', work], stdout=-1, start_new_session=apart)\n"
+        "    one.stdout.readline()\n"
+        "    print(one.pid, flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True, text=True)
+    assert child.stdout is not None
+    started = [int(child.stdout.readline()) for _ in range(2)]
+    try:
+        for one in started:
+            # The other one is stopped, the child itself sleeps: all work that is seen is this one's.
+            for other in started:
+                os.kill(other, signal.SIGCONT if other == one else signal.SIGSTOP)
+            before, own = work_of(child.pid), work_of(one)
+            while work_of(one) == own:
+                assert child.poll() is None
+            assert work_of(child.pid) != before
+    finally:
+        for process in (*started, child.pid):
+            os.kill(process, signal.SIGKILL)
+        child.communicate()
 
 
 def test_work_is_seen_as_processor_time_and_as_bytes(tmp_path: Path) -> None:

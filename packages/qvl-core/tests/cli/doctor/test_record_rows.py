@@ -79,3 +79,35 @@ def test_what_is_not_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert record_rows.check_records(recipe, os.environ).evidence == "an earlier check failed: recipe-files"
     monkeypatch.setattr(record_rows, "installed_version", lambda _: None)
     assert record_rows.check_records(recipe, os.environ).level == "skipped"
+
+
+def _found(seen: int, read: int, wrong: int, *first: str) -> dict[str, object]:
+    return {"seen": seen, "read": read, "wrong": wrong, "first": list(first)}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (_found(0, 0, 1, "b.json: is broken"), "1 cannot be used, and 1 of the sources not at all: b.json: is broken"),
+        (_found(80, 80, 80, "b.json:1: no turns"), "80 cannot be used, and 1 of the sources not at all: b.json:1"),
+        ({**_found(0, 0, 0), "path": "b.json"}, "and 1 of the sources not at all: b.json holds no record"),
+    ],
+)
+def test_a_good_source_does_not_hide_one_of_which_nothing_can_be_used(second: dict[str, object], said: str) -> None:
+    row = record_rows._row([_found(100, 100, 0), second])
+    assert (row.level, said in row.evidence) == ("fail", True), row
+    assert ("get the files again" in row.fix) == (second["read"] == 0)
+
+
+def test_a_few_wrong_records_of_each_source_are_a_warning() -> None:
+    row = record_rows._row([_found(100, 100, 3, "a:1", "a:2", "a:3"), _found(80, 80, 79, "b:1")])
+    assert (row.level, row.evidence.endswith("82 cannot be used: a:1; b:1; a:2")) == ("warn", True)
+
+
+def test_an_empty_source_beside_a_good_one_is_named(folder: Path) -> None:
+    Path("empty.jsonl").write_text("\n")
+    text = Path("tiny.toml").read_text()
+    assert text.count("sources = [") == 1
+    Path("tiny.toml").write_text(text.replace("sources = [", 'sources = [{ path = "empty.jsonl" }, '))
+    row = _look([_record()] * 3)
+    assert (row.level, "empty.jsonl" in row.evidence) == ("fail", True), row

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import io
 import json
 import os
 import platform
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +31,14 @@ _PREFIXES = ("DEVICE_", "OMPI_", "PMIX_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 _HOSTS = ("HOSTNAME", "HOST", "MASTER_ADDR", "MS_SCHED_HOST", "SLURMD_NODENAME", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 _USERS = ("USER", "LOGNAME", "SUDO_USER", "USERNAME")
 _MOST_RECIPE = 1 << 20
+# A machine in the text of a recipe that cannot be loaded: under a name that says so, or in quotes with its port.
+_HOST_VALUE = re.compile(
+    rf"""(?i)(?<![A-Za-z0-9])(?:\w*master\w*|{"|".join(_HOSTS)})["']?\s*[:=]\s*["']*([A-Za-z0-9_.-]+)"""
+    r"""|["']([A-Za-z0-9_.-]+):\d*["']"""
+)
+_BASE = re.compile(r"""(?m)^\s*["']?extends["']?\s*=\s*["']+([^"'\n]+)""")
+# The same for all: a clock before 1980, as a machine may have, cannot be written in a .zip.
+_DATE = (2026, 1, 1, 0, 0, 0)
 README = """\
 Made by `qvl doctor --bundle` for an issue. Please look through it before you pass it on.
 
@@ -56,34 +67,59 @@ def require_place(path: Path) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], environment: Mapping[str, str], recipe: str | None) -> list[str]:
-    """Write the archive, for its owner's eyes only; give the names of the files in it. Raises OutputError."""
+    """Write the archive, for its owner's eyes only; give the names of the files in it. Raises OutputError.
+
+    It is there whole or not at all. What is no text (bytes of a variable that are no UTF-8) is written escaped.
+    """
     loaded = _loaded(recipe)
-    mask = mask_of(environment, loaded)
-    texts = list(_texts(rows, environment, recipe, loaded, mask))
+    written = _plain(recipe) if recipe and loaded is None else ""
+    mask = mask_of(environment, loaded, written=f"{written}\n{_base(recipe or '', written)}")
+    texts = list(_texts(rows, environment, loaded, written, mask))
+    data = _archive(texts)
     require_place(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(path, "xb", opener=_owners) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in texts:
-                archive.writestr(name, text)
+        with open(part, "xb", opener=_owners) as file:
+            file.write(data)
+        require_place(path)
+        part.rename(path)
     except OSError as error:
         message = f"cannot be written: {error.strerror}"
         fix = "--bundle FILE on another disk"
         raise OutputError(Problem(where=printable(str(path)), key="--bundle", message=message, fix=fix)) from None
+    finally:
+        # Gone where it was renamed; what is left is of an error, or of Ctrl-C.
+        with contextlib.suppress(OSError):
+            part.unlink()
     return [name for name, _ in texts]
 
 
-def mask_of(environment: Mapping[str, str], recipe: Recipe | None) -> Mask:
-    """Give the mask of this machine, this user, and the machines that a recipe and this shell name."""
+def _archive(texts: Sequence[tuple[str, str]]) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, text in texts:
+            entry = zipfile.ZipInfo(name, date_time=_DATE)
+            entry.external_attr = 0o600 << 16
+            archive.writestr(entry, text.encode("utf-8", "backslashreplace"), zipfile.ZIP_DEFLATED)
+    return held.getvalue()
+
+
+def mask_of(environment: Mapping[str, str], recipe: Recipe | None, *, written: str = "") -> Mask:
+    """Give the mask of this machine, this user, and the machines that a recipe and this shell name.
+
+    `written` is the text of a recipe that cannot be loaded.
+    """
     home = environment.get("HOME", "")
     users = [*(environment.get(name, "") for name in _USERS), Path(home).name, _login()]
     hosts = [platform.node(), *(environment.get(name, "") for name in _HOSTS)]
     if recipe is not None:
         hosts.append(recipe.launch.master.rpartition(":")[0])
-    return Mask(environment, users=users, hosts=hosts, home=home)
+    hosts += [found[1] or found[2] for found in _HOST_VALUE.finditer(written)]
+    return Mask(environment, users=users, hosts=hosts, home=home, versions=dict(_installed()))
 
 
 def _texts(
-    rows: Sequence[Row], environment: Mapping[str, str], recipe: str | None, loaded: Recipe | None, mask: Mask
+    rows: Sequence[Row], environment: Mapping[str, str], loaded: Recipe | None, written: str, mask: Mask
 ) -> Iterator[tuple[str, str]]:
     """Yield name and text of each file, masked: what becomes JSON before it is written, or its quotes might suffer."""
     masked = [replace(row, evidence=mask.text(row.evidence), fix=mask.text(row.fix)) for row in rows]
@@ -97,8 +133,8 @@ def _texts(
         yield "npu-smi.txt", mask.text(answer.text or f"{answer.fault}\n")
     if loaded is not None:
         yield "recipe.json", json.dumps(mask.value(loaded.resolved()), indent=2, ensure_ascii=False, default=str) + "\n"
-    elif recipe and (text := _plain(recipe)):
-        yield "recipe.toml", mask.text(text)
+    elif written:
+        yield "recipe.toml", mask.text(written)
 
 
 def _loaded(recipe: str | None) -> Recipe | None:
@@ -119,9 +155,19 @@ def _plain(recipe: str) -> str:
         return ""
 
 
+def _base(recipe: str, written: str) -> str:
+    """Give the text of the recipe that this one extends, as problems may name its machines; "" where there is none."""
+    found = _BASE.search(written)
+    return _plain(str(Path(recipe).parent / found[1])) if found and "\0" not in found[1] else ""
+
+
+def _installed() -> set[tuple[str, str]]:
+    return {(each.metadata["Name"] or "?", each.version or "?") for each in metadata.distributions()}
+
+
 def _packages() -> str:
-    found = {(each.metadata["Name"] or "?", each.version or "?") for each in metadata.distributions()}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda one: one[0].lower()))
+    found = sorted(_installed(), key=lambda one: one[0].lower())
+    return "".join(f"{name}=={version}\n" for name, version in found)
 
 
 def _variables(environment: Mapping[str, str]) -> str:

@@ -24,7 +24,13 @@ ROOTS = (Path("/usr/local/Ascend"),)
 # what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
 KERNELS = Path("built-in") / "op_impl" / "ai_core" / "tbe" / "kernel"
 # The beginning of a chip's name in npu-smi's table -> its folder; the longest that fits counts.
-FOLDERS = {"910_93": "ascend910_93", "910B": "ascend910b", "910": "ascend910", "310P": "ascend310p"}
+FOLDERS = {
+    "910_93": "ascend910_93",
+    "910_95": "ascend910_95",
+    "910B": "ascend910b",
+    "910": "ascend910",
+    "310P": "ascend310p",
+}
 
 
 def check_cann(environment: Mapping[str, str]) -> Row:
@@ -48,12 +54,16 @@ def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
     name, home = "cann-ops", toolkit_home(environment)
     if home is None or not home.is_dir():
         return Row(check=name, level="skipped", evidence="an earlier check failed: cann")
-    version = cann_version(home) or "of unknown version"
-    fix = f"install the CANN ops package for your chip, version {version}"
+    stated = cann_version(home)
+    version = stated or "of unknown version"
+    fix = "install the CANN ops package for your chip, " + (
+        f"version {stated}" if stated else "of the toolkit's version"
+    )
     if not (home / "opp").exists():
         return Row(check=name, level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
     operators = cann_version(home / "opp")
-    if operators and release(operators) != release(version):
+    # A version that cannot be read says nothing about the other one.
+    if operators and stated and release(operators) != release(stated):
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     kernels = home / "opp" / KERNELS
@@ -68,9 +78,9 @@ def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
 def folder_of(chip: str) -> str:
     """Give the folder of a chip's operators, `910B3` -> `ascend910b`; "" where it is not known."""
     bare = chip.removeprefix("Ascend")
-    # A bare `Ascend910` is what npu-smi calls the newest ones, too.
-    found = max((start for start in FOLDERS if bare.startswith(start) and bare != "910"), key=len, default="")
-    return FOLDERS.get(found, "")
+    found = max((start for start in FOLDERS if bare.startswith(start)), key=len, default="")
+    # A bare `Ascend910` is what npu-smi calls the newest ones, too; and `910_` begins the names of other generations.
+    return "" if bare == "910" or (found == "910" and bare.startswith("910_")) else FOLDERS.get(found, "")
 
 
 def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:

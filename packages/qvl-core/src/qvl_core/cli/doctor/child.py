@@ -20,7 +20,10 @@ OUTPUT_LIMIT = 1 << 20
 _GRACE_S = 1.0
 # On the busiest machine a process that may run gets some time within this.
 QUIET_S = 10.0
+# Looks at the processes in that time: large machines have thousands, and all are read to find a child's children.
+_LOOKS = 20
 _PR_SET_PDEATHSIG = 1
+_PROC = Path("/proc")
 # What a child left behind may hold its pipes open: they are read for this long after its end.
 _AFTERWARDS_S = 0.5
 
@@ -33,7 +36,7 @@ def run_child(
     """Run a command without input; bytes that are no text are replaced, output beyond 1 MiB is cut.
 
     Raises OSError where it cannot be started, TimeoutExpired after the deadline or where its output does not end; and
-    with `quiet_s` as soon as the process has neither computed nor read anything for that long.
+    with `quiet_s` as soon as neither the process nor one that it started has computed or read anything for that long.
     """
     child = subprocess.Popen(
         list(command),
@@ -67,30 +70,77 @@ def run_watched(
 
 
 class Quiet:
-    """Tells whether a process has done nothing for some time: no processor time, no bytes read or written."""
+    """Tells whether a process and all that it started have done nothing for some time: see `work_of`."""
 
     def __init__(self, process: int, quiet_s: float) -> None:
         self._process, self._quiet_s = process, quiet_s
         self._work, self._since = work_of(process), time.monotonic()
+        self._looked = self._since
 
     def lasts(self) -> bool:
-        """Look at the process; tell whether it was quiet for the whole time."""
-        work, now = work_of(self._process), time.monotonic()
+        """Look at the process, not at each call; tell whether it was quiet for the whole time."""
+        now = time.monotonic()
+        if now - self._looked < self._quiet_s / _LOOKS:
+            return False
+        self._looked, work = now, work_of(self._process)
         if work != self._work or work is None:
             self._work, self._since = work, now
         return now - self._since >= self._quiet_s
 
 
 def work_of(process: int) -> tuple[int, ...] | None:
-    """Give what only grows while a process works: clock ticks, its ended children's too, and bytes; None unknown."""
-    folder = Path("/proc") / str(process)
-    try:
-        # proc(5): after the name in brackets, fields 14 to 17 are utime, stime, cutime and cstime.
-        ticks = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[11:15]
-        moved = re.findall(r"[rw]char: (\d+)", (folder / "io").read_text(encoding="ascii"))
-    except OSError:
+    """Give what changes while a process, or one that it started, works; None where nothing is known of it.
+
+    Sums of page faults, which is how libraries are read, of clock ticks, those of ended children too, and of bytes.
+    """
+    own = _counts(process)
+    if not own:
         return None
-    return tuple(map(int, (*ticks, *moved)))
+    others = [counts for each in _started_by(process) if (counts := _counts(each))]
+    return tuple(map(sum, zip(own, *others, strict=True)))
+
+
+def _counts(process: int) -> tuple[int, ...]:
+    """Give what one process has done, () where it is gone; its bytes are 0 where it belongs to another user."""
+    fields = _stat(process)
+    if not fields:
+        return ()
+    try:
+        said = (_PROC / str(process) / "io").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        said = ""
+    moved = dict(re.findall(r"(?m)^(rchar|wchar|read_bytes): (\d+)", said))
+    # proc(5), fields 10 and 12: minflt and majflt; 14 to 17: utime, stime, cutime and cstime.
+    return tuple(
+        int(each)
+        for each in (
+            *(fields[7], fields[9], *fields[11:15]),
+            *(moved.get(name, 0) for name in ("rchar", "wchar", "read_bytes")),
+        )
+    )
+
+
+def _started_by(process: int) -> list[int]:
+    """Give the processes below this one, and those of its session whose parents have ended."""
+    family: set[int] = {process}
+    found: set[int] = {process}
+    others = {int(each.name): _stat(int(each.name)) for each in _PROC.iterdir() if each.name.isdecimal()}
+    others.pop(process, None)
+    while found:
+        # Fields 4 and 6: the parent, and the session, which has the number of the process that began it.
+        found = {each for each, fields in others.items() if fields and {int(fields[1]), int(fields[3])} & family}
+        found -= family
+        family |= found
+    return sorted(family - {process})
+
+
+def _stat(process: int) -> list[str]:
+    """Give the fields of a process from the third on, behind its name in brackets; [] where it is gone."""
+    try:
+        said = (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return said.rpartition(")")[2].split()
 
 
 def _end_with_us() -> Callable[[], None]:

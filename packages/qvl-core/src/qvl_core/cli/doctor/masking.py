@@ -31,6 +31,17 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HOMES = re.compile(r"(/(?:home|Users)/)[^/\s'\":;,]+")
 _MAC = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
+# What stands before four numbers that are a version: a package that is compared, or the words of npu-smi and our rows.
+_COMPARED = re.compile(r"([A-Za-z][\w.-]*)(?:\[[\w,.-]*\])?\s?(?:[=~><!]=[^\s;'\"]*,)?(?:==|~=|>=|<=|!=)\s?$")
+_VERSIONED = re.compile(
+    r"(?:(?<![\w-])(?:npu-smi|CANN|MindSpore|toolkit|operators(?: \(opp\))?|[Vv]ersion)\s*[:=]?\s*"
+    r"|(?:^|, |pairs with .{1,40} and )driver |driver and firmware to |(?:ascend-toolkit/|/cann-)"
+    r"|needs [A-Za-z][\w.-]*[=~><!][^\s;]*, found )$"
+)
+# `ip.addr==10.0.0.1` compares no package.
+_ADDRESSED = re.compile(r"(?i)(?:ip(?:v?4)?|ifname|addr(?:ess)?|host|node|server|master|src|dst|peer|url)s?\d*$")
+_BEFORE = 120
+_OWN_ADDRESS = re.compile(r"(?<![\w./-])(?:\w+://)?(?:[^\s/@]{1,200}@)?(\d{1,3}(?:\.\d{1,3}){3})(?![\w.-])")
 _IPV6 = re.compile(r"(?<![A-Za-z0-9:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?![\w:])")
 # Long, of mixed letters and digits: a key of a kind that is not known. Digests are of one case, and kept.
 _LONG = re.compile(r"(?<![\w/+-])(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])(?=[\w+=-]*\d)[A-Za-z0-9_+=-]{32,}(?![\w/+-])")
@@ -43,12 +54,23 @@ class Mask:
     """Masks texts by what is known of this machine: its user, home folder, host names, and secrets in its shell."""
 
     def __init__(
-        self, environment: Mapping[str, str], *, users: Iterable[str] = (), hosts: Iterable[str] = (), home: str = ""
+        self,
+        environment: Mapping[str, str],
+        *,
+        users: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        home: str = "",
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         secrets = {value for name, value in environment.items() if SECRET_NAME.search(name)}
         self._secrets = sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
         self._home = home.rstrip("/")
         self._users = _words(users)
+        hosts = list(hosts)
+        values = [value for name, value in environment.items() if "VERSION" not in name]
+        # Of what is an address for certain, no version is made, wherever it stands.
+        self._certain = {each[1] for text in (*values, *hosts) for each in _OWN_ADDRESS.finditer(text)}
+        self._versions = {name.lower(): version for name, version in (versions or {}).items()}
         self._hosts = _words([part for host in hosts for part in (host, host.partition(".")[0])])
         self._seen: dict[str, str] = {}
 
@@ -91,9 +113,23 @@ class Mask:
             address = ipaddress.ip_address(found[0].partition("%")[0])
         except ValueError:
             return found[0]
-        if address.is_loopback or address.is_unspecified:
+        if address.is_loopback or address.is_unspecified or self._is_version(found, is_global=address.is_global):
             return found[0]
         return self._one("address")(found)
+
+    def _is_version(self, found: re.Match[str], *, is_global: bool) -> bool:
+        """Tell whether four numbers are a version, by what stands before them. In doubt they are an address."""
+        if found[0] in self._certain or re.match(r"[:/]\d|%", found.string[found.end() :]):
+            return False
+        before = found.string[max(0, found.start() - _BEFORE) : found.start()].rpartition("\n")[2]
+        compared = _COMPARED.search(before)
+        if compared and not _ADDRESSED.search(compared[1]):
+            return True
+        name = re.search(r"([\w.-]+)[ =]{1,2}$", before)
+        if name and self._versions.get(name[1].lower()) == found[0]:
+            return True
+        # No driver or CANN has a version that begins as networks of one's own do.
+        return is_global and bool(_VERSIONED.search(before))
 
     def _one(self, kind: str) -> Callable[[re.Match[str]], str]:
         def word(found: re.Match[str]) -> str:

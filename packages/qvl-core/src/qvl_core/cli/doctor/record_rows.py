@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ MOST = 100
 # Of larger files the records that are reached in this time, which leaves the rest of the deadline to their media.
 _READING_S = 4.0
 _SHOWN = 3
+_AGAIN = "get the files again, or correct data.sources.path"
 # The working directory must not stand in for a module; -P is Python 3.11's.
 _START = "import sys; sys.path[:1] = sys.path[:1] if sys.path[0] else []\n"
 # Draws records with equal chances from all that were reached (reservoir), the same ones each time.
@@ -93,26 +95,51 @@ def check_records(recipe: Recipe, environment: Mapping[str, str], run: Runner = 
     if done.returncode:
         fix = "qvl data check RECIPE says more"
         return Row(check=NAME, level="warn", evidence=f"could not be read: {last_line(done)}", fix=fix)
-    return _row([json.loads(line) for line in done.stdout.splitlines()])
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return _row([{"path": source.path, **one} for source, one in zip(sources, found, strict=False)])
 
 
 def _row(found: list[dict[str, object]]) -> Row:
-    read, wrong, seen = (sum(int(str(one[name])) for one in found) for name in ("read", "wrong", "seen"))
+    """Judge each source by itself, as another one's records do not replace its own; the worst gives the level."""
+    read, wrong, seen = (sum(_number(one, name) for one in found) for name in ("read", "wrong", "seen"))
     said = f"{read} record(s) of the first {seen} of {len(found)} source(s)"
     if not seen and not wrong:
-        fix = "get the files again, or correct data.sources.path"
-        return Row(check=NAME, level="fail", evidence="the data files hold no record", fix=fix)
-    if not wrong:
+        return Row(check=NAME, level="fail", evidence="the data files hold no record", fix=_AGAIN)
+    failed = [one for one in found if _is_unusable(one)]
+    if not wrong and not failed:
         evidence = f"{said} can be read, with their media; `qvl data check RECIPE` reads all"
         return Row(check=NAME, level="ok", evidence=evidence)
-    lines = [str(line) for one in found for line in one["first"]]  # type: ignore[attr-defined]
+    first = [_lines(one) for one in (*failed, *(one for one in found if one not in failed))]
+    # One line of each source before the second one of any.
+    lines = [line for row in zip_longest(*first) for line in row if line is not None]
     shown = "; ".join(printable(line, 160) for line in lines[:_SHOWN])
-    # A few are for data.bad_samples to deal with; where all are, the format or the folder of the media is another.
-    level: Level = "fail" if wrong >= read else "warn"
+    level: Level = "fail" if failed else "warn"
     fix = "qvl data check RECIPE lists all of them"
-    if level == "fail":
+    if failed:
         fix = "compare data.sources.format and media_root with a record: qvl data preview RECIPE shows some"
-    return Row(check=NAME, level=level, evidence=f"{said}: {wrong} cannot be used: {shown}", fix=fix)
+    if failed and not any(_number(one, "read") for one in failed):
+        fix = _AGAIN
+    count = f"{wrong} cannot be used" if wrong else "not all can be used"
+    if failed and len(found) > 1:
+        count += f", and {len(failed)} of the sources not at all"
+    return Row(check=NAME, level=level, evidence=f"{said}: {count}: {shown}", fix=fix)
+
+
+def _is_unusable(one: Mapping[str, object]) -> bool:
+    """Tell whether a source has no record, or none that can be used; a few are for data.bad_samples to deal with.
+
+    Where all are wrong, the format or the folder of the media is another.
+    """
+    return _number(one, "wrong") >= _number(one, "read")
+
+
+def _lines(one: Mapping[str, object]) -> list[str]:
+    lines = [str(line) for line in one["first"]]  # type: ignore[attr-defined]
+    return lines if _number(one, "seen") or lines else [f"{one.get('path', 'a source')} holds no record"]
+
+
+def _number(one: Mapping[str, object], name: str) -> int:
+    return int(str(one[name]))
 
 
 def _skipped(why: str) -> Row:
