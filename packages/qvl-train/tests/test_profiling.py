@@ -15,7 +15,9 @@ from typing import Any, cast
 
 import pytest
 import qvl_train.profiling as profiling
+from qvl_core.launch import board
 from qvl_core.launch.board import BoardReader, BoardWriter, board_file
+from qvl_core.launch.watch import CPU_LIMITS, Look, Verdict, Vitals, Watch
 from qvl_train.profiling import StepProfile, step_profile
 
 
@@ -27,11 +29,15 @@ class Profiler:
         self._fails = fails
         self._leaves = leaves
         self._folder = Path()
+        self._steps = 0
 
-    def start(self, folder: Path, steps: int) -> Any:
+    def make(self, folder: Path, steps: int) -> Any:
         self._folder = folder
-        self._note(f"start {steps}")
+        self._steps = steps
         return self
+
+    def start(self) -> None:
+        self._note(f"start {self._steps}")
 
     def step(self) -> None:
         self._note("step")
@@ -52,7 +58,7 @@ def run(
 ) -> list[str]:
     said: list[str] = []
     mark = (marks if marks is not None else []).append
-    with StepProfile(folder / "rank_000", steps, profiler.start, say=said.append, mark=mark) as profile:
+    with StepProfile(folder / "rank_000", steps, profiler.make, say=said.append, mark=mark) as profile:
         for step in taken:
             profile.before(step)
             profile.after(step)
@@ -85,7 +91,8 @@ def test_writing_is_marked_as_work_of_its_own_so_that_nobody_takes_it_for_a_step
     # One list: what is marked before the profiler is asked for something that takes long.
     run(tmp_path, (2, 3), range(1, 6), Profiler(calls), calls)
     assert calls == [
-        *("starting the profiler", "start 2", "step 2", "step"),
+        *("starting the profiler", "start 2", "step 2"),
+        *("counting a step of the profile", "step", "step 2"),
         *("writing the profile", "step", "writing the profile", "stop", "step 3"),
     ]
 
@@ -102,7 +109,7 @@ def test_writing_is_measured_by_no_step_that_came_before(tmp_path: Path) -> None
 
     for step in range(1, 4):
         writer.mark(f"step {step}")
-    with StepProfile(tmp_path, (4, 4), Slow([]).start, say=lambda text: None, mark=writer.mark) as profile:
+    with StepProfile(tmp_path, (4, 4), Slow([]).make, say=lambda text: None, mark=writer.mark) as profile:
         profile.before(4)
         profile.after(4)
     # None: work of a kind that was never done before has the time that loading and compiling have.
@@ -140,14 +147,14 @@ def wait_and_catch_all() -> None:
         wait_for_ever()
 
 
-@pytest.mark.parametrize(
-    ("hangs", "what"),
-    [
-        ("start", "starting the profiler"),
-        ("step", "counting a step of the profile"),
-        ("stop", "writing the profile"),
-    ],
-)
+HANGING = [
+    ("start", "starting the profiler"),
+    ("step", "counting a step of the profile"),
+    ("stop", "writing the profile"),
+]
+
+
+@pytest.mark.parametrize(("hangs", "what"), HANGING)
 @pytest.mark.parametrize("how", [wait_for_ever, wait_and_catch_all])
 def test_a_profiler_that_hangs_costs_a_warning_and_training_goes_on(
     tmp_path: Path, hangs: str, what: str, how: Callable[[], object]
@@ -161,16 +168,96 @@ def test_a_profiler_that_hangs_costs_a_warning_and_training_goes_on(
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_a_profiler_that_hangs_is_not_asked_again_when_nobody_holds_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangs", ["start", "step", "stop"])
+def test_a_profiler_that_hangs_is_not_asked_again_when_nobody_holds_it(tmp_path: Path, hangs: str) -> None:
     deleted: list[str] = []
 
     class StopsWhenDeleted(Hanging):
         def __del__(self) -> None:
             deleted.append("stop")
 
-    run(tmp_path, (2, 3), range(1, 9), StopsWhenDeleted("stop", wait_for_ever))
+    def make(folder: Path, steps: int) -> Any:
+        return StopsWhenDeleted(hangs, wait_for_ever).make(folder, steps)
+
+    with StepProfile(tmp_path / "rank_000", (2, 3), make, say=lambda text: None, mark=lambda text: None) as profile:
+        for step in range(1, 9):
+            profile.before(step)
+            profile.after(step)
     gc.collect()
     assert deleted == []
+
+
+IDLE = Vitals(state="S", cpu_s=0.0)
+
+
+class WatchedRanks:
+    """Two ranks under the launcher's own watch, by a clock of their own: the first is idle, the second waits for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_s = 0.0
+        self.verdicts: list[tuple[float, Verdict]] = []
+        self._reader = BoardReader(folder, [0, 1])
+        self.first, second = (BoardWriter(board_file(folder, rank)) for rank in (0, 1))
+        self.first.begin()
+        second.begin()
+        second.mark("waiting", waiting=True)
+        self._watch = Watch(CPU_LIMITS, self.now_s)
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time pass, and look each second."""
+        for _ in range(int(seconds)):
+            self.now_s += 1
+            self.verdicts += [(self.now_s, verdict) for verdict in self._watch.look(self.now_s, self._looks())]
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _looks(self) -> list[Look]:
+        return [
+            Look(**{key: value for key, value in vars(entry).items() if key != "stamps"}, vitals=IDLE)
+            for entry in self._reader.entries()
+        ]
+
+
+@pytest.mark.parametrize(("hangs", "what"), HANGING)
+def test_the_watchdog_of_several_processes_leaves_a_late_profiler_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, what: str
+) -> None:
+    ranks, hangs_now, is_over = WatchedRanks(tmp_path), threading.Event(), threading.Event()
+
+    class Passing(threading.Event):
+        """While the profiler hangs nobody waits at it: the ranks' time passes instead."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            while not self.is_set() and not hangs_now.is_set():
+                super().wait(0.01)
+            if not self.is_set() and not is_over.is_set():
+                ranks.pass_by(timeout)
+            return self.is_set()
+
+    def hang() -> None:
+        hangs_now.set()
+        is_over.wait(20)
+
+    def say(text: str) -> None:
+        if "it hangs" in text:
+            ranks.pass_by(60)
+            is_over.set()
+
+    monkeypatch.setattr(board, "time", SimpleNamespace(monotonic=lambda: ranks.now_s))
+    monkeypatch.setattr(profiling, "threading", SimpleNamespace(**{**vars(threading), "Event": Passing}))
+    hanging = Hanging(hangs, hang)
+    with StepProfile(tmp_path / "rank_000", (1, 2), hanging.make, say=say, mark=ranks.first.mark) as profile:
+        for step in (1, 2):
+            profile.before(step)
+            profile.after(step)
+    ranks.close()
+    # Left alone while it is told, and ended once it is told that it hangs.
+    found_s, verdict = ranks.verdicts[0]
+    assert found_s > profiling.PROFILE_DEADLINE_S
+    assert verdict.look is not None
+    assert (verdict.kind, verdict.rank, verdict.look.state) == ("hung", 0, f"{what}: it hangs")
 
 
 def test_processes_that_a_hanging_profiler_has_forked_are_ended(tmp_path: Path) -> None:
@@ -212,7 +299,7 @@ def test_a_profiler_that_cannot_be_called_back_is_told_and_left_to_the_watchdog(
     def profile() -> None:
         # Of another thread than the main one nothing can be called back, as of native code.
         hanging = Hanging("stop", lambda: is_told.wait(60))
-        with StepProfile(tmp_path / "rank_000", (1, 1), hanging.start, say=say, mark=marks.append) as found:
+        with StepProfile(tmp_path / "rank_000", (1, 1), hanging.make, say=say, mark=marks.append) as found:
             found.before(1)
             found.after(1)
 
@@ -272,7 +359,7 @@ def test_marks_are_the_phase_of_the_rank_and_other_ranks_speak_to_their_logs(
     world = SimpleNamespace(rank=2, place=SimpleNamespace(dp=0, tp=0, pp=1), phase="step 1")
     said: list[str] = []
     profile = step_profile(tmp_path, (1, 1), cast("Any", world), said.append, total=9)
-    profile._start = Profiler([], fails="step").start
+    profile._make = Profiler([], fails="step").make
     profile.before(1)
     profile._mark("writing the profile")
     assert world.phase == "writing the profile"
@@ -294,13 +381,13 @@ def test_steps_after_the_end_of_a_run_that_counts_epochs_are_told(tmp_path: Path
 def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:
     ms = pytest.importorskip("mindspore")
     import numpy as np
-    from qvl_train.profiling import start_profiler
+    from qvl_train.profiling import make_profiler
     from qvl_train.report.profile_card import read_operations
 
     said: list[str] = []
     left = ms.Tensor(np.ones((8, 8), np.float32))
     place = tmp_path / "rank_000"
-    with StepProfile(place, (2, 3), start_profiler, say=said.append, mark=lambda text: None) as profile:
+    with StepProfile(place, (2, 3), make_profiler, say=said.append, mark=lambda text: None) as profile:
         for step in range(1, 5):
             profile.before(step)
             ms.mint.matmul(left, left).asnumpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def test_gives_the_pictures_of_the_rows_that_are_wanted(tmp_path: Path) -> None:
     found = TrainingEvaluator.pictures(tmp_path / "a.tsv", {"1", "2", "3", "4", "nine"}, compat="none")
     # A row that names another one has its picture; what is not base64 is none.
     assert found == {"1": (ONE,), "2": (ONE, OTHER), "3": (ONE,), "4": ()}
+
+
+def test_a_file_of_gigabytes_is_not_hashed_for_a_few_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.tsv").write_text(f"index\timage\n1\t{cell(ONE)}\n")
+    monkeypatch.setattr(hashlib, "md5", lambda *_, **__: pytest.fail("the whole file is hashed"))
+    assert TrainingEvaluator.pictures(tmp_path / "a.tsv", {"1"}, compat="none") == {"1": (ONE,)}
 
 
 @pytest.mark.parametrize("text", [None, "", "question\nWhich?\n"])

@@ -32,8 +32,8 @@ TRACE = "trace_view.json"
 _STARTING = "starting the profiler"
 _COUNTING = "counting a step of the profile"
 _WRITING = "writing the profile"
-# How long starting the profiler, or writing what it has, may take. Steps of a tiny model take seconds, those of
-# a large one minutes.
+# How long starting the profiler, counting a step, or writing what it has may take. Traces of a tiny model take
+# seconds, those of a large one minutes.
 PROFILE_DEADLINE_S = 600.0
 _TOLD_EVERY_S = 5.0
 # One that was called back after its deadline ends at once, where it can.
@@ -56,18 +56,18 @@ class StepProfile:
         self,
         folder: Path,
         steps: tuple[int, int] | None,
-        start: Callable[[Path, int], Any],
+        make: Callable[[Path, int], Any],
         *,
         say: Callable[[str], None],
         mark: Callable[[str], None],
     ) -> None:
-        """`start` starts a profiler of so many steps that writes into a folder, and gives it; it has `step`, `stop`.
+        """`make` gives a profiler of so many steps that writes into a folder; it has `start`, `step` and `stop`.
 
         `say` shows a line to people, `mark` tells whoever watches this process what it does from now on.
         """
         self._folder = folder
         self._steps = steps
-        self._start = start
+        self._make = make
         self._say = say
         self._mark = mark
         self._profiler: Any = None
@@ -76,21 +76,21 @@ class StepProfile:
         """Start the profiler where this is the first step to be profiled, or one of them after a run went on."""
         if self._steps is None or self._profiler is not None or not self._steps[0] <= step <= self._steps[1]:
             return
-        self._mark(_STARTING)
-        self._call(lambda: self._begin(step), _STARTING)
+        with self._told(_STARTING):
+            self._call(lambda: self._begin(step), _STARTING)
         self._mark(f"step {step}")
 
     def after(self, step: int) -> None:
         """Count the step, and stop the profiler after the last one."""
         if self._profiler is None or self._steps is None:
             return
-        if step < self._steps[1]:
-            self._call(self._profiler.step, _COUNTING)
-            return
+        is_last = step >= self._steps[1]
         # With the last one the profiler writes what it has.
-        with self._told():
-            self._call(self._profiler.step, _WRITING)
-        self._stop()
+        what = _WRITING if is_last else _COUNTING
+        with self._told(what):
+            self._call(self._profiler.step, what)
+        if is_last:
+            self._stop()
         self._mark(f"step {step}")
 
     def __enter__(self) -> StepProfile:
@@ -108,12 +108,14 @@ class StepProfile:
             make_folder(self._folder)
             if not self._folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", str(self._folder))
-        self._profiler = self._start(self._folder, self._steps[1] - step + 1)
+        # Kept before it is started: one that is called back while it starts counts for itself as started already.
+        self._profiler = self._make(self._folder, self._steps[1] - step + 1)
+        self._profiler.start()
 
     def _stop(self) -> None:
         if self._profiler is None:
             return
-        with self._told():
+        with self._told(_WRITING):
             if not self._call(self._profiler.stop, _WRITING):
                 return
         self._profiler = None
@@ -124,12 +126,12 @@ class StepProfile:
 
     def _call(self, deed: Callable[[], object], what: str) -> bool:
         """Have the profiler do something, and say whether it has; else its trace is given up, with a warning."""
-        known, profiler = set(multiprocessing.active_children()), self._profiler
+        known = set(multiprocessing.active_children())
         try:
             with _deadline(PROFILE_DEADLINE_S):
                 deed()
         except _LateError:
-            _ABANDONED.append(profiler)
+            _ABANDONED.append(self._profiler)
             _end_children(known)
             self._give_up(f"{what} was not done after {PROFILE_DEADLINE_S:g} s; training goes on without it")
         except Exception as error:  # whatever the profiler has, training is not about it
@@ -140,24 +142,24 @@ class StepProfile:
         return False
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell whoever watches, again and again, that the profiler writes: it takes longer than steps do."""
+    def _told(self, what: str) -> Iterator[None]:
+        """Tell whoever watches, again and again, what the profiler does: it takes longer than steps do."""
         is_done = threading.Event()
 
         def tell() -> None:
             for _ in range(int((PROFILE_DEADLINE_S + _GRACE_S) / _TOLD_EVERY_S)):
                 if is_done.wait(_TOLD_EVERY_S):
                     return
-                self._mark(_WRITING)
-            self._mark(f"{_WRITING}: it hangs")
+                self._mark(what)
+            self._mark(f"{what}: it hangs")
             self._say(
-                f"warning: {_WRITING} was not done after {PROFILE_DEADLINE_S:g} s and cannot be called back: "
+                f"warning: {what} was not done after {PROFILE_DEADLINE_S:g} s and cannot be called back: "
                 "it hangs. Where several processes train, the run is ended; else end it. "
                 "Its checkpoints go on without train.log.profile"
             )
 
-        self._mark(_WRITING)
-        teller = threading.Thread(target=tell, name=_WRITING, daemon=True)
+        self._mark(what)
+        teller = threading.Thread(target=tell, name=what, daemon=True)
         teller.start()
         try:
             yield
@@ -217,21 +219,19 @@ def step_profile(
 
     # What other ranks say to people goes nowhere; a profile that failed has to be in their logs.
     tell = say if world.rank == 0 else _log.warning
-    return StepProfile(place, steps if is_one else None, start_profiler, say=tell, mark=mark)
+    return StepProfile(place, steps if is_one else None, make_profiler, say=tell, mark=mark)
 
 
-def start_profiler(folder: Path, steps: int) -> Any:
-    """Start MindSpore's profiler: framework and host, and the device where there is one (not verified on a device)."""
+def make_profiler(folder: Path, steps: int) -> Any:
+    """Give MindSpore's profiler: framework and host, and the device where there is one (not verified on a device)."""
     from mindspore.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
     activities = [ProfilerActivity.CPU]
     if current_device() == "ascend":
         activities.append(ProfilerActivity.NPU)
-    profiler = profile(
+    return profile(
         activities=activities,
         start_profile=False,
         schedule=schedule(wait=0, warmup=0, active=steps, repeat=1),
         on_trace_ready=tensorboard_trace_handler(str(folder), analyse_flag=True),
     )
-    profiler.start()
-    return profiler

@@ -94,6 +94,13 @@ def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
     assert run.notices() == ["No step is in metrics.jsonl yet."]
 
 
+def test_a_run_that_was_ended_in_its_first_step_has_not_only_begun(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"step": 1, "not_finite": "the loss of step 1 is nan"}], content=record())
+    (run,) = open_runs([tmp_path])
+    assert run.last_step == 0
+    assert run.notices() == ["The run was ended: the loss of step 1 is nan"]
+
+
 def test_rows_without_a_loss_are_steps_and_said_so(tmp_path: Path) -> None:
     write_run(tmp_path, [{"step": 5, "validation_loss": 2.0}, {"step": 4, "save_s": 1.0}], content=record())
     (run,) = open_runs([tmp_path])

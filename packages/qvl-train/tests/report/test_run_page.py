@@ -115,11 +115,17 @@ def test_a_run_that_goes_on_with_an_infinite_loss_says_so_alone_and_beside_anoth
 def test_when_a_run_that_has_not_finished_was_last_heard_of_is_told(tmp_path: Path) -> None:
     write_run(tmp_path, rows(range(1, 8)), content=record())
     os.utime(tmp_path / "metrics.jsonl", (0, 86_400))
-    assert "last row written 1970-01-02T00:00:00Z" in body_of(tmp_path)
+    assert "last written 1970-01-02T00:00:00Z" in body_of(tmp_path)
     write_run(tmp_path, content=record(result={"steps": 7}))
-    assert "last row written" not in body_of(tmp_path)
+    assert "last written" not in body_of(tmp_path)
     write_run(tmp_path / "begun", content=record())
-    assert "last row written" not in body_of(tmp_path / "begun")
+    assert "last written" not in body_of(tmp_path / "begun")
+    # As a run leaves it that begins, and as one does that was ended in its first step.
+    write_run(tmp_path / "begun", [], content=record())
+    assert (tmp_path / "begun" / "metrics.jsonl").read_bytes() == b""
+    assert "last written" not in body_of(tmp_path / "begun")
+    write_run(tmp_path / "begun", [{"step": 1, "not_finite": "the loss of step 1 is nan"}], content=record())
+    assert "last written" in body_of(tmp_path / "begun")
 
 
 def test_what_ended_a_run_is_told(tmp_path: Path) -> None:

@@ -239,6 +239,7 @@ def evaluated(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: Mapping[str, Sequence[bytes]] | Exception
 ) -> str:
     """Give the page of a run whose rows 1 and 2 were asked about a picture each; `pictures` are the file's now."""
+    (folder / "rows.tsv").write_text("a file")
     content = record({"eval.data": "rows.tsv", "eval.compat": "none"}, machine={"directory": str(folder)})
     write_run(folder, rows([1, 2]), content=content)
     lines = [{**answered(n, "9"), "images": [hashlib.sha256(png(n)).hexdigest()]} for n in (1, 2)]
@@ -283,18 +284,43 @@ def test_what_is_no_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (DataError(Problem(where="rows.tsv", message="does not exist")), "does not exist"),
+        # What the reader says may quote the file, which may be anybody's.
+        (
+            DataError(Problem(where="rows.tsv", message="its first line has: root:x:0:0")),
+            "it is no benchmark&#x27;s file, or a damaged one.",
+        ),
         (NotInstalledError("qvl-eval is not installed"), "qvl-eval is not installed"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "the package PIL is not installed"),
-        (RuntimeError("odd\nsecond line"), "odd."),
+        (RuntimeError("root:x:0:0"), "they were not read (RuntimeError)."),
     ],
 )
 def test_pictures_that_cannot_be_read_cost_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
 ) -> None:
     page = evaluated(tmp_path, monkeypatch, error)
+    assert "root:x" not in page
     assert f"Pictures of rows.tsv cannot be shown: {text}" in page
     assert "Question 1?" in page
+
+
+def test_a_benchmark_that_is_gone_is_told(tmp_path: Path) -> None:
+    content = record({"eval.data": "rows.tsv"}, machine={"directory": str(tmp_path)})
+    write_run(tmp_path, rows([1, 2]), content=content)
+    write_answers(tmp_path, 10, [answered(1, "9")])
+    assert "Pictures of rows.tsv cannot be shown: there is no such file." in page_body(
+        open_runs([tmp_path]), samples=SamplesCards()
+    )
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0:root\nx\n", "index\timage\timage\troot:x\n", "index\timage\n1\troot:x\n"])
+def test_nothing_of_a_foreign_file_that_a_folder_names_is_on_the_page(tmp_path: Path, text: str) -> None:
+    (tmp_path / "passwd").write_text(text)
+    content = record({"eval.data": str(tmp_path / "passwd")}, machine={"directory": str(tmp_path)})
+    write_run(tmp_path / "run", rows([1, 2]), content=content)
+    write_answers(tmp_path / "run", 10, [answered(1, "9")])
+    page = page_body(open_runs([tmp_path / "run"]), samples=SamplesCards())
+    assert "root:x" not in page
+    assert "it is no benchmark&#x27;s file, or a damaged one." in page
 
 
 def test_pictures_of_all_runs_of_a_page_share_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

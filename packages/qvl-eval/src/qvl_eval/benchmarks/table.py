@@ -44,15 +44,21 @@ class Record:
 class TableFile:
     """An open file whose cells are read by their place. Safe to use from several threads.
 
-    `sha256` and `md5` are those of its bytes. The file stays the one that was opened, also where its name is given to
-    another; one that is written to meanwhile is an InputChangedError.
+    `sha256` and `md5` are those of its bytes, empty where it is not hashed. The file stays the one that was opened,
+    also where its name is given to another; one that is written to meanwhile is an InputChangedError.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the file and read it once. Raises DataError for anything but a regular file."""
+    sha256 = md5 = ""
+
+    def __init__(self, path: Path, *, is_hashed: bool = True) -> None:
+        """Open the file; to hash it, it is read once. Raises DataError for anything but a regular file."""
         self.path = path
         self._file: BinaryIO = open_regular_file(path, error_type=DataError, fix="check [eval] data in the recipe")
         self._state = _state(self._file)
+        if is_hashed:
+            self._hash()
+
+    def _hash(self) -> None:
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         while piece := self._file.read(_PIECE):
             sha256.update(piece)

@@ -107,14 +107,16 @@ def read_benchmark(
     columns: Iterable[str] = ("index", "image", "question", "answer"),
     compat: Compat = "none",
     is_checked: bool = False,
+    is_hashed: bool = True,
 ) -> BenchmarkFile:
     """Give the checked rows of the file; `columns` must be there. A row without a picture is left out, and named.
 
-    With `is_checked` pictures are not looked at: somebody has done it. Raises DataError listing the broken rows: a
+    With `is_checked` pictures are not looked at: somebody has done it. Without `is_hashed` the file, which may have
+    gigabytes, is read once less, and its `digest` and `md5` are empty. Raises DataError listing the broken rows: a
     missing or repeated column, a wrong number of cells, an empty or repeated index, an image that is neither base64 nor
     the index of a row with an image.
     """
-    file = TableFile(path)
+    file = TableFile(path, is_hashed=is_hashed)
     records = file.records()
     header = _header(file, next(records, None), tuple(columns))
     problems: list[Problem] = []

@@ -93,7 +93,8 @@ class TrainingEvaluator:
     def pictures(path: Path, indexes: Collection[str], *, compat: Compat) -> dict[str, tuple[bytes, ...]]:
         """Give the image files of these rows of a benchmark's file, for a page. Raises DataError."""
         wanted = set(indexes)
-        rows = read_benchmark(path, columns=("index", "image"), compat=compat, is_checked=True).rows
+        columns = ("index", "image")
+        rows = read_benchmark(path, columns=columns, compat=compat, is_checked=True, is_hashed=False).rows
         found: dict[str, tuple[bytes, ...]] = {}
         for row in rows:
             if row.index in wanted:

@@ -40,7 +40,7 @@ class MetricsFile:
 
     # Why the file could not be read when the run was opened; empty where it could.
     problem: str
-    # The highest of any row, whatever is in it; None without a row.
+    # The highest of any row, whatever is in it, but of those in `not_finite`; None without one.
     last_step: int | None
     wrong_lines: int
     half_line: bool

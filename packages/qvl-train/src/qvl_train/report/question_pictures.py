@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl_core.errors import InputError
+from qvl_core.errors import DataError, InputError, NotInstalledError
 from qvl_core.evaluators import benchmark_pictures
-from qvl_core.input_file import printable
+from qvl_core.input_file import open_regular_file, printable
 from qvl_data.inspection.picture_room import PictureRoom
 from qvl_data.inspection.report import Thumbnail
 
@@ -27,6 +27,8 @@ def question_pictures(
     """Give the pictures of each question by its index, and why there are none at all, as a sentence.
 
     `base` is what the recipe's relative paths start from. A picture that is another one now is told in its place.
+    The folder of a run may name any file of this machine, and pages are passed on: what is in a file that is no
+    benchmark's is in no sentence, as it would be with the reader's own message.
     """
     section = recipe.get("eval")
     data = section.get("data") if isinstance(section, Mapping) else None
@@ -34,15 +36,32 @@ def question_pictures(
         return {}, ""
     compat = "pandas" if section.get("compat") == "pandas" else "none"
     try:
+        if why := _not_opened(base / data):
+            return {}, _sentence(data, why)
         found = benchmark_pictures(base / data, {one.index for one in questions}, compat=compat)
         return {one.index: list(_pictures(one, found.get(one.index), room)) for one in questions}, ""
-    except InputError as error:
-        why = error.problems[0].message
+    except NotInstalledError as error:
+        why = str(error)
+    except InputError:
+        why = "it is no benchmark's file, or a damaged one"
     except ModuleNotFoundError as error:
         why = f"the package {error.name} is not installed"
     except Exception as error:  # the page is about numbers; no foreign file and no missing package shall cost it
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-    return {}, f"Pictures of {printable(data)} cannot be shown: {printable(why, _MOST_TEXT)}."
+        why = f"they were not read ({type(error).__name__})"
+    return {}, _sentence(data, why)
+
+
+def _not_opened(path: Path) -> str:
+    """Say why the file cannot be opened, if it cannot: that is of its place, and holds nothing of the file."""
+    try:
+        open_regular_file(path, error_type=DataError).close()
+    except InputError as error:
+        return error.problems[0].message
+    return ""
+
+
+def _sentence(data: str, why: str) -> str:
+    return f"Pictures of {printable(data)} cannot be shown: {printable(why, _MOST_TEXT)}."
 
 
 def _pictures(question: AnsweredQuestion, files: Sequence[bytes] | None, room: PictureRoom) -> Iterator[Thumbnail]:

@@ -144,7 +144,7 @@ class RunHistory:
 
     @property
     def last_step(self) -> int:
-        """The last step that has a row, whatever is in it; 0 without one."""
+        """The last step that was taken and has a row, whatever else is in it; 0 without one."""
         return self.metrics.last_step or 0
 
     @property
@@ -170,7 +170,9 @@ class RunHistory:
         if self.metrics.problem:
             return found
         if self.metrics.last_step is None:
-            found.append(f"No step is in {METRICS} yet.")
+            # One that was ended in its first step says so by itself.
+            if not self.metrics.not_finite:
+                found.append(f"No step is in {METRICS} yet.")
         elif "loss" not in self.metrics.keys:
             found.append(f"No row of {METRICS} has a loss.")
         holes = self.metrics.lost_steps("loss")

@@ -106,14 +106,19 @@ def _about(runs: Sequence[RunHistory]) -> str:
     if facts.started:
         said.append(f"started {facts.started}")
     if facts.result is None and (written := _written(runs[0])):
-        said.append(f"last row written {written}")
+        said.append(f"last written {written}")
     if facts.run_id:
         said.append(f"run {facts.run_id}")
     return " · ".join(part for part in said if part)
 
 
 def _written(run: RunHistory) -> str:
-    """Say when a run that has not finished gave its last sign: whether it still goes on, its folder does not tell."""
+    """Say when a run that has not finished gave its last sign: whether it still goes on, its folder does not tell.
+
+    Nothing without a row: a run that begins writes an empty file.
+    """
+    if run.metrics.last_step is None and not run.metrics.not_finite:
+        return ""
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((run.folder / METRICS).stat().st_mtime))
     except (OSError, ValueError, OverflowError):
