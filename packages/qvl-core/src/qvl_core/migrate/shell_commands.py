@@ -34,6 +34,7 @@ class Assigned:
     append: bool
     index: str | None = None
     derived: bool = False
+    items: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class Held:
     parameters: list[Text] | None
     exports_all: bool
     folder: tuple[int, str] | None
+
+
+def _countable(texts: list[Text]) -> list[Text] | None:
+    """Give what may be counted as parameters or items; None where one may stand for several."""
+    return None if any(text.many for text in texts) else texts
 
 
 class Commands:
@@ -101,9 +107,7 @@ class Commands:
         line = words[0].line
         held = self.fork() if piped else None
         if first in state.functions:
-            # How many words an unquoted text of unknown value makes is unknown too.
-            unsure = any(not word.quoted and not text.known for word in words for text in word.fields)
-            self._call(first, None if unsure else texts[1:], line, given)
+            self._call(first, _countable(texts[1:]), line, given)
         elif not self._builtin(first, words, texts, line):
             self._external(first, words, texts, given)
         if held is not None:
@@ -130,12 +134,18 @@ class Commands:
     def _assign(self, one: Assigned, *, exported: bool = False) -> None:
         state = self.state
         if one.index is None:
-            state.assign(one.name, one.texts, one.line, exported=exported, append=one.append, derived=one.derived)
+            state.assign(
+                *(one.name, one.texts, one.line),
+                exported=exported,
+                append=one.append,
+                derived=one.derived,
+                items=one.items,
+            )
             return
         held = state.script.variables.get(one.name)
         index = self.shell.calculated(one.index, one.line)
         items = list(held.texts) if held else []
-        if index is None or not 0 <= index <= len(items) or one.append:
+        if index is None or not 0 <= index <= len(items) or one.append or _countable(items) is None:
             state.lose(one.name, one.line, "has an item set that is not counted here")
             return
         items[index : index + 1] = one.texts or [Text()]
@@ -351,11 +361,11 @@ class Commands:
             return False
         held, before = self.fork(), state.locals
         state.script.variables = {key: value for key, value in held.variables.items() if value.exported}
-        state.functions, state.parameters, state.exports_all, state.locals = {}, words[1:], False, None
+        state.functions, state.parameters, state.exports_all, state.locals = {}, _countable(words[1:]), False, None
         shown = "a text" if is_text else name
         state.within.append((line, f"the program is started by another shell, which runs {shown}: it is read on in"))
         if is_text:
-            state.parameters = words[3:]
+            state.parameters = _countable(words[3:])
             text = words[1]
             self._read_on(Expansion(script=text.chars, around=self.around, line=line, lines=text.lines))
         else:

@@ -48,7 +48,7 @@ class Loops(Lists):
         """Carry out the rounds of `for NAME in WORDS`; the first only, where it starts the program."""
         state, shell = self.state, self.shell
         at, line = shell.at, shell.line
-        known = known and all(text.known for text in words)
+        known = known and all(text.known and not text.many for text in words)
         if known and not words:
             self.branch(LEAVE_OUT, "done")
             state.status = True

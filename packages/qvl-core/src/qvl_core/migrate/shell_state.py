@@ -94,6 +94,8 @@ class State:
         known = self.parameters
         if known is None or (name not in ("@", "*", "#") and not name.isdecimal()):
             return None
+        if name not in "@*" and any(text.many for text in known):
+            return None
         if name == "#":
             return [Text(str(len(known)), (0,) * len(str(len(known))))]
         if name == "*":
@@ -116,12 +118,16 @@ class State:
         exported: bool = False,
         append: bool = False,
         derived: bool = False,
+        items: bool = False,
     ) -> None:
-        """Set a variable. Under a condition that is not known the value from before holds, and both are told."""
+        """Set a variable; `items` are those of a list.
+
+        Under a condition that is not known the value from before holds, and both are told.
+        """
         before = self.script.variables.get(name)
         if append and before is not None:
-            one = len(before.texts) == len(texts) == 1
-            texts = [Text.joined([*before.texts, *texts])] if one else [*before.texts, *texts]
+            first = [Text.joined([*before.texts[:1], *texts])]
+            texts = [*before.texts, *texts] if items else [*first, *before.texts[1:]]
         exported = exported or self.exports_all or bool(before and before.exported)
         new = Variable(texts=tuple(texts), line=line, exported=exported)
         self.touched.add(name)
@@ -138,7 +144,7 @@ class State:
 
     def lose(self, name: str, line: int, why: str) -> None:
         """Take a variable as unknown from here on."""
-        unknown = Text(GAP, (line,))
+        unknown = Text(GAP, (line,), many=True)
         before = self.script.variables.get(name)
         self.touched.add(name)
         if self.guesses:

@@ -24,7 +24,7 @@ from qvl_core.migrate.shell_braces import (
     part as part_of,
 )
 from qvl_core.migrate.shell_cursor import Cursor
-from qvl_core.migrate.shell_text import GAP, Fields, Text, Word
+from qvl_core.migrate.shell_text import GAP, MATCHING, Fields, Text, Word, item, marked
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
@@ -40,19 +40,24 @@ class Expansion(Cursor):
         self.skip_blanks()
         start, line = self.at, self.line
         split = Fields()
-        quoted = False
+        quoted = unsure = matched = False
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, splits = self._part(char)
             quoted = quoted or char in "\"'"
             if parts is None:
                 continue
+            unsure = unsure or any(part.many or (splits and not part.known) for part in parts)
+            matched = matched or (char not in "\"'\\" and any(set(part.chars) & MATCHING for part in parts))
             (split.add_split if splits else split.add)(parts)
         if self.at == start:
             return None
         raw, fields = self.script[start : self.at], split.finished()
         if "{" in raw and not quoted and ("," in raw or ".." in raw) and re.search(r"(?<!\$)\{", raw):
             words = brace_words(raw) if not set(raw) & set("$`\\") else None
+            unsure = unsure or words is None
             fields = [Text(GAP, (line,))] if words is None else [Text(one, (line,) * len(one)) for one in words]
+        if unsure or matched:
+            fields = marked(fields, matched=matched)
         return Word(fields=fields, line=line, quoted=quoted, raw=raw)
 
     def value(self) -> Text:
@@ -62,7 +67,7 @@ class Expansion(Cursor):
             parts, _ = self._part(char)
             for index, part in enumerate(parts or ()):
                 found += [Text(" ", (self.line,)), part] if index else [part]
-        return Text.joined(found)
+        return Text.joined(found).one()
 
     def array(self) -> list[Text]:
         """Read `(a b c)`; the opening bracket is next."""
@@ -194,7 +199,8 @@ class Expansion(Cursor):
         if self.peek() and self.peek() in _SPECIAL:
             name = self.take()
             found_texts = self.around.lookup(name)
-            return gap if found_texts is None else found_texts
+            unknown = [Text(GAP, (line,), many=name == "@")]
+            return unknown if found_texts is None else found_texts
         if not quoted and self.peek() and self.peek() in "'\"":
             # $'...' knows escapes of its own, $"..." translations.
             return [Text(GAP, (line,)), *self._discard()]
@@ -212,7 +218,7 @@ class Expansion(Cursor):
         found = self.around.lookup(name)
         if found is None:
             return [Text(GAP, (line,))]
-        return found[:1] or [Text()]
+        return item(found, 0, line) or [Text()]
 
     def _braced(self) -> list[Text]:
         line = self.line
@@ -222,20 +228,20 @@ class Expansion(Cursor):
             return gap
         value = self.around.lookup(found.name)
         if found.index in ("@", "*") or found.name in ("@", "*"):
+            several = [Text(GAP, (line,), many=True)]
+            if found.kind == "#":
+                unsure = value is None or any(text.many for text in value)
+                return gap if unsure or found.sign else [_number(len(value or ()), line)]
             if found.sign or found.kind == "!":
-                return gap
-            if value is not None and found.kind == "#":
-                return [_number(len(value), line)]
+                return several
             if value is not None and found.index == "*":
                 return [Text.joined([part for text in value for part in (Text(" ", (line,)), text)][1:])]
-            return gap if value is None else value
-        if found.index is not None and value is not None:
-            index = calculate(self._inner(found.index, line).chars, self.number_of)
-            if index is None or not -len(value) <= index:
+            return several if value is None else value
+        if found.index is not None or (value and value[0].many):
+            index = calculate(self._inner(found.index or "0", line).chars, self.number_of)
+            value = None if index is None or value is None else item(value, index, line)
+            if value is None or (value and value[0].chars == GAP):
                 return gap
-            value = value[index : index + 1] if index >= 0 else [value[index]]
-        elif found.index is not None:
-            return gap
         if found.kind == "!":
             name = value[0].chars if value else ""
             return self._variable(name, line) if NAME.fullmatch(name) else gap
