@@ -62,7 +62,11 @@ class Commands:
         self._inside: list[str] = []
         self._calls = 0
         self.around = Surroundings(
-            lookup=state.lookup, assign=state.assign_text, note=state.note, substitute=self._substitute
+            lookup=state.lookup,
+            assign=state.assign_text,
+            note=state.note,
+            substitute=self._substitute,
+            work=state.work,
         )
         self.shell = Expansion(script=text.removeprefix("\ufeff"), around=self.around)
 

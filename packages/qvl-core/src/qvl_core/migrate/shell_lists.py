@@ -274,4 +274,4 @@ class Lists(Commands):
             else:
                 tokens.append(Token(text=shell.take()))
         if not state.skipping:
-            state.status = holds(tokens, shell.number_of, double=True)
+            state.status = holds(tokens, shell.number_of, double=True, work=state.work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qvl_core.migrate.script_facts import Script, Variable
+from qvl_core.migrate.shell_globs import Work
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
 
 # Characters that variables may make all together; what is more is not known.
@@ -63,6 +64,8 @@ class State:
     expanded: int = 0
     # Characters that loops, functions and eval had read again.
     read_again: int = 0
+    # Steps that are left for patterns.
+    work: Work = field(default_factory=Work)
 
     @property
     def skipping(self) -> bool:

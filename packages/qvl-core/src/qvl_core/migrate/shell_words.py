@@ -283,13 +283,14 @@ class Expansion(Cursor):
         """Give `${X#pattern}`, `${X/a/b}`, `${X^^}`, `${X:1:2}`; None for what is not understood."""
         sign, word = found.sign, found.word
         if sign in CUTTING:
-            return cut(text, sign, self._pattern(word, line))
+            return cut(text, sign, self._pattern(word, line), self.around.work)
         if sign in REPLACING:
             anchor = word[:1] if word[:1] in "/#%" and sign == "/" else ""
             pattern, _, new = word[len(anchor) :].partition("/")
             fresh = self._inner(new, line)
             unsure = "&" in fresh.chars or not fresh.known
-            return None if unsure else replaced(text, sign, anchor + self._pattern(pattern, line), fresh)
+            wanted = anchor + self._pattern(pattern, line)
+            return None if unsure else replaced(text, sign, wanted, fresh, self.around.work)
         if sign in RAISING:
             return raised(text, sign) if not word else None
         numbers = [calculate(self._inner(one, line).chars, self.number_of) for one in word.split(":")]
