@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from qvl_core.migrate.script_facts import Script, Variable
 from qvl_core.migrate.shell_globs import Work
-from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
+from qvl_core.migrate.shell_text import BLANKS, GAP, LINES_OF_A_FILE, Text, joint
 
 # Characters that variables may make all together; what is more is not known.
 _EXPANDED_LIMIT = 4 << 20
@@ -88,7 +88,8 @@ class State:
         self.looked_up.add(name)
         found = self.script.variables.get(name)
         if found is None:
-            return None
+            # The only one that no shell takes from the one that starts it.
+            return [Text(BLANKS, (0,) * len(BLANKS))] if name == "IFS" else None
         # A=$B$B, B=$C$C, ... doubles with every line.
         self.expanded += sum(len(text.chars) for text in found.texts)
         return list(found.texts) if self.expanded <= _EXPANDED_LIMIT else None
@@ -102,7 +103,8 @@ class State:
         if name == "#":
             return [Text(str(len(known)), (0,) * len(str(len(known))))]
         if name == "*":
-            return [Text.joined([part for text in known for part in (Text(" ", (text.line,)), text)][1:])]
+            separators = Text.joined(self.lookup("IFS") or [Text(BLANKS)])
+            return [Text.joined([part for text in known for part in (joint(separators, text.line), text)][1:])]
         if name == "@":
             return list(known)
         return None if name == "0" else known[int(name) - 1 : int(name)]

@@ -24,10 +24,11 @@ from qvl_core.migrate.shell_braces import (
     part as part_of,
 )
 from qvl_core.migrate.shell_cursor import Cursor
-from qvl_core.migrate.shell_text import GAP, MATCHING, Fields, Text, Word, item, marked
+from qvl_core.migrate.shell_text import BLANKS, GAP, MATCHING, Fields, Text, Word, item, joint, marked, split_parts
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
+_ESCAPED = re.compile(r"'((?:[^'\\]|\\[nt'\\])*)'")
 # Expansions inside expansions; nobody writes more than three.
 _DEEPEST = 30
 
@@ -46,9 +47,12 @@ class Expansion(Cursor):
             quoted = quoted or char in "\"'"
             if parts is None:
                 continue
+            blanks = ""
+            if splits:
+                parts, blanks = split_parts(parts, self._separators())
             unsure = unsure or any(part.many or (splits and not part.known) for part in parts)
             matched = matched or (char not in "\"'\\" and any(set(part.chars) & MATCHING for part in parts))
-            (split.add_split if splits else split.add)(parts)
+            split.add_split(parts, blanks) if splits else split.add(parts)
         if self.at == start:
             return None
         raw, fields = self.script[start : self.at], split.finished()
@@ -202,9 +206,18 @@ class Expansion(Cursor):
             unknown = [Text(GAP, (line,), many=name == "@")]
             return unknown if found_texts is None else found_texts
         if not quoted and self.peek() and self.peek() in "'\"":
-            # $'...' knows escapes of its own, $"..." translations.
+            if found := _ESCAPED.match(self.script, self.at):
+                self.step(len(found[0]))
+                chars = re.sub(r"\\(.)", lambda one: {"n": "\n", "t": "\t"}.get(one[1], one[1]), found[1])
+                return [Text(chars, (line,) * len(chars))]
+            # $'...' knows further escapes of its own, $"..." translations.
             return [Text(GAP, (line,)), *self._discard()]
         return [Text("$", (line,))]
+
+    def _separators(self) -> Text:
+        """Give IFS; that of the shell that starts the script counts for nothing."""
+        found = self.around.lookup("IFS")
+        return Text(BLANKS) if found is None else Text.joined(found)
 
     def _discard(self) -> list[Text]:
         quote = self.take()
@@ -235,7 +248,8 @@ class Expansion(Cursor):
             if found.sign or found.kind == "!":
                 return several
             if value is not None and found.index == "*":
-                return [Text.joined([part for text in value for part in (Text(" ", (line,)), text)][1:])]
+                between = joint(self._separators(), line)
+                return [Text.joined([part for text in value for part in (between, text)][1:])]
             return several if value is None else value
         if found.index is not None or (value and value[0].many):
             index = calculate(self._inner(found.index or "0", line).chars, self.number_of)
