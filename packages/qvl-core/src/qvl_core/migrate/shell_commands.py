@@ -46,6 +46,8 @@ class Held:
     parameters: list[Text] | None
     exports_all: bool
     folder: tuple[int, str] | None
+    integers: frozenset[str]
+    fixed: frozenset[str]
 
 
 def _countable(texts: list[Text]) -> list[Text] | None:
@@ -126,6 +128,8 @@ class Commands:
             parameters=state.parameters,
             exports_all=state.exports_all,
             folder=state.folder,
+            integers=state.integers,
+            fixed=state.fixed,
         )
 
     def join(self, held: Held) -> None:
@@ -133,6 +137,7 @@ class Commands:
         state = self.state
         state.script.variables, state.functions = held.variables, held.functions
         state.parameters, state.exports_all, state.folder = held.parameters, held.exports_all, held.folder
+        state.integers, state.fixed = held.integers, held.fixed
         self._end("exit", "break", "continue", "return")
 
     def _assign(self, one: Assigned, *, exported: bool = False) -> None:
@@ -168,6 +173,11 @@ class Commands:
                 self._typed(one, flags, exported=exported)
             else:
                 self._assign(one, exported=exported)
+        names = frozenset((*(one.name for one in assigned), *named))
+        if "i" in flags and words[0].raw not in ("export", "readonly"):
+            state.integers |= names
+        if (words[0].raw == "readonly" or ("r" in flags and not state.locals)) and not state.guesses:
+            state.fixed |= names
         for name in named if exported else ():
             if held := state.script.variables.get(name):
                 on = "n" not in flags or words[0].raw != "export"
@@ -232,10 +242,28 @@ class Commands:
             bare = name.partition("[")[0]
             if "-f" in names:
                 state.functions.pop(name, None)
-            elif bare in state.script.variables and (state.guesses or bare != name):
+            elif bare in state.script.variables and bare != name and not state.guesses:
+                self._unset_item(bare, name[len(bare) + 1 :].removesuffix("]"), line)
+            elif bare in state.script.variables and state.guesses:
                 state.note(line, f"{bare} is unset under a condition, which is not evaluated; its value holds")
+            elif name in state.fixed:
+                state.note(line, f"{name} is read-only and unset, which bash refuses; its value holds")
             else:
                 state.script.variables.pop(name, None)
+                state.integers -= {name}
+
+    def _unset_item(self, name: str, index: str, line: int) -> None:
+        """Take the last item off a list; one before it leaves a hole, with which nothing is counted here."""
+        state = self.state
+        items = list(state.script.variables[name].texts)
+        number = None if index in ("@", "*") else self.shell.calculated(index, line)
+        if number is not None and _countable(items) is not None and len(items) > 1:
+            if number in (len(items) - 1, -1):
+                state.assign(name, items[:-1], line, derived=True)
+                return
+            if number >= len(items):
+                return
+        state.lose(name, line, "has an item unset")
 
     def _leave(self, first: str, texts: list[Text]) -> None:
         """Leave a loop, a function or the script; under a condition that is not known, the script goes on."""
@@ -366,6 +394,7 @@ class Commands:
         held, before = self.fork(), state.locals
         state.script.variables = {key: value for key, value in held.variables.items() if value.exported}
         state.functions, state.parameters, state.exports_all, state.locals = {}, _countable(words[1:]), False, None
+        state.integers = state.fixed = frozenset()
         shown = "a text" if is_text else name
         state.within.append((line, f"the program is started by another shell, which runs {shown}: it is read on in"))
         if is_text:
