@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from qvl_core.migrate.shell_conditions import glob_pattern
+from qvl_core.migrate.shell_globs import TooMuchError, Work, glob
 from qvl_core.migrate.shell_text import Text
 
 _INNER = re.compile(
@@ -44,42 +44,45 @@ def braced(inner: str) -> Braced | None:
     )
 
 
-def cut(text: Text, sign: str, pattern: str) -> Text | None:
-    """Take the shortest (# %) or longest (## %%) match off the front or the back; None for a strange pattern."""
-    found = glob_pattern(pattern)
-    if found is None:
+def cut(text: Text, sign: str, pattern: str, work: Work) -> Text | None:
+    """Take the shortest (# %) or longest (## %%) match off the front or the back; None where that is not known."""
+    try:
+        found = glob(pattern, work)
+        if found is None:
+            return None
+        front = sign in ("#", "##")
+        found, chars = (found, text.chars) if front else (found.backwards(), text.chars[::-1])
+        end = (found.longest(chars) if len(sign) == 2 else next(found.ends(chars), None)) or 0
+    except TooMuchError:
         return None
-    length = len(text.chars)
-    if sign in ("#", "##"):
-        ends = range(length + 1) if sign == "#" else range(length, -1, -1)
-        at = next((end for end in ends if found.fullmatch(text.chars, 0, end)), 0)
-        return Text(text.chars[at:], text.lines[at:])
-    starts = range(length, -1, -1) if sign == "%" else range(length + 1)
-    at = next((start for start in starts if found.fullmatch(text.chars, start)), length)
-    return Text(text.chars[:at], text.lines[:at])
+    kept = slice(end, None) if front else slice(0, len(chars) - end)
+    return Text(text.chars[kept], text.lines[kept])
 
 
-def replaced(text: Text, sign: str, pattern: str, new: Text) -> Text | None:
-    """Replace the first match, or all (//), by a text; the longest at each place, as the shell does."""
+def replaced(text: Text, sign: str, pattern: str, new: Text, work: Work) -> Text | None:
+    """Replace the first match, or all (//), by a text, the longest at each place; None where that is not known."""
     anchor = pattern[:1] if sign == "/" and pattern[:1] in ("#", "%") else ""
-    found = glob_pattern(pattern[len(anchor) :])
-    if found is None or not pattern or len(text.chars) > 10_000:
+    if not pattern[len(anchor) :] or len(text.chars) > 10_000:
         return None
     parts: list[Text] = []
-    at = 0
-    while at < len(text.chars):
-        ends = range(len(text.chars), at, -1)
-        end = next((end for end in ends if found.fullmatch(text.chars, at, end)), None)
-        if end is None or (anchor == "#" and at) or (anchor == "%" and end < len(text.chars)):
-            parts.append(Text(text.chars[at], text.lines[at : at + 1]))
-            at += 1
-            continue
-        parts.append(new)
-        at = end
-        if sign == "/":
-            break
-    parts.append(Text(text.chars[at:], text.lines[at:]))
-    return Text.joined(parts)
+    at = copied = 0
+    try:
+        found = glob(pattern[len(anchor) :], work)
+        if found is None:
+            return None
+        while at < len(text.chars) and not (anchor == "#" and at):
+            end = found.longest(text.chars, at) or at
+            if end == at or (anchor == "%" and end < len(text.chars)):
+                at += 1
+                continue
+            work.take(len(new.chars))
+            parts += [Text(text.chars[copied:at], text.lines[copied:at]), new]
+            at = copied = end
+            if sign == "/":
+                break
+    except TooMuchError:
+        return None
+    return Text.joined([*parts, Text(text.chars[copied:], text.lines[copied:])])
 
 
 def raised(text: Text, sign: str) -> Text | None:

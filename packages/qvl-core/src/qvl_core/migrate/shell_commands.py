@@ -34,6 +34,7 @@ class Assigned:
     append: bool
     index: str | None = None
     derived: bool = False
+    items: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,13 @@ class Held:
     parameters: list[Text] | None
     exports_all: bool
     folder: tuple[int, str] | None
+    integers: frozenset[str]
+    fixed: frozenset[str]
+
+
+def _countable(texts: list[Text]) -> list[Text] | None:
+    """Give what may be counted as parameters or items; None where one may stand for several."""
+    return None if any(text.many for text in texts) else texts
 
 
 class Commands:
@@ -56,7 +64,11 @@ class Commands:
         self._inside: list[str] = []
         self._calls = 0
         self.around = Surroundings(
-            lookup=state.lookup, assign=state.assign_text, note=state.note, substitute=self._substitute
+            lookup=state.lookup,
+            assign=state.assign_text,
+            note=state.note,
+            substitute=self._substitute,
+            work=state.work,
         )
         self.shell = Expansion(script=text.removeprefix("\ufeff"), around=self.around)
 
@@ -101,9 +113,7 @@ class Commands:
         line = words[0].line
         held = self.fork() if piped else None
         if first in state.functions:
-            # How many words an unquoted text of unknown value makes is unknown too.
-            unsure = any(not word.quoted and not text.known for word in words for text in word.fields)
-            self._call(first, None if unsure else texts[1:], line, given)
+            self._call(first, _countable(texts[1:]), line, given)
         elif not self._builtin(first, words, texts, line):
             self._external(first, words, texts, given)
         if held is not None:
@@ -118,6 +128,8 @@ class Commands:
             parameters=state.parameters,
             exports_all=state.exports_all,
             folder=state.folder,
+            integers=state.integers,
+            fixed=state.fixed,
         )
 
     def join(self, held: Held) -> None:
@@ -125,17 +137,24 @@ class Commands:
         state = self.state
         state.script.variables, state.functions = held.variables, held.functions
         state.parameters, state.exports_all, state.folder = held.parameters, held.exports_all, held.folder
+        state.integers, state.fixed = held.integers, held.fixed
         self._end("exit", "break", "continue", "return")
 
     def _assign(self, one: Assigned, *, exported: bool = False) -> None:
         state = self.state
         if one.index is None:
-            state.assign(one.name, one.texts, one.line, exported=exported, append=one.append, derived=one.derived)
+            state.assign(
+                *(one.name, one.texts, one.line),
+                exported=exported,
+                append=one.append,
+                derived=one.derived,
+                items=one.items,
+            )
             return
         held = state.script.variables.get(one.name)
         index = self.shell.calculated(one.index, one.line)
         items = list(held.texts) if held else []
-        if index is None or not 0 <= index <= len(items) or one.append:
+        if index is None or not 0 <= index <= len(items) or one.append or _countable(items) is None:
             state.lose(one.name, one.line, "has an item set that is not counted here")
             return
         items[index : index + 1] = one.texts or [Text()]
@@ -154,6 +173,11 @@ class Commands:
                 self._typed(one, flags, exported=exported)
             else:
                 self._assign(one, exported=exported)
+        names = frozenset((*(one.name for one in assigned), *named))
+        if "i" in flags and words[0].raw not in ("export", "readonly"):
+            state.integers |= names
+        if (words[0].raw == "readonly" or ("r" in flags and not state.locals)) and not state.guesses:
+            state.fixed |= names
         for name in named if exported else ():
             if held := state.script.variables.get(name):
                 on = "n" not in flags or words[0].raw != "export"
@@ -218,10 +242,28 @@ class Commands:
             bare = name.partition("[")[0]
             if "-f" in names:
                 state.functions.pop(name, None)
-            elif bare in state.script.variables and (state.guesses or bare != name):
+            elif bare in state.script.variables and bare != name and not state.guesses:
+                self._unset_item(bare, name[len(bare) + 1 :].removesuffix("]"), line)
+            elif bare in state.script.variables and state.guesses:
                 state.note(line, f"{bare} is unset under a condition, which is not evaluated; its value holds")
+            elif name in state.fixed:
+                state.note(line, f"{name} is read-only and unset, which bash refuses; its value holds")
             else:
                 state.script.variables.pop(name, None)
+                state.integers -= {name}
+
+    def _unset_item(self, name: str, index: str, line: int) -> None:
+        """Take the last item off a list; one before it leaves a hole, with which nothing is counted here."""
+        state = self.state
+        items = list(state.script.variables[name].texts)
+        number = None if index in ("@", "*") else self.shell.calculated(index, line)
+        if number is not None and _countable(items) is not None and len(items) > 1:
+            if number in (len(items) - 1, -1):
+                state.assign(name, items[:-1], line, derived=True)
+                return
+            if number >= len(items):
+                return
+        state.lose(name, line, "has an item unset")
 
     def _leave(self, first: str, texts: list[Text]) -> None:
         """Leave a loop, a function or the script; under a condition that is not known, the script goes on."""
@@ -351,11 +393,12 @@ class Commands:
             return False
         held, before = self.fork(), state.locals
         state.script.variables = {key: value for key, value in held.variables.items() if value.exported}
-        state.functions, state.parameters, state.exports_all, state.locals = {}, words[1:], False, None
+        state.functions, state.parameters, state.exports_all, state.locals = {}, _countable(words[1:]), False, None
+        state.integers = state.fixed = frozenset()
         shown = "a text" if is_text else name
         state.within.append((line, f"the program is started by another shell, which runs {shown}: it is read on in"))
         if is_text:
-            state.parameters = words[3:]
+            state.parameters = _countable(words[3:])
             text = words[1]
             self._read_on(Expansion(script=text.chars, around=self.around, line=line, lines=text.lines))
         else:

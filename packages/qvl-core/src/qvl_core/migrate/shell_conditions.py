@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qvl_core.migrate.shell_arithmetic import calculate
+from qvl_core.migrate.shell_globs import Work, matches
 from qvl_core.migrate.shell_text import GAP
 
 _COMPARED: dict[str, Callable[[int, int], bool]] = {
@@ -30,42 +31,31 @@ class Token:
     quoted: bool = False
 
 
-def holds(tokens: Sequence[Token], number_of: Callable[[str], int | None], *, double: bool = False) -> bool | None:
-    """Tell whether a condition holds; None where that cannot be known. `double` is for `[[`."""
+def holds(
+    tokens: Sequence[Token],
+    number_of: Callable[[str], int | None],
+    *,
+    double: bool = False,
+    work: Work | None = None,
+) -> bool | None:
+    """Tell whether a condition holds; None where that cannot be known. `double` is for `[[`, `work` for patterns."""
+    work = work or Work()
     if double:
-        return _DoubleCondition(tokens, number_of).whole()
+        return _DoubleCondition(tokens, number_of, work).whole()
     negated = len(tokens) > 1 and tokens[0].text == "!"
     rest = tokens[1:] if negated else tokens
-    return _inverted(_single(rest, number_of, double=False), negated)
-
-
-def glob_pattern(text: str) -> re.Pattern[str] | None:
-    """Give a regular expression for a pattern of the shell; None for what is more than * ? and [...]."""
-    if GAP in text or re.search(r"[?*+@!]\(", text):
-        return None
-    parts, at = [], 0
-    while at < len(text):
-        char = text[at]
-        found = re.compile(r"\[([!^]?)(\]?[^\]\[\\]*)\]").match(text, at) if char == "[" else None
-        if found:
-            inner = found[2].replace("\\", "\\\\")
-            parts.append(f"[{'^' if found[1] else ''}{inner}]")
-            at = found.end()
-            continue
-        parts.append({"*": ".*", "?": "."}.get(char, re.escape(char)))
-        at += 1
-    try:
-        return re.compile("".join(parts), re.DOTALL)
-    except re.error:
-        return None
+    return _inverted(_single(rest, number_of), negated)
 
 
 def _inverted(value: bool | None, negated: bool) -> bool | None:
     return value if value is None or not negated else not value
 
 
-def _single(tokens: Sequence[Token], number_of: Callable[[str], int | None], *, double: bool) -> bool | None:
-    """Judge one condition of at most three words."""
+def _single(
+    tokens: Sequence[Token], number_of: Callable[[str], int | None], patterns: Work | None = None
+) -> bool | None:
+    """Judge one condition of at most three words; one of `[[`, which knows patterns, where there is work for them."""
+    double = patterns is not None
     texts = [token.text for token in tokens]
     if not texts:
         return False
@@ -83,18 +73,18 @@ def _single(tokens: Sequence[Token], number_of: Callable[[str], int | None], *, 
     if GAP in left or GAP in right:
         return None
     if sign in _EQUAL:
-        return _equal(left, sign, right, pattern=double and not tokens[2].quoted)
+        return _equal(left, sign, right, None if tokens[2].quoted else patterns)
     if sign not in _COMPARED:
         return None
     numbers = [_number(text, number_of, double=double) for text in (left, right)]
     return None if None in numbers else _COMPARED[sign](*numbers)  # type: ignore[arg-type]
 
 
-def _equal(left: str, sign: str, right: str, *, pattern: bool) -> bool | None:
-    if not (pattern and re.search(r"[*?\[]", right)):
+def _equal(left: str, sign: str, right: str, patterns: Work | None) -> bool | None:
+    if patterns is None or not re.search(r"[*?\[]", right):
         return (left == right) == (sign != "!=")
-    found = glob_pattern(right)
-    return None if found is None else bool(found.fullmatch(left)) == (sign != "!=")
+    found = matches(right, left, patterns)
+    return None if found is None else found == (sign != "!=")
 
 
 def _number(text: str, number_of: Callable[[str], int | None], *, double: bool) -> int | None:
@@ -106,8 +96,9 @@ def _number(text: str, number_of: Callable[[str], int | None], *, double: bool) 
 class _DoubleCondition:
     """`[[ a && ( b || ! c ) ]]`."""
 
-    def __init__(self, tokens: Sequence[Token], number_of: Callable[[str], int | None]) -> None:
+    def __init__(self, tokens: Sequence[Token], number_of: Callable[[str], int | None], work: Work) -> None:
         self._tokens = list(tokens)
+        self._work = work
         self._at = 0
         self._number_of = number_of
 
@@ -151,4 +142,4 @@ class _DoubleCondition:
             self._at += 1
         if start == self._at:
             raise IndexError
-        return _single(self._tokens[start : self._at], self._number_of, double=True)
+        return _single(self._tokens[start : self._at], self._number_of, self._work)

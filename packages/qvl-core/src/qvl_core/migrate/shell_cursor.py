@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from qvl_core.migrate.shell_globs import Work
 from qvl_core.migrate.shell_text import Text
 
 _BLANK = " \t"
@@ -16,13 +17,15 @@ Lookup = Callable[[str], "list[Text] | None"]
 class Surroundings:
     """What words are read with: variables and parameters (`1`, `@`, `#`), and where to tell of what bash does not do.
 
-    `substitute` gives what `$(...)` with this text prints, where that is known without running anything.
+    `substitute` gives what `$(...)` with this text prints, where that is known without running anything; `work` is
+    what is left for patterns.
     """
 
     lookup: Lookup
     assign: Callable[[str, Text], None]
     note: Callable[[int, str], None]
     substitute: Callable[[str, int], Text | None] = lambda text, line: None
+    work: Work = field(default_factory=Work)
 
 
 @dataclass

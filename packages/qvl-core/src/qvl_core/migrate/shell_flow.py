@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from qvl_core.migrate.shell_conditions import glob_pattern
+from qvl_core.migrate.shell_globs import matches
 from qvl_core.migrate.shell_lists import ARITHMETIC, CARRY_OUT, GUESS, LEAVE_OUT, RESERVED, mode_of
 from qvl_core.migrate.shell_loops import Loops
 from qvl_core.migrate.shell_state import Function
@@ -178,8 +178,7 @@ class Flow(Loops):
             if word.quoted and set(pattern) & set("*?["):
                 found.append(None)
                 continue
-            compiled = glob_pattern(pattern)
-            found.append(None if compiled is None else bool(compiled.fullmatch(text)))
+            found.append(matches(pattern, text, self.state.work))
         shell.take()
         return True if True in found else None if None in found else False
 

@@ -213,9 +213,18 @@ class Lists(Commands):
         shell, line = self.shell, self.shell.line
         shell.step(len(found[0]))
         self.state.looked_up.clear()
-        texts = shell.array() if shell.peek() == "(" else [shell.value()]
+        items = shell.peek() == "("
+        texts = shell.array() if items else [shell.value()]
         derived = found[1] in self.state.looked_up
-        return Assigned(name=found[1], texts=texts, line=line, append=bool(found[3]), index=found[2], derived=derived)
+        return Assigned(
+            name=found[1],
+            texts=texts,
+            line=line,
+            append=bool(found[3]),
+            index=found[2],
+            derived=derived,
+            items=items,
+        )
 
     def redirection(self) -> None:
         shell = self.shell
@@ -265,4 +274,4 @@ class Lists(Commands):
             else:
                 tokens.append(Token(text=shell.take()))
         if not state.skipping:
-            state.status = holds(tokens, shell.number_of, double=True)
+            state.status = holds(tokens, shell.number_of, double=True, work=state.work)

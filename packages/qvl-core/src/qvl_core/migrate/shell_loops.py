@@ -48,7 +48,7 @@ class Loops(Lists):
         """Carry out the rounds of `for NAME in WORDS`; the first only, where it starts the program."""
         state, shell = self.state, self.shell
         at, line = shell.at, shell.line
-        known = known and all(text.known for text in words)
+        known = known and all(text.known and not text.many for text in words)
         if known and not words:
             self.branch(LEAVE_OUT, "done")
             state.status = True
@@ -58,7 +58,9 @@ class Loops(Lists):
         for number, text in enumerate(words if known else (words or [Text(GAP, (name.line,))])[:1]):
             shell.go(at, line)
             self._take_round(name, text)
+            state.rounds += not known
             self.branch(CARRY_OUT if known and not state.guesses else GUESS, "done")
+            state.rounds -= not known
             if self._left_loop() or self._starts_in(starts, name, words, number) or not known or state.guesses:
                 break
             if self._too_long(shell.at - at, name.line):
@@ -125,7 +127,9 @@ class Loops(Lists):
             shell.go(at, line)
             self.list_of("do")
             mode = mode_of(state.status, not until)
+            state.rounds += mode == GUESS
             self.branch(mode, "done")
+            state.rounds -= mode == GUESS
             if skipping or mode != CARRY_OUT or state.guesses:
                 if mode == GUESS and not skipping:
                     self._unsure(line)
@@ -167,7 +171,9 @@ class Loops(Lists):
         while True:
             going = shell.calculated(parts[1], line) if parts[1].strip() else 1
             shell.go(at, start)
+            state.rounds += going is None
             self.branch(GUESS if going is None else CARRY_OUT if going else LEAVE_OUT, end)
+            state.rounds -= going is None
             if not going or self._left_loop():
                 break
             if any(started(one.words) for one in state.starts[starts:]):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from qvl_core.migrate.script_facts import Script, Variable
-from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
+from qvl_core.migrate.shell_globs import Work
+from qvl_core.migrate.shell_text import BLANKS, GAP, LINES_OF_A_FILE, Text, joint
 
 # Characters that variables may make all together; what is more is not known.
 _EXPANDED_LIMIT = 4 << 20
@@ -56,6 +58,11 @@ class State:
     levels: int = 0
     exports_all: bool = False
     locals: dict[str, Variable | None] | None = None
+    # What is declared an integer, and what is read-only.
+    integers: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+    # Loops around of which it is not known how often they run.
+    rounds: int = 0
     looked_up: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     # What is read where a command stands: functions, eval, other shells; line and remark, outermost first.
@@ -63,6 +70,8 @@ class State:
     expanded: int = 0
     # Characters that loops, functions and eval had read again.
     read_again: int = 0
+    # Steps that are left for patterns.
+    work: Work = field(default_factory=Work)
 
     @property
     def skipping(self) -> bool:
@@ -85,7 +94,8 @@ class State:
         self.looked_up.add(name)
         found = self.script.variables.get(name)
         if found is None:
-            return None
+            # The only one that no shell takes from the one that starts it.
+            return [Text(BLANKS, (0,) * len(BLANKS))] if name == "IFS" else None
         # A=$B$B, B=$C$C, ... doubles with every line.
         self.expanded += sum(len(text.chars) for text in found.texts)
         return list(found.texts) if self.expanded <= _EXPANDED_LIMIT else None
@@ -94,10 +104,13 @@ class State:
         known = self.parameters
         if known is None or (name not in ("@", "*", "#") and not name.isdecimal()):
             return None
+        if name not in "@*" and any(text.many for text in known):
+            return None
         if name == "#":
             return [Text(str(len(known)), (0,) * len(str(len(known))))]
         if name == "*":
-            return [Text.joined([part for text in known for part in (Text(" ", (text.line,)), text)][1:])]
+            separators = Text.joined(self.lookup("IFS") or [Text(BLANKS)])
+            return [Text.joined([part for text in known for part in (joint(separators, text.line), text)][1:])]
         if name == "@":
             return list(known)
         return None if name == "0" else known[int(name) - 1 : int(name)]
@@ -116,15 +129,30 @@ class State:
         exported: bool = False,
         append: bool = False,
         derived: bool = False,
+        items: bool = False,
     ) -> None:
-        """Set a variable. Under a condition that is not known the value from before holds, and both are told."""
+        """Set a variable; `items` are those of a list.
+
+        Under a condition that is not known the value from before holds, and both are told.
+        """
         before = self.script.variables.get(name)
+        if name in self.fixed and before is not None:
+            held = before.line % LINES_OF_A_FILE
+            self.note(line, f"{name} is read-only and set again, which bash refuses; line {held} holds")
+            return
+        if name in self.integers and (append or not _is_number(texts)):
+            texts, append = [Text(GAP, (line,))], False
+            self.note(line, f"{name} is declared an integer and set by a sum: its value is not known")
+        changed = append or derived
         if append and before is not None:
-            one = len(before.texts) == len(texts) == 1
-            texts = [Text.joined([*before.texts, *texts])] if one else [*before.texts, *texts]
+            first = [Text.joined([*before.texts[:1], *texts])]
+            texts = [*before.texts, *texts] if items else [*first, *before.texts[1:]]
         exported = exported or self.exports_all or bool(before and before.exported)
         new = Variable(texts=tuple(texts), line=line, exported=exported)
         self.touched.add(name)
+        if self.guesses and self.rounds and changed and before is not None and before.text != new.text:
+            self._change_in_rounds(name, before, new)
+            return
         if self.guesses and before is not None and before.text != new.text:
             held = before.line % LINES_OF_A_FILE
             self.note(line, f"{name} is set again under a condition, which is not evaluated; line {held} holds")
@@ -136,12 +164,26 @@ class State:
             self.script.repeated.append((name, before.line, before.text, line, new.text))
         self.script.variables[name] = new
 
+    def _change_in_rounds(self, name: str, before: Variable, new: Variable) -> None:
+        """Let a variable be unknown that each round of a loop changes; what stood there before may stay in front."""
+        line = (new.line,)
+        unknown = Text(GAP, line, many=True)
+        if len(new.texts) > len(before.texts):
+            texts: tuple[Text, ...] = (*before.texts, unknown)
+        elif before.text and new.text.startswith(before.text):
+            blank = Text(" ", line) if new.text[len(before.text) :][:1].isspace() else Text()
+            texts = (Text.joined([*before.texts, blank, unknown.one()]),)
+        else:
+            texts = (unknown,)
+        self.script.variables[name] = Variable(texts=texts, line=new.line, exported=new.exported)
+        self.note(new.line, f"{name} is changed by a loop, and how often that runs is not known: nor is its value")
+
     def lose(self, name: str, line: int, why: str) -> None:
         """Take a variable as unknown from here on."""
-        unknown = Text(GAP, (line,))
+        unknown = Text(GAP, (line,), many=True)
         before = self.script.variables.get(name)
         self.touched.add(name)
-        if self.guesses:
+        if self.guesses and not self.rounds:
             self.assign(name, [unknown], line)
             return
         self.script.variables[name] = Variable(texts=(unknown,), line=line, exported=bool(before and before.exported))
@@ -151,3 +193,7 @@ class State:
         """Let a variable be as it was once the function is left."""
         if self.locals is not None and name not in self.locals:
             self.locals[name] = self.script.variables.get(name)
+
+
+def _is_number(texts: list[Text]) -> bool:
+    return len(texts) == 1 and re.fullmatch(r"-?(?:0|[1-9]\d{0,17})", texts[0].chars) is not None

@@ -24,10 +24,11 @@ from qvl_core.migrate.shell_braces import (
     part as part_of,
 )
 from qvl_core.migrate.shell_cursor import Cursor
-from qvl_core.migrate.shell_text import GAP, Fields, Text, Word
+from qvl_core.migrate.shell_text import BLANKS, GAP, MATCHING, Fields, Text, Word, item, joint, marked, split_parts
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 _SPECIAL = frozenset("#@*?-$!0123456789")
+_ESCAPED = re.compile(r"'((?:[^'\\]|\\[nt'\\])*)'")
 # Expansions inside expansions; nobody writes more than three.
 _DEEPEST = 30
 
@@ -40,19 +41,27 @@ class Expansion(Cursor):
         self.skip_blanks()
         start, line = self.at, self.line
         split = Fields()
-        quoted = False
+        quoted = unsure = matched = False
         while (char := self.peek()) and char not in " \t\r\n;&|<>()":
             parts, splits = self._part(char)
             quoted = quoted or char in "\"'"
             if parts is None:
                 continue
-            (split.add_split if splits else split.add)(parts)
+            blanks = ""
+            if splits:
+                parts, blanks = split_parts(parts, self._separators())
+            unsure = unsure or any(part.many or (splits and not part.known) for part in parts)
+            matched = matched or (char not in "\"'\\" and any(set(part.chars) & MATCHING for part in parts))
+            split.add_split(parts, blanks) if splits else split.add(parts)
         if self.at == start:
             return None
         raw, fields = self.script[start : self.at], split.finished()
         if "{" in raw and not quoted and ("," in raw or ".." in raw) and re.search(r"(?<!\$)\{", raw):
             words = brace_words(raw) if not set(raw) & set("$`\\") else None
+            unsure = unsure or words is None
             fields = [Text(GAP, (line,))] if words is None else [Text(one, (line,) * len(one)) for one in words]
+        if unsure or matched:
+            fields = marked(fields, matched=matched)
         return Word(fields=fields, line=line, quoted=quoted, raw=raw)
 
     def value(self) -> Text:
@@ -62,7 +71,7 @@ class Expansion(Cursor):
             parts, _ = self._part(char)
             for index, part in enumerate(parts or ()):
                 found += [Text(" ", (self.line,)), part] if index else [part]
-        return Text.joined(found)
+        return Text.joined(found).one()
 
     def array(self) -> list[Text]:
         """Read `(a b c)`; the opening bracket is next."""
@@ -194,11 +203,21 @@ class Expansion(Cursor):
         if self.peek() and self.peek() in _SPECIAL:
             name = self.take()
             found_texts = self.around.lookup(name)
-            return gap if found_texts is None else found_texts
+            unknown = [Text(GAP, (line,), many=name == "@")]
+            return unknown if found_texts is None else found_texts
         if not quoted and self.peek() and self.peek() in "'\"":
-            # $'...' knows escapes of its own, $"..." translations.
+            if found := _ESCAPED.match(self.script, self.at):
+                self.step(len(found[0]))
+                chars = re.sub(r"\\(.)", lambda one: {"n": "\n", "t": "\t"}.get(one[1], one[1]), found[1])
+                return [Text(chars, (line,) * len(chars))]
+            # $'...' knows further escapes of its own, $"..." translations.
             return [Text(GAP, (line,)), *self._discard()]
         return [Text("$", (line,))]
+
+    def _separators(self) -> Text:
+        """Give IFS; that of the shell that starts the script counts for nothing."""
+        found = self.around.lookup("IFS")
+        return Text(BLANKS) if found is None else Text.joined(found)
 
     def _discard(self) -> list[Text]:
         quote = self.take()
@@ -212,7 +231,7 @@ class Expansion(Cursor):
         found = self.around.lookup(name)
         if found is None:
             return [Text(GAP, (line,))]
-        return found[:1] or [Text()]
+        return item(found, 0, line) or [Text()]
 
     def _braced(self) -> list[Text]:
         line = self.line
@@ -222,20 +241,21 @@ class Expansion(Cursor):
             return gap
         value = self.around.lookup(found.name)
         if found.index in ("@", "*") or found.name in ("@", "*"):
+            several = [Text(GAP, (line,), many=True)]
+            if found.kind == "#":
+                unsure = value is None or any(text.many for text in value)
+                return gap if unsure or found.sign else [_number(len(value or ()), line)]
             if found.sign or found.kind == "!":
-                return gap
-            if value is not None and found.kind == "#":
-                return [_number(len(value), line)]
+                return several
             if value is not None and found.index == "*":
-                return [Text.joined([part for text in value for part in (Text(" ", (line,)), text)][1:])]
-            return gap if value is None else value
-        if found.index is not None and value is not None:
-            index = calculate(self._inner(found.index, line).chars, self.number_of)
-            if index is None or not -len(value) <= index:
+                between = joint(self._separators(), line)
+                return [Text.joined([part for text in value for part in (between, text)][1:])]
+            return several if value is None else value
+        if found.index is not None or (value and value[0].many):
+            index = calculate(self._inner(found.index or "0", line).chars, self.number_of)
+            value = None if index is None or value is None else item(value, index, line)
+            if value is None or (value and value[0].chars == GAP):
                 return gap
-            value = value[index : index + 1] if index >= 0 else [value[index]]
-        elif found.index is not None:
-            return gap
         if found.kind == "!":
             name = value[0].chars if value else ""
             return self._variable(name, line) if NAME.fullmatch(name) else gap
@@ -277,13 +297,14 @@ class Expansion(Cursor):
         """Give `${X#pattern}`, `${X/a/b}`, `${X^^}`, `${X:1:2}`; None for what is not understood."""
         sign, word = found.sign, found.word
         if sign in CUTTING:
-            return cut(text, sign, self._pattern(word, line))
+            return cut(text, sign, self._pattern(word, line), self.around.work)
         if sign in REPLACING:
             anchor = word[:1] if word[:1] in "/#%" and sign == "/" else ""
             pattern, _, new = word[len(anchor) :].partition("/")
             fresh = self._inner(new, line)
             unsure = "&" in fresh.chars or not fresh.known
-            return None if unsure else replaced(text, sign, anchor + self._pattern(pattern, line), fresh)
+            wanted = anchor + self._pattern(pattern, line)
+            return None if unsure else replaced(text, sign, wanted, fresh, self.around.work)
         if sign in RAISING:
             return raised(text, sign) if not word else None
         numbers = [calculate(self._inner(one, line).chars, self.number_of) for one in word.split(":")]
