@@ -50,6 +50,21 @@ def test_text_has_plans_stages_reasons_and_a_layout(qvl: Call, large: str) -> No
     assert "Assumptions" not in result.out
 
 
+def test_a_clock_is_said_beside_that_of_the_first(qvl: Call, large: str) -> None:
+    plans = values_of(qvl, large, "--devices", "1024", "--memory-gib", "64")["plans"]
+    first = plans[0]
+    assert not [reason for reason in first["reasons"] if "by that clock" in reason]
+    told = 0
+    for plan in plans[1:]:
+        said = [reason for reason in plan["reasons"] if "by that clock" in reason]
+        assert bool(said) == any(abs(one["clock_s"] / one["step_s"] - 1) >= 0.02 for one in (first, plan))
+        slower = plan["clock_s"] / first["clock_s"] - 1
+        word = "as fast as" if abs(slower) < 0.01 else "slower than" if slower > 0 else "faster than"
+        assert all(f"{word} the first, which takes {first['clock_s']:.3g} s" in reason for reason in said)
+        told += len(said)
+    assert told
+
+
 def test_assumptions_have_sources_and_bands(qvl: Call, large: str) -> None:
     result = qvl("plan", large, *SIXTY_FOUR, "--top", "1", "--assumptions")
     assert "Assumptions" in result.out
@@ -661,6 +676,15 @@ def test_a_prompt_with_media_is_as_large_as_these_may_be(answers: str) -> None:
     assert video.longest_media == 16 * 131_072 // 784
     bounded = prompts_of(load_recipe(answers, ["infer.videos=['a.mp4']", "data.video.total_pixels=784000"]))
     assert bounded.longest_media == 1000
+
+
+def test_media_that_exceed_the_window_are_said_to_be_cut(answers: str) -> None:
+    videos = "infer.videos=['a.mp4','b.mp4']"
+    cut = prompts_of(load_recipe(answers, ["model.name='qwen2.5-vl-tiny'", videos, "data.video.max_frames=32"]))
+    assert cut.longest == 4096
+    # 16 pairs of frames of 131,072 pixels, 784 of them a token, twice.
+    assert cut.source.endswith("of 2 videos of max_frames, 5,348 tokens, and 512 of text; cut to the model's 4,096")
+    assert "cut" not in prompts_of(load_recipe(answers)).source
 
 
 def test_more_memory_never_makes_the_best_plan_slower(qvl: Call, large: str) -> None:

@@ -17,6 +17,7 @@ from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
 from qvl_core.params import Component
 from qvl_core.planner import search as search_module
+from qvl_core.planner import splits as splits_module
 from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 from qvl_core.planner.devices import device_facts
 from qvl_core.planner.fewest import StagesNeeded
@@ -130,6 +131,85 @@ def test_no_plan_is_better_than_the_best_whatever_is_slow(
     memory = sizes[int(share * (len(sizes) - 1))]
     best = min(plan.step_s for plan in plans if plan.fits(memory))
     assert search(job, devices, memory, top=1)[0].step_s <= best * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    depth=st.integers(9, 11),
+    layers=st.integers(1, 12),
+    length=st.sampled_from([64, 1024, 32_768]),
+    media=st.sampled_from([0.0, 0.3, 0.95]),
+    link=st.sampled_from([0.1, 300.0]),
+    peak=st.sampled_from([0.01, 350.0]),
+    batch=st.sampled_from([1, 2, 6]),
+    freeze=st.sampled_from(FREEZES),
+    pp=st.integers(2, 7),
+    number=st.integers(0, 10_000),
+    share=st.floats(1.002, 2.0),
+)
+def test_of_many_vision_layers_no_way_to_lay_them_is_better(
+    depth: int,
+    layers: int,
+    length: int,
+    media: float,
+    link: float,
+    peak: float,
+    batch: int,
+    freeze: tuple[str, ...],
+    pp: int,
+    number: int,
+    share: float,
+) -> None:
+    spec = replace(
+        SEVEN,
+        vision=replace(SEVEN.vision, depth=depth, full_attention_blocks=()),
+        text=replace(SEVEN.text, num_layers=layers),
+    )
+    load = replace(
+        assumed_workload(length), media_tokens=media * length, longest_media=int(media * length), longest_labels=64
+    )
+    device = replace(device_facts("ascend-910b2"), near_gb_per_s=link, peak_tflops=peak)
+    job = job_of(spec, workload=load, device=device, global_batch=batch, freeze=freeze)
+    every = [choice for choice in choices(job, pp) if choice.pp == pp]
+    if not every:
+        return
+    choice = every[number % len(every)]
+    searched = splits_of(job, choice)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits_module, "_FEW_LAYERS", depth)
+        all_tried = splits_of(job, choice)
+        least = all_tried.least_bytes()
+        assert least is not None
+        best = all_tried.best(least[0] * share)
+    mine = searched.least_bytes()
+    assert mine is not None
+    assert mine[0] <= 1.002 * least[0]
+    split = searched.best(least[0] * share)
+    assert best is not None
+    assert split is not None
+    assert split.step_s <= best.step_s * (1 + 1e-9)
+
+
+def test_vision_may_lie_on_more_stages_than_its_share_of_the_time_fills() -> None:
+    load = assumed_workload(1024)
+    job = job_of(SEVEN, workload=load, global_batch=2)
+    known = Layout(tp=4, pp=8, dp=1, vision_stages=(*[1] * 7, 25), text_stages=(*[0] * 7, 28))
+    plan = make_plan(job, known, micro_batch=2)
+    assert plan.fits(57.6 * GIB)
+    # 9 % slower was the best before.
+    assert search(job, 32, 57.6 * GIB, top=1)[0].step_s <= plan.step_s * (1 + 1e-9) < 0.622
+
+
+def test_the_least_memory_may_have_vision_on_more_stages_too() -> None:
+    spec = load_spec("qwen2.5-vl-3b")
+    load = replace(assumed_workload(8192), media_tokens=0.0, longest_media=int(0.95 * 8192), longest_labels=64)
+    job = job_of(spec, workload=load, global_batch=1, freeze=("text",))
+    known = Layout(tp=2, pp=8, dp=1, vision_stages=(5, 6, 6, 6, 5, 4, 0, 0), text_stages=(0, 0, 0, 0, 0, 0, 18, 18))
+    recomputed: tuple[frozenset[Component], ...] = (frozenset(), frozenset({"vision", "merger", "text"}))
+    least = min(make_plan(job, known, recompute=parts, micro_batch=1).memory for parts in recomputed)
+    short = shortfall(job, 16, 1 * GIB).least
+    assert short is not None
+    assert short.memory <= least * 1.002 < 6.2 * GIB
 
 
 def test_where_the_search_finds_nothing_there_is_nothing() -> None:

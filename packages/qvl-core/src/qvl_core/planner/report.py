@@ -14,6 +14,8 @@ from qvl_core.planner.search import Shortfall
 SCHEMA = 1
 # The account and the clock may differ by so much without a word.
 _TOLD_FROM = 0.02
+# Two plans whose times by the clock differ by less are as fast as each other.
+_AS_FAST = 0.01
 _WAITING = ("in_flight",)
 # Stages, each of which has a row of its own.
 _MOST_ROWS = 16
@@ -135,15 +137,30 @@ def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]
         mine, theirs = _seconds(plan), _seconds(best)
         loss = max(mine, key=lambda name: mine[name] - theirs[name])
         lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
-    return [*lines, *clock_notes(plan), *loss_notes(plan)]
+    return [*lines, *clock_notes(plan, best), *loss_notes(plan)]
 
 
-def clock_notes(plan: Plan) -> list[str]:
-    """Say where the clock of 1F1B gives another time of a step than the account by which plans are compared."""
-    off = plan.clock_s / plan.step_s - 1
-    if abs(off) < _TOLD_FROM:
+def clock_notes(plan: Plan, first: Plan | None = None) -> list[str]:
+    """Say where the clock of 1F1B gives another time of a step than the account by which plans are compared.
+
+    Beside another plan `first`, its time by the clock is said too, also where that alone differs from its account.
+    """
+    other = first if first is not None and first is not plan else None
+    if not _is_lopsided(plan) and (other is None or not _is_lopsided(other)):
         return []
-    return [f"by the clock of 1F1B a step takes {plan.clock_s:.3g} s, {off:+.1%}: the stages are lopsided"]
+    off = f"{plan.clock_s / plan.step_s - 1:+.1%}" + (": the stages are lopsided" if _is_lopsided(plan) else "")
+    notes = [f"by the clock of 1F1B a step takes {plan.clock_s:.3g} s, {off}"]
+    if other is not None:
+        slower = plan.clock_s / plan.samples_per_step / (other.clock_s / other.samples_per_step) - 1
+        beside = (
+            "as fast as" if abs(slower) < _AS_FAST else f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'} than"
+        )
+        notes.append(f"by that clock {beside} the first, which takes {other.clock_s:.3g} s")
+    return notes
+
+
+def _is_lopsided(plan: Plan) -> bool:
+    return abs(plan.clock_s / plan.step_s - 1) >= _TOLD_FROM
 
 
 def loss_notes(plan: Plan) -> list[str]:

@@ -11,14 +11,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import heapify, heappop, heapreplace
 from math import ceil, inf
 
 from qvl_core.planner.capacity import Capacity, most
 from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 from qvl_core.planner.dealing import Deal, LeastSeconds, Place, best_deal, dealt
-from qvl_core.planner.memory import StageShape
 
-# Up to so many vision layers every prefix is tried; beyond, no more stages than vision's share of the work asks for.
+# Up to so many vision layers every way to lay them on stages of their own is tried; beyond, the fastest and the even.
 _FEW_LAYERS = 8
 # Seconds that differ by less, relatively, are equal; of prefixes that are as fast so many are looked at.
 _EQUAL = 1e-10
@@ -232,29 +232,9 @@ class SplitSearch:
             if pp > 1 and layers >= pp - 1:
                 found.append((1, range(0, 1)))
             return found
-        most = self._most_stages
-        for pure in range(min(most, pp - 1) + 1):
-            if pp - pure > layers or pure > depth:
-                continue
-            lasts = range(0 if pure else depth, depth - pure + 1)
-            if pure in (depth, most):
-                lasts = range(0, 1)
-            found.append((pure, lasts))
+        for pure in range(max(0, pp - layers), min(depth, pp - 1) + 1):
+            found.append((pure, range(0 if pure else depth, depth - pure + 1)))
         return found
-
-    @cached_property
-    def _most_stages(self) -> int:
-        """Count the stages with vision that are tried."""
-        most = min(self._pp, self._depth)
-        if self._depth <= _FEW_LAYERS:
-            return most
-        return min(most, max(self._share_of_vision() + 1, self._pp - self._layers + 1))
-
-    def _share_of_vision(self) -> int:
-        """Count the stages that vision's share of the work would fill."""
-        vision, _ = self._costs.seconds_of(_alone(self._depth, 0), is_first=True, is_last=False)
-        text, _ = self._costs.seconds_of(_alone(0, self._layers), is_first=False, is_last=True)
-        return max(1, ceil(self._pp * vision / (vision + text)))
 
     @cached_property
     def _bounded(self) -> list[tuple[float, _Prefix]]:
@@ -384,7 +364,7 @@ class SplitSearch:
     def _at(self, limit: float) -> Capacity:
         """Give what fits within a limit; that of the last limit is kept."""
         if self._capacity is None or self._capacity.limit != limit:
-            stages = min(self._most_stages if self._trains else 1, self._end)
+            stages = min(self._depth if self._trains else 1, self._end)
             self._capacity = Capacity(
                 self._costs,
                 limit,
@@ -397,7 +377,7 @@ class SplitSearch:
         return self._capacity
 
     def _spreads(self, prefix: _Prefix, limit: float) -> list[tuple[int, ...]]:
-        """Give the ways to lay vision on a prefix's stages: all of few; else the even ones that memory allows."""
+        """Give ways to lay vision on a prefix's stages: all of few; else the fastest and even ones within memory."""
         pure, held = prefix.pure, self._depth - prefix.last
         tail = (prefix.last,) if prefix.last else ()
         if not pure:
@@ -409,21 +389,51 @@ class SplitSearch:
         if min(highest) < 1 or sum(highest) < held:
             return []
         parts = tuple(held // pure + (stage < held % pure) for stage in range(pure))
-        spreads = sorted({_moved(parts, highest), _moved(parts[::-1], highest)}, reverse=True)
-        return [(*spread, *tail) for spread in spreads]
+        spreads = {_moved(parts, highest), _moved(parts[::-1], highest), *self._fastest(held, highest, done=not tail)}
+        return [(*spread, *tail) for spread in sorted(spreads, reverse=True)]
 
+    def _fastest(self, held: int, highest: list[int], *, done: bool) -> Iterator[tuple[int, ...]]:
+        """Yield vision on stages of its own so that the slowest is as fast as can be.
 
-def _alone(vision: int, text: int) -> StageShape:
-    """Give the shape of a stage with all of vision, or of text, alone."""
-    return StageShape(
-        vision=vision,
-        text=text,
-        patch_embed=vision > 0,
-        merger=vision > 0,
-        embeds=text > 0,
-        head=text > 0,
-        vision_done=True,
-    )
+        Where a layer takes longer on the stage with the merger (frozen, but run again), also with fewer layers there.
+        """
+        found = self._leveled(held, highest, done=done)
+        yield found
+        if not done or not self._merger_slows:
+            return
+        for last in range(found[-1] - 1, 0, -1):
+            lowered = [*highest[:-1], last]
+            if sum(lowered) < held:
+                return
+            yield self._leveled(held, lowered, done=True)
+
+    @cached_property
+    def _merger_slows(self) -> bool:
+        """Tell whether a layer of vision takes longer on the stage with the merger than on one before."""
+        more = [
+            self._costs.seconds(2, 0, 1, done=end)[0] - self._costs.seconds(1, 0, 1, done=end)[0]
+            for end in (False, True)
+        ]
+        return more[1] > more[0] * (1 + _EQUAL)
+
+    def _leveled(self, held: int, highest: list[int], *, done: bool) -> tuple[int, ...]:
+        """Lay vision layer by layer, each where it makes the least of a slowest stage."""
+        counts, end = [1] * len(highest), len(highest) - 1
+
+        def entry(stage: int) -> tuple[float, int]:
+            more = self._costs.seconds(counts[stage] + 1, 0, min(stage, 1), done=done and stage == end)
+            return more[1], stage
+
+        least = [entry(stage) for stage in range(end + 1) if highest[stage] > 1]
+        heapify(least)
+        for _ in range(held - len(counts)):
+            stage = least[0][1]
+            counts[stage] += 1
+            if counts[stage] < highest[stage]:
+                heapreplace(least, entry(stage))
+            else:
+                heappop(least)
+        return tuple(counts)
 
 
 def _compositions(depth: int, stages: int) -> list[tuple[int, ...]]:

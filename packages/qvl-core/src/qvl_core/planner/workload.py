@@ -123,7 +123,9 @@ def prompts_of(recipe: Recipe) -> Workload:
     pairs = -(-video.max_frames // vision.temporal_patch_size)
     area = min(pairs * video.max_pixels, video.total_pixels or inf)
     media = images * max(1, largest // side**2) + videos * int(area // side**2)
-    longest = min(media + PROMPT_TOKENS, text.max_position_embeddings)
+    stated, longest = media + PROMPT_TOKENS, min(media + PROMPT_TOKENS, text.max_position_embeddings)
+    cut = f"; cut to the model's {longest:,}" if stated > longest else ""
+    sizes = f"{media:,} tokens, and {PROMPT_TOKENS:,} of text{cut}"
     media = min(media, longest)
     kinds = [f"{images} image{'s' * (images > 1)} of max_pixels"] * (images > 0)
     kinds += [f"{videos} video{'s' * (videos > 1)} of max_frames"] * (videos > 0)
@@ -134,7 +136,7 @@ def prompts_of(recipe: Recipe) -> Workload:
         longest=longest,
         longest_media=media,
         longest_labels=1,
-        source=f"assumed: prompts of {' and '.join(kinds)}, {media:,} tokens, and {longest - media:,} of text",
+        source=f"assumed: prompts of {' and '.join(kinds)}, {sizes}",
         measured=False,
         frames=max(1.0, images + videos * pairs),
     )
