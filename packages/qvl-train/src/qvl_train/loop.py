@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -78,12 +79,8 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
             lr = _rate(train, step, job.steps)
             with table.between("profiling", clock):
                 profile.before(step)
-            try:
+            with _told_if_not_finite(step, reports, saves):
                 result = take_step(micro_batches, lr=lr, step=step)
-            except NotFiniteError as error:
-                reports.write({"step": step, NOT_FINITE: str(error)})
-                saves.end_early(error.messages)
-                raise
             with table.between("saving", clock):
                 saves.hear(result.messages)
             signal_name = result.signal_name
@@ -109,6 +106,17 @@ def run_steps(job: Job, reports: Reports) -> Outcome:
     for line in [*table.lines(), *totals_of(job.bad_samples, job.world)]:
         reports.note(line)
     return Outcome(step=step, checkpoint=saved, signal_name=signal_name)
+
+
+@contextmanager
+def _told_if_not_finite(step: int, reports: Reports, saves: RunSaves) -> Iterator[None]:
+    """Before a NotFiniteError ends the run, leave a last row in the metrics and end the save that is under way."""
+    try:
+        yield
+    except NotFiniteError as error:
+        reports.write({"step": step, NOT_FINITE: str(error)})
+        saves.end_early(error.messages)
+        raise
 
 
 def _batches(job: Job) -> BatchIterator:
