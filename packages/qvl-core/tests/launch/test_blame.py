@@ -27,8 +27,8 @@ def failure(rank: int, moment: float, code: int = 1) -> Failure:
     return Failure(rank=rank, exit_code=code, text=f"of {rank}", moment=moment, log_bytes=0)
 
 
-def gone(rank: int, process: int = 7) -> Look:
-    values = {"counter": 3, "marked_at": 1.0, "longest_s": None, "waits": 0, "waiting": False, "done": False}
+def gone(rank: int, process: int = 7, *, waiting: bool = False) -> Look:
+    values = {"counter": 3, "marked_at": 1.0, "longest_s": None, "waits": 0, "waiting": waiting, "done": False}
     return Look(rank=rank, process=process, state="", vitals=None, **values)
 
 
@@ -74,9 +74,32 @@ def test_being_told_to_end_is_a_consequence_unless_there_is_nothing_else() -> No
 
 
 def test_a_signal_is_read_from_the_exit_code_of_mpiexec_where_one_rank_is_gone() -> None:
-    assert by_exit_code(137, [gone(1)]) == StarterReport(rank=1, signal_number=9)
-    assert by_exit_code(137, [gone(0), gone(1)]) is None
-    assert by_exit_code(1, [gone(1)]) is None
+    looks = [gone(0), gone(1)]
+    assert by_exit_code(137, looks, (), [gone(1)]) == StarterReport(rank=1, signal_number=9)
+    assert by_exit_code(137, looks, (), [gone(0), gone(1)]) is None
+    assert by_exit_code(1, looks, (), [gone(1)]) is None
+
+
+def test_a_rank_that_never_began_is_what_waiting_ranks_ended_for_where_mpiexec_says_nothing() -> None:
+    waiting, absent = gone(0, waiting=True), gone(1, process=0)
+    dead = StarterReport(rank=1, exit_code=5)
+    assert by_exit_code(5, [waiting, absent], (), [waiting]) == dead
+    assert by_exit_code(139, [waiting, absent], (), [waiting]) == StarterReport(rank=1, signal_number=11)
+    # Told to end by mpiexec, in time to say so.
+    told = [failure(0, 5.0, code=130)]
+    assert by_exit_code(5, [waiting, absent], told, ()) == dead
+    assert first(told, (), dead, looks=[waiting, absent]) == ("Look", 1)
+    assert first((), [waiting], dead, looks=[waiting, absent]) == ("Look", 1)
+
+
+def test_a_rank_that_never_began_is_not_blamed_for_what_others_may_have_done() -> None:
+    waiting, busy, absent = gone(0, waiting=True), gone(0), gone(1, process=0)
+    # It was doing something of its own; it raised an error; there are two that never began; nobody has.
+    assert by_exit_code(5, [busy, absent], (), [busy]) is None
+    assert by_exit_code(5, [waiting, absent], [failure(0, 5.0)], ()) is None
+    assert by_exit_code(5, [waiting, absent, gone(2, process=0)], (), [waiting]) is None
+    assert by_exit_code(5, [absent], (), ()) is None
+    assert by_exit_code(0, [waiting, absent], (), [waiting]) is None
 
 
 def test_one_that_told_its_error_and_ended_first_counts_however_seldom_the_launcher_looked() -> None:

@@ -169,16 +169,24 @@ def test_a_port_in_use_is_found_before_anything_starts(start) -> None:
     assert not (launch.folder / "run").exists()
 
 
-def test_a_rank_that_dies_before_it_can_say_anything_is_named_with_what_mpiexec_says(start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["at once", "while the other waits for it"])
+def test_a_rank_that_dies_before_it_can_say_anything_is_named(start, tmp_path: Path, moment: str) -> None:
     (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, sys\n"
+        "import os, sys, time\n"
         "if os.environ.get('OMPI_COMM_WORLD_RANK') == '1':\n"
+        "    board = os.environ['QVL_BOARD'] + '/rank_000.board'\n"
+        f"    while {moment != 'at once'} and b'connecting' not in open(board, 'rb').read():\n"
+        "        time.sleep(0.01)\n"
         "    os.write(2, b'cannot find a library\\n')\n"
         "    os._exit(5)\n"
     )
     launch = start()
     assert launch.end() == 1
-    assert "rank 1 (stage 0, tp 0, dp 1) ended with exit code 5 without saying why, before it could begin" in launch.err
+    told = ["rank 1 (stage 0, tp 0, dp 1) ended with exit code 5 without saying why, before it could begin"]
+    if moment == "at once":
+        # mpiexec does not always say which rank it was, and of one that nobody was waiting for yet nothing else does.
+        told += ["mpiexec ended with exit code 5", "had not begun: rank 1 (stage 0, tp 0, dp 1); mpiexec names none"]
+    assert any(text in launch.err for text in told), launch.err
     assert "| cannot find a library" in launch.err
 
 

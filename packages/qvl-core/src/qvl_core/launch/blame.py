@@ -38,14 +38,24 @@ def starter_report(text: str) -> StarterReport | None:
     return None
 
 
-def by_exit_code(code: int, silent: Sequence[Look]) -> StarterReport | None:
-    """Read a signal from mpiexec's exit code, 128 and its number, where it has written nothing; of the only rank gone.
+def by_exit_code(
+    code: int, looks: Sequence[Look], failures: Sequence[Failure], silent: Sequence[Look]
+) -> StarterReport | None:
+    """Read from mpiexec's exit code what it has not written: how the first rank ended; 128 and more is a signal.
 
-    That is so when a rank dies while the ranks are meeting. Of several it cannot tell which one it means.
+    That is so when a rank dies while the ranks are meeting. Which one it was is known of the only one that has not
+    begun, if nobody that is gone did anything but wait for it; or of the only one that is gone. None otherwise.
     """
-    if code <= _SIGNAL_CODES or len(silent) != 1:
+    absent = [look for look in looks if not look.process]
+    told = [failure for failure in failures if failure.exit_code == EXIT_INTERRUPTED]
+    waited = bool(silent or told) and len(told) == len(failures) and all(look.waiting for look in silent)
+    suspects = absent if absent and waited else silent
+    if len(suspects) != 1 or code <= 0:
         return None
-    return StarterReport(rank=silent[0].rank, signal_number=code - _SIGNAL_CODES)
+    if code > _SIGNAL_CODES:
+        return StarterReport(rank=suspects[0].rank, signal_number=code - _SIGNAL_CODES)
+    # Of a rank that has begun this may be mpiexec's own.
+    return StarterReport(rank=suspects[0].rank, exit_code=code) if suspects is absent else None
 
 
 def first_to_fail(

@@ -57,6 +57,14 @@ class Reporter:
         log = rank_log(self._logs, look.rank)
         return "\n".join([*lines, *self._known(log), *self._end_of_log(look.rank)])
 
+    def doubt(self, absent: Sequence[Look], name: str, code: int | None) -> str:
+        """Say who else it may have been, after `vanished`: ranks that had not begun, of which mpiexec says nothing."""
+        ranks = ", ".join(self.name(look.rank) for look in absent[:_SHOWN_RANKS])
+        more = f" and {len(absent) - _SHOWN_RANKS} more" if len(absent) > _SHOWN_RANKS else ""
+        head = f"  or the cause is one that had not begun: {ranks}{more}; {name} names none, its exit code: {code}"
+        path = self._logs / LAUNCHER_LOG
+        return "\n".join([head, *self._known(path, *self._msrun_logs()), *self._end(path, "the end of its output")])
+
     def verdict(self, verdict: Verdict, looks: Sequence[Look]) -> str:
         """The watch has found a rank, or all of them, unable to go on."""
         seconds = f"{verdict.lasted_s:.0f} s"

@@ -239,15 +239,35 @@ class _Supervisor:
             # It was on its way out: the board was read before its last word, and the process table after.
             return None
         unexplained = silent or any(not look.process for look in looks)
-        report = self._starter_report(process, silent) if unexplained else None
+        report = self._starter_report(process, looks, failures, silent) if unexplained else None
         first = first_to_fail(looks, failures, silent, report, self._watch.last_seen_alive)
+        doubt = self._doubt(process, looks) if report is None else ""
         if isinstance(first, Failure):
-            return RankError(self._reporter.failed(first), first.exit_code)
+            # Told to end: by whom, nobody has said.
+            doubt = doubt if first.exit_code == EXIT_INTERRUPTED else ""
+            return RankError(self._reporter.failed(first) + doubt, first.exit_code)
         if first is not None:
-            return RunError(self._reporter.vanished(first, report, seen_s=time.monotonic() - first.marked_at))
-        return RunError(self._reporter.starter_failed(Path(self._start.command[0]).name, process.poll()))
+            text = self._reporter.vanished(first, report, seen_s=time.monotonic() - first.marked_at)
+            return RunError(text + doubt)
+        return RunError(self._reporter.starter_failed(self._starter_name, process.poll()))
 
-    def _starter_report(self, process: subprocess.Popen[bytes], silent: Sequence[Look]) -> StarterReport | None:
+    def _doubt(self, process: subprocess.Popen[bytes], looks: Sequence[Look]) -> str:
+        """Give the lines that say which ranks had not begun when mpiexec ended without naming any."""
+        absent = [look for look in looks if not look.process]
+        code = process.poll()
+        return "\n" + self._reporter.doubt(absent, self._starter_name, code) if absent and code is not None else ""
+
+    @property
+    def _starter_name(self) -> str:
+        return Path(self._start.command[0]).name
+
+    def _starter_report(
+        self,
+        process: subprocess.Popen[bytes],
+        looks: Sequence[Look],
+        failures: Sequence[Failure],
+        silent: Sequence[Look],
+    ) -> StarterReport | None:
         """Read what mpiexec says of the first death; it takes a moment to say it."""
         deadline = time.monotonic() + _REPORT_S
         while True:
@@ -256,7 +276,7 @@ class _Supervisor:
             if report is not None or time.monotonic() > deadline:
                 return report
             if ended:
-                return by_exit_code(process.returncode, silent)
+                return by_exit_code(process.returncode, looks, failures, silent)
             time.sleep(PERIOD_S)
 
     def _starter_output(self) -> str:
