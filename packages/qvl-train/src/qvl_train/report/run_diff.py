@@ -26,7 +26,8 @@ from qvl_train.report.meanings import (
 )
 from qvl_train.report.metrics_file import MetricsFile
 from qvl_train.report.outcomes import Course, Outcome, course, outcomes, scores
-from qvl_train.report.run_history import RunFacts, RunHistory
+from qvl_train.report.run_facts import RunFacts
+from qvl_train.report.run_history import RunHistory
 
 # By the recipe's table; what is in none of these is of the group "recipe".
 _GROUP_OF = {"data": "data", "weights": "weights", "env": "environment", "launch": "environment"}
