@@ -46,6 +46,26 @@ def test_a_file_of_the_run_leads_to_its_folder(tmp_path: Path) -> None:
     assert caught.value.problems[0].fix == str(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "lines", "why"),
+    [
+        (None, [{"epoch": 1, "train_loss": 2.0}], "there is no run.json"),
+        (None, [], "there is no run.json"),
+        ({"name": "of another program", "status": "ok"}, None, "run.json has no recipe"),
+        ('{"format": 1, "reci', [], "run.json has no recipe"),
+    ],
+)
+def test_files_of_our_names_with_nothing_of_a_run_are_refused(
+    tmp_path: Path, content: Any, lines: Any, why: str
+) -> None:
+    write_run(tmp_path, lines, content=content)
+    with pytest.raises(OutputError) as caught:
+        open_any_runs([tmp_path])
+    (problem,) = caught.value.problems
+    assert problem.message == f"is not the folder of a run: {why}, and metrics.jsonl has no row with a step"
+    assert problem.fix == "give output.dir of the run's recipe"
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_a_path_that_no_system_has_is_a_problem_and_no_crash(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError):
@@ -129,6 +149,27 @@ def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
         "3 rows were lost while the disk was full.",
         "The checkpoint of step 8 was not written: No space left on device",
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "result", "notices"),
+    [
+        ([*range(51, 301)], 1, 300, ["Rows are missing: the first one is of step 51."]),
+        ([5], 1, None, ["Rows are missing: the first one is of step 5."]),
+        ([*range(1, 51)], 1, 300, ["Rows are missing: the run took 300 steps, the last row is of step 50."]),
+        # What train.log.every leaves out is not missing, nor what is not known to have been taken.
+        ([10, 20, 30, 35], 10, 35, []),
+        ([10], 10, None, []),
+        ([10, *range(11, 21)], 10, None, []),
+        ([*range(1, 51)], 1, None, []),
+    ],
+)
+def test_rows_that_are_missing_at_the_ends_are_told(
+    tmp_path: Path, steps: list[int], every: int, result: int | None, notices: list[str]
+) -> None:
+    taken = None if result is None else {"steps": result}
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": every}, result=taken))
+    assert open_runs([tmp_path])[0].notices() == notices
 
 
 @pytest.mark.parametrize(

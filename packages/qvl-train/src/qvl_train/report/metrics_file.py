@@ -29,6 +29,11 @@ _MOST_TOLD = 800
 _MOST_LINE_BYTES = 1 << 20
 # Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
 _LARGEST, _SMALLEST = 1e100, 1e-100
+# Times and rates have this end. Rounding leaves one that was none so little below 0, no clock of a step does more.
+_SECONDS = "_s"
+_LOWEST_S = -1e-3
+_NOT_FINITE = "NaN or infinite"
+_BELOW_0 = "below 0 and left out"
 
 
 class MetricsFile:
@@ -52,8 +57,8 @@ class MetricsFile:
     _identity: tuple[int, int] | None
     _steps: dict[str, array[int]]
     _values: dict[str, array[float]]
-    _not_finite: dict[str, int]
-    _first: dict[str, int]
+    # By key and what is wrong with the values: how many, and the step of the first.
+    _odd: dict[tuple[str, str], tuple[int, int]]
     _named: list[tuple[int, str]]
 
     def __init__(self, path: Path) -> None:
@@ -133,9 +138,9 @@ class MetricsFile:
             more = f"; and {self.wrong_lines - len(self._named):,} more" if self.wrong_lines > len(self._named) else ""
             lines = "1 line is" if self.wrong_lines == 1 else f"{self.wrong_lines:,} lines are"
             yield f"{METRICS}: {lines} left out ({named}{more})."
-        for key, count in self._not_finite.items():
+        for (key, what), (count, first) in self._odd.items():
             values = "1 value is" if count == 1 else f"{count:,} values are"
-            yield f"{key}: {values} NaN or infinite, first at step {self._first[key]:,}."
+            yield f"{printable(key)}: {values} {what}, first at step {first:,}."
         for _, why in self.not_finite[-1:]:
             yield f"The run was ended: {printable(' '.join(why.split()), _MOST_TOLD)}"
         if self.half_line:
@@ -147,8 +152,7 @@ class MetricsFile:
         self._identity = None
         self._steps = {}
         self._values = {}
-        self._not_finite = {}
-        self._first = {}
+        self._odd = {}
         self._named = []
         self.last_step = None
         self.wrong_lines = 0
@@ -157,8 +161,18 @@ class MetricsFile:
         self.not_finite = []
 
     def _take(self, line: bytes) -> None:
+        if not line.strip(b"\0\r\n"):
+            self._refuse("only zero bytes, as a machine that went down leaves them")
+            return
         try:
-            row = json.loads(line)
+            # Of bytes json would guess at an encoding, and complain of that one.
+            row = json.loads(line.decode("utf-8-sig").strip())
+        except UnicodeDecodeError:
+            self._refuse("not UTF-8")
+            return
+        except json.JSONDecodeError as error:
+            self._refuse(f"{error.msg}, column {error.colno}")
+            return
         except (ValueError, RecursionError) as error:
             self._refuse(printable(str(error), 80))
             return
@@ -186,12 +200,18 @@ class MetricsFile:
         elif abs(number) < _SMALLEST:
             number = 0.0
         if not math.isfinite(number):
-            self._first.setdefault(key, step)
-            self._not_finite[key] = self._not_finite.get(key, 0) + 1
+            self._count(key, _NOT_FINITE, step)
+        elif number < _LOWEST_S and key.endswith(_SECONDS):
+            self._count(key, _BELOW_0, step)
+            number = math.nan
         if key not in self._values:
             self._steps[key], self._values[key] = array("q"), array("d")
         self._steps[key].append(step)
         self._values[key].append(number)
+
+    def _count(self, key: str, what: str, step: int) -> None:
+        count, first = self._odd.get((key, what), (0, step))
+        self._odd[key, what] = (count + 1, first)
 
     def _refuse(self, why: str) -> None:
         self.wrong_lines += 1

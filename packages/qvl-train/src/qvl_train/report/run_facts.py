@@ -65,10 +65,21 @@ class RunFacts:
     def total_steps(self) -> int | None:
         """How many steps the run is to take, where its recipe or its result says so."""
         train = self.recipe.get("train")
-        steps = train.get("steps") if isinstance(train, Mapping) else None
-        if steps is None and self.result is not None:
-            steps = self.result.get("steps")
-        return steps if isinstance(steps, int) and abs(steps) <= _MOST_STEPS else None
+        if isinstance(train, Mapping) and train.get("steps") is not None:
+            return _count(train, "steps")
+        return self.steps_taken
+
+    @property
+    def steps_taken(self) -> int | None:
+        """How many steps a finished run has taken, where its result says so."""
+        return _count(self.result, "steps")
+
+    @property
+    def logged_every(self) -> int | None:
+        """How many steps a row stands for, by the recipe; a continued run may have had another number."""
+        train = self.recipe.get("train")
+        log = train.get("log") if isinstance(train, Mapping) else None
+        return _count(log, "every")
 
     @property
     def continued(self) -> list[Continuation]:
@@ -135,6 +146,13 @@ def read_facts(folder: Path) -> RunFacts:
         history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
         notices=tuple(notices),
     )
+
+
+def _count(table: object, key: str) -> int | None:
+    """Give a whole number of a table, if it has it."""
+    number = table.get(key) if isinstance(table, Mapping) else None
+    is_one = isinstance(number, int) and not isinstance(number, bool) and abs(number) <= _MOST_STEPS
+    return number if is_one else None
 
 
 def _texts(table: object) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from qvl_core.run_folder import RUN_FILE
 from qvl_train.report.metrics_file import METRICS, MetricsFile
 from qvl_train.report.numbers import number_text
 from qvl_train.report.run_facts import RunFacts, read_facts
+from qvl_train.report.series import first_distance
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
@@ -79,6 +81,7 @@ class RunHistory:
                 found.append(f"No step is in {METRICS} yet.")
         elif "loss" not in self.metrics.keys:
             found.append(f"No row of {METRICS} has a loss.")
+        found += self._missing_ends()
         holes = self.metrics.lost_steps("loss")
         if holes:
             named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
@@ -90,6 +93,19 @@ class RunHistory:
         for step, why in self.metrics.failed_saves[:_MOST_NAMED]:
             found.append(f"The checkpoint of step {step:,} was not written: {printable(why)}")
         return found
+
+    def _missing_ends(self) -> Iterator[str]:
+        """Say that rows are missing before the first one, or behind the last one of a finished run."""
+        steps, _ = self.metrics.all_values("loss")
+        usual = self.facts.logged_every or 0
+        # One row or two do not tell how many steps they are apart.
+        if len(steps) > 2 or not usual:
+            usual = max(usual, first_distance(steps))
+        if len(steps) and int(steps[0]) > usual:
+            yield f"Rows are missing: the first one is of step {int(steps[0]):,}."
+        taken = self.facts.steps_taken
+        if taken is not None and self.metrics.last_step is not None and taken > self.last_step:
+            yield f"Rows are missing: the run took {taken:,} steps, the last row is of step {self.last_step:,}."
 
 
 def open_runs(folders: list[Path]) -> list[RunHistory]:
@@ -112,7 +128,9 @@ def open_any_runs(folders: list[Path]) -> list[RunHistory]:
     runs: list[RunHistory] = []
     for folder, name in zip(folders, run_names(folders), strict=True):
         try:
-            runs.append(_open(folder, name))
+            run = _open(folder, name)
+            problems += _nothing_of_a_run(run)
+            runs.append(run)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -130,6 +148,20 @@ def _open(folder: Path, name: str) -> RunHistory:
             raise
         metrics.problem = printable(error.problems[0].message)
     return RunHistory(folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem)
+
+
+def _nothing_of_a_run(run: RunHistory) -> Iterator[Problem]:
+    """Give the problem of a folder whose files have the names of ours, and nothing of a run in them."""
+    metrics = run.metrics
+    if run.facts.recipe or metrics.problem or metrics.last_step is not None or metrics.not_finite:
+        return
+    has_record = (run.folder / RUN_FILE).exists()
+    record = f"{RUN_FILE} has no recipe" if has_record else f"there is no {RUN_FILE}"
+    yield Problem(
+        where=printable(str(run.folder)),
+        message=f"is not the folder of a run: {record}, and {METRICS} has no row with a step",
+        fix="give output.dir of the run's recipe",
+    )
 
 
 def problem_with(folder: Path) -> Problem | None:

@@ -128,7 +128,7 @@ def _written(run: RunHistory) -> str:
 def _state(run: RunHistory) -> str:
     total = run.facts.total_steps
     if run.facts.result is not None:
-        return f"finished, {run.last_step:,} steps"
+        return f"finished, {max(run.last_step, run.facts.steps_taken or 0):,} steps"
     return f"step {run.last_step:,} of {total:,}" if total is not None else f"step {run.last_step:,}"
 
 

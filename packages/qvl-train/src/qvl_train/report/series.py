@@ -71,7 +71,7 @@ class Series:
         """Give how many steps each row stands for, int64 [N]: those since the row before it."""
         if not len(self):
             return self.steps
-        before = max(0, int(self.steps[0]) - _first_usual(self.steps))
+        before = max(0, int(self.steps[0]) - first_distance(self.steps))
         return np.diff(self.steps, prepend=before)
 
     def summed(self) -> Series:
@@ -112,10 +112,12 @@ def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
     return (total[after] - total[first]) / (after - first)
 
 
-def _first_usual(steps: NDArray[np.int64]) -> int:
+def first_distance(steps: NDArray[np.int64]) -> int:
     """Give how many steps the first row may stand for: the widest distance of the first rows.
 
     A run may have gone on with another `train.log.every`, and its last row may come sooner. Of two rows the first one
     stands for all before it.
     """
+    if not len(steps):
+        return 0
     return int(np.diff(steps[: _NEAR + 1]).max()) if len(steps) > 2 else int(steps[0])
