@@ -164,7 +164,7 @@ def test_every_key_of_the_recipe_has_a_meaning_that_agrees_with_what_a_run_may_b
 def test_what_a_newer_version_has_is_said_to_be_unknown(tmp_path: Path) -> None:
     found = compare(tmp_path, record(), record({"train.magic": 3}))
     assert found.differences[0].meaning.effect is Effect.UNKNOWN
-    assert found.verdict == "The runs may come to different numbers, by 1 difference."
+    assert found.verdict == "The runs may come to different numbers, by 1 difference: train.magic."
 
 
 def test_a_training_and_an_evaluation_differ_in_whole_tables_that_have_a_meaning(tmp_path: Path) -> None:

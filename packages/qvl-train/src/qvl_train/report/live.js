@@ -22,7 +22,9 @@
   };
   const folds = () => named("details", (one) => one.querySelector("summary")?.textContent ?? "");
   const scrolls = () => named(".scroll", (one) => one.getAttribute("aria-label") ?? "");
-  const stops = () => named("summary, [tabindex]", (one) => one.getAttribute("aria-label") ?? one.textContent);
+  // The label of a drawing has its steps in it, which grow.
+  const stops = () => named("summary, [tabindex]",
+    (one) => one.closest("figure")?.dataset.chart ?? one.getAttribute("aria-label") ?? one.textContent);
   const renew = (html) => {
     const open = [...folds()].filter(([, one]) => one.open).map(([key]) => key);
     const scrolled = [...scrolls()].map(([key, one]) => [key, one.scrollLeft]);
@@ -33,8 +35,8 @@
     const [newFolds, newScrolls] = [folds(), scrolls()];
     for (const key of open) if (newFolds.has(key)) newFolds.get(key).open = true;
     for (const [key, left] of scrolled) if (newScrolls.has(key)) newScrolls.get(key).scrollLeft = left;
-    if (focused !== undefined) stops().get(focused)?.focus({ preventScroll: true });
     document.dispatchEvent(new Event("qvl-renewed"));
+    if (focused !== undefined) stops().get(focused)?.focus({ preventScroll: true });
   };
   const ask = async () => {
     try {

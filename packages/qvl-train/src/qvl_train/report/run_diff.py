@@ -33,6 +33,7 @@ from qvl_train.report.run_history import RunHistory
 _GROUP_OF = {"data": "data", "weights": "weights", "env": "environment", "launch": "environment"}
 _SOURCE = "data.sources["
 _MACHINE = ("python", "platform")
+_MOST_NAMED = 4
 # What somebody has measured, and what a recipe was written from: nothing of a run comes from them.
 _NO_SETTINGS = ("expected", "extends")
 
@@ -66,10 +67,9 @@ class RunDiff:
         doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
         unsure = "; not everything could be compared" if not self.is_complete else ""
         if grave:
-            named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
-            return f"The runs compute different things, by {counted(len(grave))}: {named}{unsure}."
+            return f"The runs compute different things, by {_named(grave)}{unsure}."
         if doubtful:
-            return f"The runs may come to different numbers, by {counted(len(doubtful))}{unsure}."
+            return f"The runs may come to different numbers, by {_named(doubtful)}{unsure}."
         if self.differences:
             return f"Nothing differs that changes what is computed, beyond rounding{unsure}."
         return f"Nothing differs that a run records{unsure}."
@@ -239,6 +239,12 @@ def _text(table: Mapping[str, Any], key: str) -> str:
         return ABSENT
     value = table[key]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _named(found: Sequence[Difference]) -> str:
+    """Say how many differences these are, and the first of them by their keys."""
+    keys = ", ".join(dict.fromkeys(one.key for one in found[:_MOST_NAMED]))
+    return f"{counted(len(found))}: {keys}{', …' if len(found) > _MOST_NAMED else ''}"
 
 
 def counted(number: int) -> str:

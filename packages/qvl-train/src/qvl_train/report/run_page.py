@@ -29,7 +29,7 @@ COMPARISON = "comparison.html"
 _RECENT = 50
 _LAST_LOSSES = 20
 _MOST_SETTINGS = 600
-_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
+_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step time", "peak GiB", "samples")
 
 
 def run_page(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> str:
