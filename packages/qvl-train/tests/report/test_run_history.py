@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,12 @@ def test_update_takes_what_is_new(tmp_path: Path) -> None:
     assert run.update()
     assert run.last_step == 2
     assert run.facts.result == {"steps": 2}
+
+
+def test_the_command_can_be_given_to_a_shell_again(tmp_path: Path) -> None:
+    command = ["qvl", "run", "my recipe.toml", "--set", "train.log.profile=[10, 12]", "--set", 'data.x="a$b"']
+    write_run(tmp_path, content=record(command=command))
+    assert shlex.split(open_runs([tmp_path])[0].facts.command) == command
 
 
 def test_versions_are_those_that_the_run_was_last_continued_with(tmp_path: Path) -> None:

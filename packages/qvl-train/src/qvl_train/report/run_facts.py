@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -134,7 +135,7 @@ def read_facts(folder: Path) -> RunFacts:
         format=version if isinstance(version, int) else 0,
         run_id=str(content.get("run_id", "")),
         started=str(content.get("started", "")),
-        command=" ".join(map(str, command)) if isinstance(command, list) else "",
+        command=shlex.join(map(str, command)) if isinstance(command, list) else "",
         recipe=content["recipe"] if "recipe" not in wrong else {},
         versions=_texts(content.get("versions")),
         hashes=_texts(content.get("hashes")),
