@@ -165,13 +165,13 @@ class MetricsFile:
             self._refuse("only zero bytes, as a machine that went down leaves them")
             return
         try:
-            # Of bytes json would guess at an encoding, and complain of that one.
-            row = json.loads(line.decode("utf-8-sig").strip())
+            row = json.loads(line)
         except UnicodeDecodeError:
+            # Its text is of the encoding that was guessed at.
             self._refuse("not UTF-8")
             return
         except json.JSONDecodeError as error:
-            self._refuse(f"{error.msg}, column {error.colno}")
+            self._refuse(f"{error.msg}, column {error.pos + 1}")
             return
         except (ValueError, RecursionError) as error:
             self._refuse(printable(str(error), 80))
