@@ -40,6 +40,16 @@ def test_a_foreign_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert caught.value.problems[3].fix == f"{tmp_path}/runs/a\n{tmp_path}/runs/b"
 
 
+@pytest.mark.parametrize("steps", [[*range(1, 31), 40], [*range(1, 31), 32, 42]])
+def test_a_run_that_goes_on_with_rows_further_apart_has_no_hole(tmp_path: Path, steps: list[int]) -> None:
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": 10}))
+    (run,) = open_runs([tmp_path])
+    assert run.notices() == []
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": 1}))
+    (holed,) = open_runs([tmp_path])
+    assert len(holed.notices()) == 1
+
+
 def test_a_file_of_the_run_leads_to_its_folder(tmp_path: Path) -> None:
     write_run(tmp_path, rows([1]), content=record())
     with pytest.raises(OutputError) as caught:

@@ -123,10 +123,13 @@ class MetricsFile:
             steps, values = steps[chosen], values[chosen]
         return steps, values
 
-    def lost_steps(self, key: str) -> list[tuple[int, int]]:
-        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around."""
+    def lost_steps(self, key: str, every: int = 0) -> list[tuple[int, int]]:
+        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around.
+
+        `every` is how many steps a row stands for by now, where that is known.
+        """
         steps, _ = self.all_values(key)
-        found = zip(*holes(steps), strict=True)
+        found = zip(*holes(steps, every), strict=True)
         return [(int(steps[at] + before), int(steps[at + 1] - after)) for at, before, after in found]
 
     def notices(self) -> Iterator[str]:

@@ -192,7 +192,7 @@ class Charts:
 
 def _series(run: RunHistory, key: str) -> Series:
     steps, values = run.metrics.series(key)
-    return Series(steps=steps, values=values)
+    return Series(steps=steps, values=values, every=run.facts.logged_every or 0)
 
 
 def _marks(run: RunHistory) -> Iterator[tuple[int, str]]:

@@ -77,7 +77,7 @@ class RunFacts:
 
     @property
     def logged_every(self) -> int | None:
-        """How many steps a row stands for, by the recipe; a continued run may have had another number."""
+        """How many steps a row stands for: by the recipe, so that of a continued run it is the number of its end."""
         train = self.recipe.get("train")
         log = train.get("log") if isinstance(train, Mapping) else None
         return _count(log, "every")

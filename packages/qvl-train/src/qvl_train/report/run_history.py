@@ -82,7 +82,7 @@ class RunHistory:
         elif "loss" not in self.metrics.keys:
             found.append(f"No row of {METRICS} has a loss.")
         found += self._missing_ends()
-        holes = self.metrics.lost_steps("loss")
+        holes = self.metrics.lost_steps("loss", self.facts.logged_every or 0)
         if holes:
             named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
             more = f" and {len(holes) - _MOST_NAMED:,} more" if len(holes) > _MOST_NAMED else ""
