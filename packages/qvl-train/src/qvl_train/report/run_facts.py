@@ -51,6 +51,11 @@ class RunFacts:
     notices: tuple[str, ...] = ()
 
     @property
+    def has_record(self) -> bool:
+        """Tell whether anything is known of what the run was made with."""
+        return bool(self.recipe or self.versions or self.hashes)
+
+    @property
     def task(self) -> str:
         return str(self.recipe.get("task", ""))
 
