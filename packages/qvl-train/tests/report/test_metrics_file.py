@@ -67,6 +67,16 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     assert metrics.series("loss")[0].tolist() == []
 
 
+def test_a_file_that_was_written_over_is_read_anew(tmp_path: Path) -> None:
+    metrics = read(tmp_path, rows([1, 2, 3]))
+    # The same file for the system, and longer than what was read.
+    with (tmp_path / "metrics.jsonl").open("r+") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows(range(1, 31), scale=2.0)))
+    assert metrics.update()
+    assert metrics.series("loss")[1].tolist() == [row["loss"] for row in rows(range(1, 31), scale=2.0)]
+    assert list(metrics.notices()) == []
+
+
 def test_of_a_repeated_step_the_later_value_counts(tmp_path: Path) -> None:
     metrics = read(tmp_path, [{"step": s, "loss": v} for s, v in ((1, 6.0), (2, 5.0), (3, 4.0), (2, 5.5), (3, 4.5))])
     steps, values = metrics.series("loss")

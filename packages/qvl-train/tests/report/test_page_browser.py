@@ -213,11 +213,11 @@ def test_is_whole_without_scripts(one: Path) -> None:
         assert page.texts(".tile b")[0] == "0.04332"
 
 
-def wait_until(page: BrowserPage, step: str) -> None:
-    """Wait until the page tells of a step; it may be renewed before anybody listens for that."""
+def wait_until(page: BrowserPage, text: str, where: str = STEP) -> None:
+    """Wait until the page says a text, that of its step; it may be renewed before anybody listens for that."""
     deadline = time.monotonic() + 300
-    while page.run(STEP) != step:
-        assert time.monotonic() < deadline, page.run(STEP)
+    while page.run(where) != text:
+        assert time.monotonic() < deadline, page.run(where)
         page.settle()
 
 
@@ -248,6 +248,8 @@ def test_a_live_page_follows_the_run(page: BrowserPage, tmp_path: Path) -> None:
         assert page.run("document.activeElement.closest('figure').dataset.chart") == "loss"
         reading = "document.querySelector('figure[data-chart=%s] output').textContent.split(':')[0]"
         assert (page.run(reading % "loss"), page.run(reading % "lr")) == ("step 1", "step 40")
+        # Somebody who hears the page is not told every time how old the last number is.
+        wait_until(page, "off", "document.getElementById('live').getAttribute('aria-live')")
         write_run(tmp_path / "run", rows(range(1, 301)), content=record(result={"steps": 300}))
         wait_until(page, "finished, 300 steps")
         # What is wrong is told in a line as long as its path.

@@ -1,12 +1,15 @@
 // Asks the server that the page came from for its newer self, and puts it in the place of the old one.
 (() => {
   const main = document.querySelector("main");
-  let version = "", failures = 0;
+  let version = "", failures = 0, told = "";
   const say = (text, tone) => {
     const badge = document.getElementById("live");
     if (!badge) return;
     badge.textContent = text;
     badge.className = `badge ${tone}`;
+    // Read out where it becomes better or worse, not every two seconds.
+    badge.setAttribute("aria-live", tone === told ? "off" : "polite");
+    told = tone;
   };
   // What a person has opened, scrolled or tabbed to is the same thing on the newer page: of the same card and name.
   const cardOf = (one) => one.closest("section")?.querySelector("h2")?.textContent ?? "";

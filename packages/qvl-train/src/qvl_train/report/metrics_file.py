@@ -27,6 +27,8 @@ _NAMED = 3
 _MOST_TOLD = 800
 # No row of ours comes near: a longer line is of another file.
 _MOST_LINE_BYTES = 1 << 20
+# Of what was read last; rows have times in them, and no two end alike.
+_TAIL_BYTES = 64
 # Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
 _LARGEST, _SMALLEST = 1e100, 1e-100
 # Times and rates have this end. Rounding leaves one that was none so little below 0, no clock of a step does more.
@@ -53,6 +55,7 @@ class MetricsFile:
     # Of steps that ended the run because their loss or gradients were no numbers: they were not taken.
     not_finite: list[tuple[int, str]]
     _place: int
+    _tail: bytes
     _line: int
     _identity: tuple[int, int] | None
     _steps: dict[str, array[int]]
@@ -78,8 +81,9 @@ class MetricsFile:
         with open_regular_file(self._path, error_type=OutputError) as file:
             found = os.fstat(file.fileno())
             identity = (found.st_dev, found.st_ino)
-            # A run that goes on replaces the file by one without the rows that it repeats.
-            if identity != self._identity or found.st_size < self._place:
+            # A run that goes on replaces the file by one without the rows that it repeats; numbers of files are used
+            # again, and a file may be written over.
+            if identity != self._identity or found.st_size < self._place or not self._ends_as_read(file):
                 self._forget()
                 self._identity = identity
             began = self._place
@@ -90,6 +94,7 @@ class MetricsFile:
                         break
                     line = b""
                 self._place = file.tell()
+                self._tail = line[-_TAIL_BYTES:]
                 self._line += 1
                 if line.strip():
                     self._take(line)
@@ -149,8 +154,14 @@ class MetricsFile:
         if self.half_line:
             yield f"{METRICS} ends in the middle of a row: it was being written, or the run was killed."
 
+    def _ends_as_read(self, file: BinaryIO) -> bool:
+        """Tell whether the file still has what was read last, where it was read."""
+        file.seek(self._place - len(self._tail))
+        return file.read(len(self._tail)) == self._tail
+
     def _forget(self) -> None:
         self._place = 0
+        self._tail = b""
         self._line = 0
         self._identity = None
         self._steps = {}
