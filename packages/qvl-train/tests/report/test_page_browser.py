@@ -209,6 +209,8 @@ def test_is_whole_without_scripts(one: Path) -> None:
     with BrowserPage(BROWSER, scripts=False) as page:
         page.open(one)
         assert page.is_visible("figure[data-chart=loss] svg.wide")
+        # Nothing is told there, and nobody asked to point at it.
+        assert not page.is_visible("figure[data-chart=loss] output")
         assert "Time of a step" in page.texts("h2")
         assert page.texts(".tile b")[0] == "0.04332"
 
