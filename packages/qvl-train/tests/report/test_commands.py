@@ -109,6 +109,21 @@ def test_report_refuses_a_run_twice_and_a_file_of_a_watched_page(qvl: Callable[.
     assert (both.code, "leave one of the two out" in both.err) == (2, True)
 
 
+def test_ctrl_c_ends_a_watched_page_at_any_time(
+    qvl: Callable[..., Result], runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = typer.echo
+
+    def interrupted(text: str) -> None:
+        echo(text)
+        if "Ctrl-C ends it" in text:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer, "echo", interrupted)
+    found = qvl("report", runs[0], "--watch", "--port", 0)
+    assert (found.code, found.out.splitlines()[1:], found.err) == (0, ["ended"], "")
+
+
 def test_a_link_that_leads_to_itself_is_no_folder(qvl: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert qvl("report", tmp_path / "loop").code == 2

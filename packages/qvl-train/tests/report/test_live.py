@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,35 @@ def test_whatever_goes_wrong_a_browser_gets_an_answer(server: LiveServer, monkey
     for path in ("/", "/state.json"):
         status, text, _ = ask(server, path)
         assert (status, text) == (503, "RecursionError: too deep\n")
+
+
+@pytest.mark.parametrize("asked", ["GET /", "GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"], ids=["half", "whole"])
+def test_a_browser_that_breaks_off_leaves_no_word_in_the_terminal(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], asked: str
+) -> None:
+    has_gone, is_over = threading.Event(), threading.Event()
+    shutdown, page = server.shutdown_request, server.runs.page
+
+    def late_page() -> str:
+        assert has_gone.wait(180)
+        return page()
+
+    def end(request: Any) -> None:
+        shutdown(request)
+        is_over.set()
+
+    monkeypatch.setattr(server.runs, "page", late_page)
+    monkeypatch.setattr(server, "shutdown_request", end)
+    port = server.server_address[1]
+    with socket.create_connection((HOST, port), timeout=180) as connection:
+        # Closed so, the other side is told that the connection was reset.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(asked.format(port=port).encode())
+    has_gone.set()
+    assert is_over.wait(180)
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.undo()
+    assert ask(server, "/")[0] == 200
 
 
 def test_a_request_that_names_two_hosts_is_refused(server: LiveServer) -> None:

@@ -67,6 +67,16 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     assert metrics.series("loss")[0].tolist() == []
 
 
+def test_a_file_that_was_written_over_is_read_anew(tmp_path: Path) -> None:
+    metrics = read(tmp_path, rows([1, 2, 3]))
+    # The same file for the system, and longer than what was read.
+    with (tmp_path / "metrics.jsonl").open("r+") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows(range(1, 31), scale=2.0)))
+    assert metrics.update()
+    assert metrics.series("loss")[1].tolist() == [row["loss"] for row in rows(range(1, 31), scale=2.0)]
+    assert list(metrics.notices()) == []
+
+
 def test_of_a_repeated_step_the_later_value_counts(tmp_path: Path) -> None:
     metrics = read(tmp_path, [{"step": s, "loss": v} for s, v in ((1, 6.0), (2, 5.0), (3, 4.0), (2, 5.5), (3, 4.5))])
     steps, values = metrics.series("loss")
@@ -115,7 +125,9 @@ def test_holes_are_never_turned_around(tmp_path: Path) -> None:
         ('{"step": 1.5, "loss": 1.0}', "not an object with a whole step"),
         ('{"step": true, "loss": 1.0}', "not an object with a whole step"),
         ('{"step": -1, "loss": 1.0}', "not an object with a whole step"),
-        ("\x00\x00\x00", "Expecting value"),
+        ("no", "Expecting value, column 1)"),
+        ("\x00\x00\x00", "only zero bytes, as a machine that went down leaves them)"),
+        ("\x00\x00\x007", "not UTF-8)"),
         ("[" * 100_000, ""),
         ("7" * 5000, ""),
     ],
@@ -133,6 +145,15 @@ def test_bytes_that_are_no_text_are_a_wrong_line(tmp_path: Path) -> None:
     metrics.update()
     assert metrics.wrong_lines == 1
     assert metrics.series("loss")[1].tolist() == [2.0]
+    assert "(line 1: not UTF-8)" in next(metrics.notices())
+
+
+def test_lines_of_another_system_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xef\xbb\xbf{"step": 1, "loss": 2.0}\r\n{"step": 2, "loss": 3.0}\r\n')
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.update()
+    assert metrics.series("loss")[1].tolist() == [2.0, 3.0]
+    assert list(metrics.notices()) == []
 
 
 def test_many_wrong_lines_are_counted_and_few_named(tmp_path: Path) -> None:
@@ -153,6 +174,14 @@ def test_values_that_are_not_finite_are_told_and_left_out(tmp_path: Path) -> Non
     metrics = read(tmp_path, [*texts, '{"step": 4, "loss": 1' + "0" * 400 + "}\n"])
     assert metrics.series("loss")[0].tolist() == [1]
     assert list(metrics.notices()) == ["loss: 3 values are NaN or infinite, first at step 2."]
+
+
+def test_times_and_rates_below_0_are_told_and_left_out(tmp_path: Path) -> None:
+    lines = [{"step": 1, "step_time_s": 0.5}, {"step": 2, "step_time_s": -1.0}, {"step": 3, "step_time_s": -1e-6}]
+    metrics = read(tmp_path, [*lines, {"step": 4, "loss": -2.0}])
+    assert metrics.series("step_time_s")[0].tolist() == [1, 3]
+    assert metrics.series("loss")[1].tolist() == [-2.0]
+    assert list(metrics.notices()) == ["step_time_s: 1 value is below 0 and left out, first at step 2."]
 
 
 def test_texts_and_truth_values_are_no_numbers(tmp_path: Path) -> None:

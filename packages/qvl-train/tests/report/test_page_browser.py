@@ -115,6 +115,47 @@ def test_can_be_read_at_every_width_and_colour(
                     "s.getBoundingClientRect().width / s.viewBox.baseVal.width > 0.75)")  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def extreme(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a long name without a space, of steps and values with many digits; and another one beside it."""
+    folder = tmp_path_factory.mktemp("extreme")
+    names = [letter * 200 for letter in "ab"]
+    for name in names:
+        lines = [{**row, "loss": 1e50 * row["loss"]} for row in rows(range(2_000_000, 100_000_001, 2_000_000))]
+        write_run(folder / name, lines, content=record({"train.log.every": 2_000_000}))
+    runs = open_runs([folder / name for name in names])
+    (folder / "one.html").write_text(run_page(runs[:1]), encoding="utf-8")
+    (folder / "two.html").write_text(run_page(runs), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
+def test_long_names_and_numbers_have_room(page: BrowserPage, extreme: Path, name: str, size: dict[str, int]) -> None:
+    page.look(**size)
+    page.open(extreme / f"{name}.html")
+    page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.run("document.documentElement.scrollWidth") == size["width"]
+    # What is longer than its box would lie over the next one.
+    assert page.run("[...document.querySelectorAll('.tile, .badge, h2')].every((o) => o.scrollWidth <= o.clientWidth)")
+    # On a desk two columns of times are seen beside each other, whatever stands over them.
+    scrolls = "[...document.querySelectorAll('#time .scroll')].some((one) => one.scrollWidth > one.clientWidth)"
+    assert size == PHONE or not page.run(scrolls)
+    cut = page.run("""[...document.querySelectorAll('svg.chart text')].filter((text) => {
+            const box = text.getBBox(), whole = text.ownerSVGElement.viewBox.baseVal;
+            return box.x < -1 || box.x + box.width > whole.width + 1;
+        }).map((text) => text.textContent)""")
+    assert cut == []
+    crowded = page.run("""[...document.querySelectorAll('figure.lines svg')].filter((one) => one.clientWidth)
+        .flatMap((drawing) => {
+            const low = Math.max(...[...drawing.querySelectorAll('text')].map((one) => +one.getAttribute('y')));
+            const row = [...drawing.querySelectorAll('text')].filter((one) => +one.getAttribute('y') === low - 20)
+                .map((one) => one.getBBox());
+            return row.slice(1).filter((box, at) => box.x < row[at].x + row[at].width + 3);
+        }).length""")
+    assert crowded == 0
+
+
 @pytest.mark.parametrize("name", ["one", "several"])
 def test_asks_nobody_and_runs_only_its_own_script(page: BrowserPage, request: pytest.FixtureRequest, name: str) -> None:
     path = request.getfixturevalue(name)
@@ -140,20 +181,45 @@ def test_tells_the_values_under_the_pointer(page: BrowserPage, one: Path) -> Non
     assert page.run(place) == 1040 - 16
 
 
+def test_arrow_keys_tell_the_values(page: BrowserPage, one: Path) -> None:
+    page.look(**WIDE)
+    page.open(one)
+    reading = "document.querySelector('figure[data-chart=lr] output').textContent"
+    page.run("document.querySelector('figure[data-chart=lr] svg.wide').focus()")
+    assert page.run("document.activeElement.getAttribute('aria-description')") == "arrow keys read its values"
+    found = []
+    for key in ("Home", "ArrowRight", "End", "ArrowRight", "ArrowLeft"):
+        page.press(key)
+        found.append(page.run(reading).partition(":")[0])
+    assert found == ["step 1", "step 2", "step 300", "step 300", "step 299"]
+    # Other charts are left as they are, other keys are the browser's.
+    assert page.run("document.querySelector('figure[data-chart=loss] output').textContent") == ""
+
+
+def test_keys_of_lines_are_printed_in_their_colours(page: BrowserPage, one: Path) -> None:
+    page.look(**WIDE, media="print")
+    page.open(one)
+    adjusts = "[...document.querySelectorAll('.key')].map((one) => getComputedStyle(one).printColorAdjust)"
+    assert set(page.run(adjusts)) == {"exact"}
+    page.look(**WIDE)
+
+
 def test_is_whole_without_scripts(one: Path) -> None:
     assert BROWSER is not None
     with BrowserPage(BROWSER, scripts=False) as page:
         page.open(one)
         assert page.is_visible("figure[data-chart=loss] svg.wide")
+        # Nothing is told there, and nobody asked to point at it.
+        assert not page.is_visible("figure[data-chart=loss] output")
         assert "Time of a step" in page.texts("h2")
         assert page.texts(".tile b")[0] == "0.04332"
 
 
-def wait_until(page: BrowserPage, step: str) -> None:
-    """Wait until the page tells of a step; it may be renewed before anybody listens for that."""
+def wait_until(page: BrowserPage, text: str, where: str = STEP) -> None:
+    """Wait until the page says a text, that of its step; it may be renewed before anybody listens for that."""
     deadline = time.monotonic() + 300
-    while page.run(STEP) != step:
-        assert time.monotonic() < deadline, page.run(STEP)
+    while page.run(where) != text:
+        assert time.monotonic() < deadline, page.run(where)
         page.settle()
 
 
@@ -176,8 +242,22 @@ def test_a_live_page_follows_the_run(page: BrowserPage, tmp_path: Path) -> None:
         assert page.run("document.querySelectorAll('details[open]').length") == 1
         assert page.run(f"{versions}.open && document.activeElement === {versions}.querySelector('summary')")
         assert page.run(POINT % ("lr", 1.0, "lr")).startswith("step 40: ")
+        # So is a chart that was tabbed to, with what was read there.
+        page.run("document.querySelector('figure[data-chart=loss] svg.wide').focus()")
+        page.press("Home")
+        write_run(tmp_path / "run", rows(range(1, 51)), content=record(), memory=[1.0, 2.0])
+        wait_until(page, "step 50 of 300")
+        assert page.run("document.activeElement.closest('figure').dataset.chart") == "loss"
+        reading = "document.querySelector('figure[data-chart=%s] output').textContent.split(':')[0]"
+        assert (page.run(reading % "loss"), page.run(reading % "lr")) == ("step 1", "step 40")
+        # Somebody who hears the page is not told every time how old the last number is.
+        wait_until(page, "off", "document.getElementById('live').getAttribute('aria-live')")
         write_run(tmp_path / "run", rows(range(1, 301)), content=record(result={"steps": 300}))
         wait_until(page, "finished, 300 steps")
+        # What is wrong is told in a line as long as its path.
+        page.look(**PHONE)
+        page.run("document.getElementById('live').textContent = 'x'.repeat(300)")
+        assert page.run("document.documentElement.scrollWidth") == PHONE["width"]
         assert (page.said, page.blocked) == ([], [])
         assert {address.split("?")[0] for address in page.requests if not address.startswith("about:")} <= {
             server.address,

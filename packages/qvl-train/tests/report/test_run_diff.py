@@ -164,7 +164,7 @@ def test_every_key_of_the_recipe_has_a_meaning_that_agrees_with_what_a_run_may_b
 def test_what_a_newer_version_has_is_said_to_be_unknown(tmp_path: Path) -> None:
     found = compare(tmp_path, record(), record({"train.magic": 3}))
     assert found.differences[0].meaning.effect is Effect.UNKNOWN
-    assert found.verdict == "The runs may come to different numbers, by 1 difference."
+    assert found.verdict == "The runs may come to different numbers, by 1 difference: train.magic."
 
 
 def test_a_training_and_an_evaluation_differ_in_whole_tables_that_have_a_meaning(tmp_path: Path) -> None:
@@ -199,6 +199,22 @@ def test_scores_of_evaluations_depend_on_how_they_ask(tmp_path: Path) -> None:
 def test_a_score_larger_than_any_number_is_none(tmp_path: Path) -> None:
     found = compare(tmp_path, record({"task": "eval"}, result={"rows": 10**400}), record({"task": "eval"}))
     assert found.outcomes == ()
+
+
+@pytest.mark.parametrize("broken", ['{"format": 1, "reci', None])
+def test_a_run_without_a_record_differs_in_nothing_that_is_known(tmp_path: Path, broken: str | None) -> None:
+    write_run(tmp_path / "a", rows(range(1, 4)), content=broken)
+    write_run(tmp_path / "b", rows(range(1, 4)), content=record(machine={"host": "x"}, code={"qvl-core": "1" * 64}))
+    one, other = open_any_runs([tmp_path / "a", tmp_path / "b"])
+    found = diff_runs(one, other)
+    assert found.differences == ()
+    assert found.verdict == "What A was made with is not known: only numbers can be compared."
+    assert diff_runs(one, one).verdict == "What A and B were made with is not known: only numbers can be compared."
+    # An earlier version has not written it.
+    assert not [notice for notice in found.notices if "earlier version" in notice]
+    assert found.course is not None
+    assert course_text(found.course).startswith("Losses are equal to the bit in all 3 steps")
+    assert "Without a difference" not in str(diff_card(found, "a", "b"))
 
 
 def test_says_until_where_losses_are_equal(tmp_path: Path) -> None:
@@ -264,7 +280,9 @@ def test_what_came_of_it_is_beside_each_other(tmp_path: Path) -> None:
 
 def test_runs_without_a_record_say_that_not_everything_was_compared(tmp_path: Path) -> None:
     found = compare(tmp_path, record(), None, ours=rows([1]), theirs=rows([1]))
-    assert found.verdict.endswith("not everything could be compared.")
+    assert found.verdict == "What B was made with is not known: only numbers can be compared."
+    partial = compare(tmp_path, record(), {**record(), "format": 2})
+    assert partial.verdict.endswith("not everything could be compared.")
     assert found.notices == ("B: There is no run.json: recipe, versions and hashes of this run are not known.",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,41 @@ def test_a_foreign_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert caught.value.problems[3].fix == f"{tmp_path}/runs/a\n{tmp_path}/runs/b"
 
 
+@pytest.mark.parametrize("steps", [[*range(1, 31), 40], [*range(1, 31), 32, 42]])
+def test_a_run_that_goes_on_with_rows_further_apart_has_no_hole(tmp_path: Path, steps: list[int]) -> None:
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": 10}))
+    (run,) = open_runs([tmp_path])
+    assert run.notices() == []
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": 1}))
+    (holed,) = open_runs([tmp_path])
+    assert len(holed.notices()) == 1
+
+
 def test_a_file_of_the_run_leads_to_its_folder(tmp_path: Path) -> None:
     write_run(tmp_path, rows([1]), content=record())
     with pytest.raises(OutputError) as caught:
         open_runs([tmp_path / "run.json"])
     assert caught.value.problems[0].fix == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines", "why"),
+    [
+        (None, [{"epoch": 1, "train_loss": 2.0}], "there is no run.json"),
+        (None, [], "there is no run.json"),
+        ({"name": "of another program", "status": "ok"}, None, "run.json has no recipe"),
+        ('{"format": 1, "reci', [], "run.json has no recipe"),
+    ],
+)
+def test_files_of_our_names_with_nothing_of_a_run_are_refused(
+    tmp_path: Path, content: Any, lines: Any, why: str
+) -> None:
+    write_run(tmp_path, lines, content=content)
+    with pytest.raises(OutputError) as caught:
+        open_any_runs([tmp_path])
+    (problem,) = caught.value.problems
+    assert problem.message == f"is not the folder of a run: {why}, and metrics.jsonl has no row with a step"
+    assert problem.fix == "give output.dir of the run's recipe"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
@@ -132,6 +163,27 @@ def test_holes_lost_rows_and_failed_saves_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("steps", "every", "result", "notices"),
+    [
+        ([*range(51, 301)], 1, 300, ["Rows are missing: the first one is of step 51."]),
+        ([5], 1, None, ["Rows are missing: the first one is of step 5."]),
+        ([*range(1, 51)], 1, 300, ["Rows are missing: the run took 300 steps, the last row is of step 50."]),
+        # What train.log.every leaves out is not missing, nor what is not known to have been taken.
+        ([10, 20, 30, 35], 10, 35, []),
+        ([10], 10, None, []),
+        ([10, *range(11, 21)], 10, None, []),
+        ([*range(1, 51)], 1, None, []),
+    ],
+)
+def test_rows_that_are_missing_at_the_ends_are_told(
+    tmp_path: Path, steps: list[int], every: int, result: int | None, notices: list[str]
+) -> None:
+    taken = None if result is None else {"steps": result}
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": every}, result=taken))
+    assert open_runs([tmp_path])[0].notices() == notices
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("", "[]", "{}", "[" * 100_000, "\udc80", "7" * 5000),
@@ -185,6 +237,12 @@ def test_update_takes_what_is_new(tmp_path: Path) -> None:
     assert run.update()
     assert run.last_step == 2
     assert run.facts.result == {"steps": 2}
+
+
+def test_the_command_can_be_given_to_a_shell_again(tmp_path: Path) -> None:
+    command = ["qvl", "run", "my recipe.toml", "--set", "train.log.profile=[10, 12]", "--set", 'data.x="a$b"']
+    write_run(tmp_path, content=record(command=command))
+    assert shlex.split(open_runs([tmp_path])[0].facts.command) == command
 
 
 def test_versions_are_those_that_the_run_was_last_continued_with(tmp_path: Path) -> None:

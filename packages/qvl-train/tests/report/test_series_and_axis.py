@@ -155,7 +155,7 @@ def test_labels_of_steps_are_whole_and_inside() -> None:
     ("value", "text"),
     [(2620.0, "2,620"), (0.067993, "0.06799"), (1.25e-7, "1.25e-07"), (None, "–"), (float("nan"), "NaN"), (0.0, "0"),
      (6.419, "6.419"), (0.5, "0.5"), (-3.25, "-3.25"), (123456.7, "123,457"), (-math.inf, "infinite"),
-     (999.96, "1,000")],
+     (999.96, "1,000"), (1.5e12, "1,500,000,000,000"), (6.4193658e50, "6.419e+50"), (-1e15, "-1e+15")],
 )  # fmt: skip
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number_text(value) == text

@@ -105,8 +105,8 @@ def _watch(runs: list[RunHistory], port: int, *, samples: bool) -> None:
     from qvl_train.report.samples_card import SamplesCards
 
     with LiveServer(LiveRuns(runs, SamplesCards() if samples else None), port) as server:
-        typer.echo(f"{server.address} shows {', '.join(run.name for run in runs)}; Ctrl-C ends it")
         try:
+            typer.echo(f"{server.address} shows {', '.join(run.name for run in runs)}; Ctrl-C ends it")
             server.serve_forever()
         except KeyboardInterrupt:
             # The way to end it is no failure.

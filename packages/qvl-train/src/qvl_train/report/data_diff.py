@@ -7,7 +7,7 @@ from typing import Any
 
 from qvl_train.report.difference import Difference, shortened
 from qvl_train.report.meanings import Effect, Meaning
-from qvl_train.report.run_history import RunFacts
+from qvl_train.report.run_facts import RunFacts
 
 # Files of records that are named one by one; a folder of shards may have thousands.
 _MOST_NAMED = 20

@@ -32,7 +32,8 @@ def diff_card(diff: RunDiff, ours: str, theirs: str, *, id_: str = "diff", is_fo
         tables = [element("details", element("summary", counted(len(diff.differences))), *tables)]
     parts += tables
     same = [TITLES[group] for group in GROUPS if not diff.of(group)]
-    if same:
+    # What could not be compared is no place without a difference.
+    if same and diff.is_complete:
         parts.append(element("p", f"Without a difference: {', '.join(same)}.", class_="soft small"))
     return card(f"What differs: {ours} and {theirs}", *parts, id=id_)
 

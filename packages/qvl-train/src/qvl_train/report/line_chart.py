@@ -15,6 +15,8 @@ from qvl_train.report.numbers import number_text
 from qvl_train.report.series import Series
 
 _TOP, _RIGHT, _BOTTOM = 30, 16, 46
+# Of a label's letter, in the drawing's units; labels with less than the second between them run together.
+_LETTER, _APART = 8, 12
 # (width, height, labels of steps, class); the classes are those of every page.
 _PHONE = (360, 250, 4, "narrow")
 _WHOLE, _HALF = (1040, 280, 10, "wide"), (520, 270, 6, "wide")
@@ -92,8 +94,9 @@ def _drawing(
     label: str,
 ) -> Html:
     width, height, labels, class_ = size
-    across = step_axis(*steps, labels=labels)
-    place = _Place(axis=axis, across=across, left=_left(axis), width=width, height=height)
+    left = _left(axis)
+    across = step_axis(*steps, labels=_labels(steps[1], labels, width - left - _RIGHT))
+    place = _Place(axis=axis, across=across, left=left, width=width, height=height)
     return element(
         "svg",
         *_rows(place, unit + (", log scale" if axis.is_log else "")),
@@ -109,7 +112,13 @@ def _drawing(
 
 
 def _left(axis: Axis) -> int:
-    return 18 + 8 * max(len(number_text(label)) for label in axis.labels)
+    return 18 + _LETTER * max(len(number_text(label)) for label in axis.labels)
+
+
+def _labels(last: int, wanted: int, wide: int) -> int:
+    """Give how many labels of steps there is room for; the last one may be moved by half of itself."""
+    own = _LETTER * len(f"{last:,}")
+    return max(1, min(wanted, int(wide / (1.5 * own + _APART))))
 
 
 class _Place:
@@ -117,7 +126,7 @@ class _Place:
 
     def __init__(self, *, axis: Axis, across: Axis, left: int, width: int, height: int) -> None:
         self.axis, self.across = axis, across
-        self.left, self.right, self.bottom = left, width - _RIGHT, height - _BOTTOM
+        self.left, self.right, self.bottom, self.width = left, width - _RIGHT, height - _BOTTOM, width
 
     def x(self, steps: Sequence[float] | NDArray[np.int64]) -> NDArray[np.float64]:
         part = self.across.place(np.asarray(steps, np.float64))
@@ -140,7 +149,10 @@ def _columns(place: _Place) -> Iterator[Html]:
     for label in place.across.labels:
         x = float(place.x([label])[0])
         yield element("line", x1=x, x2=x, y1=place.bottom, y2=place.bottom + 5, class_="axis")
-        yield element("text", f"{int(label):,}", x=x, y=place.bottom + 20, text_anchor="middle")
+        text = f"{int(label):,}"
+        # One that is wider than the margin would be cut off at the edge of the drawing.
+        middle = min(x, place.width - _LETTER * len(text) / 2)
+        yield element("text", text, x=middle, y=place.bottom + 20, text_anchor="middle")
     yield element("text", "step", x=(place.left + place.right) / 2, y=place.bottom + 40, text_anchor="middle")
 
 
@@ -165,7 +177,7 @@ def _drawn(line: Line, place: _Place) -> Iterator[Html]:
     for shown in line.series.drawn():
         x, y = place.x(shown.steps), place.y(shown.values)
         if len(shown) == 1:
-            yield element("circle", cx=float(x[0]), cy=float(y[0]), r=2, class_=f"dot {colour} {line.style}")
+            yield element("circle", cx=float(x[0]), cy=float(y[0]), r=3, class_=f"dot {colour} {line.style}")
         else:
             yield element("path", d=_path(x, y), class_=f"stroke {line.style} {colour}")
 

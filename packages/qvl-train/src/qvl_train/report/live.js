@@ -1,12 +1,15 @@
 // Asks the server that the page came from for its newer self, and puts it in the place of the old one.
 (() => {
   const main = document.querySelector("main");
-  let version = "", failures = 0;
+  let version = "", failures = 0, told = "";
   const say = (text, tone) => {
     const badge = document.getElementById("live");
     if (!badge) return;
     badge.textContent = text;
     badge.className = `badge ${tone}`;
+    // Read out where it becomes better or worse, not every two seconds.
+    badge.setAttribute("aria-live", tone === told ? "off" : "polite");
+    told = tone;
   };
   // What a person has opened, scrolled or tabbed to is the same thing on the newer page: of the same card and name.
   const cardOf = (one) => one.closest("section")?.querySelector("h2")?.textContent ?? "";
@@ -22,7 +25,9 @@
   };
   const folds = () => named("details", (one) => one.querySelector("summary")?.textContent ?? "");
   const scrolls = () => named(".scroll", (one) => one.getAttribute("aria-label") ?? "");
-  const stops = () => named("summary, [tabindex]", (one) => one.getAttribute("aria-label") ?? one.textContent);
+  // The label of a drawing has its steps in it, which grow.
+  const stops = () => named("summary, [tabindex]",
+    (one) => one.closest("figure")?.dataset.chart ?? one.getAttribute("aria-label") ?? one.textContent);
   const renew = (html) => {
     const open = [...folds()].filter(([, one]) => one.open).map(([key]) => key);
     const scrolled = [...scrolls()].map(([key, one]) => [key, one.scrollLeft]);
@@ -33,8 +38,8 @@
     const [newFolds, newScrolls] = [folds(), scrolls()];
     for (const key of open) if (newFolds.has(key)) newFolds.get(key).open = true;
     for (const [key, left] of scrolled) if (newScrolls.has(key)) newScrolls.get(key).scrollLeft = left;
-    if (focused !== undefined) stops().get(focused)?.focus({ preventScroll: true });
     document.dispatchEvent(new Event("qvl-renewed"));
+    if (focused !== undefined) stops().get(focused)?.focus({ preventScroll: true });
   };
   const ask = async () => {
     try {

@@ -6,6 +6,7 @@ answers only requests that name it so, so that no page of another site can read 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -118,26 +119,31 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_S
     server_version, sys_version = "qvl", ""
 
+    def handle(self) -> None:
+        """Answer what a connection asks. Where the browser breaks it off, nobody waits for an answer any more."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         """Answer with the page or its state."""
-        if not self._is_ours():
+        if self._is_ours():
+            self._send(*self._answer())
+        else:
             self._send(HTTPStatus.FORBIDDEN, "text/plain", "this server answers only to its own address\n")
-            return
+
+    def _answer(self) -> tuple[HTTPStatus, str, str]:
+        """Give status, kind and text of what was asked for: whatever a folder holds, a browser gets an answer."""
         asked = urlsplit(self.path)
         try:
             if asked.path == "/":
-                self._send(HTTPStatus.OK, "text/html", self.server.runs.page())
-            elif asked.path == "/state.json":
+                return HTTPStatus.OK, "text/html", self.server.runs.page()
+            if asked.path == "/state.json":
                 version = parse_qs(asked.query).get("version", [""])[0]
-                self._send(HTTPStatus.OK, "application/json", json.dumps(self.server.runs.state(version)))
-            else:
-                self._send(HTTPStatus.NOT_FOUND, "text/plain", "there is / and /state.json\n")
-        except ConnectionError:
-            # The browser has gone.
-            pass
-        except Exception as error:  # whatever a folder holds, a browser gets an answer
+                return HTTPStatus.OK, "application/json", json.dumps(self.server.runs.state(version))
+        except Exception as error:
             said = str(error) if isinstance(error, QvlError | OSError) else f"{type(error).__name__}: {error}"
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{said}\n")
+            return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{said}\n"
+        return HTTPStatus.NOT_FOUND, "text/plain", "there is / and /state.json\n"
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing: the terminal belongs to the command."""

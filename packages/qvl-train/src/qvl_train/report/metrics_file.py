@@ -27,8 +27,15 @@ _NAMED = 3
 _MOST_TOLD = 800
 # No row of ours comes near: a longer line is of another file.
 _MOST_LINE_BYTES = 1 << 20
+# Of what was read last; rows have times in them, and no two end alike.
+_TAIL_BYTES = 64
 # Sums and quotients of numbers beyond these leave what a float can hold; no run has such.
 _LARGEST, _SMALLEST = 1e100, 1e-100
+# Times and rates have this end. Rounding leaves one that was none so little below 0, no clock of a step does more.
+_SECONDS = "_s"
+_LOWEST_S = -1e-3
+_NOT_FINITE = "NaN or infinite"
+_BELOW_0 = "below 0 and left out"
 
 
 class MetricsFile:
@@ -48,12 +55,13 @@ class MetricsFile:
     # Of steps that ended the run because their loss or gradients were no numbers: they were not taken.
     not_finite: list[tuple[int, str]]
     _place: int
+    _tail: bytes
     _line: int
     _identity: tuple[int, int] | None
     _steps: dict[str, array[int]]
     _values: dict[str, array[float]]
-    _not_finite: dict[str, int]
-    _first: dict[str, int]
+    # By key and what is wrong with the values: how many, and the step of the first.
+    _odd: dict[tuple[str, str], tuple[int, int]]
     _named: list[tuple[int, str]]
 
     def __init__(self, path: Path) -> None:
@@ -73,8 +81,9 @@ class MetricsFile:
         with open_regular_file(self._path, error_type=OutputError) as file:
             found = os.fstat(file.fileno())
             identity = (found.st_dev, found.st_ino)
-            # A run that goes on replaces the file by one without the rows that it repeats.
-            if identity != self._identity or found.st_size < self._place:
+            # A run that goes on replaces the file by one without the rows that it repeats; numbers of files are used
+            # again, and a file may be written over.
+            if identity != self._identity or found.st_size < self._place or not self._ends_as_read(file):
                 self._forget()
                 self._identity = identity
             began = self._place
@@ -85,6 +94,7 @@ class MetricsFile:
                         break
                     line = b""
                 self._place = file.tell()
+                self._tail = line[-_TAIL_BYTES:]
                 self._line += 1
                 if line.strip():
                     self._take(line)
@@ -118,10 +128,13 @@ class MetricsFile:
             steps, values = steps[chosen], values[chosen]
         return steps, values
 
-    def lost_steps(self, key: str) -> list[tuple[int, int]]:
-        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around."""
+    def lost_steps(self, key: str, every: int = 0) -> list[tuple[int, int]]:
+        """Give the (first, last) steps without a row of this key, seen by the usual distance of the rows around.
+
+        `every` is how many steps a row stands for by now, where that is known.
+        """
         steps, _ = self.all_values(key)
-        found = zip(*holes(steps), strict=True)
+        found = zip(*holes(steps, every), strict=True)
         return [(int(steps[at] + before), int(steps[at + 1] - after)) for at, before, after in found]
 
     def notices(self) -> Iterator[str]:
@@ -133,22 +146,27 @@ class MetricsFile:
             more = f"; and {self.wrong_lines - len(self._named):,} more" if self.wrong_lines > len(self._named) else ""
             lines = "1 line is" if self.wrong_lines == 1 else f"{self.wrong_lines:,} lines are"
             yield f"{METRICS}: {lines} left out ({named}{more})."
-        for key, count in self._not_finite.items():
+        for (key, what), (count, first) in self._odd.items():
             values = "1 value is" if count == 1 else f"{count:,} values are"
-            yield f"{key}: {values} NaN or infinite, first at step {self._first[key]:,}."
+            yield f"{printable(key)}: {values} {what}, first at step {first:,}."
         for _, why in self.not_finite[-1:]:
             yield f"The run was ended: {printable(' '.join(why.split()), _MOST_TOLD)}"
         if self.half_line:
             yield f"{METRICS} ends in the middle of a row: it was being written, or the run was killed."
 
+    def _ends_as_read(self, file: BinaryIO) -> bool:
+        """Tell whether the file still has what was read last, where it was read."""
+        file.seek(self._place - len(self._tail))
+        return file.read(len(self._tail)) == self._tail
+
     def _forget(self) -> None:
         self._place = 0
+        self._tail = b""
         self._line = 0
         self._identity = None
         self._steps = {}
         self._values = {}
-        self._not_finite = {}
-        self._first = {}
+        self._odd = {}
         self._named = []
         self.last_step = None
         self.wrong_lines = 0
@@ -157,8 +175,18 @@ class MetricsFile:
         self.not_finite = []
 
     def _take(self, line: bytes) -> None:
+        if not line.strip(b"\0\r\n"):
+            self._refuse("only zero bytes, as a machine that went down leaves them")
+            return
         try:
             row = json.loads(line)
+        except UnicodeDecodeError:
+            # Its text is of the encoding that was guessed at.
+            self._refuse("not UTF-8")
+            return
+        except json.JSONDecodeError as error:
+            self._refuse(f"{error.msg}, column {error.pos + 1}")
+            return
         except (ValueError, RecursionError) as error:
             self._refuse(printable(str(error), 80))
             return
@@ -186,12 +214,18 @@ class MetricsFile:
         elif abs(number) < _SMALLEST:
             number = 0.0
         if not math.isfinite(number):
-            self._first.setdefault(key, step)
-            self._not_finite[key] = self._not_finite.get(key, 0) + 1
+            self._count(key, _NOT_FINITE, step)
+        elif number < _LOWEST_S and key.endswith(_SECONDS):
+            self._count(key, _BELOW_0, step)
+            number = math.nan
         if key not in self._values:
             self._steps[key], self._values[key] = array("q"), array("d")
         self._steps[key].append(step)
         self._values[key].append(number)
+
+    def _count(self, key: str, what: str, step: int) -> None:
+        count, first = self._odd.get((key, what), (0, step))
+        self._odd[key, what] = (count + 1, first)
 
     def _refuse(self, why: str) -> None:
         self.wrong_lines += 1

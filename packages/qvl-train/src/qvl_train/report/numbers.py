@@ -12,7 +12,10 @@ def number_text(value: float | None) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "infinite"
     size = abs(value)
-    if value == int(value) and size < 1e15:
+    # Beyond these a number is read by its power of ten, and no drawing or phone has room for its digits.
+    if size >= 1e15:
+        return f"{value:.4g}"
+    if value == int(value):
         return f"{int(value):,}"
     if size >= 999.95:
         return f"{value:,.0f}"

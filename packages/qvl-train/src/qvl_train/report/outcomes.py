@@ -10,7 +10,7 @@ import numpy as np
 
 from qvl_train.report.metrics_file import MetricsFile
 from qvl_train.report.numbers import number_text
-from qvl_train.report.run_history import RunFacts
+from qvl_train.report.run_facts import RunFacts
 
 
 @dataclass(frozen=True, kw_only=True)

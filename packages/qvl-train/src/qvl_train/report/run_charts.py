@@ -154,7 +154,8 @@ class Charts:
         bars = [element("div", element("h3", name), split_bar(split)) for name, split in found]
         keys = {part.name: part for _, split in found for part in split.parts}
         legend = [element("span", element("span", class_=f"key p{part.colour}"), name) for name, part in keys.items()]
-        yield card("Time of a step", *bars, element("p", *legend, class_="legend"), compared_table(found), id="time")
+        means = element("div", compared_table(found), class_="beside")
+        yield card("Time of a step", *bars, element("p", *legend, class_="legend"), means, id="time")
 
     def _memory(self) -> Iterator[Html]:
         lines: list[Line] = []
@@ -191,7 +192,7 @@ class Charts:
 
 def _series(run: RunHistory, key: str) -> Series:
     steps, values = run.metrics.series(key)
-    return Series(steps=steps, values=values)
+    return Series(steps=steps, values=values, every=run.facts.logged_every or 0)
 
 
 def _marks(run: RunHistory) -> Iterator[tuple[int, str]]:

@@ -26,12 +26,14 @@ from qvl_train.report.meanings import (
 )
 from qvl_train.report.metrics_file import MetricsFile
 from qvl_train.report.outcomes import Course, Outcome, course, outcomes, scores
-from qvl_train.report.run_history import RunFacts, RunHistory
+from qvl_train.report.run_facts import RunFacts
+from qvl_train.report.run_history import RunHistory
 
 # By the recipe's table; what is in none of these is of the group "recipe".
 _GROUP_OF = {"data": "data", "weights": "weights", "env": "environment", "launch": "environment"}
 _SOURCE = "data.sources["
 _MACHINE = ("python", "platform")
+_MOST_NAMED = 4
 # What somebody has measured, and what a recipe was written from: nothing of a run comes from them.
 _NO_SETTINGS = ("expected", "extends")
 
@@ -40,7 +42,7 @@ _NO_SETTINGS = ("expected", "extends")
 class RunDiff:
     """Two runs compared. `notices` are to know, and not `is_complete` is what could not be compared as a whole.
 
-    `asks` where one of the runs evaluates or infers instead of training.
+    `asks` where one of the runs evaluates or infers instead of training. `unknown` names the runs without a record.
     """
 
     differences: tuple[Difference, ...]
@@ -49,6 +51,7 @@ class RunDiff:
     notices: tuple[str, ...]
     is_complete: bool = True
     asks: bool = False
+    unknown: tuple[str, ...] = ()
 
     def of(self, group: str) -> list[Difference]:
         """Give the differences of a group, the gravest first."""
@@ -60,15 +63,17 @@ class RunDiff:
     @property
     def verdict(self) -> str:
         """Say in a sentence whether the runs compute the same."""
+        if self.unknown:
+            was = "was" if len(self.unknown) == 1 else "were"
+            return f"What {' and '.join(self.unknown)} {was} made with is not known: only numbers can be compared."
         changing = (Effect.TENSORS, Effect.NUMBERS, *((Effect.ANSWERS,) if self.asks else ()))
         grave = [one for one in self.differences if one.meaning.effect in changing]
         doubtful = [one for one in self.differences if one.meaning.effect in (Effect.PERHAPS, Effect.UNKNOWN)]
         unsure = "; not everything could be compared" if not self.is_complete else ""
         if grave:
-            named = ", ".join(dict.fromkeys(one.key for one in grave[:4])) + (", …" if len(grave) > 4 else "")
-            return f"The runs compute different things, by {counted(len(grave))}: {named}{unsure}."
+            return f"The runs compute different things, by {_named(grave)}{unsure}."
         if doubtful:
-            return f"The runs may come to different numbers, by {counted(len(doubtful))}{unsure}."
+            return f"The runs may come to different numbers, by {_named(doubtful)}{unsure}."
         if self.differences:
             return f"Nothing differs that changes what is computed, beyond rounding{unsure}."
         return f"Nothing differs that a run records{unsure}."
@@ -82,18 +87,12 @@ def diff_runs(ours: RunHistory, theirs: RunHistory, names: tuple[str, str] = ("A
 def _diff(
     ours: RunFacts, theirs: RunFacts, our_metrics: MetricsFile, their_metrics: MetricsFile, names: tuple[str, str]
 ) -> RunDiff:
-    found = [
-        *_recipe(ours, theirs),
-        *hash_differences(ours, theirs),
-        *file_differences(ours.files, theirs.files, names),
-        *_versions(ours, theirs),
-        *_code(ours, theirs),
-        *_environment(ours, theirs),
-        *_history(ours, theirs),
-    ]
+    unknown = tuple(name for name, facts in zip(names, (ours, theirs), strict=True) if not facts.has_record)
+    found = [] if unknown else list(_differences(ours, theirs, names))
     told = ((*ours.notices, *our_metrics.notices()), (*theirs.notices, *their_metrics.notices()))
     notices = [f"{name}: {text}" for name, texts in zip(names, told, strict=True) for text in texts]
-    notices += _unrecorded(ours, theirs, names)
+    if not unknown:
+        notices += _unrecorded(ours, theirs, names)
     if ours.run_id and ours.run_id == theirs.run_id:
         notices.append(f"Both folders are of the same run, {ours.run_id}.")
     return RunDiff(
@@ -103,7 +102,18 @@ def _diff(
         notices=tuple(notices),
         is_complete=not (ours.notices or theirs.notices),
         asks=any(one.task not in ("", "sft") for one in (ours, theirs)),
+        unknown=unknown,
     )
+
+
+def _differences(ours: RunFacts, theirs: RunFacts, names: tuple[str, str]) -> Iterator[Difference]:
+    yield from _recipe(ours, theirs)
+    yield from hash_differences(ours, theirs)
+    yield from file_differences(ours.files, theirs.files, names)
+    yield from _versions(ours, theirs)
+    yield from _code(ours, theirs)
+    yield from _environment(ours, theirs)
+    yield from _history(ours, theirs)
 
 
 def _unrecorded(ours: RunFacts, theirs: RunFacts, names: tuple[str, str]) -> Iterator[str]:
@@ -238,6 +248,12 @@ def _text(table: Mapping[str, Any], key: str) -> str:
         return ABSENT
     value = table[key]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _named(found: Sequence[Difference]) -> str:
+    """Say how many differences these are, and the first of them by their keys."""
+    keys = ", ".join(dict.fromkeys(one.key for one in found[:_MOST_NAMED]))
+    return f"{counted(len(found))}: {keys}{', …' if len(found) > _MOST_NAMED else ''}"
 
 
 def counted(number: int) -> str:

@@ -2,121 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
-from qvl_core.run_folder import RECORD_FORMAT, RUN_FILE
+from qvl_core.run_folder import RUN_FILE
 
 from qvl_train.report.metrics_file import METRICS, MetricsFile
 from qvl_train.report.numbers import number_text
+from qvl_train.report.run_facts import RunFacts, read_facts
+from qvl_train.report.series import first_distance
 from qvl_train.reports import MEMORY_FILE, MEMORY_KEY
 
 _MOST_NAMED = 5
 _MOST_BADGE = 60
 # No process has as much: a larger number is none of ours.
 _MOST_GIB = 1e9
-# As a row of metrics may have them.
-_MOST_STEPS = 2**62
-_TABLES = ("recipe", "versions", "hashes")
-# What an entry of the history has pairs of: what it was before, and what it is now.
-_CHANGING = ("versions", "machine", "variables", "code")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Continuation:
-    """That a run went on with something else: after which step, when, and what was changed, as texts."""
-
-    step: int | None
-    at: str
-    changes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What `run.json` says, as far as it can be read; what is not there is empty, and `format` 0."""
-
-    format: int = 0
-    run_id: str = ""
-    started: str = ""
-    command: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    result: Mapping[str, Any] | None = None
-    history: tuple[Mapping[str, Any], ...] = ()
-    machine: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    code: Mapping[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-
-    @property
-    def task(self) -> str:
-        return str(self.recipe.get("task", ""))
-
-    @property
-    def began(self) -> float | None:
-        """When the run was started, seconds since 1970; None where that cannot be read."""
-        try:
-            return datetime.strptime(self.started, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
-        except ValueError:
-            return None
-
-    @property
-    def total_steps(self) -> int | None:
-        """How many steps the run is to take, where its recipe or its result says so."""
-        train = self.recipe.get("train")
-        steps = train.get("steps") if isinstance(train, Mapping) else None
-        if steps is None and self.result is not None:
-            steps = self.result.get("steps")
-        return steps if isinstance(steps, int) and abs(steps) <= _MOST_STEPS else None
-
-    @property
-    def continued(self) -> list[Continuation]:
-        """What the run was continued with; what an entry does not say is left out."""
-        found = []
-        for entry in self.history:
-            step, changes = entry.get("after_step"), entry.get("differences")
-            texts = [str(text) for text in changes] if isinstance(changes, list) else []
-            for table in _CHANGING:
-                pairs = entry.get(table)
-                for name, pair in pairs.items() if isinstance(pairs, Mapping) else ():
-                    texts.append(_changed(table, str(name), pair))
-            number = step if isinstance(step, int) else None
-            found.append(Continuation(step=number, at=str(entry.get("at", "")), changes=tuple(texts)))
-        return found
-
-    def known(self, table: Literal["versions", "machine", "variables", "code"]) -> dict[str, str]:
-        """Give what the run was last continued with."""
-        found = dict(getattr(self, table))
-        for entry in self.history:
-            changed = entry.get(table)
-            for name, pair in changed.items() if isinstance(changed, Mapping) else ():
-                if isinstance(pair, list) and len(pair) == 2:
-                    found.pop(str(name), None)
-                    if pair[1] is not None:
-                        found[str(name)] = str(pair[1])
-        return found
-
-
-def _changed(table: str, name: str, pair: object) -> str:
-    """Say what has become of a version, a variable, ...; of code, whose digests say nothing, that it is another one."""
-    if table == "code":
-        return f"the code of {name} has changed"
-    return f"{name} {' -> '.join(map(_side, pair)) if isinstance(pair, list) else pair}"
-
-
-def _side(value: object) -> str:
-    return "none" if value is None else str(value)
 
 
 @dataclass(kw_only=True)
@@ -175,7 +81,8 @@ class RunHistory:
                 found.append(f"No step is in {METRICS} yet.")
         elif "loss" not in self.metrics.keys:
             found.append(f"No row of {METRICS} has a loss.")
-        holes = self.metrics.lost_steps("loss")
+        found += self._missing_ends()
+        holes = self.metrics.lost_steps("loss", self.facts.logged_every or 0)
         if holes:
             named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes[:_MOST_NAMED])
             more = f" and {len(holes) - _MOST_NAMED:,} more" if len(holes) > _MOST_NAMED else ""
@@ -186,6 +93,19 @@ class RunHistory:
         for step, why in self.metrics.failed_saves[:_MOST_NAMED]:
             found.append(f"The checkpoint of step {step:,} was not written: {printable(why)}")
         return found
+
+    def _missing_ends(self) -> Iterator[str]:
+        """Say that rows are missing before the first one, or behind the last one of a finished run."""
+        steps, _ = self.metrics.all_values("loss")
+        usual = self.facts.logged_every or 0
+        # One row or two do not tell how many steps they are apart.
+        if len(steps) > 2 or not usual:
+            usual = max(usual, first_distance(steps))
+        if len(steps) and int(steps[0]) > usual:
+            yield f"Rows are missing: the first one is of step {int(steps[0]):,}."
+        taken = self.facts.steps_taken
+        if taken is not None and self.metrics.last_step is not None and taken > self.last_step:
+            yield f"Rows are missing: the run took {taken:,} steps, the last row is of step {self.last_step:,}."
 
 
 def open_runs(folders: list[Path]) -> list[RunHistory]:
@@ -208,7 +128,9 @@ def open_any_runs(folders: list[Path]) -> list[RunHistory]:
     runs: list[RunHistory] = []
     for folder, name in zip(folders, run_names(folders), strict=True):
         try:
-            runs.append(_open(folder, name))
+            run = _open(folder, name)
+            problems += _nothing_of_a_run(run)
+            runs.append(run)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -226,6 +148,20 @@ def _open(folder: Path, name: str) -> RunHistory:
             raise
         metrics.problem = printable(error.problems[0].message)
     return RunHistory(folder=folder, name=name, facts=facts, metrics=metrics, memory_gib=memory, memory_problem=problem)
+
+
+def _nothing_of_a_run(run: RunHistory) -> Iterator[Problem]:
+    """Give the problem of a folder whose files have the names of ours, and nothing of a run in them."""
+    metrics = run.metrics
+    if run.facts.recipe or metrics.problem or metrics.last_step is not None or metrics.not_finite:
+        return
+    has_record = (run.folder / RUN_FILE).exists()
+    record = f"{RUN_FILE} has no recipe" if has_record else f"there is no {RUN_FILE}"
+    yield Problem(
+        where=printable(str(run.folder)),
+        message=f"is not the folder of a run: {record}, and {METRICS} has no row with a step",
+        fix="give output.dir of the run's recipe",
+    )
 
 
 def problem_with(folder: Path) -> Problem | None:
@@ -262,52 +198,6 @@ def run_names(folders: list[Path]) -> list[str]:
             length += 1
         names.append("/".join(own[-length:]))
     return names
-
-
-def read_facts(folder: Path) -> RunFacts:
-    """Read `run.json` as far as it goes: another format or a broken file is a notice, not an end."""
-    path = folder / RUN_FILE
-    if not path.exists():
-        return RunFacts(notices=(f"There is no {RUN_FILE}: recipe, versions and hashes of this run are not known.",))
-    try:
-        content = read_json_object(path, error_type=OutputError)
-    except InputError as error:
-        told = printable(error.problems[0].message)
-        return RunFacts(notices=(f"{RUN_FILE} cannot be used: {told}.",))
-    version = content.get("format")
-    notices = []
-    if version != RECORD_FORMAT:
-        notices.append(
-            f"{RUN_FILE} has format {printable(str(version))}; this version knows {RECORD_FORMAT}: "
-            "what it has under the same names is shown."
-        )
-    wrong = [name for name in _TABLES if not isinstance(content.get(name), dict)]
-    if wrong:
-        notices.append(f"{RUN_FILE} has no {' and no '.join(wrong)}.")
-    result, history, command = content.get("result"), content.get("history"), content.get("command")
-    return RunFacts(
-        format=version if isinstance(version, int) else 0,
-        run_id=str(content.get("run_id", "")),
-        started=str(content.get("started", "")),
-        command=" ".join(map(str, command)) if isinstance(command, list) else "",
-        recipe=content["recipe"] if "recipe" not in wrong else {},
-        versions=_texts(content.get("versions")),
-        hashes=_texts(content.get("hashes")),
-        machine=_texts(content.get("machine")),
-        variables=_texts(content.get("variables")),
-        files=_texts(content.get("files")),
-        code=_texts(content.get("code")),
-        result=result if isinstance(result, dict) else None,
-        history=tuple(one for one in history if isinstance(one, dict)) if isinstance(history, list) else (),
-        notices=tuple(notices),
-    )
-
-
-def _texts(table: object) -> dict[str, str]:
-    """Give a table of texts; other values as their JSON."""
-    if not isinstance(table, dict):
-        return {}
-    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
 
 
 def _memory(folder: Path) -> tuple[tuple[float, ...], str]:

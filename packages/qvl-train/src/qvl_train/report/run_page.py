@@ -29,7 +29,7 @@ COMPARISON = "comparison.html"
 _RECENT = 50
 _LAST_LOSSES = 20
 _MOST_SETTINGS = 600
-_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step", "peak GiB", "samples")
+_COLUMNS = ("run", "state", "loss", "validation loss", "tokens/s", "step time", "peak GiB", "samples")
 
 
 def run_page(runs: Sequence[RunHistory], *, live: bool = False, samples: SamplesCards | None = None) -> str:
@@ -128,7 +128,7 @@ def _written(run: RunHistory) -> str:
 def _state(run: RunHistory) -> str:
     total = run.facts.total_steps
     if run.facts.result is not None:
-        return f"finished, {run.last_step:,} steps"
+        return f"finished, {max(run.last_step, run.facts.steps_taken or 0):,} steps"
     return f"step {run.last_step:,} of {total:,}" if total is not None else f"step {run.last_step:,}"
 
 

@@ -15,7 +15,8 @@ from qvl_data.inspection.picture_room import PictureRoom
 from qvl_data.inspection.report import Thumbnail
 
 from qvl_train.report.question_pictures import question_pictures
-from qvl_train.report.run_history import RunFacts, RunHistory
+from qvl_train.report.run_facts import RunFacts
+from qvl_train.report.run_history import RunHistory
 from qvl_train.report.training_answers import (
     Answer,
     AnsweredQuestion,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,17 +21,18 @@ _NEAR = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Values over steps: int64 [N] ascending and float64 [N]."""
+    """Values over steps: int64 [N] ascending and float64 [N]; `every` is how many steps a row stands for by now."""
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+    every: int = 0
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def pieces(self) -> Iterator[Series]:
         """Give the parts without a hole. Of very many holes only the widest ones cut."""
-        cuts = holes(self.steps)[0] + 1
+        cuts = holes(self.steps, self.every)[0] + 1
         if len(cuts) > MOST_CUTS:
             gaps = np.diff(self.steps)
             cuts = np.sort(cuts[np.argsort(-gaps[cuts - 1], kind="stable")[:MOST_CUTS]])
@@ -65,25 +66,26 @@ class Series:
             return None
         half = max(2, len(self) // _WINDOW_SHARE // 2)
         means = [_means(piece.values, half) for piece in self.pieces()]
-        return Series(steps=self.steps, values=np.concatenate(means))
+        return replace(self, values=np.concatenate(means))
 
     def stands_for(self) -> NDArray[np.int64]:
         """Give how many steps each row stands for, int64 [N]: those since the row before it."""
         if not len(self):
             return self.steps
-        before = max(0, int(self.steps[0]) - _first_usual(self.steps))
+        before = max(0, int(self.steps[0]) - first_distance(self.steps))
         return np.diff(self.steps, prepend=before)
 
     def summed(self) -> Series:
         """Add up from the first row on, each row for the steps that it stands for."""
-        return Series(steps=self.steps, values=np.cumsum(self.values * self.stands_for()))
+        return replace(self, values=np.cumsum(self.values * self.stands_for()))
 
 
-def holes(steps: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def holes(steps: NDArray[np.int64], every: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Give (places, usual before, usual after) of the holes in ascending steps: between `place` and the one after it.
 
     A hole is at least twice as wide as what is usual on either side of it: where a run goes on with another distance
-    of its rows, there is none. Usual is the median of five distances; at an end, the only one that is beside it.
+    of its rows, there is none. Usual is the median of five distances; at an end, the only one that is beside it, and
+    at the last row what is stated as `every`: of a new distance there is no second one yet.
     """
     gaps = np.diff(steps)
     # The rest costs more than all else where a run is very long, and is for nothing where all rows are there.
@@ -91,7 +93,7 @@ def holes(steps: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
         nothing = np.empty(0, np.int64)
         return nothing, nothing, nothing
     before, after = _usual_before(gaps), _usual_before(gaps[::-1])[::-1]
-    before[0], after[-1] = gaps[1], gaps[-2]
+    before[0], after[-1] = gaps[1], max(gaps[-2], every)
     places = np.flatnonzero(gaps >= 2 * np.maximum(before, after))
     return places, before[places], after[places]
 
@@ -112,10 +114,12 @@ def _means(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
     return (total[after] - total[first]) / (after - first)
 
 
-def _first_usual(steps: NDArray[np.int64]) -> int:
+def first_distance(steps: NDArray[np.int64]) -> int:
     """Give how many steps the first row may stand for: the widest distance of the first rows.
 
     A run may have gone on with another `train.log.every`, and its last row may come sooner. Of two rows the first one
     stands for all before it.
     """
+    if not len(steps):
+        return 0
     return int(np.diff(steps[: _NEAR + 1]).max()) if len(steps) > 2 else int(steps[0])
