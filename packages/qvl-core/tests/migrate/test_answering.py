@@ -1,0 +1,67 @@
+"""Inference and evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from migrated_values import FINETUNE_FILE, Run, made, values
+
+
+def test_one_converted_folder_loaded_with_two_cuts_is_a_contradiction(run: Run) -> None:
+    rows = [row for row in run().ledger.contradictions if "two cuts" in row.what]
+    assert {where.partition(":")[0] for row in rows for where, _ in row.places} == {
+        FINETUNE_FILE,
+        "inference_qwen2_5_vl_7b.sh",
+        "evaluate_qwen2_5_vl_7b.sh",
+    }
+
+
+def test_a_benchmark_and_the_file_of_another_contradict_each_other(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value.update(dataset_path="./ChartQA_TEST.tsv"))
+    assert any("that of chartqa_test" in row.what for row in run().ledger.contradictions)
+
+
+def test_two_hf_folders_for_one_model_are_told(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["tokenizer"].update(from_pretrained="./other/Qwen-7B"))
+    (row,) = [row for row in run().ledger.contradictions if "two HF folders" in row.what]
+    assert {where.partition(":")[0] for where, _ in row.places} == {"data_7b.json", "evaluate_qwen2_5_vl_7b.json"}
+
+
+def test_evaluation_is_scored_by_both_rules_and_asked_as_it_was(run: Run, edit) -> None:
+    row = values(run(), "eval")
+    assert (row["eval.rules"], row["eval.prompts"]) == (["vlmevalkit-2025-09", "mindspeed"], "custom")
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value.update(use_custom_prompt=False))
+    assert values(run(), "eval")["eval.prompts"] == "default"
+
+
+def test_fields_of_the_shipped_files_that_do_nothing_here_are_known(run: Run, edit, change) -> None:
+    def more(value: dict[str, Any]) -> None:
+        neutral = {"min_length": 0, "typical_p": 1.0, "early_stopping": False, "num_assistant_tokens": 5}
+        value["generation_config"].update(**neutral, length_penalty=2.0)
+        value["patch"] = {"infer_fa": True}
+
+    edit("evaluate_qwen2_5_vl_7b.json", more)
+    basic = {"preprocessing_num_workers": 16}
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(basic))
+    change(
+        "evaluate_qwen2_5_vl_7b.sh", "--bf16", "--bf16 --lr 1e-5 --log-interval 1 --save-interval 9 --eval-interval 9"
+    )
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    told = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left}
+    assert told["length_penalty"] == told["infer_fa"] == told["preprocessing_num_workers"] == "no_counterpart"
+    evaluate = {
+        left.said: left.fate for left in found.ledger.left if left.where.startswith("evaluate_qwen2_5_vl_7b.sh")
+    }
+    assert {evaluate[name] for name in ("--lr", "--log-interval", "--save-interval", "--eval-interval")} == {
+        "no_effect"
+    }
+    (named,) = [text for where, text in found.ledger.remarks if where.startswith("evaluate") and "nothing:" in text]
+    assert all(name in named for name in ("min_length", "typical_p", "early_stopping", "num_assistant_tokens"))
+
+
+def test_a_benchmark_that_is_not_known_is_told_with_its_line(run: Run, edit) -> None:
+    edit("evaluate_qwen2_5_vl_7b.json", lambda d: d.update(evaluation_dataset="mmbench", dataset_path=""))
+    problems = made(run(), "eval").problems
+    assert [problem.key for problem in problems] == ["eval.benchmark", "eval.data"]
+    assert all(problem.where.startswith("evaluate_qwen2_5_vl_7b.json:") for problem in problems)
