@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from migrated_values import FINETUNE_FILE, Run, made, values
@@ -65,3 +66,27 @@ def test_a_benchmark_that_is_not_known_is_told_with_its_line(run: Run, edit) -> 
     problems = made(run(), "eval").problems
     assert [problem.key for problem in problems] == ["eval.benchmark", "eval.data"]
     assert all(problem.where.startswith("evaluate_qwen2_5_vl_7b.json:") for problem in problems)
+
+
+def test_inference_and_evaluation_are_compared_where_there_is_no_training(run: Run, stack: Path, change, edit) -> None:
+    for name in ("data_7b.json", "model_7b.json", FINETUNE_FILE):
+        (stack / name).unlink()
+    change("evaluate_qwen2_5_vl_7b.sh", "TP=1", "TP=2")
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["tokenizer"].update(from_pretrained="./other/7B"))
+    told = {row.what: {where.partition(":")[0] for where, _ in row.places} for row in run().ledger.contradictions}
+    (cuts,) = [files for what, files in told.items() if "two cuts" in what]
+    assert cuts == {"inference_qwen2_5_vl_7b.sh", "evaluate_qwen2_5_vl_7b.sh"}
+    assert told["two HF folders for one model"] == {"inference_qwen2_5_vl_7b.json", "evaluate_qwen2_5_vl_7b.json"}
+
+
+def test_a_video_with_the_image_token_is_a_contradiction(run: Run, edit) -> None:
+    def video(value: dict[str, Any]) -> None:
+        value["video_path"], value["use_infer_fa"] = value.pop("image_path"), True
+
+    edit("inference_qwen2_5_vl_7b.json", video)
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if "img_context_token_id" in row.what]
+    assert [text.partition(" = ")[0] for _, text in row.places] == ["video_path", "img_context_token_id"]
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    edit("inference_qwen2_5_vl_7b.json", lambda value: value.update(img_context_token_id=151656))
+    assert not any("img_context_token_id" in row.what for row in run().ledger.contradictions)

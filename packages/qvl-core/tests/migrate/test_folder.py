@@ -137,3 +137,44 @@ def test_dos_line_ends_change_nothing(run: Run, stack: Path) -> None:
     path = stack / FINETUNE_FILE
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert values(run(), "sft") == before
+
+
+def test_a_script_with_comments_in_gbk_is_read_and_told(run: Run, stack: Path) -> None:
+    path = stack / FINETUNE_FILE
+    (stack / "common.sh").write_bytes("# 公共变量\nSEQ_LEN=2048\n".encode("gbk"))
+    text = path.read_text().replace("TP=1\n", "TP=1 # 张量并行\n").replace("SEQ_LEN=1024", "source ./common.sh")
+    path.write_bytes(text.encode("gbk"))
+    found = run()
+    assert values(found, "sft")["data.sequence_length"] == 2048
+    (told,) = [text for where, text in found.ledger.remarks if where == FINETUNE_FILE]
+    assert "read as GB18030" in told
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("utf-16", "is UTF-16 text"), ("gbk", "is not UTF-8 text, perhaps GBK")]
+)
+def test_files_in_other_encodings_are_told_with_the_command_that_mends_them(
+    run: Run, stack: Path, encoding: str, message: str
+) -> None:
+    path = stack / "data_7b.json"
+    path.write_bytes(path.read_text().replace("./data/cache_dir", "./数据").encode(encoding))
+    (problem,) = run().broken
+    assert problem.message.startswith(message)
+    assert problem.fix.startswith("iconv -f ")
+    assert "-t UTF-8 data_7b.json" in problem.fix
+
+
+def test_a_script_in_utf_16_is_told_as_such(run: Run, stack: Path) -> None:
+    path = stack / FINETUNE_FILE
+    path.write_bytes(path.read_text().encode("utf-16"))
+    (problem,) = run().broken
+    assert problem.where == FINETUNE_FILE
+    assert "UTF-16" in problem.message
+
+
+def test_comments_beside_another_fault_have_a_fix(run: Run, change) -> None:
+    change("data_7b.json", "{\n", "{ // mine\n")
+    change("data_7b.json", '"drop_last": true,', '"drop_last": true,,')
+    (problem,) = run().broken
+    assert "a comment stands there" in problem.message
+    assert "take them out" in problem.fix

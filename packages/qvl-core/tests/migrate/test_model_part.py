@@ -159,3 +159,15 @@ def test_a_freeze_that_is_no_switch_is_a_problem_with_its_line(run: Run, edit, s
     assert problem.where.startswith("model_7b.json:")
     assert problem.key.endswith("vision_encoder.freeze")
     assert "true or false" in problem.message
+
+
+def test_what_a_command_makes_is_told_once(run: Run, change) -> None:
+    change(FINETUNE_FILE, "MASTER_ADDR=localhost", "MASTER_ADDR=$(scontrol show hostnames | head -n 1)")
+    change(FINETUNE_FILE, "NODE_RANK=0", "NODE_RANK=$SLURM_NODEID")
+    found = run()
+    told = [text for where, text in found.ledger.remarks if where.startswith(FINETUNE_FILE) and "known" in text]
+    (only,) = told
+    assert only.startswith("--master-addr is not known: launch.master = localhost:29501 is taken")
+    assert not any("is made by a command" in text for _, text in found.ledger.remarks)
+    (rank,) = [left for left in found.ledger.left if left.said == "--node-rank"]
+    assert "qvl run RECIPE --node-rank N" in rank.why

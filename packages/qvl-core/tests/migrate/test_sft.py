@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from migrated_values import FINETUNE_FILE, Run, made, values
 
@@ -104,3 +107,62 @@ def test_a_value_of_two_settings_names_both_places(run: Run) -> None:
     assert "vision_projector.freeze" in notes["model.freeze"]
     assert "--adam-beta2" in notes["train.optimizer.betas"]
     assert "--master-port" in notes["launch.master"]
+
+
+def test_context_parallelism_is_no_contradiction_of_the_batch(run: Run, change) -> None:
+    change(FINETUNE_FILE, "CP=1", "CP=2")
+    change(FINETUNE_FILE, "--bf16", "--bf16 --context-parallel-size $CP")
+    found = run()
+    assert not [row for row in found.ledger.contradictions if "replicas make" in row.what]
+    (row,) = [row for row in made(found, "sft").values if row.key == "train.global_batch"]
+    assert (row.value, row.note) == (96, "96 micro batches on 1 of 2 replicas there, fewer on each here")
+
+
+def test_recomputation_names_every_place_and_what_it_had_besides(run: Run, edit) -> None:
+    def more(model: dict[str, Any]) -> None:
+        model["image_encoder"]["vision_encoder"]["recompute_granularity"] = "full"
+        model["text_decoder"].update(
+            recompute_granularity="selective", recompute_method="block", recompute_num_layers=4
+        )
+
+    edit("model_7b.json", more)
+    found = run()
+    (row,) = [row for row in made(found, "sft").values if row.key == "layout.recompute"]
+    assert row.value == ["vision", "text"]
+    assert "vision_encoder.recompute_granularity" in row.said
+    assert "text_decoder.recompute_granularity" in row.note
+    told = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left if "recompute" in left.said}
+    assert told == dict.fromkeys(
+        ("recompute_granularity", "recompute_method", "recompute_num_layers"), "no_counterpart"
+    )
+
+
+def test_warm_up_in_samples_is_a_part_of_the_training(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--train-iters 10000", "--train-samples 1920000")
+    change(FINETUNE_FILE, "--lr-warmup-fraction 0.1", "--lr-warmup-samples 96000 --weight-decay-incr-style constant")
+    found = run()
+    rows = {row.key: row for row in made(found, "sft").values}
+    assert (rows["train.steps"].value, rows["train.schedule.warmup"].value) == (10000, 0.05)
+    assert rows["train.schedule.warmup"].said == "--lr-warmup-samples"
+    assert not [left for left in found.ledger.left if left.fate == "unknown"]
+
+
+def test_values_that_are_not_those_of_the_script_say_so(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--lr-decay-style cosine", "--lr-decay-style WSD")
+    change(FINETUNE_FILE, "--bf16", "--fp16")
+    rows = {row.key: row for row in made(run(), "sft").values}
+    assert rows["train.schedule.name"].note == "WSD there, which qvl has not"
+    assert "--fp16" in rows["model.dtype"].note
+    assert not [row.key for row in rows.values() if not row.where and not row.note]
+
+
+def test_without_the_data_file_the_script_is_read_all_the_same(run: Run, stack: Path) -> None:
+    for name in ("data_7b.json", "model_7b.json"):
+        (stack / name).unlink()
+    found = run()
+    rows = {row.key: row for row in made(found, "sft").values}
+    assert (rows["data.sequence_length"].value, rows["data.workers"].value) == (1024, 8)
+    assert rows["model.name"].note == "read off the files' names: 7b"
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    (loaded,) = [left for left in found.ledger.left if left.said == "--load" and left.where.startswith(FINETUNE_FILE)]
+    assert loaded.fate == "no_counterpart"

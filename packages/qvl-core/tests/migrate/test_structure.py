@@ -69,3 +69,10 @@ def test_the_published_values_of_the_structure_are_no_contradiction(run: Run, ed
     assert not any("is not that of" in row.what for row in run().ledger.contradictions)
     edit("model_7b.json", lambda m: m["text_decoder"].update(seq_length=2048))
     assert any(row.what == "two sequence lengths" for row in run().ledger.contradictions)
+
+
+def test_a_switch_of_a_fused_kernel_is_no_dropout(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(bias_dropout_fusion=True))
+    found = run()
+    assert not any(left.said.endswith("bias_dropout_fusion") for left in found.ledger.left)
+    assert any("bias_dropout_fusion" in text for _, text in found.ledger.remarks)

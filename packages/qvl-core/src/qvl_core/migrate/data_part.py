@@ -10,8 +10,8 @@ from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Fate, Setting
 
-_VIDEO_TOKEN = 151656
-_IMAGE_TOKEN = 151655
+VIDEO_TOKEN = 151656
+IMAGE_TOKEN = 151655
 # The recipe's default of data.video.min_frames.
 _MIN_FRAMES = 4
 # Names of columns and roles: the reference's defaults, which are LLaVA's.
@@ -57,31 +57,37 @@ def put_data(job: Job) -> None:
         if broken:
             what, fix = f"{', '.join(broken)} cannot be read", "correct the file, see above"
         job.missing(what, "data.sources", fix)
+        _put_length(job)
         return
     streaming = sheet.get("basic_parameters", "streaming")
     streams = job.switch(streaming)
     _put_sources(job, sheet, streams=bool(streams))
-    seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
-    job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
-    length = job.whole(seen, least=1)
-    job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
-    job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")
+    _put_length(job)
     if streams is not None:
         job.draft.put("data.streaming", streams, streaming)
     _put_labels(job, sheet)
     _put_media(job, sheet)
     _put_validation(job, sheet)
-    workers = job.option("num-workers")
     in_file = sheet.get("dataloader_param", "num_workers")
-    number = job.whole(workers)
-    if number is not None:
-        job.draft.put("data.workers", number, workers)
     job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers, or its default")
     cache = sheet.get("basic_parameters", "cache_dir")
     if cache and isinstance(cache.value, str) and cache.value.strip():
         note = "on a local disk of each machine, never a shared one"
         job.draft.put("data.cache_dir", clean_path(cache.text), cache, note)
     _leave_rest(job, sheet)
+
+
+def _put_length(job: Job) -> None:
+    """State what the script says of the data: the length of samples, and how many workers make them."""
+    seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
+    job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
+    length = job.whole(seen, least=1)
+    job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
+    job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")
+    workers = job.option("num-workers")
+    number = job.whole(workers)
+    if number is not None:
+        job.draft.put("data.workers", number, workers)
 
 
 def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
@@ -194,8 +200,8 @@ def _check_token(job: Job, videos: Setting | None, reads_videos: bool) -> None:
     token = job.model.get("img_context_token_id") if job.model else None
     if token is None or videos is None:
         return
-    expected = _VIDEO_TOKEN if reads_videos else _IMAGE_TOKEN
-    if token.value in (_IMAGE_TOKEN, _VIDEO_TOKEN) and token.value != expected:
+    expected = VIDEO_TOKEN if reads_videos else IMAGE_TOKEN
+    if token.value in (IMAGE_TOKEN, VIDEO_TOKEN) and token.value != expected:
         what = "videos" if reads_videos else "images"
         stated = "image" if reads_videos else "video"
         text = f"the data file reads {what}, the model file marks the places of {stated} tokens"

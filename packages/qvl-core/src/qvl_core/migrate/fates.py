@@ -56,6 +56,10 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     "ckpt-format": "qvl has one checkpoint format",
     "distributed-timeout-minutes": "HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT under [env]",
     "lr-decay-iters": "the learning rate decays over all steps",
+    **dict.fromkeys(
+        ("weight-decay-incr-style", "start-weight-decay", "end-weight-decay"),
+        "train.optimizer.weight_decay is constant",
+    ),
     "tensorboard-dir": "TensorBoard files lie in output.dir",
     "use-ascend-mc2": "names a kernel that qvl has not",
 }
@@ -112,7 +116,7 @@ NO_COUNTERPART_MODEL = {
 
 NO_COUNTERPART_ANSWERS = {
     "pipeline_class": "there is one pipeline",
-    "infer_fa": _FUSED,
+    **dict.fromkeys(("infer_fa", "use_infer_fa"), _FUSED),
     "hub_backend": "weights and tokenizer are a local HF folder",
     "autotokenizer_name": "weights and tokenizer are a local HF folder",
     "local_files_only": "nothing is ever downloaded",

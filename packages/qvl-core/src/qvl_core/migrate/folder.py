@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -113,6 +114,8 @@ class Folder:
     unread: list[str] = field(default_factory=list)
     # Files of other models: nothing is said of their settings.
     foreign: set[str] = field(default_factory=set)
+    # Scripts that are not UTF-8, and what they were read as.
+    recoded: dict[str, str] = field(default_factory=dict)
     # Folders beside this one in a checkout.
     elsewhere: list[str] = field(default_factory=list)
 
@@ -225,18 +228,19 @@ def _read(entry: Path, folder: Folder) -> None:
         folder.unread.append(f"{entry.name} (records)")
         return
     try:
-        text = _text(entry)
         if match[3] == "sh":
+            text, encoding = _script_text(entry)
+            if encoding != "UTF-8":
+                folder.recoded[entry.name] = encoding
             script = read_script(text, lambda name: _beside(entry, name))
             folder.scripts[kind, _free_key(match[2], kind, folder.scripts)] = Launch(file=entry.name, script=script)
         else:
-            source = read_json_source(text)
+            source = read_json_source(_text(entry))
             folder.sheets[kind, _free_key(match[2], kind, folder.sheets)] = Sheet(file=entry.name, source=source)
     except InputError as error:
         folder.broken[entry.name] = error.problems[0]
     except UnicodeDecodeError as error:
-        message = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
-        folder.broken[entry.name] = Problem(where=entry.name, message=message, fix="convert the file to UTF-8")
+        folder.broken[entry.name] = _not_utf8(entry.name, error)
     except JsonSourceError as error:
         faults = [*error.before, (error.line, str(error))]
         (line, first), *more = faults
@@ -258,10 +262,38 @@ def _text(path: Path) -> str:
     return read_regular_file(path, limit=_LIMIT, error_type=RecipeError).decode("utf-8")
 
 
+def _script_text(path: Path) -> tuple[str, str]:
+    """Give a script's text and its encoding: bash takes comments in any that has ASCII's letters, such as GBK."""
+    raw = read_regular_file(path, limit=_LIMIT, error_type=RecipeError)
+    for encoding in ("UTF-8", "GB18030", "ISO-8859-1"):
+        try:
+            return raw.decode(encoding), encoding
+        except UnicodeDecodeError:
+            if b"\0" in raw:
+                # UTF-16, or no text at all: nothing that bash reads.
+                raise
+    raise AssertionError
+
+
+def _not_utf8(name: str, error: UnicodeDecodeError) -> Problem:
+    """Say what a file is that is not UTF-8, and how it becomes that."""
+    raw, said = error.object, f"byte {error.object[error.start]:#04x} at position {error.start}"
+    encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "GB18030"
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return Problem(where=name, message=f"is not UTF-8 text: {said}", fix="convert the file to UTF-8")
+    likely = (
+        "is UTF-16 text, which is not read there either" if encoding == "UTF-16" else "is not UTF-8 text, perhaps GBK"
+    )
+    fix = f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > new, and take the new file"
+    return Problem(where=name, message=f"{likely}: {said}", fix=fix)
+
+
 def _beside(script: Path, name: str) -> str | None:
     """Give the text of a file beside a script; None where there is none that can be read."""
     try:
-        return _text(script.with_name(name))
+        return _script_text(script.with_name(name))[0]
     except (InputError, UnicodeDecodeError, ValueError):
         return None
 

@@ -234,6 +234,8 @@ def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
         for setting in sheet.rest():
             if setting.value not in (None, "", [], {}):
                 ledger.leave("unknown", setting, "qvl migrate does not know it")
+    for name, encoding in folder.recoded.items():
+        ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
     for launch in (launch for launch in folder.scripts.values() if launch.file not in folder.foreign):
         for option in launch.script.options.values():
             said = f"--{option.name}"

@@ -42,7 +42,8 @@ def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     if by_key not in (None, name) and said:
         text = f"the file names say {by_key}; {said.said} says {name}, which is used"
         job.ledger.remark(said.where, text)
-    job.draft.put("model.name", name, said)
+    note = "" if by_shape or by_path else f"read off the files' names: {job.key}"
+    job.draft.put("model.name", name, said if by_shape or by_path else None, note)
     job.draft.model = name
     spec = load_spec(name)
     if job.model:
@@ -121,11 +122,12 @@ def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, kno
 def put_launch(job: Job, tp: int, pp: int) -> Layout:
     """State [launch]; give the layout with the replicas that the devices make."""
     per_said = job.option("local-worker-num", "nproc-per-node", "nproc_per_node") or job.variable("NPUS_PER_NODE")
-    per_node = job.whole(per_said, least=1)
+    per_node, note = job.whole(per_said, least=1), ""
     visible = job.variable("ASCEND_RT_VISIBLE_DEVICES")
     if per_node is None and visible:
         per_node = len(visible.text.split(","))
         per_said = visible
+        note = "as many as are visible"
     nodes_said = job.option("nnodes") or job.variable("NNODES")
     nodes = job.whole(nodes_said, least=1)
     world_said = job.option("worker-num") or job.variable("WORLD_SIZE")
@@ -138,12 +140,12 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         per_node = _devices_per_node(job, world, nodes, tp * pp)
     if nodes is None:
         nodes = _nodes(job, world, per_node, tp, pp)
-    job.draft.put("launch.device", "ascend")
-    job.draft.put("launch.devices_per_node", per_node, per_said)
+    job.draft.put("launch.device", "ascend", note="the reference stack's")
+    job.draft.put("launch.devices_per_node", per_node, per_said, note)
     note = "not known: as few as the layout needs; write the real number" if job.unknown("nnodes", "NNODES") else ""
     job.draft.put("launch.nodes", nodes, nodes_said, note)
     _put_master(job)
-    rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
+    rank = (job.launch.option("node-rank", "node_rank") or job.launch.variable("NODE_RANK")) if job.launch else None
     job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
     job.variable("GRAD_ACC_STEP", "DP")
     devices = per_node * nodes
@@ -237,12 +239,15 @@ def _put_variable(job: Job, name: str, setting: Setting) -> None:
 def put_weights(job: Job, hf_folder: Setting | None) -> None:
     """State weights.source: the HF folder, which qvl loads into any layout; tell what LOAD_PATH holds."""
     loaded = job.option("load") or job.variable("LOAD_PATH", "CKPT_LOAD_DIR")
+    why = "converted weights are not needed: qvl loads the HF folder into any layout"
     if job.draft.task == "sft" and job.data is None:
         # The missing data file is the one problem to tell.
+        job.leave("no_counterpart", loaded, f"{why}, which the data file names")
         return
     if hf_folder is None or not isinstance(hf_folder.value, str) or not hf_folder.value.strip():
         fix = "state weights.source yourself: the folder of the HF checkpoint"
         job.missing("no file names the HF folder (model_name_or_path, from_pretrained)", "weights.source", fix)
+        job.leave("no_counterpart", loaded, why)
         return
     source = clean_path(hf_folder.text)
     job.draft.put("weights.source", source, hf_folder)
@@ -253,8 +258,7 @@ def put_weights(job: Job, hf_folder: Setting | None) -> None:
         return
     model = job.draft.model.removeprefix("qwen2.5-vl-")
     command = f"qvl convert import --mindspeed {path} --hf-files {source} --out ckpt/{model}_imported"
-    why = "converted weights are not needed: qvl loads the HF folder into any layout. "
-    why += f"Where {path} holds weights that you trained: {command}, then weights.source = that folder"
+    why += f". Where {path} holds weights that you trained: {command}, then weights.source = that folder"
     job.leave("no_counterpart", loaded, why)
 
 

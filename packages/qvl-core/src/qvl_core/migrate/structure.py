@@ -160,7 +160,7 @@ def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
         name = setting.said.rpartition(".")[2]
         if tuple(setting.said.split(".")) in known or name in _ELSEWHERE:
             continue
-        if "dropout" in name and setting.value not in (0, None):
+        if "dropout" in name and setting.value not in (0, None, True, False):
             job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
             continue
         names.append(name)
