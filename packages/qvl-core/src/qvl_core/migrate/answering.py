@@ -91,7 +91,7 @@ def _fill_common(job: Job) -> None:
     hf_folder = sheet.get("tokenizer", "from_pretrained") or sheet.get("from_pretrained")
     _compare_folders(job, hf_folder)
     spec = put_model(job, hf_folder)
-    job.draft.put("model.dtype", "bfloat16", sheet.get("dtype"))
+    job.draft.put("model.dtype", "bfloat16", sheet.get("dtype") or job.option("bf16"))
     tp, pp = put_layout(job, spec, inference=True)
     layout = put_launch(job, tp, pp)
     if job.draft.task == "infer" and layout.dp > 1:
@@ -158,6 +158,9 @@ def _put_generation(job: Job) -> None:
             setting,
             note if name in ("temperature", "top_p") else "" if setting else "not stated: the reference's default",
         )
+    if seed := job.option("seed"):
+        note = "draws are qvl's own: the same number, not the same draws"
+        job.draft.put("generation.seed", job.whole(seed) or 0, seed, note)
     _name_neutral(job, sheet)
     beams = sheet.get("generation_config", "num_beams")
     if beams and (job.whole(beams) or 1) > 1:
@@ -221,5 +224,3 @@ def _leave_rest(job: Job) -> None:
     job.leave_options("no_effect", NO_EFFECT_OPTIONS)
     job.leave_options("no_effect", NO_EFFECT_ANSWER_OPTIONS)
     job.leave_options("no_counterpart", NO_COUNTERPART_OPTIONS)
-    for name in ("seq-length", "micro-batch-size", "bf16", "seed", "num-workers", "mm-model", "mm-data"):
-        job.option(name)

@@ -174,8 +174,33 @@ NO_EFFECT_ANSWERS = {
     "evaluation_model": "has to be qwen2_vl_7b for every size; the model is that of weights.source",
 }
 
+# Of the shell, not of the run.
+SHELL_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 # Exported by the scripts, and stated by the recipe elsewhere.
 LAUNCH_VARIABLES = (
     *("NPUS_PER_NODE", "MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("RANK_SIZE", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+    *("RANK_SIZE", *SHELL_VARIABLES),
+)
+
+# Settings that a rule has read, or that need none, where there is nothing else to tell: they agree with the recipe.
+AGREES = {
+    **dict.fromkeys(("mm-data", "mm-model"), "names the file that is read"),
+    **dict.fromkeys(("mm-tool", "load", "save"), "has no part in this recipe"),
+    "worker-num": "devices times machines, as in the recipe",
+    "context-parallel-size": "one, as in qvl",
+    "bf16": "as model.dtype",
+    "dataset_dir": "data.sources.media_root",
+    **dict.fromkeys(("train_on_prompt", "mask_history"), "data.loss_on"),
+    **dict.fromkeys(("seq-length", "micro-batch-size", "num-workers"), "not needed to answer questions"),
+    "max_samples": "data.sources.max_samples",
+    "from_pretrained": "weights.source",
+}
+
+# Keys of the model file that are not compared, since no published model differs in them.
+NOT_COMPARED = (
+    *("hidden_dropout", "attention_dropout", "attention_softmax_in_fp32", "init_method_std", "persist_layer_norm"),
+    *("use_fused_rotary_pos_emb", "apply_rope_fusion", "masked_softmax_fusion", "bias_activation_fusion"),
+    *("bias_dropout_fusion", "apply_query_key_layer_scaling", "use_flash_attn", "spatial_patch_size", "hidden_act"),
+    *("add_bias_linear", "add_qkv_bias", "norm_epsilon", "group_query_attention", "num_query_groups", "num_layers"),
+    *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
 )

@@ -54,6 +54,11 @@ class Sheet:
             if not any(at[: len(end)] in self.taken for end in (at[:size] for size in range(1, len(at) + 1))):
                 yield self._setting(at, value)
 
+    def every(self) -> Iterator[Setting]:
+        """Yield every leaf, without looking at it."""
+        for at, value in self.source.leaves():
+            yield Setting(value=value, where=f"{self.file}:{self.source.lines.get(at, 1)}", said=".".join(at))
+
     def under(self, *path: str) -> list[Setting]:
         """Give every leaf below a path."""
         found = [(at, value) for at, value in self.source.leaves() if _holds(at, path)]

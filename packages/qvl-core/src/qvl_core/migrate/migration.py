@@ -10,20 +10,18 @@ from pathlib import Path
 
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable
+from qvl_core.migrate.accounts import account
 from qvl_core.migrate.answering import fill_eval, fill_infer
 from qvl_core.migrate.family import check_family
 from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder, shortened
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
-from qvl_core.migrate.recipe_text import recipe_text
+from qvl_core.migrate.recipe_text import in_order, recipe_text
 from qvl_core.migrate.sft import fill_sft
 
 # What every text report has in its first lines.
 SUMMARY = "without effect, "
 TEXT_REPORT, JSON_REPORT = "migration.txt", "migration.json"
-# Options that have been looked at without leading to a key of their own.
-_LOOKED_AT = ("--mm-data", "--mm-model", "--mm-tool", "--bf16", "--load", "--save")
-# Variables of a script that only name files, folders and numbers for its own use.
 _TASKS: dict[Kind, str] = {"finetune": "sft", "inference": "infer", "evaluate": "eval"}
 
 
@@ -65,7 +63,7 @@ def migrate(path: Path, out: Path) -> Migration:
     if folder.elsewhere:
         ledger.remark(str(folder.path), f"this folder is read; left alone: {shortened(folder.elsewhere)}")
     made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]
-    _tell_of_files(folder, ledger)
+    account(folder, ledger, (row for one in made for row in one.values))
     return Migration(
         folder=str(folder.path),
         made=tuple(made),
@@ -179,7 +177,7 @@ def _finish(job: Job, folder: Folder, out: Path) -> Made:
     return Made(
         name=draft.name,
         task=draft.task,
-        values=tuple(draft.rows.values()),
+        values=in_order(draft.rows.values()),
         text=text,
         problems=tuple(problems),
         warnings=tuple(warnings),
@@ -219,30 +217,6 @@ def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
             Setting(value=new, where=launch.place(later), said=name),
         ]
         ledger.contradict(f"{name} is stated twice", places, f"the later one, {new[:80]}, as in the script")
-
-
-def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
-    """Tell what no rule has looked at, keys that stand twice, and files that belong to nothing."""
-    for sheet in (sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign):
-        for path, *stated in sheet.source.repeated:
-            said = ".".join(path)
-            places = [Setting(value=value, where=f"{sheet.file}:{line}", said=said) for line, value in stated]
-            ledger.contradict(f"{path[-1]} stands twice in one object", places, "the last one, as in the reference")
-        if not sheet.taken:
-            ledger.remark(sheet.file, "no script uses it")
-            continue
-        for setting in sheet.rest():
-            if setting.value not in (None, "", [], {}):
-                ledger.leave("unknown", setting, "qvl migrate does not know it")
-    for name, encoding in folder.recoded.items():
-        ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
-    for launch in (launch for launch in folder.scripts.values() if launch.file not in folder.foreign):
-        for option in launch.script.options.values():
-            said = f"--{option.name}"
-            if said not in launch.taken and said not in _LOOKED_AT:
-                value = " ".join(option.values) or "(set)"
-                setting = Setting(value=value, where=launch.place(option.line), said=said)
-                ledger.leave("unknown", setting, "qvl migrate does not know it")
 
 
 def _ours(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qvl_core.migrate.fates import NO_COUNTERPART_MODEL
+from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Setting
@@ -163,9 +163,12 @@ def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
         if "dropout" in name and setting.value not in (0, None, True, False):
             job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
             continue
+        if name in NOT_COMPARED:
+            job.leave("in_accord", setting, f"not compared: qvl's structure is the published one of {spec.name}")
+            continue
         names.append(name)
         first = first or setting
     if first is not None:
         shown = ", ".join(dict.fromkeys(names))
-        text = f"further keys of {table}, not compared: {shown}. qvl's structure is the published one of {spec.name}"
+        text = f"keys of {table} that are not known: {shown}. qvl's structure is the published one of {spec.name}"
         job.ledger.remark(first.where, text)

@@ -1,0 +1,82 @@
+"""Every setting of every file stands somewhere in the report, once its file is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from generated_answers import generate_answers
+from generated_folders import generate
+from migrated_values import FINETUNE_FILE, Run
+from qvl_core.migrate import report
+from qvl_core.migrate.json_source import read_json_source
+from qvl_core.migrate.migration import Migration, migrate
+from qvl_core.migrate.shell_script import read_script
+from reference_stack_files import FINETUNE
+
+
+def places(found: Migration) -> set[tuple[str, str]]:
+    """Give file:line and name of every setting that the JSON report has."""
+    parsed: dict[str, Any] = json.loads(report.as_json(found, "out"))
+    rows = [row for recipe in parsed["recipes"] for row in recipe["values"]]
+    rows += [row for fate in ("no_effect", "no_counterpart", "unknown", "in_accord") for row in parsed[fate]]
+    told = {(row["where"], row["setting"]) for row in rows}
+    told |= {found for row in rows for found in re.findall(r"and (\S+:\d+) (\S+)", row.get("note", ""))}
+    return told | {
+        (place["where"], place["states"].partition(" = ")[0])
+        for row in parsed["contradictions"]
+        for place in row["places"]
+    }
+
+
+def stated(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield file:line and name of every value in the JSON files that states something."""
+    for path in sorted(folder.glob("*.json")):
+        source = read_json_source(path.read_text(encoding="utf-8"))
+        for at, value in source.leaves():
+            if value not in (None, "", [], {}):
+                yield f"{path.name}:{source.lines[at]}", ".".join(at)
+
+
+def test_every_setting_of_the_seven_files_stands_in_the_report(run: Run, stack: Path) -> None:
+    found = run()
+    assert set(stated(stack)) - places(found) == set()
+    for path in stack.glob("*.sh"):
+        script = read_script(path.read_text(encoding="utf-8"))
+        told = {said for where, said in places(found) if where.startswith(path.name)}
+        assert {f"--{name}" for name in script.options} - told == set()
+        assert {name for name, variable in script.variables.items() if variable.exported} - told == set()
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 2))
+@pytest.mark.parametrize("kind", ["training", "answers"])
+def test_every_setting_of_random_folders_stands_in_the_report(tmp_path: Path, seed: int, kind: str) -> None:
+    folder = tmp_path / "stack"
+    if kind == "training":
+        generate(folder, seed)
+    else:
+        generate_answers(folder, seed)
+    found = migrate(folder, tmp_path / "out")
+    assert set(stated(folder)) - places(found) == set()
+
+
+def test_what_agrees_is_no_news_and_stands_last(run: Run) -> None:
+    found = run()
+    agrees = {left.said: left.why for left in found.ledger.left if left.fate == "in_accord"}
+    assert agrees["--worker-num"] == "devices times machines, as in the recipe"
+    assert agrees["text_decoder.num_query_groups"] == "as in the published model"
+    assert agrees["dataset_param.basic_parameters.dataset_dir"] == "data.sources.media_root"
+    text = report.as_text(found, "out")
+    assert text.index("Read, and in accord") > text.index("No counterpart")
+    line = FINETUNE.splitlines().index('MM_DATA="./examples/mindspore/qwen2.5vl/data_7b.json"') + 1
+    assert f"names the file that is read: --mm-data:{line}, " in text
+
+
+def test_a_search_path_that_is_exported_is_told(run: Run, change) -> None:
+    change(FINETUNE_FILE, "TP=1\n", "TP=1\nexport PYTHONPATH=/opt/MindSpeed\n")
+    (row,) = [left for left in run().ledger.left if left.said == "PYTHONPATH"]
+    assert "set it there if it is needed" in row.why
