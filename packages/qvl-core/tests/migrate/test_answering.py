@@ -57,8 +57,8 @@ def test_fields_of_the_shipped_files_that_do_nothing_here_are_known(run: Run, ed
     assert {evaluate[name] for name in ("--lr", "--log-interval", "--save-interval", "--eval-interval")} == {
         "no_effect"
     }
-    (named,) = [text for where, text in found.ledger.remarks if where.startswith("evaluate") and "nothing:" in text]
-    assert all(name in named for name in ("min_length", "typical_p", "early_stopping", "num_assistant_tokens"))
+    names = ("min_length", "typical_p", "early_stopping", "num_assistant_tokens", "num_beams")
+    assert {told[name] for name in names} == {"in_accord"}
 
 
 def test_a_benchmark_that_is_not_known_is_told_with_its_line(run: Run, edit) -> None:
@@ -90,3 +90,12 @@ def test_a_video_with_the_image_token_is_a_contradiction(run: Run, edit) -> None
     assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
     edit("inference_qwen2_5_vl_7b.json", lambda value: value.update(img_context_token_id=151656))
     assert not any("img_context_token_id" in row.what for row in run().ledger.contradictions)
+
+
+def test_values_that_no_file_states_say_what_they_are(run: Run, stack: Path) -> None:
+    (stack / "inference_qwen2_5_vl_7b.sh").unlink()
+    found = run()
+    for task in ("infer", "eval"):
+        assert not [row.key for row in made(found, task).values if not row.where and not row.note]
+    told = [text for where, text in found.ledger.remarks if where == "inference_qwen2_5_vl_7b.json"]
+    assert "no device count is stated: launch.devices_per_node = 4 is taken" in told

@@ -93,3 +93,21 @@ def test_a_record_format_that_raised_an_error_is_told(run: Run, edit) -> None:
     edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(formatting="alpaca"))
     (row,) = [row for row in run().ledger.left if row.said.endswith("formatting") and row.fate == "no_effect"]
     assert "raised an error there" in row.why
+
+
+def test_a_list_of_validation_files_and_a_fraction_above_one(run: Run, edit) -> None:
+    more = {"val_dataset": ["./data/v.json", "./data/w.json"], "val_rate": 1.5}
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(more))
+    found = run()
+    assert values(found, "sft")["data.validation"]["path"] == "data/v.json"
+    assert any(left.said.endswith("val_dataset") and left.fate == "no_counterpart" for left in found.ledger.left)
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(val_dataset=None))
+    (left,) = [left for left in run().ledger.left if left.said.endswith("val_rate")]
+    assert (left.fate, left.value) == ("no_effect", "1.5")
+
+
+def test_media_of_no_folder_are_those_of_the_working_directory(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(dataset_dir=""))
+    found = run()
+    assert values(found, "sft")["data.sources"][0]["media_root"] == "."
+    assert not any("media are looked for" in text for _, text in found.ledger.remarks)

@@ -178,3 +178,29 @@ def test_comments_beside_another_fault_have_a_fix(run: Run, change) -> None:
     (problem,) = run().broken
     assert "a comment stands there" in problem.message
     assert "take them out" in problem.fix
+
+
+def test_files_that_the_script_names_are_read_whatever_they_are_called(run: Run, stack: Path, change) -> None:
+    (stack / "data_7b.json").rename(stack / "coco.json")
+    (stack / "model_7b.json").rename(stack / "arch.json")
+    (stack / "inference_qwen2_5_vl_7b.json").rename(stack / "ask.json")
+    change(FINETUNE_FILE, "/data_7b.json", "/coco.json")
+    change(FINETUNE_FILE, '"./examples/mindspore/qwen2.5vl/model_7b.json"', '"$HERE/arch.json"')
+    change("inference_qwen2_5_vl_7b.sh", "/inference_qwen2_5_vl_7b.json", "/ask.json")
+    found = run()
+    assert (found.complete, found.unread) == (True, ())
+    rows = {row.key: row for one in found.made for row in one.values if one.task in ("sft", "infer")}
+    assert rows["data.sources"].where.startswith("coco.json:")
+    assert rows["model.freeze"].where.startswith("arch.json:")
+    assert rows["infer.prompt"].where.startswith("ask.json:")
+    assert not any("MM_MODEL" in text or "--mm-model" in text for _, text in found.ledger.remarks)
+
+
+def test_a_script_of_another_name_that_starts_training_is_told(run: Run, stack: Path) -> None:
+    (stack / FINETUNE_FILE).rename(stack / "train_7b.sh")
+    (stack / "download.sh").write_text("wget https://example.org/x\n")
+    found = run()
+    assert set(found.unread) == {"train_7b.sh", "download.sh"}
+    (told,) = [text for where, text in found.ledger.remarks if where == "train_7b.sh"]
+    assert "is not read; called finetune_*.sh" in told
+    assert not [where for where, _ in found.ledger.remarks if where == "download.sh"]

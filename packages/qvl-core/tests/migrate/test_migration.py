@@ -261,3 +261,28 @@ def test_a_sweep_gives_a_recipe_of_its_first_round_and_says_so(run: Run, change)
     told = [text for _, text in found.ledger.remarks]
     assert any("a loop starts the program for LR = 2e-6, 1e-6: only LR = 2e-6 is read" in text for text in told)
     assert any("started by train, a function" in text for text in told)
+
+
+def test_recipes_that_write_to_one_folder_are_told(run: Run, stack: Path) -> None:
+    assert not any("write to one folder" in text for _, text in run().ledger.remarks)
+    (stack / "finetune_qwen2_5_vl_7b_lora.sh").write_text(FINETUNE.replace("--bf16", "--lora-r 8 --bf16"))
+    (told,) = [text for _, text in run().ledger.remarks if "write to one folder" in text]
+    assert told.startswith("7b_sft.toml, 7b_lora_sft.toml write to one folder, save_dir")
+
+
+def test_paths_below_a_folder_that_is_not_known(run: Run, change) -> None:
+    change(FINETUNE_FILE, 'LOAD_PATH="ckpt', 'LOAD_PATH="$HOME/ckpt')
+    change(FINETUNE_FILE, 'SAVE_PATH="save_dir"', 'SAVE_PATH="save_dir/$(date +%F)"')
+    found = run()
+    (loaded,) = [left for left in found.ledger.left if left.said == "--load" and left.where.startswith(FINETUNE_FILE)]
+    assert (loaded.fate, loaded.value) == ("no_counterpart", "<not known>/ckpt/mm_path/Qwen2.5-VL-7B-Instruct")
+    (saved,) = [row for row in made(found, "sft").values if row.key == "output.dir"]
+    assert saved.value == "runs/7b_sft"
+    assert saved.note.endswith("--save is not known")
+
+
+def test_a_value_that_is_a_problem_is_not_said_to_agree(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--train-iters 10000", "--train-iters 0")
+    found = run()
+    assert [problem.key for problem in made(found, "sft").problems] == ["--train-iters"]
+    assert not [left for left in found.ledger.left if left.said == "--train-iters"]

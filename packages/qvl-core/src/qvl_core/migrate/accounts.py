@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from qvl_core.errors import Problem
 from qvl_core.migrate.fates import AGREES, LAUNCH_VARIABLES, SHELL_VARIABLES
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Carried, Ledger, Setting
+from qvl_core.migrate.shell_text import GAP
 
 _UNKNOWN = "qvl migrate does not know it"
 _NOTED = re.compile(r"\band (\S+:\d+) (\S+)")
 _STRUCTURE = ("image_encoder", "text_decoder")
 
 
-def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried]) -> None:
-    """Tell what became of each setting of which no rule has told anything; `rows` are the values of all recipes."""
+def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: Iterable[Problem]) -> None:
+    """Tell what became of each setting of which no rule has told anything.
+
+    `rows` are the values of all recipes, `problems` what keeps them from being written.
+    """
+    for name in folder.starting:
+        text = "starts a program of the reference stack and is not read; called finetune_*.sh, inference_*.sh or "
+        ledger.remark(name, f"{text}evaluate_*.sh it is")
     for name, encoding in folder.recoded.items():
         ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
-    told = set(_told(ledger, rows))
+    told = {*_told(ledger, rows), *((problem.where, problem.key) for problem in problems)}
     sheets = [sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign]
     launches = [launch for launch in folder.scripts.values() if launch.file not in folder.foreign]
     for sheet in sheets:
@@ -35,7 +43,8 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried]) -> None:
                 ledger.leave("in_accord", setting, _reason(setting, sheet.file))
     for launch in launches:
         for setting, known in _stated(launch):
-            if (setting.where, setting.said) not in told:
+            # What a command makes is told where a rule needs it.
+            if (setting.where, setting.said) not in told and GAP not in setting.text:
                 ledger.leave("in_accord" if known else "unknown", setting, _of_script(setting) if known else _UNKNOWN)
 
 

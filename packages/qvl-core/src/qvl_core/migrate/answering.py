@@ -51,7 +51,7 @@ def fill_infer(job: Job) -> None:
         job.ledger.remark(
             sheet.file, "positions of videos differed between training and inference there; qvl has one rule"
         )
-    job.draft.put("output.dir", f"runs/{job.draft.name}")
+    job.draft.put("output.dir", f"runs/{job.draft.name}", note="not stated: qvl's default")
     _leave_rest(job)
 
 
@@ -75,13 +75,14 @@ def fill_eval(job: Job) -> None:
     note = "the headline is comparable with published scores; mindspeed is what the reference reports, faults included"
     job.draft.put("eval.rules", ["vlmevalkit-2025-09", "mindspeed"], note=note)
     custom = sheet.get("use_custom_prompt")
-    job.draft.put("eval.prompts", "default" if job.switch(custom) is False else "custom", custom)
+    prompts = "default" if job.switch(custom) is False else "custom"
+    job.draft.put("eval.prompts", prompts, custom, "" if custom else "not stated: the reference's default")
     job.draft.put("eval.batch", 1, note="one question at a time, as there; more is faster")
     out = sheet.get("result_output_path")
     if out and isinstance(out.value, str) and out.value.strip():
         job.draft.put("output.dir", clean_path(out.text), out)
     else:
-        job.draft.put("output.dir", f"runs/{job.draft.name}")
+        job.draft.put("output.dir", f"runs/{job.draft.name}", note="not stated: qvl's default")
     _leave_rest(job)
 
 
@@ -99,7 +100,7 @@ def _fill_common(job: Job) -> None:
         text = f"{layout.dp * tp * pp} devices are started for a layout of {tp * pp}: one prompt needs {tp * pp}"
         job.ledger.remark(said.where if said else sheet.file, text)
         job.draft.put("launch.devices_per_node", max(1, tp * pp), said, "tp * pp")
-        job.draft.put("launch.nodes", 1)
+        job.draft.put("launch.nodes", 1, note="one prompt needs one layout")
     else:
         job.draft.put("layout.dp", layout.dp, note="devices / (tp * pp)")
     put_weights(job, hf_folder)
@@ -168,19 +169,15 @@ def _put_generation(job: Job) -> None:
 
 
 def _name_neutral(job: Job, sheet: Sheet) -> None:
-    """Name, in one line, the keys of generation_config that change nothing; tell those that would."""
-    neutral = []
+    """Tell the keys of generation_config that change nothing from those that would."""
     for name, default in NEUTRAL_GENERATION.items():
         setting = sheet.get("generation_config", name)
         if setting is None or setting.value is None:
             continue
         if setting.value == default:
-            neutral.append(setting)
+            job.leave("in_accord", setting, "changes nothing at this value")
         elif name != "num_beams":
             job.leave("no_counterpart", setting, "qvl has temperature, top_k, top_p and repetition_penalty")
-    if neutral:
-        names = ", ".join(setting.said.rpartition(".")[2] for setting in neutral)
-        job.ledger.remark(neutral[0].where, f"keys of generation_config at values that change nothing: {names}")
 
 
 def _check_pair(job: Job, benchmark: str, name: Setting | None, path: Setting) -> None:

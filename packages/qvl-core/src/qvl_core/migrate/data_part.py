@@ -98,7 +98,7 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
         job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
     root = sheet.get("basic_parameters", "dataset_dir")
-    media_root = clean_path(root.text) if root and isinstance(root.value, str) else "data"
+    media_root = clean_path(root.text) or "." if root and isinstance(root.value, str) else "data"
     limit = sheet.get("basic_parameters", "max_samples")
     source: dict[str, Any] = {"format": "", "media_root": media_root}
     source["format"], tags = _format(job, sheet)
@@ -112,6 +112,8 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
         _limit(job, limit, sources, streams)
     job.draft.put("data.sources", sources, stated)
     where = root.where if root else stated.where
+    if media_root == ".":
+        return
     job.ledger.remark(
         where,
         f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, as "
@@ -210,6 +212,9 @@ def _check_token(job: Job, videos: Setting | None, reads_videos: bool) -> None:
 
 def _put_validation(job: Job, sheet: Sheet) -> None:
     path, rate = (sheet.get("basic_parameters", name) for name in ("val_dataset", "val_rate"))
+    if path and isinstance(path.value, list) and path.value:
+        job.leave("no_counterpart", path, "data.validation takes one file: the first of the list is written")
+        path = replace(path, value=path.value[0])
     has_path = bool(path and isinstance(path.value, str) and path.value.strip())
     fraction = job.number(rate)
     if has_path and rate and rate.value is not None:
@@ -226,7 +231,7 @@ def _put_validation(job: Job, sheet: Sheet) -> None:
     elif rate and fraction and 0 < fraction < 1:
         job.draft.put("data.validation", {"fraction": fraction}, rate, note)
     elif rate and rate.value not in (None, 0):
-        job.ledger.remark(rate.where, f"val_rate = {rate.text} is no fraction between 0 and 1: no validation")
+        job.leave("no_effect", rate, "is no fraction between 0 and 1: no validation")
     for setting in (path, rate):
         if setting is not None and setting.value not in (None, 0, "") and job.draft.value("data.validation"):
             job.leave("no_effect", setting, "pretrain_vlm.py of that version ignored it (written: qvl validates)")

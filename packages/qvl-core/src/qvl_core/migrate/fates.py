@@ -53,6 +53,7 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     ),
     "eval-iters": "validation goes over all held-out samples",
     "load-base-model": "adapters start from weights.source, a run goes on with --resume",
+    "lora-register-forward-hook": "adapters learn on every stage without hooks",
     "ckpt-format": "qvl has one checkpoint format",
     "distributed-timeout-minutes": "HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT under [env]",
     "lr-decay-iters": "the learning rate decays over all steps",
@@ -203,4 +204,5 @@ NOT_COMPARED = (
     *("bias_dropout_fusion", "apply_query_key_layer_scaling", "use_flash_attn", "spatial_patch_size", "hidden_act"),
     *("add_bias_linear", "add_qkv_bias", "norm_epsilon", "group_query_attention", "num_query_groups", "num_layers"),
     *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
+    *("fp16_lm_cross_entropy", "rotary_percent", "downsample_ratio", "bias", "use_rotary_position_embeddings"),
 )

@@ -30,7 +30,7 @@ _NAMED = 40
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
-_OURS = ("recipe", ".toml")
+_PROGRAM = re.compile(r"\b(?:pretrain|inference|evaluate)\w*_vlm\.py")
 
 
 @dataclass(kw_only=True)
@@ -121,6 +121,8 @@ class Folder:
     foreign: set[str] = field(default_factory=set)
     # Scripts that are not UTF-8, and what they were read as.
     recoded: dict[str, str] = field(default_factory=dict)
+    # Scripts of other names that start a program of the reference stack.
+    starting: list[str] = field(default_factory=list)
     # Folders beside this one in a checkout.
     elsewhere: list[str] = field(default_factory=list)
 
@@ -157,7 +159,9 @@ def read_folder(path: Path) -> Folder:
         entries = sorted(folder.path.iterdir())
     for entry in entries:
         _read(entry, folder)
+    _read_named(folder)
     _leave_out_sourced(folder)
+    folder.starting = [name for name in folder.unread if name.endswith(".sh") and _starts(folder.path / name)]
     if not (folder.sheets or folder.scripts or folder.broken):
         raise RecipeError(_nothing(path, []))
     return folder
@@ -229,19 +233,43 @@ def _read(entry: Path, folder: Folder) -> None:
         folder.unread.append(entry.name + ("/" if _is_folder(entry) else ""))
         return
     kind: Any = match[1]
+    _read_as(entry, kind, match[2], folder)
+
+
+def _read_named(folder: Folder) -> None:
+    """Read the JSON files that scripts name, whatever they are called."""
+    for (kind, key), launch in list(folder.scripts.items()):
+        kinds: tuple[tuple[str, str, Kind], ...] = (("mm-data", "MM_DATA", "data"), ("mm-model", "MM_MODEL", "model"))
+        for option, variable, of in kinds if kind == "finetune" else (("mm-model", "MM_MODEL", kind),):
+            said = launch.option(option) or launch.variable(variable)
+            name = PurePath(said.text).name if said and isinstance(said.value, str) else ""
+            if name.endswith(".json") and name in folder.unread:
+                folder.unread.remove(name)
+                _read_as(folder.path / name, of, key, folder)
+
+
+def _starts(path: Path) -> bool:
+    try:
+        return _PROGRAM.search(_script_text(path)[0]) is not None
+    except (InputError, UnicodeDecodeError):
+        return False
+
+
+def _read_as(entry: Path, kind: Kind, name: str, folder: Folder) -> None:
+    """Read a file as one of a kind; what is wrong with it goes to `folder.broken`."""
     if kind == "data" and _holds_records(entry):
         folder.unread.append(f"{entry.name} (records)")
         return
     try:
-        if match[3] == "sh":
+        if entry.suffix == ".sh":
             text, encoding = _script_text(entry)
             if encoding != "UTF-8":
                 folder.recoded[entry.name] = encoding
-            script = read_script(text, lambda name: _beside(entry, name))
-            folder.scripts[kind, _free_key(match[2], kind, folder.scripts)] = Launch(file=entry.name, script=script)
+            script = read_script(text, lambda other: _beside(entry, other))
+            folder.scripts[kind, _free_key(name, kind, folder.scripts)] = Launch(file=entry.name, script=script)
         else:
             source = read_json_source(_text(entry))
-            folder.sheets[kind, _free_key(match[2], kind, folder.sheets)] = Sheet(file=entry.name, source=source)
+            folder.sheets[kind, _free_key(name, kind, folder.sheets)] = Sheet(file=entry.name, source=source)
     except InputError as error:
         folder.broken[entry.name] = error.problems[0]
     except UnicodeDecodeError as error:

@@ -35,7 +35,16 @@ _MADE = (
     "state it yourself if it matters"
 )
 # What is taken where these are not known is told by rules of their own.
-_TOLD = ("MASTER_ADDR", "NNODES", "NODE_RANK", "NPUS_PER_NODE", "LOCAL_WORKER_NUM", "NPROC_PER_NODE")
+_TOLD = (
+    "MASTER_ADDR",
+    "NNODES",
+    "NODE_RANK",
+    "NPUS_PER_NODE",
+    "LOCAL_WORKER_NUM",
+    "NPROC_PER_NODE",
+    "LOAD",
+    "LOAD_PATH",
+)
 
 
 @dataclass(kw_only=True)
@@ -60,7 +69,10 @@ class Job:
     def _known(self, setting: Setting | None) -> Setting | None:
         if setting is not None and isinstance(setting.value, str) and GAP in setting.value:
             # An option and the variable that it is given stand in one place: that is told once.
-            if setting.said.lstrip("-").upper().replace("-", "_") not in _TOLD and not any(
+            name = setting.said.lstrip("-").upper().replace("-", "_")
+            # Of a path only its last part counts where it names a file that is read.
+            is_told = name in _TOLD or (name in ("MM_DATA", "MM_MODEL") and GAP not in setting.value.rpartition("/")[2])
+            if not is_told and not any(
                 where == setting.where and text.endswith(_MADE) for where, text in self.ledger.remarks
             ):
                 self.ledger.remark(setting.where, f"{setting.said} {_MADE}")

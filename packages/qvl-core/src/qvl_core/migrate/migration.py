@@ -18,6 +18,7 @@ from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
 from qvl_core.migrate.recipe_text import in_order, recipe_text
 from qvl_core.migrate.sft import fill_sft
+from qvl_core.migrate.shell_text import GAP
 
 # What every text report has in its first lines.
 SUMMARY = "without effect, "
@@ -63,7 +64,9 @@ def migrate(path: Path, out: Path) -> Migration:
     if folder.elsewhere:
         ledger.remark(str(folder.path), f"this folder is read; left alone: {shortened(folder.elsewhere)}")
     made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]
-    account(folder, ledger, (row for one in made for row in one.values))
+    _compare_outputs(made, ledger)
+    rows = [row for one in made for row in one.values]
+    account(folder, ledger, rows, [problem for one in made for problem in one.problems])
     return Migration(
         folder=str(folder.path),
         made=tuple(made),
@@ -71,6 +74,20 @@ def migrate(path: Path, out: Path) -> Migration:
         broken=tuple(folder.broken.values()),
         unread=tuple(folder.unread),
     )
+
+
+def _compare_outputs(made: list[Made], ledger: Ledger) -> None:
+    """Tell where several recipes write to one folder: the shipped scripts all say save_dir."""
+    into: dict[str, list[tuple[str, str]]] = {}
+    for one in made:
+        for row in one.values:
+            if row.key == "output.dir":
+                into.setdefault(str(row.value), []).append((row.where, one.file))
+    for folder, rows in into.items():
+        if len(rows) > 1:
+            names = ", ".join(name for _, name in rows)
+            text = f"{names} write to one folder, {folder}: give each its own output.dir"
+            ledger.remark(next((where for where, _ in rows if where), rows[0][1]), text)
 
 
 def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite: bool = False) -> list[Path]:
@@ -127,11 +144,12 @@ def _link(job: Job, kind: Kind) -> None:
 
 
 def _named(job: Job, option: str, variable: str) -> Sheet | None:
-    said = job.option(option.removeprefix("--")) or job.variable(variable)
-    if said is None or not isinstance(said.value, str):
+    launch = job.launch
+    said = (launch.option(option.removeprefix("--")) or launch.variable(variable)) if launch else None
+    name = said.text.rpartition("/")[2] if said and isinstance(said.value, str) else ""
+    if said is None or not name or GAP in name:
         return None
-    sheet = job.folder.named(said.text)
-    name = said.text.rpartition("/")[2]
+    sheet = job.folder.named(name)
     if sheet is None:
         why = "cannot be read" if name in job.folder.broken else "is not in the folder"
         why = "holds records, not settings" if f"{name} (records)" in job.folder.unread else why

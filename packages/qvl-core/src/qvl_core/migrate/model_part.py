@@ -22,6 +22,7 @@ from qvl_core.specs.model_spec import ModelSpec
 
 _SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
 _DEFAULT_PORT = 29501
+_FROM_LISTS = "from the length of the stage lists"
 
 
 def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
@@ -84,8 +85,8 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
     known = [(stages, setting) for stages, setting in lists if stages is not None and setting]
     pp = stated or (len(known[0][0]) if known else 1)
-    job.draft.put("layout.tp", tp, tp_said)
-    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else "from the length of the stage lists" if known else "")
+    job.draft.put("layout.tp", tp, tp_said, "" if tp_said else "not stated: 1, as there")
+    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else _FROM_LISTS if known else "not stated: 1, as there")
     if spec and tp_said:
         # Told here, with its line: a wrong degree makes a nonsense of the batch too, which is told first otherwise.
         job.stuck += [replace(problem, where=tp_said.where) for problem in check_tensor_degree(spec, tp)]
@@ -127,7 +128,7 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
     if per_node is None and visible:
         per_node = len(visible.text.split(","))
         per_said = visible
-        note = "as many as are visible"
+        note = f"{visible.said} names so many"
     nodes_said = job.option("nnodes") or job.variable("NNODES")
     nodes = job.whole(nodes_said, least=1)
     world_said = job.option("worker-num") or job.variable("WORLD_SIZE")
@@ -137,12 +138,14 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         settings = [setting for setting in (world_said, per_said, nodes_said) if setting]
         job.ledger.contradict(f"the number of processes is {world}, but {product}", settings, product)
     if per_node is None:
+        note = "not known, see the remarks" if job.launch else "not stated: one for each stage"
         per_node = _devices_per_node(job, world, nodes, tp * pp)
     if nodes is None:
         nodes = _nodes(job, world, per_node, tp, pp)
     job.draft.put("launch.device", "ascend", note="the reference stack's")
     job.draft.put("launch.devices_per_node", per_node, per_said, note)
     note = "not known: as few as the layout needs; write the real number" if job.unknown("nnodes", "NNODES") else ""
+    note = note or ("" if nodes_said else "not stated: one machine")
     job.draft.put("launch.nodes", nodes, nodes_said, note)
     _put_master(job)
     rank = (job.launch.option("node-rank", "node_rank") or job.launch.variable("NODE_RANK")) if job.launch else None
@@ -167,7 +170,8 @@ def _devices_per_node(job: Job, world: int | None, nodes: int | None, needed: in
     count = max(1, world // several) if world else needed // gcd(several, needed)
     said = job.unknown("local-worker-num", "NPUS_PER_NODE") or job.unknown("nproc-per-node")
     if said is None:
-        job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {count} are taken")
+        where = job.launch.file if job.launch else job.model.file if job.model else job.key
+        job.ledger.remark(where, f"no device count is stated: launch.devices_per_node = {count} is taken")
         return count
     text = f"{said.said} is not known: launch.devices_per_node = {count} is taken; replicas and batch follow from it"
     job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
@@ -192,6 +196,7 @@ def _put_master(job: Job) -> None:
     host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
     port = job.whole(port_said, least=1) or _DEFAULT_PORT
     both = f"and {port_said.where} {port_said.said}" if host_said and port_said else ""
+    both = both if host_said or port_said else "not stated: this machine"
     job.draft.put("launch.master", f"{host}:{port}", host_said or port_said, both)
     if unknown := job.unknown("master-addr", "MASTER_ADDR"):
         text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, right on one machine only"
@@ -239,6 +244,7 @@ def _put_variable(job: Job, name: str, setting: Setting) -> None:
 def put_weights(job: Job, hf_folder: Setting | None) -> None:
     """State weights.source: the HF folder, which qvl loads into any layout; tell what LOAD_PATH holds."""
     loaded = job.option("load") or job.variable("LOAD_PATH", "CKPT_LOAD_DIR")
+    unknown = job.unknown("load", "LOAD_PATH")
     why = "converted weights are not needed: qvl loads the HF folder into any layout"
     if job.draft.task == "sft" and job.data is None:
         # The missing data file is the one problem to tell.
@@ -251,6 +257,7 @@ def put_weights(job: Job, hf_folder: Setting | None) -> None:
         return
     source = clean_path(hf_folder.text)
     job.draft.put("weights.source", source, hf_folder)
+    job.leave("no_counterpart", unknown, why)
     if loaded is None:
         return
     path = clean_path(loaded.text)

@@ -184,9 +184,12 @@ def _remarks(remarks: Iterable[tuple[str, str]]) -> list[str]:
         groups.setdefault(text, []).append(where)
     lines = []
     for text, places in sorted(groups.items(), key=lambda group: not _TAKEN.search(group[0])):
-        file = _place(places[0])[0]
-        more = [f"{_place(where)[1]}" if _place(where)[0] == file else where for where in places[1:]]
-        lines.append(f"{', '.join([places[0], *more])}: {text}")
+        files: dict[str, list[str]] = {}
+        for where in places:
+            file, line = _place(where)
+            files.setdefault(file, []).append(f"{line}" if line else "")
+        shown = [f"{file}:{', '.join(numbers)}" if any(numbers) else file for file, numbers in files.items()]
+        lines.append(f"{'; '.join(shown)}: {text}")
     return lines
 
 

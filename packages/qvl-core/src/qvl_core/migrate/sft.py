@@ -109,9 +109,9 @@ def _put_batches(job: Job, layout: Layout) -> None:
     samples = job.whole(samples_said, least=1)
     if steps is None and samples:
         steps, steps_said = max(1, samples // batch), samples_said
-    if steps is None:
+    if steps is None and not steps_said and not samples_said:
         job.missing("no file says how long training is (--train-iters)", "train.steps", "state it in the script")
-    else:
+    elif steps is not None:
         job.draft.put("train.steps", steps, steps_said)
     job.draft.put("train.micro_batch", micro, micro_said)
     job.draft.put("train.global_batch", batch, batch_said, note)
@@ -263,4 +263,6 @@ def _put_saving(job: Job) -> None:
     folder = job.option("save") or job.variable("SAVE_PATH", "CKPT_SAVE_DIR")
     default = f"runs/{job.draft.name}"
     path = clean_path(folder.text) if folder and isinstance(folder.value, str) else default
-    job.draft.put("output.dir", path, folder if path != default else None)
+    unknown = job.unknown("save", "SAVE_PATH")
+    note = "" if path != default else f"{unknown.where} {unknown.said} is not known" if unknown else "qvl's default"
+    job.draft.put("output.dir", path, folder if path != default else None, note)

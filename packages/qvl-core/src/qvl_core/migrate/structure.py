@@ -63,6 +63,7 @@ _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "add_qkv_bias": (True,),
     "add_bias_linear": (False,),
+    "qk_layernorm": (False,),
     "params_dtype": _FLOAT,
     "bf16": (True,),
     "fp16": (False,),
@@ -155,7 +156,6 @@ def _differ(job: Job, spec: ModelSpec, setting: Setting, said: str, wanted: Any)
 
 def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
     known = set(model.taken)
-    names, first = [], None
     for setting in model.under(table):
         name = setting.said.rpartition(".")[2]
         if tuple(setting.said.split(".")) in known or name in _ELSEWHERE:
@@ -166,9 +166,5 @@ def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
         if name in NOT_COMPARED:
             job.leave("in_accord", setting, f"not compared: qvl's structure is the published one of {spec.name}")
             continue
-        names.append(name)
-        first = first or setting
-    if first is not None:
-        shown = ", ".join(dict.fromkeys(names))
-        text = f"keys of {table} that are not known: {shown}. qvl's structure is the published one of {spec.name}"
-        job.ledger.remark(first.where, text)
+        if setting.value not in (None, "", [], {}):
+            job.leave("unknown", setting, f"qvl's structure is the published one of {spec.name}")
