@@ -78,5 +78,13 @@ def test_what_agrees_is_no_news_and_stands_last(run: Run) -> None:
 
 def test_a_search_path_that_is_exported_is_told(run: Run, change) -> None:
     change(FINETUNE_FILE, "TP=1\n", "TP=1\nexport PYTHONPATH=/opt/MindSpeed\n")
-    (row,) = [left for left in run().ledger.left if left.said == "PYTHONPATH"]
-    assert "set it there if it is needed" in row.why
+    change(FINETUNE_FILE, "TP=1\n", "TP=1\nexport LD_LIBRARY_PATH=/opt/lib:$LD_LIBRARY_PATH\n")
+    told = {left.said: left.fate for left in run().ledger.left if left.said.endswith("PATH")}
+    assert told == dict.fromkeys(("PYTHONPATH", "LD_LIBRARY_PATH"), "no_counterpart")
+
+
+def test_a_file_that_is_not_there_is_not_said_to_be_read(run: Run, stack: Path) -> None:
+    (stack / "data_7b.json").unlink()
+    found = run()
+    assert not [left for left in found.ledger.left if left.said == "--mm-data"]
+    assert any("--mm-data names data_7b.json, which is not in the folder" in text for _, text in found.ledger.remarks)

@@ -202,5 +202,5 @@ def test_a_script_of_another_name_that_starts_training_is_told(run: Run, stack: 
     found = run()
     assert set(found.unread) == {"train_7b.sh", "download.sh"}
     (told,) = [text for where, text in found.ledger.remarks if where == "train_7b.sh"]
-    assert "is not read; called finetune_*.sh" in told
+    assert "is not read: only finetune_*.sh" in told
     assert not [where for where, _ in found.ledger.remarks if where == "download.sh"]

@@ -171,3 +171,9 @@ def test_what_a_command_makes_is_told_once(run: Run, change) -> None:
     assert not any("is made by a command" in text for _, text in found.ledger.remarks)
     (rank,) = [left for left in found.ledger.left if left.said == "--node-rank"]
     assert "qvl run RECIPE --node-rank N" in rank.why
+
+
+def test_one_machine_with_too_few_devices_gets_more_of_them(run: Run, change) -> None:
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=2")
+    (problem, *_) = made(run(), "sft").problems
+    assert problem.fix == "NPUS_PER_NODE=4, or a smaller layout"

@@ -22,8 +22,8 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
     `rows` are the values of all recipes, `problems` what keeps them from being written.
     """
     for name in folder.starting:
-        text = "starts a program of the reference stack and is not read; called finetune_*.sh, inference_*.sh or "
-        ledger.remark(name, f"{text}evaluate_*.sh it is")
+        text = "starts a program of the reference stack, and is not read: only finetune_*.sh, inference_*.sh and "
+        ledger.remark(name, f"{text}evaluate_*.sh are")
     for name, encoding in folder.recoded.items():
         ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
     told = {*_told(ledger, rows), *((problem.where, problem.key) for problem in problems)}
@@ -43,8 +43,11 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 ledger.leave("in_accord", setting, _reason(setting, sheet.file))
     for launch in launches:
         for setting, known in _stated(launch):
-            # What a command makes is told where a rule needs it.
-            if (setting.where, setting.said) not in told and GAP not in setting.text:
+            if (setting.where, setting.said) in told or _is_remarked(setting, folder):
+                continue
+            if setting.said in SHELL_VARIABLES:
+                ledger.leave("no_counterpart", setting, "of the shell that starts qvl: set it there if it is needed")
+            else:
                 ledger.leave("in_accord" if known else "unknown", setting, _of_script(setting) if known else _UNKNOWN)
 
 
@@ -64,6 +67,13 @@ def _states_something(setting: Setting) -> bool:
     return setting.value not in (None, "", [], {})
 
 
+def _is_remarked(setting: Setting, folder: Folder) -> bool:
+    """Tell whether a remark has it: options that a command makes, and files that are not there."""
+    if setting.said in ("--mm-data", "--mm-model"):
+        return folder.named(setting.text) is None
+    return setting.said.startswith("--") and GAP in setting.text
+
+
 def _reason(setting: Setting, file: str) -> str:
     name = setting.said.rpartition(".")[2]
     if setting.said.startswith(_STRUCTURE) or name.endswith("_token_id"):
@@ -76,8 +86,6 @@ def _reason(setting: Setting, file: str) -> str:
 
 
 def _of_script(setting: Setting) -> str:
-    if setting.said in SHELL_VARIABLES:
-        return "of the shell that starts qvl: set it there if it is needed"
     if setting.said in LAUNCH_VARIABLES:
         return "qvl's own launcher sets it"
     return AGREES.get(setting.said.removeprefix("--"), "agrees with the recipe")

@@ -22,6 +22,8 @@ from qvl_core.specs.model_spec import ModelSpec
 
 _SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
 _DEFAULT_PORT = 29501
+# Devices that a machine has at least.
+_DEVICES = 8
 _FROM_LISTS = "from the length of the stage lists"
 
 
@@ -154,7 +156,8 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
     devices = per_node * nodes
     if devices < tp * pp and per_said:
         message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
-        fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
+        more = f"NPUS_PER_NODE={tp * pp}" if tp * pp <= _DEVICES else f"NNODES={-(-tp * pp // per_node)}"
+        fix = f"{more}, or a smaller layout"
         job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
     elif devices % (tp * pp) and per_said:
         message = f"makes {devices} devices in all, no multiple of tp {tp} x pp {pp} = {tp * pp}"

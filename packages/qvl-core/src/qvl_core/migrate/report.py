@@ -100,6 +100,7 @@ def _next(migration: Migration, out: str) -> str:
     first = [
         ("Files that cannot be read", bool(migration.broken)),
         ("what keeps recipes from being written", any(one.problems for one in migration.made)),
+        ("warnings", any(one.warnings for one in migration.made)),
         (_CONTRADICTIONS, bool(ledger.contradictions)),
         ("Not known", any(row.fate == "unknown" for row in ledger.left)),
         (_REMARKS, bool(ledger.remarks)),
