@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from qvl_core.input_file import printable
 from qvl_core.migrate.fates import NO_COUNTERPART_DATA, NO_EFFECT_DATA
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Fate, Setting
+from qvl_core.migrate.media_root import first_medium, root_of
 
 VIDEO_TOKEN = 151656
 IMAGE_TOKEN = 151655
@@ -112,13 +114,26 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
         _limit(job, limit, sources, streams)
     job.draft.put("data.sources", sources, stated)
     where = root.where if root else stated.where
-    if media_root == ".":
-        return
-    job.ledger.remark(
-        where,
-        f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, as "
-        'those of llava_instruct_2_mllm_demo_format.py do, set media_root = "."',
-    )
+    known = [media_root == "." or _starts_at(job, sheet, source, where) for source in sources]
+    if not all(known):
+        job.ledger.remark(
+            where,
+            f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, "
+            'as those of llava_instruct_2_mllm_demo_format.py do, set media_root = "."',
+        )
+
+
+def _starts_at(job: Job, sheet: Sheet, source: dict[str, Any], where: str) -> bool:
+    """Let the first record of a data file that is there say where its media paths start; tell whether it does."""
+    stated = [sheet.get("attr", name) for name in ("images", "videos")]
+    names = [row.text for row in stated if row and isinstance(row.value, str)]
+    medium = first_medium(source["path"], names or ("image", "images", "video", "videos"))
+    found = root_of(medium, source["media_root"]) if medium else None
+    if found == "." and medium:
+        text = f'{source["path"]} names {printable(medium[:200])}, which starts at the working directory: media_root = "." there'
+        job.ledger.remark(where, text)
+        source["media_root"] = "."
+    return found is not None
 
 
 def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: bool) -> None:
