@@ -130,8 +130,8 @@ def _starts_at(job: Job, sheet: Sheet, source: dict[str, Any], where: str) -> bo
     medium = first_medium(source["path"], names or ("image", "images", "video", "videos"))
     found = root_of(medium, source["media_root"]) if medium else None
     if found == "." and medium:
-        text = f'{source["path"]} names {printable(medium[:200])}, which starts at the working directory: media_root = "." there'
-        job.ledger.remark(where, text)
+        text = f"{source['path']} names {printable(medium[:200])}, which starts at the working directory"
+        job.ledger.remark(where, f'{text}: media_root = "."')
         source["media_root"] = "."
     return found is not None
 
