@@ -88,3 +88,26 @@ def test_a_file_that_is_not_there_is_not_said_to_be_read(run: Run, stack: Path) 
     found = run()
     assert not [left for left in found.ledger.left if left.said == "--mm-data"]
     assert any("--mm-data names data_7b.json, which is not in the folder" in text for _, text in found.ledger.remarks)
+
+
+def test_what_is_nearly_a_known_name_is_told_with_it(run: Run, edit, change) -> None:
+    def misspell(data: dict[str, Any]) -> None:
+        basic = data["dataset_param"]["basic_parameters"]
+        basic["max_sample"] = 10
+        basic["streamming"] = False
+        basic["brand_new"] = 3
+
+    edit("data_7b.json", misspell)
+    edit("model_7b.json", lambda model: model["text_decoder"].update(pipeline_num_layer=[1, 27]))
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["generation_config"].update(top__p=0.5))
+    change(FINETUNE_FILE, "--seed 42", "--seeds 42 --lr-warmup-fractions 0.1")
+    told = {left.said.rpartition(".")[2]: left.why for left in run().ledger.left if left.fate == "unknown"}
+    assert {name: why.rpartition("; ")[2] for name, why in told.items() if "meant" in why} == {
+        "max_sample": "max_samples was probably meant",
+        "streamming": "streaming was probably meant",
+        "pipeline_num_layer": "pipeline_num_layers was probably meant",
+        "top__p": "top_p was probably meant",
+        "--seeds": "--seed was probably meant",
+        "--lr-warmup-fractions": "--lr-warmup-fraction was probably meant",
+    }
+    assert "brand_new" in told

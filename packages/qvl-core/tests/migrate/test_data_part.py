@@ -111,3 +111,9 @@ def test_media_of_no_folder_are_those_of_the_working_directory(run: Run, edit) -
     found = run()
     assert values(found, "sft")["data.sources"][0]["media_root"] == "."
     assert not any("media are looked for" in text for _, text in found.ledger.remarks)
+
+
+def test_images_and_videos_together_are_told(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(videos="videos"))
+    (told,) = [text for _, text in run().ledger.remarks if "attr.images and attr.videos" in text]
+    assert told.endswith("qvl reads both")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 from qvl_core.errors import Problem
-from qvl_core.migrate.fates import AGREES, LAUNCH_VARIABLES, SHELL_VARIABLES
+from qvl_core.migrate.fates import AGREES, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Carried, Ledger, Setting
 from qvl_core.migrate.shell_text import GAP
@@ -36,7 +37,7 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
             continue
         for setting in sheet.rest():
             if _states_something(setting):
-                ledger.leave("unknown", setting, _UNKNOWN)
+                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, _names(sheet))}")
                 told.add((setting.where, setting.said))
         for setting in sheet.every():
             if _states_something(setting) and (setting.where, setting.said) not in told:
@@ -47,8 +48,22 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 continue
             if setting.said in SHELL_VARIABLES:
                 ledger.leave("no_counterpart", setting, "of the shell that starts qvl: set it there if it is needed")
+            elif known:
+                ledger.leave("in_accord", setting, _of_script(setting))
             else:
-                ledger.leave("in_accord" if known else "unknown", setting, _of_script(setting) if known else _UNKNOWN)
+                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, launch.taken)}")
+
+
+def probably(said: str, names: Iterable[str]) -> str:
+    """Give a hint where a name is nearly one that is known, "" where it is not."""
+    name = said.rpartition(".")[2]
+    close = get_close_matches(name, [known for known in names if known != name], n=1, cutoff=0.85)
+    return f"; {close[0]} was probably meant" if close else ""
+
+
+def _names(sheet: Sheet) -> set[str]:
+    """Give the names that the documentation has for a file of this kind."""
+    return {*DOCUMENTED, *(name for path in sheet.taken for name in path)}
 
 
 def _told(ledger: Ledger, rows: Iterable[Carried]) -> Iterator[tuple[str, str]]:

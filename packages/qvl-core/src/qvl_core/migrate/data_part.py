@@ -184,6 +184,10 @@ def _put_media(job: Job, sheet: Sheet) -> None:
     _put_pixels(job, "data.image", low, high, 3136, 589_824)
     videos = sheet.get("attr", "videos")
     reads_videos = bool(videos and videos.value)
+    images = sheet.get("attr", "images")
+    if reads_videos and videos and images and images.value:
+        text = "attr.images and attr.videos are both set: there the videos of a batch took the place of its images"
+        job.ledger.remark(videos.where, f"{text}; qvl reads both")
     names = ("video_fps", "video_maxlen", "video_min_pixels", "video_max_pixels")
     fps, frames, low, high = (sheet.get("preprocess_parameters", name) for name in names)
     if reads_videos:

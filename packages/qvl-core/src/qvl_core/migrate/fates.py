@@ -206,3 +206,17 @@ NOT_COMPARED = (
     *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
     *("fp16_lm_cross_entropy", "rotary_percent", "downsample_ratio", "bias", "use_rotary_position_embeddings"),
 )
+
+# Names of the data, inference and evaluation files that rules look for: what is nearly one of them was probably meant.
+DOCUMENTED = (
+    *("model_name_or_path", "image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels"),
+    *("video_fps", "video_maxlen", "dataset_dir", "dataset", "cache_dir", "train_on_prompt", "mask_history"),
+    *("max_samples", "streaming", "val_dataset", "val_rate", "num_workers", "pipeline_num_layers", "freeze"),
+    *("from_pretrained", "min_pixels", "max_pixels", "image_path", "video_path", "prompts", "max_new_tokens"),
+    *("temperature", "top_k", "top_p", "repetition_penalty", "dataset_path", "evaluation_dataset"),
+    *("result_output_path", "use_custom_prompt", "recompute_granularity", "recompute_method", "recompute_num_layers"),
+    *NO_EFFECT_DATA,
+    *NO_COUNTERPART_DATA,
+    *NO_EFFECT_ANSWERS,
+    *NO_COUNTERPART_ANSWERS,
+)

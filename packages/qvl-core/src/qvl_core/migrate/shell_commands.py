@@ -19,6 +19,17 @@ _REMOTE = ("ssh", "pdsh", "ansible", "docker", "kubectl", "sbatch", "screen", "t
 _STARTS = re.compile(r"\b(?:msrun|torchrun)\b|_vlm\.py")
 
 
+def _blank_around_sign(words: list[Word], assigned: list[Assigned]) -> str:
+    """Give what was probably meant to be an assignment: `TP = 2`, `TP =2`, `TP= 2`, `export TP = 2`."""
+    raw = [word.raw for word in words]
+    rest = raw[1:] if raw and raw[0] in DECLARING else raw
+    if len(rest) > 1 and rest[1][:1] == "=" and rest[1][:2] != "==" and re.fullmatch(r"[A-Za-z_]\w*", rest[0]):
+        return " ".join(raw)[:80]
+    if rest and assigned and not "".join(text.chars for text in assigned[-1].texts) and rest[0].isdecimal():
+        return f"{assigned[-1].name}= {rest[0]}"
+    return ""
+
+
 class Commands(Calls):
     """Carries out simple commands on a State; the order of commands is the business of `Flow`."""
 
@@ -33,6 +44,8 @@ class Commands(Calls):
         texts = [text for word in words for text in word.fields]
         first = texts[0].chars if texts else ""
         raw = words[0].raw if words else ""
+        if blank := _blank_around_sign(words, assigned):
+            state.note(words[0].line, f"{blank}: with a blank beside = bash sets nothing")
         if raw in DECLARING:
             declare(state, self.shell, words, assigned)
             state.status = True

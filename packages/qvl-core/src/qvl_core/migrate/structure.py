@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qvl_core.migrate.accounts import probably
 from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job
@@ -167,4 +168,5 @@ def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
             job.leave("in_accord", setting, f"not compared: qvl's structure is the published one of {spec.name}")
             continue
         if setting.value not in (None, "", [], {}):
-            job.leave("unknown", setting, f"qvl's structure is the published one of {spec.name}")
+            hint = probably(name, (*_TEXT_FIELDS, *_VISION_FIELDS, *_TEXT_CONSTANTS, *_ELSEWHERE))
+            job.leave("unknown", setting, f"qvl's structure is the published one of {spec.name}{hint}")
