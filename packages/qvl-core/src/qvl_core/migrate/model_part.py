@@ -87,8 +87,9 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
     known = [(stages, setting) for stages, setting in lists if stages is not None and setting]
     pp = stated or (len(known[0][0]) if known else 1)
-    job.draft.put("layout.tp", tp, tp_said, "" if tp_said else "not stated: 1, as there")
-    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else _FROM_LISTS if known else "not stated: 1, as there")
+    job.draft.put("layout.tp", tp, tp_said, "" if tp_said else _one(job, "tensor-model-parallel-size", "TP"))
+    one = _one(job, "pipeline-model-parallel-size", "PP")
+    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else _FROM_LISTS if known else one)
     if spec and tp_said:
         # Told here, with its line: a wrong degree makes a nonsense of the batch too, which is told first otherwise.
         job.stuck += [replace(problem, where=tp_said.where) for problem in check_tensor_degree(spec, tp)]
@@ -100,6 +101,11 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     if len(known) == 2 and spec:
         _put_stages(job, spec, pp, pp_said, known, inference)
     return tp, pp
+
+
+def _one(job: Job, option: str, variable: str) -> str:
+    """Say why a degree is 1 that no file gives as a number."""
+    return "not known: 1 is taken" if job.unknown(option, variable) else "not stated: 1, as there"
 
 
 def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, known: list[Any], inference: bool) -> None:
