@@ -117,3 +117,11 @@ def test_images_and_videos_together_are_told(run: Run, edit) -> None:
     edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(videos="videos"))
     (told,) = [text for _, text in run().ledger.remarks if "attr.images and attr.videos" in text]
     assert told.endswith("qvl reads both")
+
+
+@pytest.mark.parametrize(("name", "option"), [("batch_size", "--micro-batch-size"), ("seed", "--seed")])
+def test_a_loader_setting_that_the_script_replaced_is_a_contradiction(run: Run, edit, name: str, option: str) -> None:
+    edit("data_7b.json", lambda data: data["dataloader_param"].update({name: 77}))
+    (row,) = [row for row in run().ledger.contradictions if row.what.startswith(f"the data file's {name}")]
+    assert [text.partition(" = ")[0] for _, text in row.places] == [f"dataloader_param.{name}", option]
+    assert row.used == "the script's, as there"

@@ -67,7 +67,8 @@ def test_the_other_sizes_give_our_recipes(stack: Path, size: str, shape, layout,
     (stack / f"data_{size}.json").write_text(data)
     (stack / f"finetune_qwen2_5_vl_{size}.sh").write_text(script.replace("152064", str(vocabulary)))
     found = migrate(stack, tmp_path / "out")
-    assert not found.ledger.contradictions
+    (workers,) = found.ledger.contradictions
+    assert workers.what == "the data file's num_workers is not the script's --num-workers"
     theirs = written(found, tmp_path / "out")[f"{size}_sft"]
     ours = flat(load_recipe(ROOT / "recipes" / f"{size}_sft.toml").resolved())
     different = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}

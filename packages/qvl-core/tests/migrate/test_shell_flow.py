@@ -299,3 +299,10 @@ def test_a_loop_over_the_scripts_own_arguments_leaves_the_defaults(loop: str) ->
 )
 def test_a_loop_over_arguments_that_starts_the_program_is_read(loop: str) -> None:
     assert read_script(f"{loop}\n").options["tp"].values == ("2",)
+
+
+def test_what_a_usage_prints_starts_nothing() -> None:
+    usage = "usage() { cat <<EOF\n msrun pretrain_vlm.py --tp N\nEOF\n}\n"
+    loop = "while [ $# -gt 0 ]; do case $1 in --tp) TP=$2;; *) usage;; esac; shift; done\n"
+    script = read_script(f"{usage}{loop}TP=${{TP:-2}}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values == ("2",)

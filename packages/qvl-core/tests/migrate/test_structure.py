@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from migrated_values import Run
+from migrated_values import FINETUNE_FILE, Run
 
 
 def test_a_resized_model_is_told_number_by_number(run: Run, edit) -> None:
@@ -77,3 +77,33 @@ def test_a_switch_of_a_fused_kernel_is_no_dropout(run: Run, edit) -> None:
     found = run()
     fates = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left if "dropout" in left.said}
     assert fates == {"bias_dropout_fusion": "in_accord", "hidden_dropout": "no_counterpart"}
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        ("--num-layers 36", "num_layers"),
+        ("--hidden-size 2048", "hidden_size"),
+        ("--num-attention-heads 12", "num_attention_heads"),
+        ("--vocab-size 151936", "vocab_size"),
+        ("--rotary-base 10000", "rope_theta"),
+        ("--normalization LayerNorm", "normalization"),
+    ],
+)
+def test_an_ignored_option_that_says_otherwise_is_a_contradiction(
+    run: Run, edit, change, option: str, key: str
+) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(normalization="RMSNorm"))
+    change(FINETUNE_FILE, "--normalization RMSNorm", "")
+    change(FINETUNE_FILE, "--vocab-size 152064", option)
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if "model file's" in row.used]
+    assert [text.partition(" = ")[0] for _, text in row.places] == [option.split()[0], f"text_decoder.{key}"]
+    assert {where.partition(":")[0] for where, _ in row.places} == {FINETUNE_FILE, "model_7b.json"}
+    assert any(left.said == option.split()[0] and left.fate == "no_effect" for left in found.ledger.left)
+
+
+def test_an_ignored_option_that_says_the_same_is_none(run: Run, change) -> None:
+    same = "--num-layers 28 --rotary-base 1000000 --num-attention-heads 28 --vocab-size 152064"
+    change(FINETUNE_FILE, "--vocab-size 152064", same)
+    assert not [row for row in run().ledger.contradictions if "model file's" in row.used]

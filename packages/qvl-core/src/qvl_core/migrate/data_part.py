@@ -72,11 +72,21 @@ def put_data(job: Job) -> None:
     _put_validation(job, sheet)
     in_file = sheet.get("dataloader_param", "num_workers")
     job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers, or its default")
+    _compare_loader(job, sheet)
     cache = sheet.get("basic_parameters", "cache_dir")
     if cache and isinstance(cache.value, str) and cache.value.strip():
         note = "on a local disk of each machine, never a shared one"
         job.draft.put("data.cache_dir", clean_path(cache.text), cache, note)
     _leave_rest(job, sheet)
+
+
+def _compare_loader(job: Job, sheet: Sheet) -> None:
+    """Tell where the data file states otherwise what the script's options always replaced."""
+    for name, option in (("batch_size", "micro-batch-size"), ("num_workers", "num-workers"), ("seed", "seed")):
+        stated, flag = sheet.get("dataloader_param", name), job.option(option)
+        if stated and flag and stated.value is not None and flag.text != stated.text:
+            what = f"the data file's {name} is not the script's --{option}"
+            job.ledger.contradict(what, [stated, flag], "the script's, as there")
 
 
 def _put_length(job: Job) -> None:

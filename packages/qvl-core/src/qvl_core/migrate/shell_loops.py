@@ -11,6 +11,8 @@ from qvl_core.migrate.shell_options import started
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 
 _ARGUMENTS = re.compile(r"\$#|\$\{#\}|\$\{?[1@*]|\bgetopts\b")
+# A here-document: what a script prints, such as how it is called.
+_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?.*?^\s*\1$", re.DOTALL | re.MULTILINE)
 _STARTS = re.compile(r"\b(?:msrun|torchrun)\b|_vlm\.py")
 
 
@@ -164,7 +166,8 @@ class Loops(Lists):
         self.branch(LEAVE_OUT, "done")
         body = shell.script[at : shell.at]
         called = [one for name, one in state.functions.items() if re.search(rf"\b{re.escape(name)}\b", body)]
-        if any(_STARTS.search(text) for text in (body, *(one.script[one.at :].split("\n}")[0] for one in called))):
+        texts = (body, *(one.script[one.at :].split("\n}")[0] for one in called))
+        if any(_STARTS.search(_DOCUMENT.sub("", text)) for text in texts):
             shell.go(at, start)
             return False
         held = line % LINES_OF_A_FILE

@@ -53,6 +53,19 @@ _TOKEN_FIELDS = {
     "image_token_id": "image",
     "video_token_id": "video",
 }
+# Options of the structure -> the text part's key that was used in their place.
+_ECHOES = {
+    "vocab-size": "vocab_size",
+    "num-layers": "num_layers",
+    "hidden-size": "hidden_size",
+    "ffn-hidden-size": "ffn_hidden_size",
+    "num-attention-heads": "num_attention_heads",
+    "num-query-groups": "num_query_groups",
+    "max-position-embeddings": "max_position_embeddings",
+    "rotary-base": "rope_theta",
+    "normalization": "normalization",
+    "position-embedding-type": "position_embedding_type",
+}
 _FLOAT = ("bf16", "bfloat16")
 # What all published models have in common; the model file may say otherwise, and was believed.
 _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
@@ -111,16 +124,26 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
                 _differ(job, spec, setting, f"{table}.{name}", allowed[0])
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
-    flag, size = job.option("vocab-size"), model.get("text_decoder", "vocab_size")
-    if flag and size and job.whole(flag) not in (None, size.value):
-        used = "the model file's, as in the reference stack"
-        job.ledger.contradict("two sizes of the vocabulary", [flag, size], used)
+    _compare_echoes(job, model)
     flag, length = job.option("seq-length"), model.get("text_decoder", "seq_length")
     if flag and length and length.value is not None and job.whole(flag) not in (None, length.value):
         used = "the script's, where samples were cut"
         job.ledger.contradict("two sequence lengths", [flag, length], used)
     for table in _TABLES:
         _name_the_rest(job, model, spec, table)
+
+
+def _compare_echoes(job: Job, model: Sheet) -> None:
+    """Tell where the script's options of the structure, which were ignored, are not what the model file says."""
+    for option, key in _ECHOES.items():
+        flag = job.option(option)
+        stated = model.get("text_decoder", key) if flag else None
+        if flag is None or stated is None or stated.value is None or flag.text == stated.text:
+            continue
+        number = isinstance(stated.value, int | float) and not isinstance(stated.value, bool)
+        if not number or job.number(flag) != stated.value:
+            what = "two sizes of the vocabulary" if key == "vocab_size" else f"--{option} is not the model file's {key}"
+            job.ledger.contradict(what, [flag, stated], "the model file's, as in the reference stack")
 
 
 def _compare_projector(job: Job, model: Sheet, spec: ModelSpec) -> None:
