@@ -18,6 +18,7 @@ from qvl_core.migrate.model_part import (
 
 # Megatron's own defaults, where a script states nothing (core_r0.8.0, arguments.py).
 _MEGATRON = "not stated: Megatron's default"
+_RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
 # Their fused projection -> ours, by component.
 _TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "text": {
@@ -71,26 +72,25 @@ def _put_precision(job: Job) -> None:
 
 
 def _put_recompute(job: Job) -> None:
+    """State layout.recompute: the parts for which the model file has a granularity."""
     found: dict[str, Setting] = {}
     for component, table in (("vision", "vision_encoder"), ("text", "text_decoder")):
-        setting = job.model.get(table, "recompute_granularity") if job.model else None
+        setting, *rest = (job.model.get(table, name) if job.model else None for name in _RECOMPUTE)
         if setting and setting.value:
             found[component] = setting
-        for name in ("recompute_method", "recompute_num_layers") if job.model else ():
-            part = job.model.get(table, name) if job.model else None
-            if part and part.value is not None:
-                unused = "without recompute_granularity nothing is recomputed"
-                every = "layout.recompute recomputes every layer of the part, each by itself"
-                job.leave("no_counterpart" if component in found else "no_effect", part, every if found else unused)
-        if setting and setting.value not in (None, "", "full"):
-            job.leave("no_counterpart", setting, "layout.recompute recomputes whole layers, which saves more memory")
-    flag = job.option("recompute-granularity", "recompute-activations")
-    job.leave("no_effect", flag, "recomputation is read from the model file")
-    for name in ("recompute-method", "recompute-num-layers"):
+            if setting.value != "full":
+                job.leave("no_counterpart", setting, "layout.recompute recomputes whole layers: it saves more memory")
+        for part in (part for part in rest if part and part.value is not None):
+            if component in found:
+                job.leave("no_counterpart", part, "layout.recompute recomputes every layer of the part, one by one")
+            else:
+                job.leave("no_effect", part, "without recompute_granularity nothing is recomputed")
+    for name in ("recompute-granularity", "recompute-activations", "recompute-method", "recompute-num-layers"):
         job.leave("no_effect", job.option(name), "recomputation is read from the model file")
     first, *more = [*found.values(), None]
-    note = f"and {more[0].where} {more[0].said}" if more and more[0] else ""
-    note = note if first else "not stated: the model file recomputes nothing" if job.model else "not stated"
+    note = "not stated: the model file recomputes nothing" if job.model else "not stated"
+    if first:
+        note = "".join(f"and {one.where} {one.said}" for one in more if one)
     job.draft.put("layout.recompute", list(found) or "none", first, note)
 
 
