@@ -87,11 +87,11 @@ def _put_recompute(job: Job) -> None:
                 job.leave("no_effect", part, "without recompute_granularity nothing is recomputed")
     for name in ("recompute-granularity", "recompute-activations", "recompute-method", "recompute-num-layers"):
         job.leave("no_effect", job.option(name), "recomputation is read from the model file")
-    first, *more = [*found.values(), None]
+    places = list(found.values())
     note = "not stated: the model file recomputes nothing" if job.model else "not stated"
-    if first:
-        note = "".join(f"and {one.where} {one.said}" for one in more if one)
-    job.draft.put("layout.recompute", list(found) or "none", first, note)
+    if places:
+        note = "".join(f"and {one.where} {one.said}" for one in places[1:])
+    job.draft.put("layout.recompute", list(found) or "none", places[0] if places else None, note)
 
 
 def _put_batches(job: Job, layout: Layout) -> None:
