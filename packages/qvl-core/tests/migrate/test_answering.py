@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,37 @@ def test_values_that_no_file_states_say_what_they_are(run: Run, stack: Path) -> 
         assert not [row.key for row in made(found, task).values if not row.where and not row.note]
     told = [text for where, text in found.ledger.remarks if where == "inference_qwen2_5_vl_7b.json"]
     assert "no device count is stated: launch.devices_per_node = 4 is taken" in told
+
+
+def test_benchmarks_of_one_size_share_its_script(run: Run, stack: Path, edit, change) -> None:
+    name = "evaluate_qwen2_5_vl_7b"
+    value = json.loads((stack / f"{name}.json").read_text())
+    for benchmark, file in (("chartqa_test", "ChartQA_TEST.tsv"), ("docvqa_val", "DocVQA_VAL.tsv")):
+        more = {"evaluation_dataset": benchmark, "dataset_path": f"./data/{file}"}
+        (stack / f"{name}_{benchmark}.json").write_text(json.dumps(value | more))
+    found = run()
+    recipes = {one.name: {row.key: row.value for row in one.values} for one in found.made if one.task == "eval"}
+    assert set(recipes) == {"7b_eval", "7b_chartqa_test_eval", "7b_docvqa_val_eval"}
+    assert {row["layout.dp"] for row in recipes.values()} == {8}
+    assert recipes["7b_docvqa_val_eval"]["eval.benchmark"] == "docvqa_val"
+    assert recipes["7b_docvqa_val_eval"]["env.HCCL_CONNECT_TIMEOUT"] == 7200
+    told = {where for where, text in found.ledger.remarks if "are those of evaluate_qwen2_5_vl_7b.sh" in text}
+    assert told == {f"{name}_chartqa_test.json", f"{name}_docvqa_val.json"}
+
+
+def test_a_file_that_the_script_of_another_name_names_gives_one_recipe(run: Run, stack: Path, change) -> None:
+    name = "evaluate_qwen2_5_vl_7b"
+    (stack / f"{name}.json").rename(stack / f"{name}_ai2d.json")
+    change(f"{name}.sh", f"{name}.json", f"{name}_ai2d.json")
+    assert [one.name for one in run().made if one.task == "eval"] == ["7b_eval"]
+
+
+def test_another_sizes_script_is_not_shared(run: Run, stack: Path) -> None:
+    (stack / "evaluate_qwen2_5_vl_7b.sh").rename(stack / "evaluate_qwen2_5_vl_72b.sh")
+    (stack / "inference_qwen2_5_vl_7b.sh").rename(stack / "inference_all.sh")
+    (stack / "inference_qwen2_5_vl_7b.json").rename(stack / "inference_7b_cat.json")
+    found = run()
+    told = {where: text for where, text in found.ledger.remarks if text.startswith("no ")}
+    assert "are those of inference_all.sh" in told["inference_7b_cat.json"]
+    assert "evaluate_qwen2_5_vl_7b.json" not in told
+    assert {one.name for one in found.made if one.task == "eval"} == {"72b_eval"}

@@ -134,6 +134,17 @@ class Folder:
                 return self.sheets[kind, wanted]
         return None
 
+    def script(self, kind: Kind, key: str) -> Launch | None:
+        """Give the script of a key; of inference and evaluation that of the size, or the only one, will do."""
+        if kind == "finetune":
+            return self.scripts.get((kind, key))
+        for wanted in (key, *_shorter(key)):
+            if (kind, wanted) in self.scripts:
+                return self.scripts[kind, wanted]
+        others = [(of, name) for of, name in self.scripts if of == kind]
+        sizes = {size[0] for name in (key, *(name for _, name in others)) if (size := re.search(r"\d+b", name))}
+        return self.scripts[others[0]] if len(others) == 1 and len(sizes) < 2 else None
+
     def named(self, path: str) -> Sheet | None:
         """Give the JSON file that a script names; only its last part counts, the scripts run elsewhere."""
         name = PurePath(path).name

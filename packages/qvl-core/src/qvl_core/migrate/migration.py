@@ -114,10 +114,13 @@ def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite
 
 def _jobs(folder: Folder, ledger: Ledger) -> Iterator[Job]:
     for kind, task in _TASKS.items():
-        keys = sorted({key for of, key in (*folder.scripts, *folder.sheets) if of == kind}, key=_by_size)
-        for key in keys:
+        scripts = {key: launch for (of, key), launch in folder.scripts.items() if of == kind}
+        # A file that the script of another key names belongs to that script's recipe.
+        named = {_stated_file(launch, "mm-model", "MM_MODEL")[1] for launch in scripts.values()}
+        sheets = {key for (of, key), sheet in folder.sheets.items() if of == kind and sheet.file not in named}
+        for key in sorted({*scripts, *sheets}, key=_by_size):
             draft = RecipeDraft(name=f"{key}_{task}", task=task)  # type: ignore[arg-type]
-            job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.scripts.get((kind, key)))
+            job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.script(kind, key))
             _link(job, kind)
             _fill(job, kind)
             yield job
@@ -132,11 +135,16 @@ def _link(job: Job, kind: Kind) -> None:
     """Find the JSON files that belong to a script: those that it names, else those of its size."""
     folder = job.folder
     if kind == "finetune":
-        job.data = _named(job, "--mm-data", "MM_DATA") or folder.sheet("data", job.key)
-        job.model = _named(job, "--mm-model", "MM_MODEL") or folder.sheet("model", job.key)
+        job.data = _named(job, "mm-data", "MM_DATA") or folder.sheet("data", job.key)
+        job.model = _named(job, "mm-model", "MM_MODEL") or folder.sheet("model", job.key)
     else:
         own = folder.sheets.get((kind, job.key))
-        named = _named(job, "--mm-model", "MM_MODEL")
+        if job.launch and (kind, job.key) not in folder.scripts and own:
+            text = f"no {kind}_*.sh of its own: devices and variables are those of {job.launch.file}"
+            job.ledger.remark(own.file, text)
+            job.model = own
+            return
+        named = _named(job, "mm-model", "MM_MODEL")
         job.model = named or own
         if own and named and own is not named and job.launch:
             text = f"the script names {named.file}, not {own.file}: the named one is used"
@@ -144,10 +152,8 @@ def _link(job: Job, kind: Kind) -> None:
 
 
 def _named(job: Job, option: str, variable: str) -> Sheet | None:
-    launch = job.launch
-    said = (launch.option(option.removeprefix("--")) or launch.variable(variable)) if launch else None
-    name = said.text.rpartition("/")[2] if said and isinstance(said.value, str) else ""
-    if said is None or not name or GAP in name:
+    said, name = _stated_file(job.launch, option, variable)
+    if said is None or not name:
         return None
     sheet = job.folder.named(name)
     if sheet is None:
@@ -155,6 +161,13 @@ def _named(job: Job, option: str, variable: str) -> Sheet | None:
         why = "holds records, not settings" if f"{name} (records)" in job.folder.unread else why
         job.ledger.remark(said.where, f"{said.said} names {name}, which {why}")
     return sheet
+
+
+def _stated_file(launch: Launch | None, option: str, variable: str) -> tuple[Setting | None, str]:
+    """Give where a script names a file, and the file's name; "" where that is not known."""
+    said = (launch.option(option) or launch.variable(variable)) if launch else None
+    name = said.text.rpartition("/")[2] if said and isinstance(said.value, str) else ""
+    return said, "" if GAP in name else name
 
 
 def _fill(job: Job, kind: Kind) -> None:
