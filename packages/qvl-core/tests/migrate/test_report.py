@@ -71,3 +71,9 @@ def test_the_values_stand_table_by_table(run: Run) -> None:
         assert len([table for at, table in enumerate(tables) if table not in tables[:at]]) == len(
             [table for at, table in enumerate(tables) if at == 0 or tables[at - 1] != table]
         )
+
+
+def test_the_next_command_is_one_for_the_recipe_that_is_there(run: Run, stack: Path) -> None:
+    for name in ("data_7b.json", "model_7b.json", FINETUNE_FILE):
+        (stack / name).unlink()
+    assert report.as_text(run(), "out").rstrip().endswith("Next: qvl check out/7b_infer.toml")

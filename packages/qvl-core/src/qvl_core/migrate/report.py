@@ -109,7 +109,8 @@ def _next(migration: Migration, out: str) -> str:
     lines = [f"Look first at: {', '.join(there)}." if there else "Nothing has to be looked at."]
     lines[0] += f" This report lies in {PurePath(out) / 'migration.txt'}."
     good = [made for made in migration.made if not made.problems]
-    lines += [f"Next: qvl data check {PurePath(out) / one.file}" for one in good if one.task == "sft"][:1]
+    for one in good[:1]:
+        lines.append(f"Next: qvl {'data check' if one.task == 'sft' else 'check'} {PurePath(out) / one.file}")
     return "\n".join(lines)
 
 
