@@ -29,7 +29,7 @@ def write_records(folder: Path, medium: str) -> None:
         ("mllm_demo_data/1.jpg", "data/mllm_demo_data/1.jpg", "data"),
         ("pictures/1.jpg", "pictures/1.jpg", "."),
         ("data/1.jpg", "data/data/1.jpg", "data"),
-        ("/mnt/1.jpg", "", "."),
+        ("/mnt/1.jpg", "", "data"),
         ("pictures/1.jpg", "", "data"),
     ],
 )
@@ -45,6 +45,13 @@ def test_media_lie_where_the_reference_would_find_them(
     assert source["media_root"] == expected
     told = [text for _, text in found.ledger.remarks if "media_root" in text]
     assert len(told) == (expected == "." or not file)
+
+
+def test_absolute_paths_are_told_with_both_ways_out(run: Run, tmp_path: Path) -> None:
+    write_records(tmp_path, "/mnt/pictures/1.jpg")
+    (told,) = [text for _, text in run().ledger.remarks if "media_root" in text]
+    assert "names /mnt/pictures/1.jpg" in told
+    assert "allow_outside_media_root = true" in told
 
 
 def test_each_data_file_has_its_own_root(run: Run, tmp_path: Path, edit) -> None:

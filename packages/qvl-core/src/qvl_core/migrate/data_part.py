@@ -138,10 +138,16 @@ def _starts_at(job: Job, sheet: Sheet, source: dict[str, Any], where: str) -> bo
     stated = [sheet.get("attr", name) for name in ("images", "videos")]
     names = [row.text for row in stated if row and isinstance(row.value, str)]
     medium = first_medium(source["path"], names or ("image", "images", "video", "videos"))
-    found = root_of(medium, source["media_root"]) if medium else None
-    if found == "." and medium:
-        text = f"{source['path']} names {printable(medium[:200])}, which starts at the working directory"
-        job.ledger.remark(where, f'{text}: media_root = "."')
+    if not medium:
+        return False
+    text = f"{source['path']} names {printable(medium[:200])}"
+    if medium.startswith("/"):
+        fix = "set media_root to the folder above all of them, or allow_outside_media_root = true"
+        job.ledger.remark(where, f"{text}: qvl reads absolute paths that lie under media_root: {fix}")
+        return True
+    found = root_of(medium, source["media_root"])
+    if found == ".":
+        job.ledger.remark(where, f'{text}, which starts at the working directory: media_root = "."')
         source["media_root"] = "."
     return found is not None
 

@@ -43,7 +43,7 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     "log-tps": "tokens per second are always logged, real and padded ones apart",
     "log-throughput": "throughput is always logged",
     "enable-dummy-optimizer": "a stage with nothing to train needs no flag in qvl",
-    "mm-tool": "profiling and memory snapshots of tools.json",
+    "mm-tool": "train.log.profile has the profiler's steps; there are no memory snapshots",
     "swap-attention": "layout.recompute saves the same memory",
     "sequence-parallel": "qvl has no sequence parallelism",
     "context-parallel-algo": "qvl has no context parallelism",

@@ -31,11 +31,10 @@ def first_medium(path: str, names: Iterable[str]) -> str | None:
 
 
 def root_of(medium: str, root: str) -> str | None:
-    """Give where a medium's path starts: `root`, or "." for the working directory; None where nothing tells."""
+    """Give where a relative path starts: `root`, or "." for the working directory; None where nothing tells."""
     try:
         if (Path(root) / medium).exists():
             return root
-        starts_there = clean_path(medium).startswith(f"{root}/")
-        return "." if starts_there or Path(medium).is_absolute() or Path(medium).exists() else None
+        return "." if clean_path(medium).startswith(f"{root}/") or Path(medium).exists() else None
     except (OSError, ValueError):
         return None
