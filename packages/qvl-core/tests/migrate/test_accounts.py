@@ -94,7 +94,7 @@ def test_what_is_nearly_a_known_name_is_told_with_it(run: Run, edit, change) -> 
     def misspell(data: dict[str, Any]) -> None:
         basic = data["dataset_param"]["basic_parameters"]
         basic["max_sample"] = 10
-        basic["streamming"] = False
+        basic["streaming_"] = False
         basic["brand_new"] = 3
 
     edit("data_7b.json", misspell)
@@ -104,7 +104,7 @@ def test_what_is_nearly_a_known_name_is_told_with_it(run: Run, edit, change) -> 
     told = {left.said.rpartition(".")[2]: left.why for left in run().ledger.left if left.fate == "unknown"}
     assert {name: why.rpartition("; ")[2] for name, why in told.items() if "meant" in why} == {
         "max_sample": "max_samples was probably meant",
-        "streamming": "streaming was probably meant",
+        "streaming_": "streaming was probably meant",
         "pipeline_num_layer": "pipeline_num_layers was probably meant",
         "top__p": "top_p was probably meant",
         "--seeds": "--seed was probably meant",
