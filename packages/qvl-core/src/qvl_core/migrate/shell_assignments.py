@@ -31,6 +31,7 @@ def countable(texts: list[Text]) -> list[Text] | None:
 
 
 def assign(state: State, shell: Expansion, one: Assigned, *, exported: bool = False) -> None:
+    """Set a variable, or the item of a list that `index` counts."""
     if one.index is None:
         state.assign(
             *(one.name, one.texts, one.line),
@@ -51,6 +52,7 @@ def assign(state: State, shell: Expansion, one: Assigned, *, exported: bool = Fa
 
 
 def declare(state: State, shell: Expansion, words: list[Word], assigned: list[Assigned]) -> None:
+    """Do export, declare, typeset, local and readonly, with what they assign and what they only name."""
     exported = exports(words)
     flags = "".join(word.raw[1:] for word in words[1:] if word.raw.startswith("-"))
     named = [word.raw for word in words[1:] if re.fullmatch(r"[A-Za-z_]\w*", word.raw)]
@@ -86,6 +88,7 @@ def _typed(state: State, shell: Expansion, one: Assigned, flags: str, *, exporte
 
 
 def unset(state: State, shell: Expansion, names: list[str], line: int) -> None:
+    """Take variables, items or functions away; under a condition that is not known their values hold."""
     for name in names:
         bare = name.partition("[")[0]
         if "-f" in names:

@@ -53,6 +53,7 @@ class Calls:
         return text
 
     def call(self, name: str, arguments: list[Text] | None, line: int, given: dict[str, Variable]) -> None:
+        """Read a function's body on; what it is given and what is local in it is gone with it."""
         state = self.state
         if self._calls >= _MOST_CALLS:
             state.note(line, f"{name} calls itself more often than is followed")
