@@ -279,6 +279,7 @@ def test_conditions(words: str, double: bool, expected: bool | None) -> None:
         'for one in "$@"; do case $one in --tp=*) TP="${one#*=}";; esac; done',
         "for one; do TP=$one; done",
         'until [ "$#" -eq 0 ]; do TP=$1; shift; done',
+        'parse() { while [ $# -gt 0 ]; do TP=$1; shift; done; }; parse "$@"',
     ],
 )
 def test_a_loop_over_the_scripts_own_arguments_leaves_the_defaults(loop: str) -> None:
@@ -306,3 +307,17 @@ def test_what_a_usage_prints_starts_nothing() -> None:
     loop = "while [ $# -gt 0 ]; do case $1 in --tp) TP=$2;; *) usage;; esac; shift; done\n"
     script = read_script(f"{usage}{loop}TP=${{TP:-2}}\nmsrun a_vlm.py --tp $TP\n")
     assert script.options["tp"].values == ("2",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "set -- $MORE\nfor one; do TP=$one; done",
+        'f() { for one in "$@"; do TP=$one; done; }\nf $MORE',
+        'f() { for one in "$@"; do TP=$one; done; }\nf "$@" 3',
+    ],
+)
+def test_a_loop_over_what_is_not_the_scripts_is_not_passed_over(text: str) -> None:
+    script = read_script(f"TP=1\n{text}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values != ("1",) or any("TP" in note for _, note in script.notes)
+    assert not any("started with: taken as not given" in note and "loop" in note for _, note in script.notes)

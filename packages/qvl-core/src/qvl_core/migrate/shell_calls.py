@@ -52,14 +52,16 @@ class Calls:
             self.state.script.counted.append(name)
         return text
 
-    def call(self, name: str, arguments: list[Text] | None, line: int, given: dict[str, Variable]) -> None:
+    def call(self, name: str, words: list[Word], arguments: list[Text], given: dict[str, Variable]) -> None:
         """Read a function's body on; what it is given and what is local in it is gone with it."""
         state = self.state
+        line = words[0].line
         if self._calls >= _MOST_CALLS:
             state.note(line, f"{name} calls itself more often than is followed")
             return
-        before = (state.parameters, state.locals)
-        state.parameters, state.locals = arguments, {}
+        before = (state.parameters, state.are_the_scripts, state.locals)
+        state.parameters, state.locals = countable(arguments), {}
+        state.are_the_scripts &= [word.raw.strip('"') for word in words[1:]] == ["$@"]
         for variable, value in given.items():
             state.make_local(variable)
             state.script.variables[variable] = value
@@ -76,7 +78,7 @@ class Calls:
                 state.script.variables.pop(variable, None)
             else:
                 state.script.variables[variable] = held
-        state.parameters, state.locals = before
+        state.parameters, state.are_the_scripts, state.locals = before
 
     def evaluate(self, texts: list[Text], line: int) -> None:
         """Read the text that eval is given as a part of the script; values keep the lines on which they are stated."""
@@ -107,7 +109,7 @@ class Calls:
         held, before = self.state.fork(), state.locals
         state.script.variables = {key: value for key, value in held.variables.items() if value.exported}
         state.functions, state.parameters, state.exports_all, state.locals = {}, countable(words[1:]), False, None
-        state.integers = state.fixed = frozenset()
+        state.are_the_scripts, state.integers, state.fixed = False, frozenset(), frozenset()
         shown = "a text" if is_text else name
         state.within.append((line, f"the program is started by another shell, which runs {shown}: it is read on in"))
         if is_text:

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 
 from qvl_core.migrate.script_facts import Variable
-from qvl_core.migrate.shell_assignments import Assigned, assign, countable, declare, unset
+from qvl_core.migrate.shell_assignments import Assigned, assign, declare, unset
 from qvl_core.migrate.shell_builtins import DECLARING, assigned_by_env, names_in_arithmetic, names_set
 from qvl_core.migrate.shell_calls import Calls
 from qvl_core.migrate.shell_conditions import Token, holds
@@ -62,7 +62,7 @@ class Commands(Calls):
         line = words[0].line
         held = state.fork() if piped else None
         if first in state.functions:
-            self.call(first, countable(texts[1:]), line, given)
+            self.call(first, words, texts[1:], given)
         elif not self._builtin(first, words, texts, line):
             self._external(first, words, texts, given)
         if held is not None:
@@ -148,6 +148,7 @@ class Commands(Calls):
         if "--" in flags:
             unsure = self.state.guesses or any(not text.known for text in texts)
             self.state.parameters = None if unsure else texts[flags.index("--") + 1 :]
+            self.state.are_the_scripts = False
         if "-a" in flags or "allexport" in flags:
             self.state.exports_all = "+o" not in flags
         elif "+a" in flags:

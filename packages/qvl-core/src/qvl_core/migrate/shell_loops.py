@@ -160,7 +160,7 @@ class Loops(Lists):
         A loop that may start the program is read all the same.
         """
         state, shell = self.state, self.shell
-        if state.parameters is not None or not _ARGUMENTS.search(text):
+        if state.parameters is not None or not state.are_the_scripts or not _ARGUMENTS.search(text):
             return False
         at, start = shell.at, shell.line
         self.branch(LEAVE_OUT, "done")

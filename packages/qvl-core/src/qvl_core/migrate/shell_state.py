@@ -44,6 +44,7 @@ class Held:
     variables: dict[str, Variable]
     functions: dict[str, Function]
     parameters: list[Text] | None
+    are_the_scripts: bool
     exports_all: bool
     folder: tuple[int, str] | None
     integers: frozenset[str]
@@ -61,6 +62,8 @@ class State:
     functions: dict[str, Function] = field(default_factory=dict)
     # What stands behind the script's or function's name; None where that is not known.
     parameters: list[Text] | None = None
+    # Whether that is what the script is started with, at its top or passed on as "$@".
+    are_the_scripts: bool = True
     starts: list[Start] = field(default_factory=list)
     # Where the script has gone: line and words of the last cd.
     folder: tuple[int, str] | None = None
@@ -208,6 +211,7 @@ class State:
             variables=dict(self.script.variables),
             functions=dict(self.functions),
             parameters=self.parameters,
+            are_the_scripts=self.are_the_scripts,
             exports_all=self.exports_all,
             folder=self.folder,
             integers=self.integers,
@@ -218,7 +222,7 @@ class State:
         """Leave a subshell: what it set is gone, what it started stays."""
         self.script.variables, self.functions = held.variables, held.functions
         self.parameters, self.exports_all, self.folder = held.parameters, held.exports_all, held.folder
-        self.integers, self.fixed = held.integers, held.fixed
+        self.are_the_scripts, self.integers, self.fixed = held.are_the_scripts, held.integers, held.fixed
         self.end("exit", "break", "continue", "return")
 
     def end(self, *reasons: str) -> None:
