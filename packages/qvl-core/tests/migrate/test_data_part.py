@@ -125,3 +125,17 @@ def test_a_loader_setting_that_the_script_replaced_is_a_contradiction(run: Run, 
     (row,) = [row for row in run().ledger.contradictions if row.what.startswith(f"the data file's {name}")]
     assert [text.partition(" = ")[0] for _, text in row.places] == [f"dataloader_param.{name}", option]
     assert row.used == "the script's, as there"
+
+
+def test_what_does_not_go_with_streaming_is_told(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(streaming=True))
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if row.what.startswith("streaming needs")]
+    assert [text.rpartition(".")[2] for _, text in row.places] == [
+        "streaming = true",
+        "sampler_type = BaseRandomBatchSampler",
+    ]
+    (workers,) = [row for row in made(found, "sft").values if row.key == "data.workers"]
+    assert (workers.value, workers.note[:7]) == (8, "0 there")
+    edit("data_7b.json", lambda data: data["dataloader_param"].update(sampler_type="stateful_distributed_sampler"))
+    assert not any(row.what.startswith("streaming needs") for row in run().ledger.contradictions)

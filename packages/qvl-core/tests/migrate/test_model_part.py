@@ -177,3 +177,11 @@ def test_one_machine_with_too_few_devices_gets_more_of_them(run: Run, change) ->
     change(FINETUNE_FILE, "NPUS_PER_NODE=8", "NPUS_PER_NODE=2")
     (problem, *_) = made(run(), "sft").problems
     assert problem.fix == "NPUS_PER_NODE=4, or a smaller layout"
+
+
+def test_a_frozen_text_part_never_had_an_effect(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(freeze=True))
+    found = run()
+    assert values(found, "sft")["model.freeze"] == ["vision", "merger"]
+    (left,) = [left for left in found.ledger.left if left.said == "text_decoder.freeze"]
+    assert (left.fate, left.where.partition(":")[0]) == ("no_effect", "model_7b.json")

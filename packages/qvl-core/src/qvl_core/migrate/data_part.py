@@ -16,6 +16,7 @@ VIDEO_TOKEN = 151656
 IMAGE_TOKEN = 151655
 # The recipe's default of data.video.min_frames.
 _MIN_FRAMES = 4
+_STREAMING_SAMPLER = "stateful_distributed_sampler"
 # Names of columns and roles: the reference's defaults, which are LLaVA's.
 _DEFAULTS = {
     "messages": "conversations",
@@ -67,6 +68,8 @@ def put_data(job: Job) -> None:
     _put_length(job)
     if streams is not None:
         job.draft.put("data.streaming", streams, streaming)
+    if streams and streaming:
+        _compare_streaming(job, sheet, streaming)
     _put_labels(job, sheet)
     _put_media(job, sheet)
     _put_validation(job, sheet)
@@ -78,6 +81,17 @@ def put_data(job: Job) -> None:
         note = "on a local disk of each machine, never a shared one"
         job.draft.put("data.cache_dir", clean_path(cache.text), cache, note)
     _leave_rest(job, sheet)
+
+
+def _compare_streaming(job: Job, sheet: Sheet, streaming: Setting) -> None:
+    """Tell what does not go with streaming there: another sampler, and workers."""
+    sampler = sheet.get("dataloader_param", "sampler_type")
+    if sampler and sampler.value not in (None, _STREAMING_SAMPLER):
+        text = f"streaming needs sampler_type {_STREAMING_SAMPLER} there"
+        job.ledger.contradict(text, [streaming, sampler], "streaming; qvl has one order for each of its ways to read")
+    workers = job.draft.rows.get("data.workers")
+    if workers and workers.value:
+        job.draft.rows["data.workers"] = replace(workers, note="0 there, whatever was stated, as data were streamed")
 
 
 def _compare_loader(job: Job, sheet: Sheet) -> None:

@@ -73,6 +73,8 @@ def put_freeze(job: Job) -> None:
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
             frozen.append(component)
+    text = job.model.get("text_decoder", "freeze") if job.model else None
+    job.leave("no_effect", text, "nothing read it: the text part was always trained")
     note = "not stated: the reference's default" if job.model else "not stated: all shipped model files freeze both"
     job.draft.put("model.freeze", frozen, said, more if said else note)
 
