@@ -16,7 +16,7 @@ from qvl_core.migrate import report
 from qvl_core.migrate.json_source import read_json_source
 from qvl_core.migrate.migration import Migration, migrate
 from qvl_core.migrate.shell_script import read_script
-from reference_stack_files import FINETUNE
+from reference_stack_files import FINETUNE, MODEL
 
 
 def places(found: Migration) -> set[tuple[str, str]]:
@@ -69,6 +69,7 @@ def test_what_agrees_is_no_news_and_stands_last(run: Run) -> None:
     agrees = {left.said: left.why for left in found.ledger.left if left.fate == "in_accord"}
     assert agrees["--worker-num"] == "devices times machines, as in the recipe"
     assert agrees["text_decoder.num_query_groups"] == "as in the published model"
+    assert agrees["text_decoder.model_id"] == "the model is known by its sizes"
     assert agrees["dataset_param.basic_parameters.dataset_dir"] == "data.sources.media_root"
     text = report.as_text(found, "out")
     assert text.index("Read, and in accord") > text.index("No counterpart")
@@ -111,3 +112,28 @@ def test_what_is_nearly_a_known_name_is_told_with_it(run: Run, edit, change) -> 
         "--lr-warmup-fractions": "--lr-warmup-fraction was probably meant",
     }
     assert "brand_new" in told
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from leaves(inner, (*path, key))
+
+
+@pytest.mark.parametrize(("path", "value"), list(leaves(MODEL)), ids=lambda item: str(item)[:60])
+def test_no_other_value_of_the_model_file_is_said_to_agree(run: Run, edit, path: tuple[str, ...], value: Any) -> None:
+    other = not value if isinstance(value, bool) else 77 if isinstance(value, int | float) else [1, 2]
+
+    def change(model: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            model = model[key]
+        model[path[-1]] = other if not isinstance(value, str) else "another"
+
+    edit("model_7b.json", change)
+    agrees = {
+        left.said: left.why for left in run().ledger.left if left.fate == "in_accord" and "model_7b" in left.where
+    }
+    why = agrees.get(".".join(path), "")
+    assert not why or why.startswith(("not compared", "the model is known by its sizes"))

@@ -41,7 +41,7 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 told.add((setting.where, setting.said))
         for setting in sheet.every():
             if _states_something(setting) and (setting.where, setting.said) not in told:
-                ledger.leave("in_accord", setting, _reason(setting, sheet.file))
+                ledger.leave("in_accord", setting, _reason(setting))
     for launch in launches:
         for setting, known in _stated(launch):
             if (setting.where, setting.said) in told or _is_remarked(setting, folder):
@@ -89,11 +89,13 @@ def _is_remarked(setting: Setting, folder: Folder) -> bool:
     return setting.said.startswith("--") and GAP in setting.text
 
 
-def _reason(setting: Setting, file: str) -> str:
+def _reason(setting: Setting) -> str:
     name = setting.said.rpartition(".")[2]
     if setting.said.startswith(_STRUCTURE) or name.endswith("_token_id"):
         if name == "freeze":
             return "concerns training: nothing is trained here"
+        if name == "model_id":
+            return "the model is known by its sizes"
         return "as in the published model"
     if ".attr." in f".{setting.said}":
         return "data.sources has the format that these names spell"
