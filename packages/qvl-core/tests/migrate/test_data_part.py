@@ -139,3 +139,9 @@ def test_what_does_not_go_with_streaming_is_told(run: Run, edit) -> None:
     assert (workers.value, workers.note[:7]) == (8, "0 there")
     edit("data_7b.json", lambda data: data["dataloader_param"].update(sampler_type="stateful_distributed_sampler"))
     assert not any(row.what.startswith("streaming needs") for row in run().ledger.contradictions)
+
+
+def test_a_tag_that_is_no_name_is_told(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(system=5, user_tag=["user"]))
+    told = {left.said.rpartition(".")[2] for left in run().ledger.left if left.fate == "unknown"}
+    assert told == {"system", "user_tag"}

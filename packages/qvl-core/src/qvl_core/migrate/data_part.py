@@ -180,6 +180,9 @@ def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: boo
 def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
     """Give the record format that the attr names spell, and the names that differ from it."""
     stated = {name: sheet.get("attr", name) for name in (*_DEFAULTS, "images", "videos", "system")}
+    for setting in stated.values():
+        if setting and setting.value is not None and not isinstance(setting.value, str):
+            job.leave("unknown", setting, "has to be the name of a column or a role, or null; taken as not stated")
     named = {
         name: setting.value if setting and isinstance(setting.value, str) else default
         for name, default in _DEFAULTS.items()
