@@ -267,3 +267,57 @@ def test_other_commands_stay_unknown_and_are_not_run(command: str) -> None:
 )
 def test_conditions(words: str, double: bool, expected: bool | None) -> None:
     assert holds([Token(text=word) for word in words.split()], lambda name: None, double=double) is expected
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        'while [[ $# -gt 0 ]]; do\n  case "$1" in\n    --tp) TP=$2; shift 2;;\n    *) usage; exit 1;;\n  esac\ndone',
+        "while (( $# )); do TP=$1; shift; done",
+        'while [ -n "$1" ]; do TP=$1; shift; done',
+        'while getopts "t:p:" opt; do\n  case $opt in t) TP=$OPTARG;; esac\ndone',
+        'for one in "$@"; do case $one in --tp=*) TP="${one#*=}";; esac; done',
+        "for one; do TP=$one; done",
+        'until [ "$#" -eq 0 ]; do TP=$1; shift; done',
+        'parse() { while [ $# -gt 0 ]; do TP=$1; shift; done; }; parse "$@"',
+    ],
+)
+def test_a_loop_over_the_scripts_own_arguments_leaves_the_defaults(loop: str) -> None:
+    usage = "usage() {\n  echo no\n}\n"
+    script = read_script(f"{usage}{loop}\nTP=${{TP:-2}}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values == ("2",)
+    (told,) = [note for _, note in script.notes if "started with" in note and "loop" in note]
+    assert told == "the loop of line 4 reads what the script is started with: taken as not given"
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        'for one in "$@"; do msrun a_vlm.py --tp 2 --x $one; done',
+        'train() {\n  msrun a_vlm.py --tp 2\n}\nfor one in "$@"; do train $one; done',
+        "while [ $# -gt 0 ]; do msrun a_vlm.py --tp 2; shift; done",
+    ],
+)
+def test_a_loop_over_arguments_that_starts_the_program_is_read(loop: str) -> None:
+    assert read_script(f"{loop}\n").options["tp"].values == ("2",)
+
+
+def test_what_a_usage_prints_starts_nothing() -> None:
+    usage = "usage() { cat <<EOF\n msrun pretrain_vlm.py --tp N\nEOF\n}\n"
+    loop = "while [ $# -gt 0 ]; do case $1 in --tp) TP=$2;; *) usage;; esac; shift; done\n"
+    script = read_script(f"{usage}{loop}TP=${{TP:-2}}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values == ("2",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "set -- $MORE\nfor one; do TP=$one; done",
+        'f() { for one in "$@"; do TP=$one; done; }\nf $MORE',
+        'f() { for one in "$@"; do TP=$one; done; }\nf "$@" 3',
+    ],
+)
+def test_a_loop_over_what_is_not_the_scripts_is_not_passed_over(text: str) -> None:
+    script = read_script(f"TP=1\n{text}\nmsrun a_vlm.py --tp $TP\n")
+    assert script.options["tp"].values != ("1",) or any("TP" in note for _, note in script.notes)
+    assert not any("started with: taken as not given" in note and "loop" in note for _, note in script.notes)

@@ -309,3 +309,15 @@ def test_what_a_builtin_only_reads_or_sets_under_a_condition_stays(text: str) ->
 def test_exports_by_declare_and_env_are_known(text: str, exported: bool) -> None:
     held = read_script(text).variables["A"]
     assert (held.text, held.exported) == ("1", exported)
+
+
+@pytest.mark.parametrize("line", ["TP = 2", "TP =2", "TP= 2", "export TP = 2", "export TP= 2"])
+def test_blanks_beside_the_sign_of_an_assignment_are_told(line: str) -> None:
+    script = read_script(f"{line}\nmsrun a_vlm.py --seed 1\n")
+    told = [note for number, note in script.notes if number == 1]
+    assert any(note.endswith("with a blank beside = bash sets nothing") for note in told)
+
+
+@pytest.mark.parametrize("line", ["X=1", "[ a = b ]", "test x = y", "a == b", "X= msrun b_vlm.py", "echo a = b"])
+def test_other_signs_are_no_assignments(line: str) -> None:
+    assert not [note for _, note in read_script(f"{line}\n").notes if "blank" in note]

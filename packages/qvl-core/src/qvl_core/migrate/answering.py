@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qvl_core.migrate.data_part import IMAGE_TOKEN, VIDEO_TOKEN
 from qvl_core.migrate.fates import (
     NEUTRAL_GENERATION,
     NO_COUNTERPART_ANSWERS,
@@ -10,7 +11,7 @@ from qvl_core.migrate.fates import (
     NO_EFFECT_ANSWERS,
     NO_EFFECT_OPTIONS,
 )
-from qvl_core.migrate.folder import Sheet
+from qvl_core.migrate.folder import Kind, Sheet
 from qvl_core.migrate.job import Job, as_list, clean_path
 from qvl_core.migrate.ledger import Setting
 from qvl_core.migrate.model_part import put_environment, put_launch, put_layout, put_model, put_weights
@@ -39,6 +40,7 @@ def fill_infer(job: Job) -> None:
             job.draft.put(key, [clean_path(paths[0])], setting)
         if len(paths) > 1:
             job.leave("no_effect", setting, "only the first of the list was ever read")
+    _check_token(job, sheet)
     both = [setting for setting in (sheet.get("image_path"), sheet.get("video_path")) if setting and setting.value]
     if len(both) == 2:
         job.ledger.contradict("an image and a video are stated; only one was read", both, "both: qvl takes both")
@@ -49,7 +51,7 @@ def fill_infer(job: Job) -> None:
         job.ledger.remark(
             sheet.file, "positions of videos differed between training and inference there; qvl has one rule"
         )
-    job.draft.put("output.dir", f"runs/{job.draft.name}")
+    job.draft.put("output.dir", f"runs/{job.draft.name}", note="not stated: qvl's default")
     _leave_rest(job)
 
 
@@ -73,13 +75,14 @@ def fill_eval(job: Job) -> None:
     note = "the headline is comparable with published scores; mindspeed is what the reference reports, faults included"
     job.draft.put("eval.rules", ["vlmevalkit-2025-09", "mindspeed"], note=note)
     custom = sheet.get("use_custom_prompt")
-    job.draft.put("eval.prompts", "default" if job.switch(custom) is False else "custom", custom)
+    prompts = "default" if job.switch(custom) is False else "custom"
+    job.draft.put("eval.prompts", prompts, custom, "" if custom else "not stated: the reference's default")
     job.draft.put("eval.batch", 1, note="one question at a time, as there; more is faster")
     out = sheet.get("result_output_path")
     if out and isinstance(out.value, str) and out.value.strip():
         job.draft.put("output.dir", clean_path(out.text), out)
     else:
-        job.draft.put("output.dir", f"runs/{job.draft.name}")
+        job.draft.put("output.dir", f"runs/{job.draft.name}", note="not stated: qvl's default")
     _leave_rest(job)
 
 
@@ -89,7 +92,7 @@ def _fill_common(job: Job) -> None:
     hf_folder = sheet.get("tokenizer", "from_pretrained") or sheet.get("from_pretrained")
     _compare_folders(job, hf_folder)
     spec = put_model(job, hf_folder)
-    job.draft.put("model.dtype", "bfloat16", sheet.get("dtype"))
+    job.draft.put("model.dtype", "bfloat16", sheet.get("dtype") or job.option("bf16"))
     tp, pp = put_layout(job, spec, inference=True)
     layout = put_launch(job, tp, pp)
     if job.draft.task == "infer" and layout.dp > 1:
@@ -97,7 +100,7 @@ def _fill_common(job: Job) -> None:
         text = f"{layout.dp * tp * pp} devices are started for a layout of {tp * pp}: one prompt needs {tp * pp}"
         job.ledger.remark(said.where if said else sheet.file, text)
         job.draft.put("launch.devices_per_node", max(1, tp * pp), said, "tp * pp")
-        job.draft.put("launch.nodes", 1)
+        job.draft.put("launch.nodes", 1, note="one prompt needs one layout")
     else:
         job.draft.put("layout.dp", layout.dp, note="devices / (tp * pp)")
     put_weights(job, hf_folder)
@@ -110,13 +113,26 @@ def _fill_common(job: Job) -> None:
 
 
 def _compare_folders(job: Job, hf_folder: Setting | None) -> None:
-    """Tell where training and this task name different HF folders for one size."""
+    """Tell where this task and another one of the same size name different HF folders."""
     data = job.folder.sheet("data", job.key)
     theirs = data.get("preprocess_parameters", "model_name_or_path") if data else None
+    if theirs is None and job.draft.task == "eval" and (other := job.folder.sheet("inference", job.key)):
+        theirs = other.get("tokenizer", "from_pretrained") or other.get("from_pretrained")
     if hf_folder is None or theirs is None or clean_path(hf_folder.text) == clean_path(theirs.text):
         return
     used = "each recipe has the folder of its own file"
     job.ledger.contradict("two HF folders for one model", [theirs, hf_folder], used)
+
+
+def _check_token(job: Job, sheet: Sheet) -> None:
+    """Tell where the file's one token id is not that of the image or video that it asks about."""
+    token, image, video = (sheet.get(name) for name in ("img_context_token_id", "image_path", "video_path"))
+    if token is None or bool(image and image.value) == bool(video and video.value):
+        return
+    read, what, other = (video, "a video", "image") if video and video.value else (image, "an image", "video")
+    if read and token.value == {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN}[other]:
+        text = f"{what} is asked about, img_context_token_id marks the places of {other} tokens"
+        job.ledger.contradict(text, [read, token], "neither: qvl finds the places token by token")
 
 
 def _put_generation(job: Job) -> None:
@@ -143,6 +159,9 @@ def _put_generation(job: Job) -> None:
             setting,
             note if name in ("temperature", "top_p") else "" if setting else "not stated: the reference's default",
         )
+    if seed := job.option("seed"):
+        note = "draws are qvl's own: the same number, not the same draws"
+        job.draft.put("generation.seed", job.whole(seed) or 0, seed, note)
     _name_neutral(job, sheet)
     beams = sheet.get("generation_config", "num_beams")
     if beams and (job.whole(beams) or 1) > 1:
@@ -150,19 +169,15 @@ def _put_generation(job: Job) -> None:
 
 
 def _name_neutral(job: Job, sheet: Sheet) -> None:
-    """Name, in one line, the keys of generation_config that change nothing; tell those that would."""
-    neutral = []
+    """Tell the keys of generation_config that change nothing from those that would."""
     for name, default in NEUTRAL_GENERATION.items():
         setting = sheet.get("generation_config", name)
         if setting is None or setting.value is None:
             continue
         if setting.value == default:
-            neutral.append(setting)
+            job.leave("in_accord", setting, "changes nothing at this value")
         elif name != "num_beams":
             job.leave("no_counterpart", setting, "qvl has temperature, top_k, top_p and repetition_penalty")
-    if neutral:
-        names = ", ".join(setting.said.rpartition(".")[2] for setting in neutral)
-        job.ledger.remark(neutral[0].where, f"keys of generation_config at values that change nothing: {names}")
 
 
 def _check_pair(job: Job, benchmark: str, name: Setting | None, path: Setting) -> None:
@@ -175,20 +190,23 @@ def _check_pair(job: Job, benchmark: str, name: Setting | None, path: Setting) -
 
 
 def _load_twice(job: Job) -> None:
-    """Tell where training and this script load the same converted folder with different cuts."""
+    """Tell where another script and this one load the same converted folder with different cuts."""
     ours = job.option("load") or job.variable("LOAD_PATH")
-    train = job.folder.scripts.get(("finetune", job.key))
-    if ours is None or train is None or job.launch is None:
+    if ours is None or job.launch is None:
         return
-    theirs = train.option("load") or train.variable("LOAD_PATH")
-    if theirs is None or clean_path(theirs.text) != clean_path(ours.text):
-        return
-    for option, variable in (("pipeline-model-parallel-size", "PP"), ("tensor-model-parallel-size", "TP")):
-        first = train.option(option) or train.variable(variable)
-        second = job.launch.option(option) or job.launch.variable(variable)
-        if first and second and first.text != second.text:
-            text = f"one converted folder, {clean_path(ours.text)}, is loaded with two cuts: one of them cannot load"
-            job.ledger.contradict(text, [first, second, ours], "both: qvl loads the HF folder into any layout")
+    before: tuple[Kind, ...] = ("finetune", "inference") if job.draft.task == "eval" else ("finetune",)
+    for other in (job.folder.scripts.get((kind, job.key)) for kind in before):
+        theirs = other.option("load") or other.variable("LOAD_PATH") if other else None
+        if other is None or theirs is None or clean_path(theirs.text) != clean_path(ours.text):
+            continue
+        for option, variable in (("pipeline-model-parallel-size", "PP"), ("tensor-model-parallel-size", "TP")):
+            first = other.option(option) or other.variable(variable)
+            second = job.launch.option(option) or job.launch.variable(variable)
+            if first and second and first.text != second.text:
+                text = (
+                    f"one converted folder, {clean_path(ours.text)}, is loaded with two cuts: one of them cannot load"
+                )
+                job.ledger.contradict(text, [first, second, ours], "both: qvl loads the HF folder into any layout")
 
 
 def _leave_rest(job: Job) -> None:
@@ -203,5 +221,3 @@ def _leave_rest(job: Job) -> None:
     job.leave_options("no_effect", NO_EFFECT_OPTIONS)
     job.leave_options("no_effect", NO_EFFECT_ANSWER_OPTIONS)
     job.leave_options("no_counterpart", NO_COUNTERPART_OPTIONS)
-    for name in ("seq-length", "micro-batch-size", "bf16", "seed", "num-workers", "mm-model", "mm-data"):
-        job.option(name)

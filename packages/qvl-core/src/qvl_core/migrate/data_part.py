@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from qvl_core.input_file import printable
 from qvl_core.migrate.fates import NO_COUNTERPART_DATA, NO_EFFECT_DATA
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Fate, Setting
+from qvl_core.migrate.media_root import first_medium, root_of
 
-_VIDEO_TOKEN = 151656
-_IMAGE_TOKEN = 151655
+VIDEO_TOKEN = 151656
+IMAGE_TOKEN = 151655
 # The recipe's default of data.video.min_frames.
 _MIN_FRAMES = 4
+_STREAMING_SAMPLER = "stateful_distributed_sampler"
 # Names of columns and roles: the reference's defaults, which are LLaVA's.
 _DEFAULTS = {
     "messages": "conversations",
@@ -57,31 +60,60 @@ def put_data(job: Job) -> None:
         if broken:
             what, fix = f"{', '.join(broken)} cannot be read", "correct the file, see above"
         job.missing(what, "data.sources", fix)
+        _put_length(job)
         return
     streaming = sheet.get("basic_parameters", "streaming")
     streams = job.switch(streaming)
     _put_sources(job, sheet, streams=bool(streams))
-    seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
-    job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
-    length = job.whole(seen, least=1)
-    job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
-    job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")
+    _put_length(job)
     if streams is not None:
         job.draft.put("data.streaming", streams, streaming)
+    if streams and streaming:
+        _compare_streaming(job, sheet, streaming)
     _put_labels(job, sheet)
     _put_media(job, sheet)
     _put_validation(job, sheet)
-    workers = job.option("num-workers")
     in_file = sheet.get("dataloader_param", "num_workers")
-    number = job.whole(workers)
-    if number is not None:
-        job.draft.put("data.workers", number, workers)
     job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers, or its default")
+    _compare_loader(job, sheet)
     cache = sheet.get("basic_parameters", "cache_dir")
     if cache and isinstance(cache.value, str) and cache.value.strip():
         note = "on a local disk of each machine, never a shared one"
         job.draft.put("data.cache_dir", clean_path(cache.text), cache, note)
     _leave_rest(job, sheet)
+
+
+def _compare_streaming(job: Job, sheet: Sheet, streaming: Setting) -> None:
+    """Tell what does not go with streaming there: another sampler, and workers."""
+    sampler = sheet.get("dataloader_param", "sampler_type")
+    if sampler and sampler.value not in (None, _STREAMING_SAMPLER):
+        text = f"streaming needs sampler_type {_STREAMING_SAMPLER} there"
+        job.ledger.contradict(text, [streaming, sampler], "streaming; qvl has one order for each of its ways to read")
+    workers = job.draft.rows.get("data.workers")
+    if workers and workers.value:
+        job.draft.rows["data.workers"] = replace(workers, note="0 there, whatever was stated, as data were streamed")
+
+
+def _compare_loader(job: Job, sheet: Sheet) -> None:
+    """Tell where the data file states otherwise what the script's options always replaced."""
+    for name, option in (("batch_size", "micro-batch-size"), ("num_workers", "num-workers"), ("seed", "seed")):
+        stated, flag = sheet.get("dataloader_param", name), job.option(option)
+        if stated and flag and stated.value is not None and flag.text != stated.text:
+            what = f"the data file's {name} is not the script's --{option}"
+            job.ledger.contradict(what, [stated, flag], "the script's, as there")
+
+
+def _put_length(job: Job) -> None:
+    """State what the script says of the data: the length of samples, and how many workers make them."""
+    seen = job.option("seq-length") or job.variable("SEQ_LEN", "SEQ_LENGTH")
+    job.require_known("seq-length", "SEQ_LEN", "SEQ_LENGTH")
+    length = job.whole(seen, least=1)
+    job.draft.put("data.sequence_length", length or 1024, seen, "" if seen else "not stated: the reference recipes'")
+    job.draft.put("data.too_long", "drop", note="the reference cuts longer samples, even inside an image")
+    workers = job.option("num-workers")
+    number = job.whole(workers)
+    if number is not None:
+        job.draft.put("data.workers", number, workers)
 
 
 def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
@@ -92,7 +124,7 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
         job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
     root = sheet.get("basic_parameters", "dataset_dir")
-    media_root = clean_path(root.text) if root and isinstance(root.value, str) else "data"
+    media_root = clean_path(root.text) or "." if root and isinstance(root.value, str) else "data"
     limit = sheet.get("basic_parameters", "max_samples")
     source: dict[str, Any] = {"format": "", "media_root": media_root}
     source["format"], tags = _format(job, sheet)
@@ -106,11 +138,32 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
         _limit(job, limit, sources, streams)
     job.draft.put("data.sources", sources, stated)
     where = root.where if root else stated.where
-    job.ledger.remark(
-        where,
-        f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, as "
-        'those of llava_instruct_2_mllm_demo_format.py do, set media_root = "."',
-    )
+    known = [media_root == "." or _starts_at(job, sheet, source, where) for source in sources]
+    if not all(known):
+        job.ledger.remark(
+            where,
+            f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, "
+            'as those of llava_instruct_2_mllm_demo_format.py do, set media_root = "."',
+        )
+
+
+def _starts_at(job: Job, sheet: Sheet, source: dict[str, Any], where: str) -> bool:
+    """Let the first record of a data file that is there say where its media paths start; tell whether it does."""
+    stated = [sheet.get("attr", name) for name in ("images", "videos")]
+    names = [row.text for row in stated if row and isinstance(row.value, str)]
+    medium = first_medium(source["path"], names or ("image", "images", "video", "videos"))
+    if not medium:
+        return False
+    text = f"{source['path']} names {printable(medium[:200])}"
+    if medium.startswith("/"):
+        fix = "set media_root to the folder above all of them, or allow_outside_media_root = true"
+        job.ledger.remark(where, f"{text}: qvl reads absolute paths that lie under media_root: {fix}")
+        return True
+    found = root_of(medium, source["media_root"])
+    if found == ".":
+        job.ledger.remark(where, f'{text}, which starts at the working directory: media_root = "."')
+        source["media_root"] = "."
+    return found is not None
 
 
 def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: bool) -> None:
@@ -127,6 +180,9 @@ def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: boo
 def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
     """Give the record format that the attr names spell, and the names that differ from it."""
     stated = {name: sheet.get("attr", name) for name in (*_DEFAULTS, "images", "videos", "system")}
+    for setting in stated.values():
+        if setting and setting.value is not None and not isinstance(setting.value, str):
+            job.leave("unknown", setting, "has to be the name of a column or a role, or null; taken as not stated")
     named = {
         name: setting.value if setting and isinstance(setting.value, str) else default
         for name, default in _DEFAULTS.items()
@@ -161,6 +217,10 @@ def _put_media(job: Job, sheet: Sheet) -> None:
     _put_pixels(job, "data.image", low, high, 3136, 589_824)
     videos = sheet.get("attr", "videos")
     reads_videos = bool(videos and videos.value)
+    images = sheet.get("attr", "images")
+    if reads_videos and videos and images and images.value:
+        text = "attr.images and attr.videos are both set: there the videos of a batch took the place of its images"
+        job.ledger.remark(videos.where, f"{text}; qvl reads both")
     names = ("video_fps", "video_maxlen", "video_min_pixels", "video_max_pixels")
     fps, frames, low, high = (sheet.get("preprocess_parameters", name) for name in names)
     if reads_videos:
@@ -194,8 +254,8 @@ def _check_token(job: Job, videos: Setting | None, reads_videos: bool) -> None:
     token = job.model.get("img_context_token_id") if job.model else None
     if token is None or videos is None:
         return
-    expected = _VIDEO_TOKEN if reads_videos else _IMAGE_TOKEN
-    if token.value in (_IMAGE_TOKEN, _VIDEO_TOKEN) and token.value != expected:
+    expected = VIDEO_TOKEN if reads_videos else IMAGE_TOKEN
+    if token.value in (IMAGE_TOKEN, VIDEO_TOKEN) and token.value != expected:
         what = "videos" if reads_videos else "images"
         stated = "image" if reads_videos else "video"
         text = f"the data file reads {what}, the model file marks the places of {stated} tokens"
@@ -204,6 +264,9 @@ def _check_token(job: Job, videos: Setting | None, reads_videos: bool) -> None:
 
 def _put_validation(job: Job, sheet: Sheet) -> None:
     path, rate = (sheet.get("basic_parameters", name) for name in ("val_dataset", "val_rate"))
+    if path and isinstance(path.value, list) and path.value:
+        job.leave("no_counterpart", path, "data.validation takes one file: the first of the list is written")
+        path = replace(path, value=path.value[0])
     has_path = bool(path and isinstance(path.value, str) and path.value.strip())
     fraction = job.number(rate)
     if has_path and rate and rate.value is not None:
@@ -220,7 +283,7 @@ def _put_validation(job: Job, sheet: Sheet) -> None:
     elif rate and fraction and 0 < fraction < 1:
         job.draft.put("data.validation", {"fraction": fraction}, rate, note)
     elif rate and rate.value not in (None, 0):
-        job.ledger.remark(rate.where, f"val_rate = {rate.text} is no fraction between 0 and 1: no validation")
+        job.leave("no_effect", rate, "is no fraction between 0 and 1: no validation")
     for setting in (path, rate):
         if setting is not None and setting.value not in (None, 0, "") and job.draft.value("data.validation"):
             job.leave("no_effect", setting, "pretrain_vlm.py of that version ignored it (written: qvl validates)")

@@ -43,7 +43,7 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     "log-tps": "tokens per second are always logged, real and padded ones apart",
     "log-throughput": "throughput is always logged",
     "enable-dummy-optimizer": "a stage with nothing to train needs no flag in qvl",
-    "mm-tool": "profiling and memory snapshots of tools.json",
+    "mm-tool": "train.log.profile has the profiler's steps; there are no memory snapshots",
     "swap-attention": "layout.recompute saves the same memory",
     "sequence-parallel": "qvl has no sequence parallelism",
     "context-parallel-algo": "qvl has no context parallelism",
@@ -53,9 +53,14 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     ),
     "eval-iters": "validation goes over all held-out samples",
     "load-base-model": "adapters start from weights.source, a run goes on with --resume",
+    "lora-register-forward-hook": "adapters learn on every stage without hooks",
     "ckpt-format": "qvl has one checkpoint format",
     "distributed-timeout-minutes": "HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT under [env]",
     "lr-decay-iters": "the learning rate decays over all steps",
+    **dict.fromkeys(
+        ("weight-decay-incr-style", "start-weight-decay", "end-weight-decay"),
+        "train.optimizer.weight_decay is constant",
+    ),
     "tensorboard-dir": "TensorBoard files lie in output.dir",
     "use-ascend-mc2": "names a kernel that qvl has not",
 }
@@ -112,7 +117,7 @@ NO_COUNTERPART_MODEL = {
 
 NO_COUNTERPART_ANSWERS = {
     "pipeline_class": "there is one pipeline",
-    "infer_fa": _FUSED,
+    **dict.fromkeys(("infer_fa", "use_infer_fa"), _FUSED),
     "hub_backend": "weights and tokenizer are a local HF folder",
     "autotokenizer_name": "weights and tokenizer are a local HF folder",
     "local_files_only": "nothing is ever downloaded",
@@ -170,8 +175,48 @@ NO_EFFECT_ANSWERS = {
     "evaluation_model": "has to be qwen2_vl_7b for every size; the model is that of weights.source",
 }
 
+# Of the shell, not of the run.
+SHELL_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 # Exported by the scripts, and stated by the recipe elsewhere.
 LAUNCH_VARIABLES = (
     *("NPUS_PER_NODE", "MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("RANK_SIZE", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+    *("RANK_SIZE", *SHELL_VARIABLES),
+)
+
+# Settings that a rule has read, or that need none, where there is nothing else to tell: they agree with the recipe.
+AGREES = {
+    **dict.fromkeys(("mm-data", "mm-model"), "names the file that is read"),
+    **dict.fromkeys(("mm-tool", "load", "save"), "has no part in this recipe"),
+    "worker-num": "devices times machines, as in the recipe",
+    "context-parallel-size": "one, as in qvl",
+    "bf16": "as model.dtype",
+    "dataset_dir": "data.sources.media_root",
+    **dict.fromkeys(("train_on_prompt", "mask_history"), "data.loss_on"),
+    **dict.fromkeys(("seq-length", "micro-batch-size", "num-workers"), "not needed to answer questions"),
+    "max_samples": "data.sources.max_samples",
+    "from_pretrained": "weights.source",
+}
+
+# Keys of the model file that are not compared, since no published model differs in them.
+NOT_COMPARED = (
+    *("hidden_dropout", "attention_dropout", "attention_softmax_in_fp32", "init_method_std", "persist_layer_norm"),
+    *("use_fused_rotary_pos_emb", "apply_rope_fusion", "masked_softmax_fusion", "bias_activation_fusion"),
+    *("bias_dropout_fusion", "apply_query_key_layer_scaling", "use_flash_attn", "spatial_patch_size", "hidden_act"),
+    *("add_bias_linear", "add_qkv_bias", "norm_epsilon", "group_query_attention", "num_query_groups", "num_layers"),
+    *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
+    *("fp16_lm_cross_entropy", "rotary_percent", "downsample_ratio", "bias", "use_rotary_position_embeddings"),
+)
+
+# Names of the data, inference and evaluation files that rules look for: what is nearly one of them was probably meant.
+DOCUMENTED = (
+    *("model_name_or_path", "image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels"),
+    *("video_fps", "video_maxlen", "dataset_dir", "dataset", "cache_dir", "train_on_prompt", "mask_history"),
+    *("max_samples", "streaming", "val_dataset", "val_rate", "num_workers", "pipeline_num_layers", "freeze"),
+    *("from_pretrained", "min_pixels", "max_pixels", "image_path", "video_path", "prompts", "max_new_tokens"),
+    *("temperature", "top_k", "top_p", "repetition_penalty", "dataset_path", "evaluation_dataset"),
+    *("result_output_path", "use_custom_prompt", "recompute_granularity", "recompute_method", "recompute_num_layers"),
+    *NO_EFFECT_DATA,
+    *NO_COUNTERPART_DATA,
+    *NO_EFFECT_ANSWERS,
+    *NO_COUNTERPART_ANSWERS,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -29,7 +30,7 @@ _NAMED = 40
 _NAME = re.compile(r"(data|model|finetune|inference|evaluate)_(.+)\.(json|sh)")
 _FAMILY = re.compile(r"^qwen2(?:[._]?5)?[._-]?vl[._-]?", re.IGNORECASE)
 _ALLOWED = {"data": "json", "model": "json", "finetune": "sh"}
-_OURS = ("recipe", ".toml")
+_PROGRAM = re.compile(r"\b(?:pretrain|inference|evaluate)\w*_vlm\.py")
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,11 @@ class Sheet:
         for at, value in self.source.leaves():
             if not any(at[: len(end)] in self.taken for end in (at[:size] for size in range(1, len(at) + 1))):
                 yield self._setting(at, value)
+
+    def every(self) -> Iterator[Setting]:
+        """Yield every leaf, without looking at it."""
+        for at, value in self.source.leaves():
+            yield Setting(value=value, where=f"{self.file}:{self.source.lines.get(at, 1)}", said=".".join(at))
 
     def under(self, *path: str) -> list[Setting]:
         """Give every leaf below a path."""
@@ -113,6 +119,10 @@ class Folder:
     unread: list[str] = field(default_factory=list)
     # Files of other models: nothing is said of their settings.
     foreign: set[str] = field(default_factory=set)
+    # Scripts that are not UTF-8, and what they were read as.
+    recoded: dict[str, str] = field(default_factory=dict)
+    # Scripts of other names that start a program of the reference stack.
+    starting: list[str] = field(default_factory=list)
     # Folders beside this one in a checkout.
     elsewhere: list[str] = field(default_factory=list)
 
@@ -123,6 +133,17 @@ class Folder:
             if (kind, wanted) in self.sheets:
                 return self.sheets[kind, wanted]
         return None
+
+    def script(self, kind: Kind, key: str) -> Launch | None:
+        """Give the script of a key; of inference and evaluation that of the size, or the only one, will do."""
+        if kind == "finetune":
+            return self.scripts.get((kind, key))
+        for wanted in (key, *_shorter(key)):
+            if (kind, wanted) in self.scripts:
+                return self.scripts[kind, wanted]
+        others = [(of, name) for of, name in self.scripts if of == kind]
+        sizes = {size[0] for name in (key, *(name for _, name in others)) if (size := re.search(r"\d+b", name))}
+        return self.scripts[others[0]] if len(others) == 1 and len(sizes) < 2 else None
 
     def named(self, path: str) -> Sheet | None:
         """Give the JSON file that a script names; only its last part counts, the scripts run elsewhere."""
@@ -149,7 +170,9 @@ def read_folder(path: Path) -> Folder:
         entries = sorted(folder.path.iterdir())
     for entry in entries:
         _read(entry, folder)
+    _read_named(folder)
     _leave_out_sourced(folder)
+    folder.starting = [name for name in folder.unread if name.endswith(".sh") and _starts(folder.path / name)]
     if not (folder.sheets or folder.scripts or folder.broken):
         raise RecipeError(_nothing(path, []))
     return folder
@@ -221,22 +244,47 @@ def _read(entry: Path, folder: Folder) -> None:
         folder.unread.append(entry.name + ("/" if _is_folder(entry) else ""))
         return
     kind: Any = match[1]
+    _read_as(entry, kind, match[2], folder)
+
+
+def _read_named(folder: Folder) -> None:
+    """Read the JSON files that scripts name, whatever they are called."""
+    for (kind, key), launch in list(folder.scripts.items()):
+        kinds: tuple[tuple[str, str, Kind], ...] = (("mm-data", "MM_DATA", "data"), ("mm-model", "MM_MODEL", "model"))
+        for option, variable, of in kinds if kind == "finetune" else (("mm-model", "MM_MODEL", kind),):
+            said = launch.option(option) or launch.variable(variable)
+            name = PurePath(said.text).name if said and isinstance(said.value, str) else ""
+            if name.endswith(".json") and name in folder.unread:
+                folder.unread.remove(name)
+                _read_as(folder.path / name, of, key, folder)
+
+
+def _starts(path: Path) -> bool:
+    try:
+        return _PROGRAM.search(_script_text(path)[0]) is not None
+    except (InputError, UnicodeDecodeError):
+        return False
+
+
+def _read_as(entry: Path, kind: Kind, name: str, folder: Folder) -> None:
+    """Read a file as one of a kind; what is wrong with it goes to `folder.broken`."""
     if kind == "data" and _holds_records(entry):
         folder.unread.append(f"{entry.name} (records)")
         return
     try:
-        text = _text(entry)
-        if match[3] == "sh":
-            script = read_script(text, lambda name: _beside(entry, name))
-            folder.scripts[kind, _free_key(match[2], kind, folder.scripts)] = Launch(file=entry.name, script=script)
+        if entry.suffix == ".sh":
+            text, encoding = _script_text(entry)
+            if encoding != "UTF-8":
+                folder.recoded[entry.name] = encoding
+            script = read_script(text, lambda other: _beside(entry, other))
+            folder.scripts[kind, _free_key(name, kind, folder.scripts)] = Launch(file=entry.name, script=script)
         else:
-            source = read_json_source(text)
-            folder.sheets[kind, _free_key(match[2], kind, folder.sheets)] = Sheet(file=entry.name, source=source)
+            source = read_json_source(_text(entry))
+            folder.sheets[kind, _free_key(name, kind, folder.sheets)] = Sheet(file=entry.name, source=source)
     except InputError as error:
         folder.broken[entry.name] = error.problems[0]
     except UnicodeDecodeError as error:
-        message = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
-        folder.broken[entry.name] = Problem(where=entry.name, message=message, fix="convert the file to UTF-8")
+        folder.broken[entry.name] = _not_utf8(entry.name, error)
     except JsonSourceError as error:
         faults = [*error.before, (error.line, str(error))]
         (line, first), *more = faults
@@ -258,10 +306,38 @@ def _text(path: Path) -> str:
     return read_regular_file(path, limit=_LIMIT, error_type=RecipeError).decode("utf-8")
 
 
+def _script_text(path: Path) -> tuple[str, str]:
+    """Give a script's text and its encoding: bash takes comments in any that has ASCII's letters, such as GBK."""
+    raw = read_regular_file(path, limit=_LIMIT, error_type=RecipeError)
+    for encoding in ("UTF-8", "GB18030", "ISO-8859-1"):
+        try:
+            return raw.decode(encoding), encoding
+        except UnicodeDecodeError:
+            if b"\0" in raw:
+                # UTF-16, or no text at all: nothing that bash reads.
+                raise
+    raise AssertionError
+
+
+def _not_utf8(name: str, error: UnicodeDecodeError) -> Problem:
+    """Say what a file is that is not UTF-8, and how it becomes that."""
+    raw, said = error.object, f"byte {error.object[error.start]:#04x} at position {error.start}"
+    encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "GB18030"
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return Problem(where=name, message=f"is not UTF-8 text: {said}", fix="convert the file to UTF-8")
+    likely = (
+        "is UTF-16 text, which is not read there either" if encoding == "UTF-16" else "is not UTF-8 text, perhaps GBK"
+    )
+    fix = f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > new, and take the new file"
+    return Problem(where=name, message=f"{likely}: {said}", fix=fix)
+
+
 def _beside(script: Path, name: str) -> str | None:
     """Give the text of a file beside a script; None where there is none that can be read."""
     try:
-        return _text(script.with_name(name))
+        return _script_text(script.with_name(name))[0]
     except (InputError, UnicodeDecodeError, ValueError):
         return None
 

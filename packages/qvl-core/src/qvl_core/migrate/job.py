@@ -30,6 +30,21 @@ _PAIRS = (
     ("load", "LOAD_PATH"),
     ("save", "SAVE_PATH"),
 )
+_MADE = (
+    "is made by a command or by a variable of the shell that starts the script; nothing is executed here: "
+    "state it yourself if it matters"
+)
+# What is taken where these are not known is told by rules of their own.
+_TOLD = (
+    "MASTER_ADDR",
+    "NNODES",
+    "NODE_RANK",
+    "NPUS_PER_NODE",
+    "LOCAL_WORKER_NUM",
+    "NPROC_PER_NODE",
+    "LOAD",
+    "LOAD_PATH",
+)
 
 
 @dataclass(kw_only=True)
@@ -53,8 +68,14 @@ class Job:
 
     def _known(self, setting: Setting | None) -> Setting | None:
         if setting is not None and isinstance(setting.value, str) and GAP in setting.value:
-            text = "is made by a command or by a variable of the shell that starts the script; nothing is executed here"
-            self.ledger.remark(setting.where, f"{setting.said} {text}: state it yourself if it matters")
+            # An option and the variable that it is given stand in one place: that is told once.
+            name = setting.said.lstrip("-").upper().replace("-", "_")
+            # Of a path only its last part counts where it names a file that is read.
+            is_told = name in _TOLD or (name in ("MM_DATA", "MM_MODEL") and GAP not in setting.value.rpartition("/")[2])
+            if not is_told and not any(
+                where == setting.where and text.endswith(_MADE) for where, text in self.ledger.remarks
+            ):
+                self.ledger.remark(setting.where, f"{setting.said} {_MADE}")
             return None
         return setting
 

@@ -19,6 +19,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 # Python's reader, the reference stack's, takes these; no setting can be one of them.
 _NO_NUMBER = re.compile(r"-?(?:NaN|Infinity)\b")
 _DEEPEST = 60
+_TAKE_OUT = "JSON has no comments and no comma after the last item: take them out"
 
 
 class JsonSourceError(ValueError):
@@ -74,11 +75,11 @@ class _Reader:
         try:
             found = self._whole()
         except JsonSourceError as error:
-            raise JsonSourceError(str(error), error.line, error.fix, self._faults) from None
+            fix = error.fix or (_TAKE_OUT if self._faults else "")
+            raise JsonSourceError(str(error), error.line, fix, self._faults) from None
         if self._faults:
             *before, (line, message) = self._faults
-            fix = "JSON has no comments and no comma after the last item: take them out"
-            raise JsonSourceError(message, line, fix, before)
+            raise JsonSourceError(message, line, _TAKE_OUT, before)
         return found
 
     def _whole(self) -> JsonSource:

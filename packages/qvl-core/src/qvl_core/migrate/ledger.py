@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from qvl_core.migrate.shell_text import GAP
 
-Fate = Literal["no_effect", "no_counterpart", "unknown"]
+Fate = Literal["no_effect", "no_counterpart", "unknown", "in_accord"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Carried:
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """A setting that is not carried over, and why."""
+    """A setting that has no row among the values of a recipe, and why; `in_accord` agrees with what is there."""
 
     fate: Fate
     where: str

@@ -10,20 +10,19 @@ from pathlib import Path
 
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable
+from qvl_core.migrate.accounts import account
 from qvl_core.migrate.answering import fill_eval, fill_infer
 from qvl_core.migrate.family import check_family
 from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder, shortened
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
-from qvl_core.migrate.recipe_text import recipe_text
+from qvl_core.migrate.recipe_text import in_order, recipe_text
 from qvl_core.migrate.sft import fill_sft
+from qvl_core.migrate.shell_text import GAP
 
 # What every text report has in its first lines.
 SUMMARY = "without effect, "
 TEXT_REPORT, JSON_REPORT = "migration.txt", "migration.json"
-# Options that have been looked at without leading to a key of their own.
-_LOOKED_AT = ("--mm-data", "--mm-model", "--mm-tool", "--bf16", "--load", "--save")
-# Variables of a script that only name files, folders and numbers for its own use.
 _TASKS: dict[Kind, str] = {"finetune": "sft", "inference": "infer", "evaluate": "eval"}
 
 
@@ -65,7 +64,9 @@ def migrate(path: Path, out: Path) -> Migration:
     if folder.elsewhere:
         ledger.remark(str(folder.path), f"this folder is read; left alone: {shortened(folder.elsewhere)}")
     made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]
-    _tell_of_files(folder, ledger)
+    _compare_outputs(made, ledger)
+    rows = [row for one in made for row in one.values]
+    account(folder, ledger, rows, [problem for one in made for problem in one.problems])
     return Migration(
         folder=str(folder.path),
         made=tuple(made),
@@ -73,6 +74,20 @@ def migrate(path: Path, out: Path) -> Migration:
         broken=tuple(folder.broken.values()),
         unread=tuple(folder.unread),
     )
+
+
+def _compare_outputs(made: list[Made], ledger: Ledger) -> None:
+    """Tell where several recipes write to one folder: the shipped scripts all say save_dir."""
+    into: dict[str, list[tuple[str, str]]] = {}
+    for one in made:
+        for row in one.values:
+            if row.key == "output.dir":
+                into.setdefault(str(row.value), []).append((row.where, one.file))
+    for folder, rows in into.items():
+        if len(rows) > 1:
+            names = ", ".join(name for _, name in rows)
+            text = f"{names} write to one folder, {folder}: give each its own output.dir"
+            ledger.remark(next((where for where, _ in rows if where), rows[0][1]), text)
 
 
 def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite: bool = False) -> list[Path]:
@@ -99,10 +114,13 @@ def write(migration: Migration, out: Path, reports: dict[str, str], *, overwrite
 
 def _jobs(folder: Folder, ledger: Ledger) -> Iterator[Job]:
     for kind, task in _TASKS.items():
-        keys = sorted({key for of, key in (*folder.scripts, *folder.sheets) if of == kind}, key=_by_size)
-        for key in keys:
+        scripts = {key: launch for (of, key), launch in folder.scripts.items() if of == kind}
+        # A file that the script of another key names belongs to that script's recipe.
+        named = {_stated_file(launch, "mm-model", "MM_MODEL")[1] for launch in scripts.values()}
+        sheets = {key for (of, key), sheet in folder.sheets.items() if of == kind and sheet.file not in named}
+        for key in sorted({*scripts, *sheets}, key=_by_size):
             draft = RecipeDraft(name=f"{key}_{task}", task=task)  # type: ignore[arg-type]
-            job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.scripts.get((kind, key)))
+            job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.script(kind, key))
             _link(job, kind)
             _fill(job, kind)
             yield job
@@ -117,11 +135,16 @@ def _link(job: Job, kind: Kind) -> None:
     """Find the JSON files that belong to a script: those that it names, else those of its size."""
     folder = job.folder
     if kind == "finetune":
-        job.data = _named(job, "--mm-data", "MM_DATA") or folder.sheet("data", job.key)
-        job.model = _named(job, "--mm-model", "MM_MODEL") or folder.sheet("model", job.key)
+        job.data = _named(job, "mm-data", "MM_DATA") or folder.sheet("data", job.key)
+        job.model = _named(job, "mm-model", "MM_MODEL") or folder.sheet("model", job.key)
     else:
         own = folder.sheets.get((kind, job.key))
-        named = _named(job, "--mm-model", "MM_MODEL")
+        if job.launch and (kind, job.key) not in folder.scripts and own:
+            text = f"no {kind}_*.sh of its own: devices and variables are those of {job.launch.file}"
+            job.ledger.remark(own.file, text)
+            job.model = own
+            return
+        named = _named(job, "mm-model", "MM_MODEL")
         job.model = named or own
         if own and named and own is not named and job.launch:
             text = f"the script names {named.file}, not {own.file}: the named one is used"
@@ -129,16 +152,22 @@ def _link(job: Job, kind: Kind) -> None:
 
 
 def _named(job: Job, option: str, variable: str) -> Sheet | None:
-    said = job.option(option.removeprefix("--")) or job.variable(variable)
-    if said is None or not isinstance(said.value, str):
+    said, name = _stated_file(job.launch, option, variable)
+    if said is None or not name:
         return None
-    sheet = job.folder.named(said.text)
-    name = said.text.rpartition("/")[2]
+    sheet = job.folder.named(name)
     if sheet is None:
         why = "cannot be read" if name in job.folder.broken else "is not in the folder"
         why = "holds records, not settings" if f"{name} (records)" in job.folder.unread else why
         job.ledger.remark(said.where, f"{said.said} names {name}, which {why}")
     return sheet
+
+
+def _stated_file(launch: Launch | None, option: str, variable: str) -> tuple[Setting | None, str]:
+    """Give where a script names a file, and the file's name; "" where that is not known."""
+    said = (launch.option(option) or launch.variable(variable)) if launch else None
+    name = said.text.rpartition("/")[2] if said and isinstance(said.value, str) else ""
+    return said, "" if GAP in name else name
 
 
 def _fill(job: Job, kind: Kind) -> None:
@@ -179,7 +208,7 @@ def _finish(job: Job, folder: Folder, out: Path) -> Made:
     return Made(
         name=draft.name,
         task=draft.task,
-        values=tuple(draft.rows.values()),
+        values=in_order(draft.rows.values()),
         text=text,
         problems=tuple(problems),
         warnings=tuple(warnings),
@@ -219,28 +248,6 @@ def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
             Setting(value=new, where=launch.place(later), said=name),
         ]
         ledger.contradict(f"{name} is stated twice", places, f"the later one, {new[:80]}, as in the script")
-
-
-def _tell_of_files(folder: Folder, ledger: Ledger) -> None:
-    """Tell what no rule has looked at, keys that stand twice, and files that belong to nothing."""
-    for sheet in (sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign):
-        for path, *stated in sheet.source.repeated:
-            said = ".".join(path)
-            places = [Setting(value=value, where=f"{sheet.file}:{line}", said=said) for line, value in stated]
-            ledger.contradict(f"{path[-1]} stands twice in one object", places, "the last one, as in the reference")
-        if not sheet.taken:
-            ledger.remark(sheet.file, "no script uses it")
-            continue
-        for setting in sheet.rest():
-            if setting.value not in (None, "", [], {}):
-                ledger.leave("unknown", setting, "qvl migrate does not know it")
-    for launch in (launch for launch in folder.scripts.values() if launch.file not in folder.foreign):
-        for option in launch.script.options.values():
-            said = f"--{option.name}"
-            if said not in launch.taken and said not in _LOOKED_AT:
-                value = " ".join(option.values) or "(set)"
-                setting = Setting(value=value, where=launch.place(option.line), said=said)
-                ledger.leave("unknown", setting, "qvl migrate does not know it")
 
 
 def _ours(path: Path) -> bool:

@@ -22,6 +22,9 @@ from qvl_core.specs.model_spec import ModelSpec
 
 _SIZE = re.compile(r"(?<![\d.])(3|7|32|72)[_-]?b(?![a-z])", re.IGNORECASE)
 _DEFAULT_PORT = 29501
+# Devices that a machine has at least.
+_DEVICES = 8
+_FROM_LISTS = "from the length of the stage lists"
 
 
 def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
@@ -42,7 +45,8 @@ def put_model(job: Job, hf_folder: Setting | None) -> ModelSpec | None:
     if by_key not in (None, name) and said:
         text = f"the file names say {by_key}; {said.said} says {name}, which is used"
         job.ledger.remark(said.where, text)
-    job.draft.put("model.name", name, said)
+    note = "" if by_shape or by_path else f"read off the files' names: {job.key}"
+    job.draft.put("model.name", name, said if by_shape or by_path else None, note)
     job.draft.model = name
     spec = load_spec(name)
     if job.model:
@@ -69,6 +73,8 @@ def put_freeze(job: Job) -> None:
         # Without a model file all shipped sizes are meant, and those freeze both.
         if setting.value if setting else default or job.model is None:
             frozen.append(component)
+    text = job.model.get("text_decoder", "freeze") if job.model else None
+    job.leave("no_effect", text, "nothing read it: the text part was always trained")
     note = "not stated: the reference's default" if job.model else "not stated: all shipped model files freeze both"
     job.draft.put("model.freeze", frozen, said, more if said else note)
 
@@ -83,8 +89,9 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     lists = [_stages(job, table) for table in ("vision_encoder", "text_decoder")]
     known = [(stages, setting) for stages, setting in lists if stages is not None and setting]
     pp = stated or (len(known[0][0]) if known else 1)
-    job.draft.put("layout.tp", tp, tp_said)
-    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else "from the length of the stage lists" if known else "")
+    job.draft.put("layout.tp", tp, tp_said, "" if tp_said else _one(job, "tensor-model-parallel-size", "TP"))
+    one = _one(job, "pipeline-model-parallel-size", "PP")
+    job.draft.put("layout.pp", pp, pp_said, "" if pp_said else _FROM_LISTS if known else one)
     if spec and tp_said:
         # Told here, with its line: a wrong degree makes a nonsense of the batch too, which is told first otherwise.
         job.stuck += [replace(problem, where=tp_said.where) for problem in check_tensor_degree(spec, tp)]
@@ -96,6 +103,11 @@ def put_layout(job: Job, spec: ModelSpec | None, *, inference: bool) -> tuple[in
     if len(known) == 2 and spec:
         _put_stages(job, spec, pp, pp_said, known, inference)
     return tp, pp
+
+
+def _one(job: Job, option: str, variable: str) -> str:
+    """Say why a degree is 1 that no file gives as a number."""
+    return "not known: 1 is taken" if job.unknown(option, variable) else "not stated: 1, as there"
 
 
 def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, known: list[Any], inference: bool) -> None:
@@ -121,11 +133,12 @@ def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, kno
 def put_launch(job: Job, tp: int, pp: int) -> Layout:
     """State [launch]; give the layout with the replicas that the devices make."""
     per_said = job.option("local-worker-num", "nproc-per-node", "nproc_per_node") or job.variable("NPUS_PER_NODE")
-    per_node = job.whole(per_said, least=1)
+    per_node, note = job.whole(per_said, least=1), ""
     visible = job.variable("ASCEND_RT_VISIBLE_DEVICES")
     if per_node is None and visible:
         per_node = len(visible.text.split(","))
         per_said = visible
+        note = f"{visible.said} names so many"
     nodes_said = job.option("nnodes") or job.variable("NNODES")
     nodes = job.whole(nodes_said, least=1)
     world_said = job.option("worker-num") or job.variable("WORLD_SIZE")
@@ -135,21 +148,24 @@ def put_launch(job: Job, tp: int, pp: int) -> Layout:
         settings = [setting for setting in (world_said, per_said, nodes_said) if setting]
         job.ledger.contradict(f"the number of processes is {world}, but {product}", settings, product)
     if per_node is None:
+        note = "not known, see the remarks" if job.launch else "not stated: one for each stage"
         per_node = _devices_per_node(job, world, nodes, tp * pp)
     if nodes is None:
         nodes = _nodes(job, world, per_node, tp, pp)
-    job.draft.put("launch.device", "ascend")
-    job.draft.put("launch.devices_per_node", per_node, per_said)
+    job.draft.put("launch.device", "ascend", note="the reference stack's")
+    job.draft.put("launch.devices_per_node", per_node, per_said, note)
     note = "not known: as few as the layout needs; write the real number" if job.unknown("nnodes", "NNODES") else ""
+    note = note or ("" if nodes_said else "not stated: one machine")
     job.draft.put("launch.nodes", nodes, nodes_said, note)
     _put_master(job)
-    rank = job.option("node-rank", "node_rank") or job.variable("NODE_RANK")
+    rank = (job.launch.option("node-rank", "node_rank") or job.launch.variable("NODE_RANK")) if job.launch else None
     job.leave("no_counterpart", rank, "not in the recipe: `qvl run RECIPE --node-rank N` on each machine")
     job.variable("GRAD_ACC_STEP", "DP")
     devices = per_node * nodes
     if devices < tp * pp and per_said:
         message = f"makes {devices} devices in all; tp {tp} x pp {pp} needs {tp * pp}"
-        fix = f"NNODES={-(-tp * pp // per_node)}, or a smaller layout"
+        more = f"NPUS_PER_NODE={tp * pp}" if tp * pp <= _DEVICES else f"NNODES={-(-tp * pp // per_node)}"
+        fix = f"{more}, or a smaller layout"
         job.stuck.append(Problem(where=per_said.where, key=per_said.said, message=message, fix=fix))
     elif devices % (tp * pp) and per_said:
         message = f"makes {devices} devices in all, no multiple of tp {tp} x pp {pp} = {tp * pp}"
@@ -165,7 +181,8 @@ def _devices_per_node(job: Job, world: int | None, nodes: int | None, needed: in
     count = max(1, world // several) if world else needed // gcd(several, needed)
     said = job.unknown("local-worker-num", "NPUS_PER_NODE") or job.unknown("nproc-per-node")
     if said is None:
-        job.ledger.remark(job.launch.file if job.launch else job.key, f"no device count is stated: {count} are taken")
+        where = job.launch.file if job.launch else job.model.file if job.model else job.key
+        job.ledger.remark(where, f"no device count is stated: launch.devices_per_node = {count} is taken")
         return count
     text = f"{said.said} is not known: launch.devices_per_node = {count} is taken; replicas and batch follow from it"
     job.ledger.remark(said.where, f"{text}; write the real number, and layout.dp and train.global_batch with it")
@@ -190,6 +207,7 @@ def _put_master(job: Job) -> None:
     host = host_said.text.strip() if host_said and host_said.text.strip() else "localhost"
     port = job.whole(port_said, least=1) or _DEFAULT_PORT
     both = f"and {port_said.where} {port_said.said}" if host_said and port_said else ""
+    both = both if host_said or port_said else "not stated: this machine"
     job.draft.put("launch.master", f"{host}:{port}", host_said or port_said, both)
     if unknown := job.unknown("master-addr", "MASTER_ADDR"):
         text = f"{unknown.said} is not known: launch.master = {host}:{port} is taken, right on one machine only"
@@ -237,15 +255,20 @@ def _put_variable(job: Job, name: str, setting: Setting) -> None:
 def put_weights(job: Job, hf_folder: Setting | None) -> None:
     """State weights.source: the HF folder, which qvl loads into any layout; tell what LOAD_PATH holds."""
     loaded = job.option("load") or job.variable("LOAD_PATH", "CKPT_LOAD_DIR")
+    unknown = job.unknown("load", "LOAD_PATH")
+    why = "converted weights are not needed: qvl loads the HF folder into any layout"
     if job.draft.task == "sft" and job.data is None:
         # The missing data file is the one problem to tell.
+        job.leave("no_counterpart", loaded, f"{why}, which the data file names")
         return
     if hf_folder is None or not isinstance(hf_folder.value, str) or not hf_folder.value.strip():
         fix = "state weights.source yourself: the folder of the HF checkpoint"
         job.missing("no file names the HF folder (model_name_or_path, from_pretrained)", "weights.source", fix)
+        job.leave("no_counterpart", loaded, why)
         return
     source = clean_path(hf_folder.text)
     job.draft.put("weights.source", source, hf_folder)
+    job.leave("no_counterpart", unknown, why)
     if loaded is None:
         return
     path = clean_path(loaded.text)
@@ -253,8 +276,7 @@ def put_weights(job: Job, hf_folder: Setting | None) -> None:
         return
     model = job.draft.model.removeprefix("qwen2.5-vl-")
     command = f"qvl convert import --mindspeed {path} --hf-files {source} --out ckpt/{model}_imported"
-    why = "converted weights are not needed: qvl loads the HF folder into any layout. "
-    why += f"Where {path} holds weights that you trained: {command}, then weights.source = that folder"
+    why += f". Where {path} holds weights that you trained: {command}, then weights.source = that folder"
     job.leave("no_counterpart", loaded, why)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from qvl_core.migrate.ledger import Carried, RecipeDraft
@@ -15,6 +16,11 @@ _TABLES = (
 )
 _DOES = {"sft": "Fine-tune {model}", "eval": "Score {model} on {benchmark}", "infer": "Answer questions with {model}"}
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def in_order(rows: Iterable[Carried]) -> tuple[Carried, ...]:
+    """Give values table by table, as a recipe has them."""
+    return tuple(sorted(rows, key=lambda row: _TABLES.index(row.key.rpartition(".")[0])))
 
 
 def recipe_text(draft: RecipeDraft, folder: str, path: str) -> str:

@@ -18,6 +18,7 @@ from qvl_core.migrate.model_part import (
 
 # Megatron's own defaults, where a script states nothing (core_r0.8.0, arguments.py).
 _MEGATRON = "not stated: Megatron's default"
+_RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
 # Their fused projection -> ours, by component.
 _TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "text": {
@@ -41,7 +42,7 @@ def fill_sft(job: Job) -> None:
     hf_folder = job.data.get("preprocess_parameters", "model_name_or_path") if job.data else None
     spec = put_model(job, hf_folder)
     put_freeze(job)
-    job.draft.put("model.dtype", "bfloat16", _precision(job))
+    _put_precision(job)
     tp, pp = put_layout(job, spec, inference=False)
     layout = put_launch(job, tp, pp)
     zero = job.option("use-distributed-optimizer")
@@ -63,25 +64,34 @@ def fill_sft(job: Job) -> None:
     job.leave_options("no_counterpart", NO_COUNTERPART_OPTIONS)
 
 
-def _precision(job: Job) -> Setting | None:
-    half = job.option("fp16")
+def _put_precision(job: Job) -> None:
+    half, said = job.option("fp16"), job.option("bf16")
     job.leave("no_counterpart", half, "qvl trains in bfloat16 on Ascend")
-    return job.option("bf16")
+    note = "" if said else f"{half.where} says --fp16" if half else "not stated: all shipped scripts say --bf16"
+    job.draft.put("model.dtype", "bfloat16", said, note)
 
 
 def _put_recompute(job: Job) -> None:
-    found: list[str] = []
-    said = None
+    """State layout.recompute: the parts for which the model file has a granularity."""
+    found: dict[str, Setting] = {}
     for component, table in (("vision", "vision_encoder"), ("text", "text_decoder")):
-        setting = job.model.get(table, "recompute_granularity") if job.model else None
+        setting, *rest = (job.model.get(table, name) if job.model else None for name in _RECOMPUTE)
         if setting and setting.value:
-            found.append(component)
-            said = said or setting
-    flag = job.option("recompute-granularity", "recompute-activations")
-    job.leave("no_effect", flag, "recomputation is read from the model file")
-    for name in ("recompute-method", "recompute-num-layers"):
+            found[component] = setting
+            if setting.value != "full":
+                job.leave("no_counterpart", setting, "layout.recompute recomputes whole layers: it saves more memory")
+        for part in (part for part in rest if part and part.value is not None):
+            if component in found:
+                job.leave("no_counterpart", part, "layout.recompute recomputes every layer of the part, one by one")
+            else:
+                job.leave("no_effect", part, "without recompute_granularity nothing is recomputed")
+    for name in ("recompute-granularity", "recompute-activations", "recompute-method", "recompute-num-layers"):
         job.leave("no_effect", job.option(name), "recomputation is read from the model file")
-    job.draft.put("layout.recompute", found or "none", said)
+    places = list(found.values())
+    note = "not stated: the model file recomputes nothing" if job.model else "not stated"
+    if places:
+        note = "".join(f"and {one.where} {one.said}" for one in places[1:])
+    job.draft.put("layout.recompute", list(found) or "none", places[0] if places else None, note)
 
 
 def _put_batches(job: Job, layout: Layout) -> None:
@@ -92,17 +102,16 @@ def _put_batches(job: Job, layout: Layout) -> None:
     batch_said = job.option("global-batch-size") or job.variable("GBS")
     batch = job.whole(batch_said, least=1)
     job.require_known("micro-batch-size", "MBS")
-    _check_accumulation(job, micro, batch, batch_said, layout)
-    note = ""
+    note = _check_accumulation(job, micro, batch, batch_said, layout)
     if batch is None:
         batch, batch_said, note = _derived_batch(job, micro, layout)
     samples_said = job.option("train-samples")
     samples = job.whole(samples_said, least=1)
     if steps is None and samples:
         steps, steps_said = max(1, samples // batch), samples_said
-    if steps is None:
+    if steps is None and not steps_said and not samples_said:
         job.missing("no file says how long training is (--train-iters)", "train.steps", "state it in the script")
-    else:
+    elif steps is not None:
         job.draft.put("train.steps", steps, steps_said)
     job.draft.put("train.micro_batch", micro, micro_said)
     job.draft.put("train.global_batch", batch, batch_said, note)
@@ -133,16 +142,24 @@ def _derived_batch(job: Job, micro: int, layout: Layout) -> tuple[int, Setting |
     return micro * accumulation * layout.dp, said, note
 
 
-def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting | None, layout: Layout) -> None:
-    """Tell where micro batch, accumulation and replicas do not make the global batch that is stated."""
+def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting | None, layout: Layout) -> str:
+    """Tell where micro batch, accumulation and replicas do not make the global batch that is stated.
+
+    Give a note where they do with context parallelism, which made fewer replicas there.
+    """
     accumulation_said = job.variable("GRAD_ACC_STEP")
     accumulation = job.whole(accumulation_said, least=1)
     if not accumulation or not batch or not said or not accumulation_said:
-        return
-    product = micro * accumulation * layout.dp
+        return ""
+    split = job.whole(job.option("context-parallel-size") or job.variable("CP"), least=1) or 1
+    replicas = max(1, layout.dp // split)
+    product = micro * accumulation * replicas
     if product != batch:
-        text = f"{micro} x {accumulation} x {layout.dp} replicas make {product} samples, not {batch}"
+        text = f"{micro} x {accumulation} x {replicas} replicas make {product} samples, not {batch}"
         job.ledger.contradict(text, [accumulation_said, said], f"train.global_batch = {batch}")
+    elif replicas != layout.dp:
+        return f"{accumulation} micro batches on {replicas} of {layout.dp} replicas there, fewer on each here"
+    return ""
 
 
 def _put_optimizer(job: Job) -> None:
@@ -155,11 +172,11 @@ def _put_optimizer(job: Job) -> None:
     if optimizer and optimizer.text.strip() != "adam":
         job.leave("no_counterpart", optimizer, "qvl trains with AdamW, which is written: lr was chosen for another one")
         optimizer = None
-    job.draft.put(f"{table}.name", "adamw", optimizer)
+    job.draft.put(f"{table}.name", "adamw", optimizer, "" if optimizer else "Megatron's Adam, which decays weights so")
     job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
     first, second = job.option("adam-beta1"), job.option("adam-beta2")
     low, high = job.number(first), job.number(second)
-    both = f"and {second.where} {second.said}" if first and second else ""
+    both = f"and {second.where} {second.said}" if first and second else "" if first or second else _MEGATRON
     betas = [0.9 if low is None else low, 0.999 if high is None else high]
     job.draft.put(f"{table}.betas", betas, first or second, both)
     defaults = (("eps", "adam-eps", 1e-8), ("weight_decay", "weight-decay", 0.01), ("clip_norm", "clip-grad", 1.0))
@@ -169,11 +186,11 @@ def _put_optimizer(job: Job) -> None:
         job.draft.put(f"{table}.{key}", default if value is None else value, said, "" if said else _MEGATRON)
     style_said = job.option("lr-decay-style")
     style = str(style_said.value) if style_said else "linear"
-    table = "train.schedule"
+    table, note = "train.schedule", "" if style_said else _MEGATRON
     if style not in ("cosine", "linear", "constant"):
         job.leave("no_counterpart", style_said, "qvl has cosine, linear and constant; cosine is written")
-        style = "cosine"
-    job.draft.put(f"{table}.name", style, style_said, "" if style_said else _MEGATRON)
+        style, note = "cosine", f"{style} there, which qvl has not"
+    job.draft.put(f"{table}.name", style, style_said, note)
     _put_warmup(job)
     lowest_said = job.option("min-lr")
     lowest = job.number(lowest_said)
@@ -187,6 +204,12 @@ def _put_warmup(job: Job) -> None:
     if fraction is not None and steps:
         settings = [setting for setting in (fraction_said, steps_said) if setting]
         job.ledger.contradict("warm-up is stated twice", settings, f"warmup = {fraction}")
+    samples_said = job.option("lr-warmup-samples")
+    samples, batch = job.number(samples_said), job.draft.value("train.global_batch") or 0
+    if fraction is None and not steps and samples and batch:
+        steps, steps_said = samples / batch, samples_said
+    elif samples:
+        job.leave("no_effect", samples_said, "the warm-up is stated in another way too, which is used")
     if fraction is None and steps and total:
         fraction, fraction_said = round(steps / total, 6), steps_said
     job.draft.put("train.schedule.warmup", fraction or 0.0, fraction_said, "" if fraction_said else _MEGATRON)
@@ -227,7 +250,8 @@ def _put_saving(job: Job) -> None:
     every = job.option("save-interval")
     skipped = job.option("no-save-optim")
     job.draft.put("train.save.every", job.whole(every, least=1) or 500, every, "" if every else "qvl's default")
-    note = "a run that was interrupted starts anew; true keeps what it needs to go on" if skipped else ""
+    note = "a run that was interrupted starts anew; true keeps what it needs to go on"
+    note = note if skipped else "the script has no --no-save-optim"
     job.draft.put("train.save.optimizer", skipped is None, skipped, note)
     log = job.option("log-interval")
     job.draft.put("train.log.every", job.whole(log, least=1) or 100, log, "" if log else _MEGATRON)
@@ -239,4 +263,6 @@ def _put_saving(job: Job) -> None:
     folder = job.option("save") or job.variable("SAVE_PATH", "CKPT_SAVE_DIR")
     default = f"runs/{job.draft.name}"
     path = clean_path(folder.text) if folder and isinstance(folder.value, str) else default
-    job.draft.put("output.dir", path, folder if path != default else None)
+    unknown = job.unknown("save", "SAVE_PATH")
+    note = "" if path != default else f"{unknown.where} {unknown.said} is not known" if unknown else "qvl's default"
+    job.draft.put("output.dir", path, folder if path != default else None, note)

@@ -82,7 +82,7 @@ class Flow(Loops):
 
     def _compound(self, command: Callable[[], None]) -> None:
         """Carry out a compound command; in a pipeline, what it sets is gone with it."""
-        piped, held, repeated = self.piped_here, self.fork(), len(self.state.script.repeated)
+        piped, held, repeated = self.piped_here, self.state.fork(), len(self.state.script.repeated)
         gate = self.gate
         command()
         self.gate, self.piped_here = gate, piped
@@ -93,7 +93,7 @@ class Flow(Loops):
             self.redirection()
         if piped or re.compile(r"\|(?!\|)").match(self.shell.script, self.shell.at):
             del self.state.script.repeated[repeated:]
-            self.join(held)
+            self.state.join(held)
             self.state.status = None
 
     def _group(self) -> None:
@@ -101,12 +101,12 @@ class Flow(Loops):
 
     def _subshell(self) -> None:
         self.shell.take()
-        held, repeated = self.fork(), len(self.state.script.repeated)
+        held, repeated = self.state.fork(), len(self.state.script.repeated)
         skipping = self.state.skipping
         self.list_of(")")
         if not skipping:
             del self.state.script.repeated[repeated:]
-            self.join(held)
+            self.state.join(held)
 
     def _if(self) -> None:
         """Follow the branch that is known to be taken; where none is, guess."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from qvl_core.migrate.shell_assignments import Assigned
 from qvl_core.migrate.shell_builtins import DECLARING
-from qvl_core.migrate.shell_commands import Assigned, Commands
+from qvl_core.migrate.shell_commands import Commands
 from qvl_core.migrate.shell_conditions import Token, holds
 from qvl_core.migrate.shell_state import State
 from qvl_core.migrate.shell_text import Text, Word

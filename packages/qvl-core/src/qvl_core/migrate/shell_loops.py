@@ -10,6 +10,11 @@ from qvl_core.migrate.shell_lists import ARITHMETIC, CARRY_OUT, GUESS, LEAVE_OUT
 from qvl_core.migrate.shell_options import started
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text, Word
 
+_ARGUMENTS = re.compile(r"\$#|\$\{#\}|\$\{?[1@*]|\bgetopts\b")
+# A here-document: what a script prints, such as how it is called.
+_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?.*?^\s*\1$", re.DOTALL | re.MULTILINE)
+_STARTS = re.compile(r"\b(?:msrun|torchrun)\b|_vlm\.py")
+
 
 class Loops(Lists):
     """Carries out `for`, `while`, `until` and `for ((...))`."""
@@ -27,11 +32,13 @@ class Loops(Lists):
         self.blank_lines()
         if found := re.compile(r"in(?=[\s;])").match(shell.script, shell.at):
             shell.step(len(found[0]))
+            listed = shell.at
             while (word := shell.word()) is not None:
                 matched = not word.quoted and any(set(text.chars) & set("*?[") for text in word.fields)
                 words += [Text(GAP, (word.line,))] if matched else word.fields
+            over = shell.script[listed : shell.at]
         else:
-            known = state.parameters is not None
+            over, known = "$@", state.parameters is not None
             words = state.parameters or []
         while shell.peek() and shell.peek() in "; \t\r\n#":
             shell.skip_blanks() if shell.peek() == "#" else shell.take()
@@ -41,7 +48,7 @@ class Loops(Lists):
             self.branch(GUESS, "done")
         elif state.skipping:
             self.list_of("done")
-        else:
+        elif not self._over_arguments(over, name.line):
             self._rounds(name, words, known=known)
 
     def _rounds(self, name: Word, words: list[Text], *, known: bool) -> None:
@@ -126,6 +133,8 @@ class Loops(Lists):
         while True:
             shell.go(at, line)
             self.list_of("do")
+            if not skipping and state.status is None and self._over_arguments(shell.script[at : shell.at], line):
+                break
             mode = mode_of(state.status, not until)
             state.rounds += mode == GUESS
             self.branch(mode, "done")
@@ -144,6 +153,26 @@ class Loops(Lists):
                 break
         state.touched |= touched
         state.status = None
+
+    def _over_arguments(self, text: str, line: int) -> bool:
+        """Pass over a loop that reads what the script is started with, as if nothing were; tell whether it was one.
+
+        A loop that may start the program is read all the same.
+        """
+        state, shell = self.state, self.shell
+        if state.parameters is not None or not state.are_the_scripts or not _ARGUMENTS.search(text):
+            return False
+        at, start = shell.at, shell.line
+        self.branch(LEAVE_OUT, "done")
+        body = shell.script[at : shell.at]
+        called = [one for name, one in state.functions.items() if re.search(rf"\b{re.escape(name)}\b", body)]
+        texts = (body, *(one.script[one.at :].split("\n}")[0] for one in called))
+        if any(_STARTS.search(_DOCUMENT.sub("", text)) for text in texts):
+            shell.go(at, start)
+            return False
+        held = line % LINES_OF_A_FILE
+        state.note(line, f"the loop of line {held} reads what the script is started with: taken as not given")
+        return True
 
     def _unsure(self, line: int) -> None:
         held = line % LINES_OF_A_FILE

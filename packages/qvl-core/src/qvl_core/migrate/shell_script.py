@@ -50,7 +50,7 @@ def _uncalled(flow: Flow, state: State) -> None:
     for name, function in list(state.functions.items()):
         if any(started(start.words) for start in state.starts):
             return
-        held, counts = flow.fork(), (len(state.starts), len(script.notes), len(script.repeated))
+        held, counts = state.fork(), (len(state.starts), len(script.notes), len(script.repeated))
         told = f"{name}, a function, is called by nothing that is known: it is read as if it were"
         state.leaving, state.parameters = "", None
         state.within.append((function.line, told))
@@ -58,7 +58,7 @@ def _uncalled(flow: Flow, state: State) -> None:
         state.within.pop()
         if not any(started(start.words) for start in state.starts):
             # It has no part in the start: as if it had not been read.
-            flow.join(held)
+            state.join(held)
             del state.starts[counts[0] :], script.notes[counts[1] :], script.repeated[counts[2] :]
 
 

@@ -37,6 +37,20 @@ class Start:
     folder: tuple[int, str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a subshell leaves as it was."""
+
+    variables: dict[str, Variable]
+    functions: dict[str, Function]
+    parameters: list[Text] | None
+    are_the_scripts: bool
+    exports_all: bool
+    folder: tuple[int, str] | None
+    integers: frozenset[str]
+    fixed: frozenset[str]
+
+
 @dataclass(kw_only=True)
 class State:
     """`guesses` counts conditions around that are not known; `skipping` is on in what is not carried out.
@@ -48,6 +62,8 @@ class State:
     functions: dict[str, Function] = field(default_factory=dict)
     # What stands behind the script's or function's name; None where that is not known.
     parameters: list[Text] | None = None
+    # Whether that is what the script is started with, at its top or passed on as "$@".
+    are_the_scripts: bool = True
     starts: list[Start] = field(default_factory=list)
     # Where the script has gone: line and words of the last cd.
     folder: tuple[int, str] | None = None
@@ -188,6 +204,31 @@ class State:
             return
         self.script.variables[name] = Variable(texts=(unknown,), line=line, exported=bool(before and before.exported))
         self.note(line, f"{name} {why}: its value is not known")
+
+    def fork(self) -> Held:
+        """Give what a subshell does not change."""
+        return Held(
+            variables=dict(self.script.variables),
+            functions=dict(self.functions),
+            parameters=self.parameters,
+            are_the_scripts=self.are_the_scripts,
+            exports_all=self.exports_all,
+            folder=self.folder,
+            integers=self.integers,
+            fixed=self.fixed,
+        )
+
+    def join(self, held: Held) -> None:
+        """Leave a subshell: what it set is gone, what it started stays."""
+        self.script.variables, self.functions = held.variables, held.functions
+        self.parameters, self.exports_all, self.folder = held.parameters, held.exports_all, held.folder
+        self.are_the_scripts, self.integers, self.fixed = held.are_the_scripts, held.integers, held.fixed
+        self.end("exit", "break", "continue", "return")
+
+    def end(self, *reasons: str) -> None:
+        """Go on behind what `leaving` has left."""
+        if self.leaving in reasons:
+            self.leaving = ""
 
     def make_local(self, name: str) -> None:
         """Let a variable be as it was once the function is left."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qvl_core.migrate.fates import NO_COUNTERPART_MODEL
+from qvl_core.migrate.accounts import probably
+from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Setting
@@ -52,6 +53,19 @@ _TOKEN_FIELDS = {
     "image_token_id": "image",
     "video_token_id": "video",
 }
+# Options of the structure -> the text part's key that was used in their place.
+_ECHOES = {
+    "vocab-size": "vocab_size",
+    "num-layers": "num_layers",
+    "hidden-size": "hidden_size",
+    "ffn-hidden-size": "ffn_hidden_size",
+    "num-attention-heads": "num_attention_heads",
+    "num-query-groups": "num_query_groups",
+    "max-position-embeddings": "max_position_embeddings",
+    "rotary-base": "rope_theta",
+    "normalization": "normalization",
+    "position-embedding-type": "position_embedding_type",
+}
 _FLOAT = ("bf16", "bfloat16")
 # What all published models have in common; the model file may say otherwise, and was believed.
 _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
@@ -63,6 +77,7 @@ _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "add_qkv_bias": (True,),
     "add_bias_linear": (False,),
+    "qk_layernorm": (False,),
     "params_dtype": _FLOAT,
     "bf16": (True,),
     "fp16": (False,),
@@ -109,16 +124,26 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
                 _differ(job, spec, setting, f"{table}.{name}", allowed[0])
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
-    flag, size = job.option("vocab-size"), model.get("text_decoder", "vocab_size")
-    if flag and size and job.whole(flag) not in (None, size.value):
-        used = "the model file's, as in the reference stack"
-        job.ledger.contradict("two sizes of the vocabulary", [flag, size], used)
+    _compare_echoes(job, model)
     flag, length = job.option("seq-length"), model.get("text_decoder", "seq_length")
     if flag and length and length.value is not None and job.whole(flag) not in (None, length.value):
         used = "the script's, where samples were cut"
         job.ledger.contradict("two sequence lengths", [flag, length], used)
     for table in _TABLES:
         _name_the_rest(job, model, spec, table)
+
+
+def _compare_echoes(job: Job, model: Sheet) -> None:
+    """Tell where the script's options of the structure, which were ignored, are not what the model file says."""
+    for option, key in _ECHOES.items():
+        flag = job.option(option)
+        stated = model.get("text_decoder", key) if flag else None
+        if flag is None or stated is None or stated.value is None or flag.text == stated.text:
+            continue
+        number = isinstance(stated.value, int | float) and not isinstance(stated.value, bool)
+        if not number or job.number(flag) != stated.value:
+            what = "two sizes of the vocabulary" if key == "vocab_size" else f"--{option} is not the model file's {key}"
+            job.ledger.contradict(what, [flag, stated], "the model file's, as in the reference stack")
 
 
 def _compare_projector(job: Job, model: Sheet, spec: ModelSpec) -> None:
@@ -155,17 +180,16 @@ def _differ(job: Job, spec: ModelSpec, setting: Setting, said: str, wanted: Any)
 
 def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
     known = set(model.taken)
-    names, first = [], None
     for setting in model.under(table):
         name = setting.said.rpartition(".")[2]
         if tuple(setting.said.split(".")) in known or name in _ELSEWHERE:
             continue
-        if "dropout" in name and setting.value not in (0, None):
+        if "dropout" in name and setting.value not in (0, None, True, False):
             job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
             continue
-        names.append(name)
-        first = first or setting
-    if first is not None:
-        shown = ", ".join(dict.fromkeys(names))
-        text = f"further keys of {table}, not compared: {shown}. qvl's structure is the published one of {spec.name}"
-        job.ledger.remark(first.where, text)
+        if name in NOT_COMPARED:
+            job.leave("in_accord", setting, f"not compared: qvl's structure is the published one of {spec.name}")
+            continue
+        if setting.value not in (None, "", [], {}):
+            hint = probably(name, (*_TEXT_FIELDS, *_VISION_FIELDS, *_TEXT_CONSTANTS, *_ELSEWHERE))
+            job.leave("unknown", setting, f"qvl's structure is the published one of {spec.name}{hint}")

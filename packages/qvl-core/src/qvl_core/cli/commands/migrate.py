@@ -38,8 +38,17 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Turn a folder of MindSpeed-MM's Qwen2.5-VL files into recipes, and report what became of each setting.
 
-        Nothing of the scripts is executed, and the folder is not changed. A recipe is written only if it passes
-        `qvl check`. Exit 0 if every file was understood, 2 if one is broken or a recipe could not be made.
+        Every finetune_*.sh, inference_*.json and evaluate_*.json gives a recipe
+        that names the file and line of each value; it is written only if it
+        passes `qvl check`. The report, printed and written to migration.txt and
+        migration.json, begins with what has to be looked at: unreadable files,
+        contradictions between the files, settings that are not known.
+
+        Nothing of the scripts is executed, and the folder is not changed. Exit 0
+        if every file was understood, 2 if one is broken or a recipe could not be
+        made.
+
+        qvl migrate MindSpeed-MM/examples/mindspore/qwen2.5vl --out migrated
         """
         from pathlib import Path
 

@@ -1,0 +1,109 @@
+"""The model file's structure against the published one, number by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from migrated_values import FINETUNE_FILE, Run
+
+
+def test_a_resized_model_is_told_number_by_number(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(ffn_hidden_size=9000))
+    (row,) = [row for row in run().ledger.contradictions if "ffn_hidden_size" in row.what]
+    assert "9000" in row.places[0][1]
+    assert "18944" in row.places[1][1]
+
+
+def test_every_key_of_the_model_file_is_compared_or_named(run: Run, edit) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["image_token_id"] = 7
+        model["text_decoder"] |= {
+            "rope_theta": 10000,
+            "hidden_dropout": 0.1,
+            "knob_of_tomorrow": 3,
+            "rms_norm_eps": 1e-6,
+        }
+        model["image_encoder"]["vision_encoder"] |= {"fullatt_block_indexes": [7, 15, 23, 31], "window_size": 56}
+
+    edit("model_7b.json", change)
+    found = run()
+    told = {row.what for row in found.ledger.contradictions if "of qwen2.5-vl-7b" in row.what}
+    assert told == {f"{name} is not that of qwen2.5-vl-7b" for name in ("image_token_id", "rope_theta", "window_size")}
+    assert any(row.said == "text_decoder.hidden_dropout" for row in found.ledger.left)
+    (unknown,) = [left for left in found.ledger.left if left.fate == "unknown"]
+    assert (unknown.said, unknown.value) == ("text_decoder.knob_of_tomorrow", "3")
+
+
+def test_a_number_written_as_text_is_told_from_the_number(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(num_layers="28"))
+    (row,) = [row for row in run().ledger.contradictions if row.what.startswith("num_layers")]
+    assert [text for _, text in row.places] == ['text_decoder.num_layers = "28"', "text_decoder.num_layers = 28"]
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("text_decoder", "normalization", "LayerNorm"),
+        ("text_decoder", "activation_func", "gelu"),
+        ("text_decoder", "position_embedding_type", "rope"),
+        ("text_decoder", "params_dtype", "fp16"),
+        ("text_decoder", "untie_embeddings_and_output_weights", False),
+        ("vision_encoder", "window_attn_size", 224),
+        ("vision_projector", "hidden_size", 2048),
+        ("vision_projector", "ffn_hidden_size", 4096),
+    ],
+)
+def test_a_structure_that_is_not_the_published_one_is_told(run: Run, edit, table: str, key: str, value: object) -> None:
+    def apply(model: dict[str, Any]) -> None:
+        (model if table == "text_decoder" else model["image_encoder"])[table][key] = value
+
+    edit("model_7b.json", apply)
+    (row,) = [row for row in run().ledger.contradictions if row.what == f"{key} is not that of qwen2.5-vl-7b"]
+    assert row.places[0][0].startswith("model_7b.json:")
+
+
+def test_the_published_values_of_the_structure_are_no_contradiction(run: Run, edit) -> None:
+    text = {"normalization": "RMSNorm", "rope_scaling": None, "params_dtype": "bf16", "seq_length": 1024}
+    edit("model_7b.json", lambda m: m["text_decoder"].update(text, untie_embeddings_and_output_weights=True))
+    edit("model_7b.json", lambda m: m["image_encoder"]["vision_projector"].update(hidden_size=3584, input_size=1280))
+    assert not any("is not that of" in row.what for row in run().ledger.contradictions)
+    edit("model_7b.json", lambda m: m["text_decoder"].update(seq_length=2048))
+    assert any(row.what == "two sequence lengths" for row in run().ledger.contradictions)
+
+
+def test_a_switch_of_a_fused_kernel_is_no_dropout(run: Run, edit) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(bias_dropout_fusion=True, hidden_dropout=0.1))
+    found = run()
+    fates = {left.said.rpartition(".")[2]: left.fate for left in found.ledger.left if "dropout" in left.said}
+    assert fates == {"bias_dropout_fusion": "in_accord", "hidden_dropout": "no_counterpart"}
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        ("--num-layers 36", "num_layers"),
+        ("--hidden-size 2048", "hidden_size"),
+        ("--num-attention-heads 12", "num_attention_heads"),
+        ("--vocab-size 151936", "vocab_size"),
+        ("--rotary-base 10000", "rope_theta"),
+        ("--normalization LayerNorm", "normalization"),
+    ],
+)
+def test_an_ignored_option_that_says_otherwise_is_a_contradiction(
+    run: Run, edit, change, option: str, key: str
+) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(normalization="RMSNorm"))
+    change(FINETUNE_FILE, "--normalization RMSNorm", "")
+    change(FINETUNE_FILE, "--vocab-size 152064", option)
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if "model file's" in row.used]
+    assert [text.partition(" = ")[0] for _, text in row.places] == [option.split()[0], f"text_decoder.{key}"]
+    assert {where.partition(":")[0] for where, _ in row.places} == {FINETUNE_FILE, "model_7b.json"}
+    assert any(left.said == option.split()[0] and left.fate == "no_effect" for left in found.ledger.left)
+
+
+def test_an_ignored_option_that_says_the_same_is_none(run: Run, change) -> None:
+    same = "--num-layers 28 --rotary-base 1000000 --num-attention-heads 28 --vocab-size 152064"
+    change(FINETUNE_FILE, "--vocab-size 152064", same)
+    assert not [row for row in run().ledger.contradictions if "model file's" in row.used]
