@@ -10,8 +10,9 @@ from qvl_core.layout import Layout
 from qvl_core.model_flops import training_flops
 from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
-from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory, stage_shapes
+from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory
 from qvl_core.planner.pipeline import clock_seconds
+from qvl_core.planner.stage_shape import stage_shapes
 from qvl_core.planner.timing import PartTimes, Seconds, replica_seconds, update_seconds
 
 TERA = 1e12

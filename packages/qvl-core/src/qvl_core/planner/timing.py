@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from qvl_core import multiplications as work
 from qvl_core.params import Component
 from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
+from qvl_core.planner.held import Held
 from qvl_core.planner.job import Job
-from qvl_core.planner.memory import Held, StageShape
+from qvl_core.planner.stage_shape import StageShape
 from qvl_core.stage_table import DTYPE_BYTES
 
 if TYPE_CHECKING:
