@@ -17,7 +17,7 @@ from qvl_core.lora_table import Lora
 from qvl_core.parallel.clock import StageTimes, simulate
 from qvl_core.params import Component
 from qvl_core.planner import search as search_module
-from qvl_core.planner import splits as splits_module
+from qvl_core.planner import vision_spreads as spreads_module
 from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 from qvl_core.planner.devices import device_facts
 from qvl_core.planner.fewest import StagesNeeded
@@ -176,7 +176,7 @@ def test_of_many_vision_layers_no_way_to_lay_them_is_better(
     choice = every[number % len(every)]
     searched = splits_of(job, choice)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits_module, "_FEW_LAYERS", depth)
+        patch.setattr(spreads_module, "_FEW_LAYERS", depth)
         all_tried = splits_of(job, choice)
         least = all_tried.least_bytes()
         assert least is not None

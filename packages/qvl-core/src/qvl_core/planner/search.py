@@ -15,10 +15,10 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
 from qvl_core.planner.costs import Choice, SharedCosts
-from qvl_core.planner.fewest import StagesNeeded
+from qvl_core.planner.fewest import LeastMemory, StagesNeeded
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.plan import Plan, make_plan
-from qvl_core.planner.splits import LeastMemory, Split, SplitSearch
+from qvl_core.planner.splits import Split, SplitSearch
 
 # A micro batch larger than this gains nothing that a plan could see.
 LARGEST_MICRO_BATCH = 16
