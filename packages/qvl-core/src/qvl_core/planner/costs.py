@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from qvl_core.parallel.schedule import micro_batches_in_flight
 from qvl_core.params import Component
+from qvl_core.planner.collectives import is_near
 from qvl_core.planner.held import Held, held_of, held_parts
 from qvl_core.planner.job import Job
 from qvl_core.planner.memory import PartMemory
 from qvl_core.planner.stage_shape import StageShape
-from qvl_core.planner.timing import PartTimes, is_near, replica_seconds, update_seconds
+from qvl_core.planner.timing import PartTimes, replica_seconds, update_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,9 @@ from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory
 from qvl_core.planner.pipeline import clock_seconds
+from qvl_core.planner.seconds import Seconds
 from qvl_core.planner.stage_shape import stage_shapes
-from qvl_core.planner.timing import PartTimes, Seconds, replica_seconds, update_seconds
-
-TERA = 1e12
+from qvl_core.planner.timing import TERA, PartTimes, replica_seconds, update_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
