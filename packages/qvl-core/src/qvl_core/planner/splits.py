@@ -132,12 +132,17 @@ class SplitSearch:
             return None
         found: Split | None = None
         size, ties = inf, 0
+        best_s = most_s
+
+        def highest() -> float:
+            # After some that are as fast, only what is faster is of interest.
+            return best_s * (1 - EQUAL if ties >= _MOST_TIES else 1 + EQUAL)
+
         for bound, prefix in self._bounds.bounded:
-            best_s = found.step_s if found is not None else most_s
-            if bound > best_s * (1 + EQUAL) or (bound >= best_s * (1 - EQUAL) and ties >= _MOST_TIES):
+            if bound > highest():
                 break
             for vision in self._spreads.of(prefix, self._at(limit)):
-                step_s, deal = self._deal(vision, prefix, limit, best_s * (1 + EQUAL))
+                step_s, deal = self._deal(vision, prefix, limit, highest())
                 is_tie = found is not None and abs(step_s - best_s) <= EQUAL * best_s
                 if deal is None or (step_s > best_s and not is_tie) or (is_tie and ties >= _MOST_TIES):
                     continue
@@ -179,7 +184,7 @@ class SplitSearch:
         inner, end = self._at(limit).inner, replace(self._bounds.end_place, most=self._at(limit).end)
 
         def deal(begin: Place) -> Deal | None:
-            found = best_deal(begin, inner, end, begins, self._layers, worst)
+            found = best_deal(begin, inner, end, begins, self._layers, worst, most_s - spent)
             return found if found is not None and spent + found.seconds <= most_s else None
 
         # As if all text fitted where it begins: bytes are counted where that is fast enough.
