@@ -17,7 +17,7 @@ from qvl_core.planner.costs import StageCosts
 from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, make_plan
-from qvl_core.planner.search import choices, search, shortfall
+from qvl_core.planner.search import choices, nearest_devices, search, shortfall
 from qvl_core.planner.workload import assumed_workload
 from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import ModelSpec
@@ -165,3 +165,11 @@ def test_the_search_does_not_grow_with_what_it_may_choose_from(monkeypatch: pyte
     assert len(list(choices(job, 4032))) > 3000
     assert search(job, 4032, 57 * GIB)
     assert looks < 30_000
+
+
+@pytest.mark.parametrize("batch", [1, 7, 24, 97])
+def test_the_nearest_devices_are_the_nearest_that_a_layout_makes_up(batch: int) -> None:
+    job = job_of(SEVEN, global_batch=batch)
+    possible = [count for count in range(1, 600) if any(True for _ in choices(job, count))]
+    for devices in (1, 59, 61, 97, 113, 300):
+        assert nearest_devices(job, devices) == min(possible, key=lambda count: abs(count - devices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
@@ -109,12 +110,9 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
     """Give the job of a loaded recipe; `report` is a file of `qvl data check --format json`."""
     train = recipe.train if recipe.task == "sft" else None
     kernels = _kernels(device.name, recipe.launch.device)
-    buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
-    if buffer is not None and device.buffer_mib:
-        device = replace(device, buffer_mib=float(buffer))
     job = Job(
         spec=recipe.spec,
-        device=device,
+        device=_device(device, recipe),
         workload=workload_of(recipe, report),
         task="train" if train is not None else "generate",
         dtype=recipe.model.dtype or "bfloat16",
@@ -129,6 +127,40 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
     if train is None:
         return _answering(job, recipe)
     return replace(job, evaluation=_evaluation(job, recipe))
+
+
+def _device(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
+    """Give the facts of a device as the recipe sets them: its buffers, and how many make up one of several machines."""
+    stated: dict[str, float] = {}
+    buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
+    if buffer is not None and device.buffer_mib:
+        stated["buffer_mib"] = float(buffer)
+    launch, usual = recipe.launch, device.devices_per_node
+    if launch.device != "cpu" and launch.devices_per_node is not None:
+        # On one machine a recipe may ask for fewer than there are; processes of a CPU run are all on one.
+        each = launch.devices_per_node
+        stated["devices_per_node"] = each if launch.nodes > 1 else max(each, usual)
+    told = {"buffer_mib": "HCCL_BUFFSIZE in [env] of the recipe", "devices_per_node": "[launch] of the recipe"}
+    sources = {key: told[key] for key, value in stated.items() if value != getattr(device, key)}
+    return replace(device, **stated, sources=MappingProxyType({**device.sources, **sources}))  # type: ignore[arg-type]
+
+
+def on_machines(job: Job, devices: int) -> Job:
+    """Give the job on so many devices: on as few machines as hold them, equally many on each."""
+    each = devices // machines_for(devices, job.device.devices_per_node)
+    if each == devices or each == job.device.devices_per_node:
+        return job
+    sources = {
+        **job.device.sources,
+        "devices_per_node": f"{devices // each} machines with equally many of the {devices}",
+    }
+    return replace(job, device=replace(job.device, devices_per_node=each, sources=MappingProxyType(sources)))
+
+
+def machines_for(devices: int, size: int) -> int:
+    """Give the fewest machines of so many devices that hold them, equally many on each."""
+    fewest = -(-devices // size)
+    return next(count for count in range(fewest, devices + 1) if devices % count == 0)
 
 
 def _evaluation(job: Job, recipe: Recipe) -> Job | None:

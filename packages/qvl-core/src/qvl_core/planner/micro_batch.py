@@ -71,8 +71,9 @@ class StageActivations:
     def _vision(self) -> _Layer:
         """Give a vision layer: on average over the layers, some of which attend within windows alone."""
         job, vision = self._job, self._job.spec.vision
-        # A frame is not longer than the media of a sample.
-        frame = job.workload.longest_media * vision.merge_unit
+        # A frame is not longer than the media of a sample, nor than the recipe allows.
+        load = job.workload
+        frame = min(load.longest_media, load.longest_frame or load.longest_media) * vision.merge_unit
         window = (vision.window_size // vision.patch_size) ** 2
         whole = len(vision.full_attention_blocks) / max(1, vision.depth)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plan_calls import SIXTY_FOUR, Call, values_of
@@ -52,3 +54,25 @@ def test_a_new_device_has_to_state_all_facts(qvl: Call, large: str, folder: Path
     result = qvl("plan", large, "--device-file", "mine.json", "--device", "new")
     assert result.code == 2
     assert "memory_gib" in result.err
+
+
+def test_machines_have_as_many_devices_as_the_recipe_says(qvl: Call, large: str) -> None:
+    """Replicas of 8 ranks lie on two machines of four, and are summed over the slower link."""
+    words = (*SIXTY_FOUR, "--top", "100")
+    eight, four = (
+        values_of(
+            qvl, large, *words, "--set", f"launch.nodes={nodes}", "--set", f"launch.devices_per_node={64 // nodes}"
+        )
+        for nodes in (8, 16)
+    )
+
+    def seconds(found: dict[str, Any]) -> dict[str, float]:
+        return {json.dumps(plan["layout"]) + str(plan["micro_batch"]): plan["step_s"] for plan in found["plans"]}
+
+    both = [(seconds(eight)[key], seconds(four)[key]) for key in seconds(eight) if key in seconds(four)]
+    assert all(far >= near for near, far in both)
+    assert any(far > near for near, far in both)
+    told = {one["name"]: one for one in four["assumptions"]}["devices_per_node"]
+    assert (told["value"], told["source"]) == ("4", "[launch] of the recipe")
+    told = {one["name"]: one for one in eight["assumptions"]}["devices_per_node"]
+    assert told["source"] != "[launch] of the recipe"

@@ -123,3 +123,13 @@ def test_a_recipe_that_is_wrong_is_refused_as_everywhere(qvl: Call, folder: Path
     result = qvl("plan", "bad.toml")
     assert result.code == 2
     assert "stepps" in result.err
+
+
+def test_the_number_that_is_named_is_within_the_bound_and_the_nearest(qvl: Call, large: str) -> None:
+    # A number above the bound was named: 65,550 for 65,536.
+    batch = ("--set", "train.global_batch=65550", "--set", "layout.dp=1", "--set", "launch.nodes=4")
+    result = qvl("plan", large, "--devices", "65536", *batch)
+    assert result.code == 2
+    number = result.err.split("--devices ")[1].split()[0]
+    assert int(number) <= 65_536
+    assert "no layout" not in qvl("plan", large, "--devices", number, *batch, "--memory-gib", "1e6", "--top", "1").err
