@@ -69,6 +69,12 @@ def _lengths_text(job: Job) -> str:
     return f"{load.tokens:,.0f} tokens on average, {longest}"
 
 
+def _answers_text(job: Job) -> str:
+    room = f" (of {job.batch}: there is no room for more in a cache of {job.held_tokens:,} tokens)"
+    rows = f"{job.at_once} row{'s' * (job.at_once > 1)} at a time{room if job.at_once < job.batch else ''}"
+    return f"{rows}, {job.new_tokens:,} tokens each; a cache as large as it may grow"
+
+
 def _evaluation_text(job: Job) -> str:
     asked = job.evaluation
     assert asked is not None
@@ -78,7 +84,8 @@ def _evaluation_text(job: Job) -> str:
 
 def _evaluation_source(job: Job) -> str:
     assert job.evaluation is not None
-    return f"[eval] and [generation] of the recipe; {job.evaluation.workload.source}"
+    load = job.evaluation.workload
+    return "; ".join(part for part in ("[eval] and [generation] of the recipe", load.source, load.note) if part)
 
 
 _MEMORY = (
@@ -149,9 +156,7 @@ _MEMORY = (
     _Rule(
         about="both",
         name="answers",
-        value=lambda job: (
-            f"{job.batch} rows at a time, {job.new_tokens:,} tokens each; a cache as large as it may grow"
-        ),
+        value=_answers_text,
         source="the recipe; the rules of qvl_core.generate.cache and .scheduler, which the tests compare",
         band="at most that: answers end earlier",
         applies=lambda job: not _trains(job),

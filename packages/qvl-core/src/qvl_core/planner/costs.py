@@ -160,7 +160,7 @@ class StageCosts:
         job, choice, held = self._job, self._choice, self._shared.held(self._choice, shape)
         time = self.times.seconds(shape, held, is_first=is_first, is_last=is_last)
         if job.task != "train":
-            return time + self.times.answers(shape, self.memory.cache_bytes(shape)).total, 0.0
+            return time + self.times.answers(shape).total, 0.0
         end = 0.0
         if held.trained:
             end = replica_seconds(job, held, tp=choice.tp, dp=choice.dp, zero1=choice.zero1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
+from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS, blocks
 from qvl_core.lora_table import Lora
 from qvl_core.params import Component
 from qvl_core.planner.devices import DeviceFacts
@@ -49,10 +50,10 @@ MEGATRON_SEQUENCE = Engine(
 class Job:
     """A run without its layout.
 
-    Where the task is to generate, `batch` are the rows that a replica answers at a time, `new_tokens` the most that an
-    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound); on CPU the engine
-    `copies_head`, but not while weights change. Where each micro batch
-    weighs the same in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
+    Where the task is to generate, `batch` are the most rows that a replica answers at a time (`at_once`: of the usual
+    length), `new_tokens` the most that an answer has, and `held_tokens` what the cache may hold of prompts and answers
+    (0: no bound); on CPU the engine `copies_head`, but not while weights change. Where each micro batch weighs the same
+    in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
     `evaluation` is what a training answers on its way, with its own layout and beside its state. Where it
     `keeps_features` of frozen vision, these are read, and no vision layer runs in a step.
     """
@@ -94,6 +95,18 @@ class Job:
     def rows(self) -> int:
         """Give the samples that a replica works on at a time, as the recipe states it."""
         return self.micro_batch if self.task == "train" else self.batch
+
+    @property
+    def at_once(self) -> int:
+        """Give the rows of mean length that are answered at a time: as many as the cache has room for.
+
+        `qvl_core.generate.scheduler` starts a row where all that are under way, each as long as the longest may become,
+        fit.
+        """
+        if not self.held_tokens:
+            return self.batch
+        length = blocks(min(ceil(self.workload.tokens) + self.new_tokens, self.longest_answered))
+        return min(self.batch, max(1, blocks(self.held_tokens) // length))
 
     @property
     def longest_answered(self) -> int:
@@ -183,8 +196,28 @@ def _kernels(device: str, launched_on: str) -> Kernels:
 def _answering(job: Job, recipe: Recipe) -> Job:
     """Add how many rows are answered at a time, how long answers may be, and what the cache may hold."""
     window = recipe.spec.text.max_position_embeddings
-    if recipe.task != "infer" and recipe.eval is not None:
+    evaluates = recipe.task != "infer" and recipe.eval is not None
+    if evaluates and recipe.eval is not None:
         batch, held = recipe.eval.batch, recipe.eval.held_tokens or window
     else:
         batch, held = (recipe.infer.batch if recipe.infer is not None else INFER_SLOTS), INFER_HELD_TOKENS
-    return replace(job, batch=batch, held_tokens=held, new_tokens=recipe.generation.max_new_tokens)
+    job = replace(job, batch=batch, held_tokens=held, new_tokens=recipe.generation.max_new_tokens)
+    return _with_room(job, is_cut_by_cache=not evaluates)
+
+
+def _with_room(job: Job, *, is_cut_by_cache: bool) -> Job:
+    """Give answers no more tokens than prompts of full length leave them, and say so where that is less than asked for.
+
+    All end with the model's window. `qvl infer` ends them with the cache as well, an evaluation refuses such prompts.
+    """
+    load, window = job.workload, job.spec.text.max_position_embeddings
+    end = min(window, job.held_tokens)
+    room = (end if is_cut_by_cache else window) - load.longest
+    new = max(1, min(job.new_tokens, room))
+    prompts, note = f"prompts of {load.longest:,} tokens", ""
+    if blocks(min(load.longest + new, window)) > blocks(job.held_tokens) or load.longest >= end:
+        note = f"{prompts} are refused: with their answers they are to fit in {end:,}"
+    elif new < job.new_tokens:
+        note = f"answers to {prompts} end after {new:,} of {job.new_tokens:,}: together they are to fit in {end:,}"
+    load = replace(load, note="; ".join(part for part in (load.note, note) if part))
+    return replace(job, new_tokens=new, workload=load)

@@ -196,9 +196,7 @@ class PartMemory:
 
     def cache_bytes(self, shape: StageShape) -> float:
         """Give keys and values of the rows answered at a time, prompt and answer, as much as the cache may grow to."""
-        job, text = self._job, self._job.spec.text
-        tokens = cache_tokens(job.batch, job.longest_answered, job.held_tokens)
-        return shape.text * tokens * 2 * text.num_kv_heads / self._tp * text.head_dim * self._element
+        return shape.text * cache_bytes(self._job, self._job.batch) / self._tp
 
     def _communication(self, held: Held, communicators: int) -> float:
         """Give the communicators' buffers, and a bucket or two on the way over the replicas."""
@@ -211,3 +209,10 @@ class PartMemory:
 
     def _buffers(self, communicators: int) -> float:
         return communicators * 2 * self._job.device.buffer_mib * MIB if communicators > 1 else 0.0
+
+
+def cache_bytes(job: Job, rows: int) -> int:
+    """Give keys and values of a text layer, of so many rows as long as they may become, all heads."""
+    text = job.spec.text
+    tokens = cache_tokens(rows, job.longest_answered, job.held_tokens)
+    return tokens * 2 * text.num_kv_heads * text.head_dim * DTYPE_BYTES[job.dtype]

@@ -229,7 +229,7 @@ def _rank(job: Job, choice: Choice, step_s: float) -> float:
 
 def _samples(job: Job, choice: Choice) -> int:
     """Count the samples, or answers, of a step."""
-    return job.global_batch if job.task == "train" else job.batch * choice.dp
+    return job.global_batch if job.task == "train" else job.at_once * choice.dp
 
 
 def _divisors(number: int) -> list[int]:

@@ -16,6 +16,7 @@ from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
 from qvl_core.planner.collectives import GIGA, all_reduce, gather, handed, is_near
 from qvl_core.planner.held import Held
 from qvl_core.planner.job import Job
+from qvl_core.planner.memory import cache_bytes
 from qvl_core.planner.seconds import PartSeconds, PartTable, Seconds, totals
 from qvl_core.planner.stage_shape import StageShape
 from qvl_core.stage_table import DTYPE_BYTES
@@ -57,6 +58,7 @@ class PartTimes:
         self._element = DTYPE_BYTES[job.dtype]
         self._kept_features = not job.is_reached("merger")
         self._adapted = adapted_layers(job.spec, job.lora)
+        samples = samples if job.task == "train" else job.at_once
         self._tokens = samples * job.workload.tokens
         self._table = self._make_table(self._costs(samples))
         self._totals = totals(self._table)
@@ -139,14 +141,15 @@ class PartTimes:
         near = is_near(self._job, self._tp, self._dp)
         return handed(rows * self._job.spec.text.hidden_size * self._element, self._job.device, near=near)
 
-    def answers(self, shape: StageShape, cache_bytes: float) -> Seconds:
+    def answers(self, shape: StageShape) -> Seconds:
         """Give what a stage takes for the answers to a batch: each token reads the text's weights and the cache."""
-        job, text, device = self._job, self._job.spec.text, self._job.device
+        job, text, device, rows = self._job, self._job.spec.text, self._job.device, self._job.at_once
+        cache = shape.text * cache_bytes(job, rows) / self._tp
         weights = (shape.text * work.text_layer(text) + shape.head * work.output_head(text)) / self._tp
-        reading = (weights * self._element + cache_bytes) / (device.memory_gb_per_s * GIGA)
-        arithmetic = 2 * job.batch * weights / (device.peak_tflops * TERA * MATMUL_SHARE)
-        sums = shape.text * 2 * self._all_reduce(job.batch, text.hidden_size)
-        sums += (not shape.head) * self._handed(job.batch)
+        reading = (weights * self._element + cache) / (device.memory_gb_per_s * GIGA)
+        arithmetic = 2 * rows * weights / (device.peak_tflops * TERA * MATMUL_SHARE)
+        sums = shape.text * 2 * self._all_reduce(rows, text.hidden_size)
+        sums += (not shape.head) * self._handed(rows)
         starting = shape.text * OPERATIONS_OF_A_LAYER * SECONDS_OF_AN_OPERATION
         step = Seconds(compute=max(reading, arithmetic), starting=starting, communication=sums)
         return step * job.new_tokens
