@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from plan_calls import Call, values_of
 from qvl_core import load_recipe
-from qvl_core.answer_sizes import blocks
+from qvl_core.answer_sizes import INFER_HELD_TOKENS, blocks
 from qvl_core.planner.recipe_plan import recipe_plan
 from qvl_core.planner.workload import PROMPT_TOKENS
 
@@ -19,12 +20,15 @@ LARGE = "data.image.max_pixels=12845056"
     ("batch", "pixels"), [(1, 3136), (4, 262_144), (64, 262_144), (64, 1_605_632), (8, 12_845_056)]
 )
 def test_no_more_rows_are_answered_at_a_time_than_the_cache_has_room_for(answers: str, batch: int, pixels: int) -> None:
-    """`Scheduler._admitted`: as many as fit, each as long as the longest may become. All of a batch were counted."""
+    """All of a batch were counted, where one had room."""
+    from qvl_core.generate.scheduler import Scheduler
+
     plan = recipe_plan(load_recipe(answers, [f"infer.batch={batch}", f"data.image.max_pixels={pixels}"]))
-    longest = pixels // 784 + PROMPT_TOKENS + 64
-    rows = 1
-    while rows < batch and (rows + 1) * blocks(longest) <= 32_768:
-        rows += 1
+    waiting = SimpleNamespace(most_cached=pixels // 784 + PROMPT_TOKENS + 64, tokens=0)
+    scheduler = SimpleNamespace(
+        _active=[], _waiting=[waiting] * 100, _slots=batch, _max_tokens=blocks(INFER_HELD_TOKENS), _prefill_tokens=1
+    )
+    rows = len(Scheduler._admitted(scheduler))  # type: ignore[arg-type]
     assert plan.at_once == plan.samples_per_step == rows
 
 
