@@ -166,13 +166,14 @@ class SplitSearch:
         Gives the seconds of a step; no deal where it does not fit, or takes longer than `most_s` anyway.
         """
         begins, spent, worst = prefix.pure, 0.0, 0.0
+        room = self._at(limit)
         for stage in range(begins):
             done = stage == len(vision) - 1
-            if self._costs.size(vision[stage], 0, stage, done=done) > limit:
+            if vision[stage] > (room.ending_vision if done else room.vision)[stage]:
                 return inf, None
             time, value = self._costs.seconds(vision[stage], 0, stage, done=done)
             spent, worst = spent + time, max(worst, value)
-        least = max(1, self._at(limit).text_left(begins))
+        least = max(1, room.text_left(begins))
         highest = self._layers - (self._end - begins)
         if least > highest:
             return inf, None
@@ -181,7 +182,7 @@ class SplitSearch:
             whole = Deal(seconds=time + max(worst, value), threshold=max(worst, value), last=self._layers)
             fits = self._costs.size(prefix.last, least, begins, embeds=True) <= limit
             return (spent + whole.seconds, whole) if fits else (inf, None)
-        inner, end = self._at(limit).inner, replace(self._bounds.end_place, most=self._at(limit).end)
+        inner, end = room.inner, replace(self._bounds.end_place, most=room.end)
 
         def deal(begin: Place) -> Deal | None:
             found = best_deal(begin, inner, end, begins, self._layers, worst, most_s - spent)
