@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from qvl_core import multiplications as work
+from qvl_core.answer_sizes import rows_in_prefill
 from qvl_core.params import Component
 from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
 from qvl_core.planner.collectives import GIGA, all_reduce, gather, handed, is_near
@@ -58,7 +60,11 @@ class PartTimes:
         self._element = DTYPE_BYTES[job.dtype]
         self._kept_features = not job.is_reached("merger")
         self._adapted = adapted_layers(job.spec, job.lora)
-        samples = samples if job.task == "train" else job.at_once
+        self._passes = 1
+        if job.task != "train":
+            samples = job.at_once
+            # Of so many prompts at a time (qvl_core.generate.scheduler).
+            self._passes = ceil(samples / int(rows_in_prefill(samples, ceil(job.workload.tokens))))
         self._tokens = samples * job.workload.tokens
         self._table = self._make_table(self._costs(samples))
         self._totals = totals(self._table)
@@ -175,8 +181,8 @@ class PartTimes:
         beside = cost.attention + cost.rows * adapted.multiplications
         multiplications = cost.rows * cost.weights * linear + beside * again
         arithmetic = 2 * multiplications / self._tp / (device.peak_tflops * TERA * MATMUL_SHARE)
-        reading = linear * cost.weights / self._tp * self._element / (device.memory_gb_per_s * GIGA)
-        operations = linear * (OPERATIONS_OF_A_LAYER if cost.is_layer else OPERATIONS_OF_A_PART)
+        reading = self._passes * linear * cost.weights / self._tp * self._element / (device.memory_gb_per_s * GIGA)
+        operations = self._passes * linear * (OPERATIONS_OF_A_LAYER if cost.is_layer else OPERATIONS_OF_A_PART)
         return Seconds(
             compute=max(arithmetic, reading),
             starting=SECONDS_OF_AN_OPERATION * (operations + again * adapted.operations),

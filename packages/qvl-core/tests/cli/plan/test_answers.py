@@ -49,6 +49,18 @@ def test_as_many_at_once_take_as_long_whatever_the_batch(answers: str) -> None:
     assert one.memory < many.memory
 
 
+@pytest.mark.parametrize(
+    ("batch", "pixels", "passes"), [(4, 262_144, 1), (5, 262_144, 2), (64, 262_144, 9), (4, 3_211_264, 4)]
+)
+def test_prompts_run_in_passes_of_4096_tokens(answers: str, batch: int, pixels: int, passes: int) -> None:
+    """Each pass starts all operations: of 35 prompts of 846 tokens at a time, four run in each."""
+    one, many = (
+        recipe_plan(load_recipe(answers, [f"infer.batch={rows}", f"data.image.max_pixels={pixels}"])).stages[0].forward
+        for rows in (1, batch)
+    )
+    assert many.starting == pytest.approx(passes * one.starting)
+
+
 def test_answers_end_where_the_cache_does_and_it_is_said(qvl: Call, answers: str) -> None:
     words = ("--set", LARGE, "--set", "generation.max_new_tokens=30000")
     data = values_of(qvl, answers, *words)["data"]
