@@ -72,7 +72,8 @@ def _lengths_text(job: Job) -> str:
 def _answers_text(job: Job) -> str:
     room = f" (of {job.batch}: there is no room for more in a cache of {job.held_tokens:,} tokens)"
     rows = f"{job.at_once} row{'s' * (job.at_once > 1)} at a time{room if job.at_once < job.batch else ''}"
-    return f"{rows}, {job.new_tokens:,} tokens each; a cache as large as it may grow"
+    new = f"{job.new_tokens:,} token{'s' * (job.new_tokens > 1)}"
+    return f"{rows}, {new} each; a cache as large as it may grow"
 
 
 def _evaluation_text(job: Job) -> str:
