@@ -68,3 +68,44 @@ def test_pixels_of_an_evaluation_are_those_that_it_uses() -> None:
     from qvl_eval.benchmarks.catalogue import PIXEL_LIMITS
 
     assert {name: largest for name, (_, largest) in PIXEL_LIMITS.items()} == LARGEST_PIXELS
+
+
+@pytest.mark.parametrize("sampling", ["qwen", "transformers", "mindspeed"])
+def test_a_video_of_a_prompt_is_as_large_as_its_rules_make_it(sampling: str) -> None:
+    import numpy as np
+    from qvl_core.planner.workload import PROMPT_TOKENS, prompts_of
+    from qvl_data.media.video import VideoRules
+    from qvl_data.media.video_facts import VideoFacts
+
+    # Long and square: nothing is lost by its proportions.
+    facts = VideoFacts(
+        height=4000,
+        width=4000,
+        frames=200_000,
+        fps=25.0,
+        is_variable=False,
+        duration_s=8000.0,
+        digest="",
+        is_counted=False,
+    )
+    drawn = random.Random(sampling)
+    for _ in range(60):
+        least = drawn.choice([3136, 12_544, 50_176])
+        stated = {
+            "sampling": sampling,
+            "fps": drawn.choice([0.5, 2.0]),
+            "max_frames": drawn.choice([4, 7, 33, 64, 768]),
+            "min_pixels": least,
+            "max_pixels": least * drawn.choice([2, 5, 16]),
+            "total_pixels": drawn.choice([None, 10_000, 200_000, 3_000_000, 20_000_000]),
+        }
+        settings = [f"data.video.{key}={json.dumps(value)}" for key, value in stated.items() if value is not None]
+        recipe = load_recipe("recipes/7b_infer.toml", [*settings, "infer.images=[]", "infer.videos=['a.mp4']"])
+        rules = VideoRules(**stated, min_frames=4, vision=recipe.spec.vision, levels=np.zeros((3, 256), np.float32))
+        steps, height, width = rules.grid(facts)
+        tokens = steps * height * width // recipe.spec.vision.merge_unit
+        load = prompts_of(recipe)
+        assert tokens <= load.longest_media or load.longest == recipe.spec.text.max_position_embeddings
+        assert load.longest_frame is not None
+        assert load.longest_frame >= height * width // recipe.spec.vision.merge_unit
+        assert load.longest - load.longest_media in (0, PROMPT_TOKENS)

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 from qvl_core.parallel.schedule import micro_batches_in_flight
 from qvl_core.params import Component
+from qvl_core.planner.collectives import is_near
+from qvl_core.planner.held import Held, held_of, held_parts
 from qvl_core.planner.job import Job
-from qvl_core.planner.memory import Held, PartMemory, StageShape, held_of, held_parts
-from qvl_core.planner.timing import PartTimes, is_near, replica_seconds, update_seconds
+from qvl_core.planner.memory import PartMemory
+from qvl_core.planner.stage_shape import StageShape
+from qvl_core.planner.timing import PartTimes, replica_seconds, update_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ class StageCosts:
         job, choice, held = self._job, self._choice, self._shared.held(self._choice, shape)
         time = self.times.seconds(shape, held, is_first=is_first, is_last=is_last)
         if job.task != "train":
-            return time + self.times.answers(shape, self.memory.cache_bytes(shape)).total, 0.0
+            return time + self.times.answers(shape).total, 0.0
         end = 0.0
         if held.trained:
             end = replica_seconds(job, held, tp=choice.tp, dp=choice.dp, zero1=choice.zero1)

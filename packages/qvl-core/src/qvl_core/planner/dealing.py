@@ -10,7 +10,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import floor
+from math import ceil, floor, inf
+
+# Sums of seconds are exact to this, relatively: less than what makes two of them differ (`bounds.EQUAL`).
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Place:
 
     def under(self, limit: float) -> int:
         """Give the same, whatever the most."""
-        if self.value > limit * (1 + 1e-12):
+        if self.value > limit * (1 + _ROUNDING):
             return 0
         if self.more_value <= 0:
             return self.most
@@ -79,41 +82,107 @@ class Deal:
     last: int
 
 
-def best_deal(begin: Place, inner: Inner, end: Place, begins: int, layers: int, worst: float) -> Deal | None:
-    """Give the fastest way to deal text layers to three or more kinds of stages, none under the threshold `worst`."""
-    others = 1 + inner.count(begins)
-    held = inner.holds(begins)
-    if held < 0 or min(begin.most, end.most) < 1 or begin.most + held + end.most < layers or others + 1 > layers:
+class _Stages:
+    """The stages with text of one prefix: the first of them, those between, the last. `others` counts all but the last.
+
+    The last takes `most_last` layers at most: no other stage goes without.
+    """
+
+    def __init__(self, begin: Place, inner: Inner, end: Place, begins: int, layers: int) -> None:
+        self._begin, self._inner, self._end, self._begins, self._layers = begin, inner, end, begins, layers
+        self.others = 1 + inner.count(begins)
+        self.most_last = layers - self.others
+        self._least = begin.time + (self.others - 1) * inner.place.time + end.time
+
+    def hold_all(self) -> bool:
+        """Tell whether the layers fit, whatever the time."""
+        held = self._inner.holds(self._begins)
+        if held < 0 or min(self._begin.most, self._end.most, self.most_last) < 1:
+            return False
+        return self._begin.most + held + self._end.most >= self._layers
+
+    def places(self) -> list[Place]:
+        """List each kind of stage."""
+        return [self._begin, self._end, *([self._inner.place] if self.others > 1 else [])]
+
+    def has_room(self, threshold: float) -> bool:
+        """Tell whether the layers fit where no stage is above a threshold."""
+        inner = self._inner.room(self._begins, threshold)
+        return self._begin.room(threshold) + inner + self._end.room(threshold) >= self._layers
+
+    def last(self, threshold: float) -> int:
+        """Give the layers of the last stage under a threshold: it takes most."""
+        return min(self._end.room(threshold), self.most_last)
+
+    def seconds(self, last: int) -> float:
+        """Give the seconds of all stages, without the threshold, where the last has so many layers."""
+        others = (self._layers - last - self.others) * self._begin.more_time
+        return self._least + (last - 1) * self._end.more_time + others
+
+    def highest(self, worst: float, most_s: float) -> float:
+        """Give a threshold above which no deal is within `most_s`; less than `worst` where none is at all.
+
+        The lower it is, the fewer layers the last stage takes, and the more seconds the others do.
+        """
+        last = min(self._end.most, self.most_last)
+        while last > 0:
+            found = most_s - min(self.seconds(1), self.seconds(last))
+            if found < worst or not self.has_room(found):
+                break
+            fewer = self.last(found)
+            if fewer >= last:
+                return found
+            last = fewer
+        return -inf
+
+    def thresholds(self, worst: float, highest: float) -> list[float]:
+        """List those at which a stage takes a layer more, from `worst` to `highest`."""
+        found = {worst}
+        for place in self.places():
+            value, more, count = place.value, place.more_value, min(place.most, self._layers)
+            least = most = 0
+            if more > 0:
+                least = max(0, floor((worst - value) / more))
+                most = count if highest == inf else min(count, ceil((highest - value) / more) + 1)
+            found.update(threshold for n in range(least, most) if worst < (threshold := value + n * more) <= highest)
+        return sorted(found)
+
+
+def best_deal(
+    begin: Place, inner: Inner, end: Place, begins: int, layers: int, worst: float, most_s: float = inf
+) -> Deal | None:
+    """Give the fastest way to deal text layers to three or more kinds of stages, none under the threshold `worst`.
+
+    None where they do not fit, or take more than `most_s` seconds.
+    """
+    stages = _Stages(begin, inner, end, begins, layers)
+    if not stages.hold_all():
         return None
-    kinds = [begin, end, *([inner.place] if others > 1 else [])]
-    worst = max(worst, *(kind.value for kind in kinds))
-
-    def room(threshold: float) -> int:
-        return begin.room(threshold) + inner.room(begins, threshold) + end.room(threshold)
-
-    values = {kind.value + n * kind.more_value for kind in kinds for n in range(min(kind.most, layers))}
-    thresholds = sorted({worst, *(value for value in values if value > worst)})
+    worst = max(worst, *(place.value for place in stages.places()))
+    most_s *= 1 + _ROUNDING
+    highest = stages.highest(worst, most_s) if most_s < inf else inf
+    if highest < worst:
+        return None
+    thresholds = stages.thresholds(worst, highest)
     low, high = 0, len(thresholds) - 1
     while low < high:
         middle = (low + high) // 2
-        if room(thresholds[middle]) >= layers:
+        if stages.has_room(thresholds[middle]):
             high = middle
         else:
             low = middle + 1
-    more = begin.more_time
-    least = begin.time + (others - 1) * inner.place.time + end.time
-    gain = layers * max(0.0, more - end.more_time)
+    gain = layers * max(0.0, begin.more_time - end.more_time)
     best: Deal | None = None
     for threshold in thresholds[low:]:
         if threshold - thresholds[low] > gain:
             break
-        if room(threshold) < layers:
+        if not stages.has_room(threshold):
             continue
-        last = min(end.room(threshold), layers - others)
-        total = least + (last - 1) * end.more_time + (layers - last - others) * more + threshold
+        last = stages.last(threshold)
+        total = stages.seconds(last) + threshold
         if best is None or total < best.seconds:
             best = Deal(seconds=total, threshold=threshold, last=last)
-    return best
+    return best if best is not None and best.seconds <= most_s else None
 
 
 class LeastSeconds:

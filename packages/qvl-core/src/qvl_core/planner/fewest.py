@@ -1,7 +1,8 @@
 """Which numbers of stages and replicas cannot do within a memory, known without looking at any split.
 
-Every pipeline has a last stage with text and the head, one on which text begins, and one on which vision does. What the
-least of each takes, and how much text the others hold, rules out most layouts before the search goes through them.
+The fullest stage holds its part of the model, at least. And every pipeline has a last stage with text and the head, one
+on which text begins, and one on which vision does. What the least of each takes, and how much text the others hold,
+rules out most layouts before the search goes through them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,35 @@ from qvl_core.planner.costs import Choice, SharedCosts, StageCosts
 
 # More stages than any model has layers.
 _NONE = 1 << 30
+
+
+class LeastMemory:
+    """Gives bytes that no split is under, for any tp, pp and dp, whatever is recomputed.
+
+    The fullest stage holds its part of the model; activations are left out.
+    """
+
+    def __init__(self, shared: SharedCosts, micro_batch: int) -> None:
+        self._shared, self._micro_batch = shared, micro_batch
+
+    def of(self, tp: int, pp: int, dp: int) -> float:
+        """Give bytes that the fullest rank takes at least."""
+        choice = Choice(
+            tp=tp,
+            pp=pp,
+            dp=dp,
+            micro_batch=self._micro_batch,
+            recompute=frozenset(),
+            zero1=self._shared.job.task == "train" and dp > 1,
+        )
+        communicators = 1 + (tp > 1) + (pp > 1) + (dp > 1)
+        return self._shared.memory(choice).least_bytes(self._shared.whole, pp, communicators)
+
+    def fewest_stages(self, tp: int, dp: int, highest: int, limit: float) -> int:
+        """Give the fewest stages, up to `highest`, with which that stays within `limit`; one more if none do."""
+        if self.of(tp, 1, dp) <= limit:
+            return 1
+        return bisect_left(range(2, highest + 1), True, key=lambda pp: self.of(tp, pp, dp) <= limit) + 2
 
 
 class StagesNeeded:

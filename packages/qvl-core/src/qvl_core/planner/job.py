@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS
+from qvl_core.answer_sizes import INFER_HELD_TOKENS, INFER_SLOTS, blocks
 from qvl_core.lora_table import Lora
 from qvl_core.params import Component
 from qvl_core.planner.devices import DeviceFacts
@@ -48,10 +50,10 @@ MEGATRON_SEQUENCE = Engine(
 class Job:
     """A run without its layout.
 
-    Where the task is to generate, `batch` are the rows that a replica answers at a time, `new_tokens` the most that an
-    answer has, and `held_tokens` what the cache may hold of prompts and answers (0: no bound); on CPU the engine
-    `copies_head`, but not while weights change. Where each micro batch
-    weighs the same in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
+    Where the task is to generate, `batch` are the most rows that a replica answers at a time (`at_once`: of the usual
+    length), `new_tokens` the most that an answer has, and `held_tokens` what the cache may hold of prompts and answers
+    (0: no bound); on CPU the engine `copies_head`, but not while weights change. Where each micro batch weighs the same
+    in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
     `evaluation` is what a training answers on its way, with its own layout and beside its state. Where it
     `keeps_features` of frozen vision, these are read, and no vision layer runs in a step.
     """
@@ -95,6 +97,18 @@ class Job:
         return self.micro_batch if self.task == "train" else self.batch
 
     @property
+    def at_once(self) -> int:
+        """Give the rows of mean length that are answered at a time: as many as the cache has room for.
+
+        `qvl_core.generate.scheduler` starts a row where all that are under way, each as long as the longest may become,
+        fit.
+        """
+        if not self.held_tokens:
+            return self.batch
+        length = blocks(min(ceil(self.workload.tokens) + self.new_tokens, self.longest_answered))
+        return min(self.batch, max(1, blocks(self.held_tokens) // length))
+
+    @property
     def longest_answered(self) -> int:
         """Give the tokens of the longest prompt with its answer: the model's window and the cache end both."""
         window = self.spec.text.max_position_embeddings
@@ -109,12 +123,9 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
     """Give the job of a loaded recipe; `report` is a file of `qvl data check --format json`."""
     train = recipe.train if recipe.task == "sft" else None
     kernels = _kernels(device.name, recipe.launch.device)
-    buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
-    if buffer is not None and device.buffer_mib:
-        device = replace(device, buffer_mib=float(buffer))
     job = Job(
         spec=recipe.spec,
-        device=device,
+        device=_device(device, recipe),
         workload=workload_of(recipe, report),
         task="train" if train is not None else "generate",
         dtype=recipe.model.dtype or "bfloat16",
@@ -129,6 +140,40 @@ def job_of(recipe: Recipe, device: DeviceFacts, *, report: str | None = None) ->
     if train is None:
         return _answering(job, recipe)
     return replace(job, evaluation=_evaluation(job, recipe))
+
+
+def _device(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
+    """Give the facts of a device as the recipe sets them: its buffers, and how many make up one of several machines."""
+    stated: dict[str, float] = {}
+    buffer = recipe.env.variables().get("HCCL_BUFFSIZE")
+    if buffer is not None and device.buffer_mib:
+        stated["buffer_mib"] = float(buffer)
+    launch, usual = recipe.launch, device.devices_per_node
+    if launch.device != "cpu" and launch.devices_per_node is not None:
+        # On one machine a recipe may ask for fewer than there are; processes of a CPU run are all on one.
+        each = launch.devices_per_node
+        stated["devices_per_node"] = each if launch.nodes > 1 else max(each, usual)
+    told = {"buffer_mib": "HCCL_BUFFSIZE in [env] of the recipe", "devices_per_node": "[launch] of the recipe"}
+    sources = {key: told[key] for key, value in stated.items() if value != getattr(device, key)}
+    return replace(device, **stated, sources=MappingProxyType({**device.sources, **sources}))  # type: ignore[arg-type]
+
+
+def on_machines(job: Job, devices: int) -> Job:
+    """Give the job on so many devices: on as few machines as hold them, equally many on each."""
+    each = devices // machines_for(devices, job.device.devices_per_node)
+    if each == devices or each == job.device.devices_per_node:
+        return job
+    sources = {
+        **job.device.sources,
+        "devices_per_node": f"{devices // each} machines with equally many of the {devices}",
+    }
+    return replace(job, device=replace(job.device, devices_per_node=each, sources=MappingProxyType(sources)))
+
+
+def machines_for(devices: int, size: int) -> int:
+    """Give the fewest machines of so many devices that hold them, equally many on each."""
+    fewest = -(-devices // size)
+    return next(count for count in range(fewest, devices + 1) if devices % count == 0)
 
 
 def _evaluation(job: Job, recipe: Recipe) -> Job | None:
@@ -151,8 +196,28 @@ def _kernels(device: str, launched_on: str) -> Kernels:
 def _answering(job: Job, recipe: Recipe) -> Job:
     """Add how many rows are answered at a time, how long answers may be, and what the cache may hold."""
     window = recipe.spec.text.max_position_embeddings
-    if recipe.task != "infer" and recipe.eval is not None:
+    evaluates = recipe.task != "infer" and recipe.eval is not None
+    if evaluates and recipe.eval is not None:
         batch, held = recipe.eval.batch, recipe.eval.held_tokens or window
     else:
         batch, held = (recipe.infer.batch if recipe.infer is not None else INFER_SLOTS), INFER_HELD_TOKENS
-    return replace(job, batch=batch, held_tokens=held, new_tokens=recipe.generation.max_new_tokens)
+    job = replace(job, batch=batch, held_tokens=held, new_tokens=recipe.generation.max_new_tokens)
+    return _with_room(job, is_cut_by_cache=not evaluates)
+
+
+def _with_room(job: Job, *, is_cut_by_cache: bool) -> Job:
+    """Give answers no more tokens than prompts of full length leave them, and say so where that is less than asked for.
+
+    All end with the model's window. `qvl infer` ends them with the cache as well, an evaluation refuses such prompts.
+    """
+    load, window = job.workload, job.spec.text.max_position_embeddings
+    end = min(window, job.held_tokens)
+    room = (end if is_cut_by_cache else window) - load.longest
+    new = max(1, min(job.new_tokens, room))
+    prompts, note = f"prompts of {load.longest:,} tokens", ""
+    if blocks(min(load.longest + new, window)) > blocks(job.held_tokens) or load.longest >= end:
+        note = f"{prompts} are refused: with their answers they are to fit in {end:,}"
+    elif new < job.new_tokens:
+        note = f"answers to {prompts} end after {new:,} of {job.new_tokens:,}: together they are to fit in {end:,}"
+    load = replace(load, note="; ".join(part for part in (load.note, note) if part))
+    return replace(job, new_tokens=new, workload=load)

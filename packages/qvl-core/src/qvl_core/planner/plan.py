@@ -10,11 +10,11 @@ from qvl_core.layout import Layout
 from qvl_core.model_flops import training_flops
 from qvl_core.params import Component
 from qvl_core.planner.job import COMPONENTS, Job
-from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory, stage_shapes
+from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory
 from qvl_core.planner.pipeline import clock_seconds
-from qvl_core.planner.timing import PartTimes, Seconds, replica_seconds, update_seconds
-
-TERA = 1e12
+from qvl_core.planner.seconds import Seconds
+from qvl_core.planner.stage_shape import stage_shapes
+from qvl_core.planner.timing import TERA, PartTimes, replica_seconds, update_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,14 @@ class Plan:
         return max(1, self.job.global_batch // (self.micro_batch * self.layout.dp))
 
     @property
+    def at_once(self) -> int:
+        """Count the samples of a micro batch, or the answers that a replica gives at a time."""
+        return self.micro_batch if self.job.task == "train" else self.job.at_once
+
+    @property
     def samples_per_step(self) -> int:
         """Count the samples, or answers, of all replicas in what `step_s` is the time of."""
-        return self.job.global_batch if self.job.task == "train" else self.job.batch * self.layout.dp
+        return self.job.global_batch if self.job.task == "train" else self.at_once * self.layout.dp
 
     @property
     def memory(self) -> float:
@@ -187,7 +192,7 @@ def make_plan(
         held = holds.held(shape)
         forward, backward = times.of_stage(shape, held, is_first=stage == 0, is_last=stage == layout.pp - 1)
         if job.task != "train":
-            backward = times.answers(shape, memory[stage].kv_cache)
+            backward = times.answers(shape)
         trains = job.task == "train" and held.trained > 0
         stages.append(
             StagePlan(
@@ -222,7 +227,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "zero1": plan.zero1,
             "recompute": plan.recompute_value(),
         },
-        "micro_batch": plan.micro_batch,
+        "micro_batch": plan.at_once,
         "micro_batches": plan.micro_batches,
         "memory_gib": round(gib(plan.memory), 3),
         "fullest_stage": plan.fullest,

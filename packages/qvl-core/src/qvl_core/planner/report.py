@@ -62,7 +62,7 @@ def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
         stages_text(layout.vision_stages),
         stages_text(layout.text_stages),
         recompute_text(plan),
-        str(plan.micro_batch),
+        str(plan.at_once),
         f"{gib(plan.memory):.1f}",
         f"{plan.step_s:.3g}",
         f"{plan.samples_per_s:.3g}",

@@ -15,10 +15,10 @@ from qvl_core.layout import Layout
 from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
 from qvl_core.planner.costs import Choice, SharedCosts
-from qvl_core.planner.fewest import StagesNeeded
+from qvl_core.planner.fewest import LeastMemory, StagesNeeded
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.plan import Plan, make_plan
-from qvl_core.planner.splits import LeastMemory, Split, SplitSearch
+from qvl_core.planner.splits import Split, SplitSearch
 
 # A micro batch larger than this gains nothing that a plan could see.
 LARGEST_MICRO_BATCH = 16
@@ -51,6 +51,18 @@ def choices(job: Job, devices: int) -> Iterator[Choice]:
                 continue
             for micro_batch in _micro_batches(job, dp):
                 yield from _recomputing(job, tp=tp, pp=pp, dp=dp, micro_batch=micro_batch)
+
+
+def nearest_devices(job: Job, devices: int) -> int:
+    """Give the number of devices nearest to this that some layout makes up; of two as near, the smaller one."""
+    sizes = {
+        size
+        for tp in legal_tensor_degrees(job.spec)
+        for pp in range(1, _most_stages(job) + 1)
+        for dp in _replicas(job)
+        if (size := tp * pp * dp) <= MOST_DEVICES
+    }
+    return min(sizes, key=lambda size: (abs(size - devices), size))
 
 
 def _recomputing(job: Job, *, tp: int, pp: int, dp: int, micro_batch: int) -> Iterator[Choice]:
@@ -111,8 +123,11 @@ class _LargestMicroBatches:
         return choice.micro_batch <= self._largest[key]
 
 
-def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
-    """Find what would fit where nothing does: how much memory, or how many devices."""
+def shortfall(job: Job, devices: int, memory_bytes: float, *, elsewhere: Job | None = None) -> Shortfall:
+    """Find what would fit where nothing does: how much memory, or how many devices.
+
+    `elsewhere` is the job on whole machines, where these devices do not fill any.
+    """
     shared = SharedCosts(job)
     size, smallest = inf, None
     searches = [(SplitSearch(shared, choice), choice) for choice in _least(job, devices)]
@@ -122,7 +137,7 @@ def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
         if found is not None:
             size, smallest = found[0], (choice, found[1])
     least = plan_of(job, *smallest) if smallest else None
-    fewest, all_tried = _fewest(shared, memory_bytes)
+    fewest, all_tried = _fewest(SharedCosts(elsewhere) if elsewhere else shared, memory_bytes)
     return Shortfall(least=least, fewest=fewest, all_tried=all_tried)
 
 
@@ -214,7 +229,7 @@ def _rank(job: Job, choice: Choice, step_s: float) -> float:
 
 def _samples(job: Job, choice: Choice) -> int:
     """Count the samples, or answers, of a step."""
-    return job.global_batch if job.task == "train" else job.batch * choice.dp
+    return job.global_batch if job.task == "train" else job.at_once * choice.dp
 
 
 def _divisors(number: int) -> list[int]:

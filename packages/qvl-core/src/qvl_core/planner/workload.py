@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ MEDIA_SHARE = 320 / 563
 # Of the tokens that are no media: a question, its answer, and the template around them.
 LABEL_SHARE = 1 / 3
 PACK_FILL = 0.95
+# Frames are at least min_pixels with so much on top (qvl_data.media.video, which a test compares).
+_LEAST_SLACK = 1.05
 # A question with the template around it.
 PROMPT_TOKENS = 512
 # Largest area of a picture by the names of `eval.pixels` (qvl_eval.benchmarks.catalogue, which a test compares).
@@ -44,7 +46,8 @@ class Workload:
     """Tokens of a sample (a pack, with packing): all, of media among them, with a label; on average and at most.
 
     `sequences` are the samples of a pack, text attends within each.
-    `frames` are the images, and steps in time of videos, that media consist of, on average: vision attends within each.
+    `frames` are the images, and steps in time of videos, that media consist of, on average: vision attends within each,
+    of at most `longest_frame` tokens (None: all media of a sample may be one).
     `source` says in a sentence where the numbers come from, `measured` whether from data; `note` why not from data that
     were looked at once.
     """
@@ -59,13 +62,19 @@ class Workload:
     measured: bool
     sequences: float = 1.0
     frames: float = 1.0
+    longest_frame: int | None = None
     note: str = ""
 
 
-def assumed_workload(sequence_length: int, *, packing: bool = False, note: str = "") -> Workload:
-    """Give what is assumed of data that nobody has looked at."""
+def assumed_workload(
+    sequence_length: int, *, packing: bool = False, largest: int | None = None, note: str = ""
+) -> Workload:
+    """Give what is assumed of data that nobody has looked at; `largest` is the most tokens of an image or a frame."""
     mean = sequence_length * (PACK_FILL if packing else MEAN_SHARE)
     media = mean * MEDIA_SHARE
+    sequences = PACK_FILL / MEAN_SHARE if packing else 1.0
+    frames = max(sequences, media / largest) if largest else sequences
+    cut = f" in images or frames of at most {largest:,}" if frames > sequences else ""
     kind = f"packs filled to {PACK_FILL:.0%}" if packing else f"{mean:.0f} tokens a sample on average"
     return Workload(
         tokens=mean,
@@ -74,10 +83,12 @@ def assumed_workload(sequence_length: int, *, packing: bool = False, note: str =
         longest=sequence_length,
         longest_media=sequence_length,
         longest_labels=sequence_length,
-        source=f"assumed: {kind}, {MEDIA_SHARE:.0%} of them media (the reference's 563 of 1,024), a longest sample of "
-        f"{sequence_length:,} tokens; after `qvl data check RECIPE` they are those of the data",
+        source=f"assumed: {kind}, {MEDIA_SHARE:.0%} of them media (the reference's 563 of 1,024){cut}, a longest "
+        f"sample of {sequence_length:,} tokens; after `qvl data check RECIPE` they are those of the data",
         measured=False,
-        sequences=PACK_FILL / MEAN_SHARE if packing else 1.0,
+        sequences=sequences,
+        frames=frames,
+        longest_frame=largest,
         note=note,
     )
 
@@ -87,7 +98,6 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
 
     Raises DataError for a report that is none, or one of other settings than the recipe's.
     """
-    limit, packing = recipe.data.sequence_length, recipe.data.packing
     if report is not None:
         return _from_report(Path(report), recipe)
     if recipe.task != "sft":
@@ -97,11 +107,24 @@ def workload_of(recipe: Recipe, report: str | None = None) -> Workload:
         try:
             some = f" ({kept.looked_at} of {kept.media:,} media files looked at again)"
             source = f"measured: kept in {kept.file}{some if kept.looked_at < kept.media else ''}"
-            return _measured(kept.values, limit, packing, source)
+            return _measured(kept.values, recipe, source)
         except _FigureError as error:
-            return assumed_workload(limit, packing=packing, note=f"{kept.file}: {error}")
-    note = f"{kept.note}; look again with `qvl data check {recipe.path}`" if kept.note else ""
-    return assumed_workload(limit, packing=packing, note=note)
+            note = f"{kept.file}: {error}"
+    else:
+        note = f"{kept.note}; look again with `qvl data check {recipe.path}`" if kept.note else ""
+    limit, packing = recipe.data.sequence_length, recipe.data.packing
+    return assumed_workload(limit, packing=packing, largest=_largest_frame(recipe), note=note)
+
+
+def _largest_frame(recipe: Recipe) -> int:
+    """Give the most tokens that an image, or a step in time of a video, of a recipe's data has."""
+    return _image_tokens(recipe, max(recipe.data.image.max_pixels, recipe.data.video.max_pixels))
+
+
+def _image_tokens(recipe: Recipe, pixels: float) -> int:
+    """Give the most tokens of an image of an area; a step in time of a video, two frames, has as many."""
+    vision = recipe.spec.vision
+    return max(1, int(pixels // (vision.patch_size * vision.spatial_merge_size) ** 2))
 
 
 def prompts_of(recipe: Recipe) -> Workload:
@@ -110,7 +133,6 @@ def prompts_of(recipe: Recipe) -> Workload:
     `eval.pixels` names limits of its own.
     """
     vision, text = recipe.spec.vision, recipe.spec.text
-    side = vision.patch_size * vision.spatial_merge_size
     largest = recipe.data.image.max_pixels
     if recipe.task != "infer" and recipe.eval is not None and recipe.eval.pixels is not None:
         largest = LARGEST_PIXELS[recipe.eval.pixels]
@@ -121,8 +143,13 @@ def prompts_of(recipe: Recipe) -> Workload:
         images = len(recipe.infer.images) or int(not videos)
     video = recipe.data.video
     pairs = -(-video.max_frames // vision.temporal_patch_size)
-    area = min(pairs * video.max_pixels, video.total_pixels or inf)
-    media = images * max(1, largest // side**2) + videos * int(area // side**2)
+    area: float = video.max_pixels
+    if video.total_pixels is not None:
+        # Frames of a long video get smaller, but not below min_pixels.
+        share = video.total_pixels / video.max_frames * vision.temporal_patch_size
+        area = min(area, max(share, int(video.min_pixels * _LEAST_SLACK)))
+    media = images * _image_tokens(recipe, largest) + videos * _image_tokens(recipe, pairs * area)
+    frames = [largest] * (images > 0) + [video.max_pixels] * (videos > 0)
     stated, longest = media + PROMPT_TOKENS, min(media + PROMPT_TOKENS, text.max_position_embeddings)
     cut = f"; cut to the model's {longest:,}" if stated > longest else ""
     sizes = f"{media:,} tokens, and {PROMPT_TOKENS:,} of text{cut}"
@@ -139,6 +166,7 @@ def prompts_of(recipe: Recipe) -> Workload:
         source=f"assumed: prompts of {' and '.join(kinds)}, {sizes}",
         measured=False,
         frames=max(1.0, images + videos * pairs),
+        longest_frame=max(_image_tokens(recipe, pixels) for pixels in frames),
     )
 
 
@@ -151,7 +179,7 @@ class _FigureError(ValueError):
 
 
 def _from_report(path: Path, recipe: Recipe) -> Workload:
-    limit, packing = recipe.data.sequence_length, recipe.data.packing
+    limit = recipe.data.sequence_length
     fix = f"qvl data check RECIPE --format json > {path}"
     content = read_json_object(path, error_type=DataError, fix=fix)
 
@@ -173,7 +201,7 @@ def _from_report(path: Path, recipe: Recipe) -> Workload:
     if differing:
         raise refuse("settings.lengths_depend_on", f"is not the recipe's: {', '.join(differing)}")
     try:
-        return replace(_measured(content, limit, packing, f"measured: {path}"), note=note)
+        return replace(_measured(content, recipe, f"measured: {path}"), note=note)
     except _FigureError as error:
         raise refuse(error.key, error.message) from None
 
@@ -187,8 +215,9 @@ def _differing(stated: Mapping[str, Any], recipe: Recipe) -> tuple[list[str], st
     return [key for key in compared if here[key] != there.get(key)], ""
 
 
-def _measured(values: Mapping[str, Any], limit: int, packing: bool, source: str) -> Workload:
+def _measured(values: Mapping[str, Any], recipe: Recipe, source: str) -> Workload:
     """Give the lengths that a report states. Raises _FigureError."""
+    limit, largest = recipe.data.sequence_length, _largest_frame(recipe)
     mean, longest = (_number(values, "lengths", key) for key in ("mean", "longest"))
     text, total = (_number(values, "tokens", key) for key in ("text", "all"))
     if longest != int(longest) or longest < 1:
@@ -207,11 +236,13 @@ def _measured(values: Mapping[str, Any], limit: int, packing: bool, source: str)
         longest_labels=int(longest),
         source=f"{source}: {mean:,.0f} tokens a sample on average, {share:.0%} of them media, at most {longest:,.0f}",
         measured=True,
+        frames=max(1.0, mean * share / largest),
+        longest_frame=largest,
     )
     # Reports of earlier versions have none.
     if values.get("per_sample") is not None:
         found = _with_labels(found, lambda key: _number(values, "per_sample", key))
-    return _packed(found, limit) if packing else found
+    return _packed(found, limit) if recipe.data.packing else found
 
 
 def _with_labels(load: Workload, figure: Callable[[str], float]) -> Workload:
@@ -223,7 +254,7 @@ def _with_labels(load: Workload, figure: Callable[[str], float]) -> Workload:
     return replace(
         load,
         labels=labels,
-        frames=max(1.0, frames),
+        frames=max(load.frames, frames),
         longest_media=int(media),
         longest_labels=int(text),
         source=f"{load.source}; about {labels:,.0f} learned, {frames:.2g} images or steps in time of videos",

@@ -90,7 +90,7 @@ def register(app: typer.Typer) -> None:
         Nothing is run: all of it is arithmetic, and nothing of it was measured on a device. Exit 2 if nothing fits.
         """
         from qvl_core.planner.devices import device_facts
-        from qvl_core.planner.job import job_of
+        from qvl_core.planner.job import job_of, on_machines
         from qvl_core.planner.memory import GIB
         from qvl_core.planner.recipe_plan import default_device
         from qvl_core.planner.report import as_values
@@ -108,17 +108,18 @@ def register(app: typer.Typer) -> None:
         _require(count, memory, origin)
         usable = memory * (1 - headroom / 100)
         _require_choices(job, loaded, count)
-        found = search(job, count, usable * GIB, top=top)
-        short = None if found else shortfall(job, count, usable * GIB)
+        here = job if loaded.launch.device == "cpu" else on_machines(job, count)
+        found = search(here, count, usable * GIB, top=top)
+        short = None if found else shortfall(here, count, usable * GIB, elsewhere=job)
         if format is Format.json:
-            values = as_values(job, count, memory, usable, found, short)
+            values = as_values(here, count, memory, usable, found, short)
             print(json.dumps({"recipe": loaded.path, **values}, indent=2, ensure_ascii=False))
         if short is not None:
             raise InputError(_too_small(loaded, count, memory, usable, short))
         if format is Format.toml:
             print(_toml(loaded, found[0], memory))
         elif format is Format.text:
-            _print(job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
+            _print(here, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
 
 
 def _require(devices: int, memory_gib: float, origin: tuple[str, str]) -> None:
@@ -157,10 +158,8 @@ def _require_choices(job: Job, recipe: Recipe, devices: int) -> None:
 def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
     """Say that no tp, pp and dp make up so many devices with this batch and model."""
     from qvl_core.layout_rules import legal_tensor_degrees
-    from qvl_core.planner.search import choices
+    from qvl_core.planner.search import nearest_devices
 
-    near = sorted(range(1, 2 * devices + 65), key=lambda count: abs(count - devices))
-    fitting = next((count for count in near if any(True for _ in choices(job, count))), 1)
     degrees = ", ".join(map(str, legal_tensor_degrees(job.spec)))
     batch = f", and a dp that divides train.global_batch = {job.global_batch}" if job.task == "train" else ""
     return Problem(
@@ -168,7 +167,7 @@ def _impossible(job: Job, recipe: Recipe, devices: int) -> Problem:
         key="--devices",
         message=f"is {devices}, which no layout of {job.spec.name} makes up: tp is one of {degrees}, pp at most "
         f"{job.spec.vision.depth + job.spec.text.num_layers}{batch}",
-        fix=f"--devices {fitting}",
+        fix=f"--devices {nearest_devices(job, devices)}",
     )
 
 
@@ -210,19 +209,18 @@ def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: floa
 
 
 def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
+    from qvl_core.planner.job import machines_for
     from qvl_core.planner.report import as_toml
 
     launch, world = recipe.launch, plan.layout.world_size
-    stated = launch.devices_per_node or plan.job.device.devices_per_node
-    # Fewer than a machine has may be all that a recipe for one machine asks for.
-    room = max(stated, plan.job.device.devices_per_node) if launch.nodes == 1 else stated
-    # All processes of a CPU run are on one machine; devices are on as few as hold them, equally many on each.
-    machines = 1 if launch.device == "cpu" else -(-world // room)
-    machines = next(count for count in range(machines, world + 1) if world % count == 0)
+    size = plan.job.device.devices_per_node
+    # All processes of a CPU run are on one machine.
+    machines = 1 if launch.device == "cpu" else machines_for(world, size)
+    stated = launch.nodes, launch.devices_per_node or size
     settings = []
     if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
         settings.append(f"train.micro_batch={plan.micro_batch}")
-    if (machines, world // machines) != (launch.nodes, stated):
+    if (machines, world // machines) != stated:
         settings += [f"launch.nodes={machines}", f"launch.devices_per_node={world // machines}"]
     return as_toml(plan, memory_gib, settings=settings)
 
