@@ -52,7 +52,7 @@ def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str
 def test_tables_fit_a_narrow_terminal(large: str) -> None:
     from io import StringIO
 
-    from qvl_core.cli.commands.plan import print_stages
+    from qvl_core.cli.plan_tables import print_stages
     from rich.console import Console
 
     target = Console(file=StringIO(), width=80)

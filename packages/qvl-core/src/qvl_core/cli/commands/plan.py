@@ -12,10 +12,6 @@ from qvl_core.cli.parameters import RecipeFile, Settings, finite
 from qvl_core.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
     from qvl_core.planner.job import Job
     from qvl_core.planner.plan import Plan
     from qvl_core.planner.search import Shortfall
@@ -235,90 +231,28 @@ def _print(
     *,
     with_assumptions: bool,
 ) -> None:
+    from qvl_core.cli import plan_tables as tables
     from qvl_core.cli import terminal
     from qvl_core.planner.report import plans_head, plans_row, reasons
 
     target = terminal.console()
     place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
     target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
-    print_lengths(target, job)
+    tables.print_lengths(target, job)
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
     terminal.print_heading(target, f"The best {'plan' if len(plans) == 1 else f'{len(plans)} plans'}")
     rows = [plans_row(number, plan) for number, plan in enumerate(plans, 1)]
-    _print_columns(target, plans_head(job), rows, left=("vision", "text", "recompute"))
+    tables.print_columns(target, plans_head(job), rows, left=("vision", "text", "recompute"))
     target.print()
     for number, plan in enumerate(plans, 1):
         first, *rest = reasons(plan, memory_gib, plans[0])
         target.print(f"{number}. {first}")
         for line in rest:
             target.print(f"   {line}")
-    print_stages(target, plans[0], "The first plan, stage by stage")
+    tables.print_stages(target, plans[0], "The first plan, stage by stage")
     terminal.print_heading(target, "To paste into the recipe")
     # Folded, a comment's rest would be a line of TOML: the terminal wraps what is too long, and copies it whole.
     target.print(_toml(recipe, plans[0], memory_gib), soft_wrap=True)
     if with_assumptions:
-        print_assumptions(target, job)
-
-
-def print_lengths(target: Console, job: Job) -> None:
-    """Print where the lengths of samples come from, and why not from data that were looked at once."""
-    target.print(f"lengths: {job.workload.source}")
-    if job.workload.note:
-        target.print(f"note: {job.workload.note}")
-
-
-def print_stages(target: Console, plan: Plan, title: str) -> None:
-    """Print memory and time of every stage of a plan; `qvl show` prints the same."""
-    from qvl_core.cli import terminal
-    from qvl_core.planner.report import memory_rows, time_rows
-
-    terminal.print_heading(target, f"{title}: GiB on each rank")
-    head, rows = memory_rows(plan)
-    _print_columns(target, head, rows)
-    if any("-" in row[0] for row in rows):
-        target.print(
-            "of stages in one row the first is the fullest: each one after it has fewer micro batches in flight"
-        )
-    unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
-    target.print()
-    target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
-    head, rows = time_rows(plan)
-    _print_columns(target, head, rows)
-
-
-def _print_columns(
-    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()
-) -> None:
-    """Print a table of numbers; where the terminal is too narrow, as several with the first column in each."""
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    part: list[int] = []
-    for column in range(1, len(head)):
-        if part and widths[0] + sum(3 + widths[one] for one in (*part, column)) > target.width:
-            _print_part(target, head, rows, part, left)
-            target.print()
-            part = []
-        part.append(column)
-    _print_part(target, head, rows, part, left)
-
-
-def _print_part(
-    target: Console, head: Sequence[str], rows: Sequence[Sequence[str]], part: Sequence[int], left: Sequence[str]
-) -> None:
-    from qvl_core.cli import terminal
-
-    shown = [0, *part]
-    columns = tuple(head[one] for one in shown)
-    cells = [tuple(row[one] for one in shown) for row in rows]
-    numbers = tuple(name for name in columns if name not in left)
-    terminal.print_table(target, columns, cells, right=numbers, whole=numbers)
-
-
-def print_assumptions(target: Console, job: Job) -> None:
-    """Print what plans rest on."""
-    from qvl_core.cli import terminal
-    from qvl_core.planner.assumptions import assumptions
-
-    terminal.print_heading(target, "Assumptions")
-    rows = [(one.about, one.name, one.value, one.source, one.band) for one in assumptions(job)]
-    terminal.print_table(target, ("about", "what", "value", "source", "error band"), rows)
+        tables.print_assumptions(target, job)

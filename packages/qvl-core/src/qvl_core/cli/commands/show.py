@@ -102,7 +102,7 @@ def _print_stages(target: Console, recipe: Recipe) -> None:
 
 def _print_plan(target: Console, recipe: Recipe) -> None:
     """Print what the stages take of memory and time, by the same account as `qvl plan`."""
-    from qvl_core.cli.commands.plan import print_lengths, print_stages
+    from qvl_core.cli.plan_tables import print_lengths, print_stages
     from qvl_core.planner.plan import gib
     from qvl_core.planner.recipe_plan import memory_sentence, recipe_plan
     from qvl_core.planner.report import clock_notes, duration_text
