@@ -32,9 +32,9 @@ def print_stages(target: Console, plan: Plan, title: str) -> None:
         target.print(
             "of stages in one row the first is the fullest: each one after it has fewer micro batches in flight"
         )
-    unit = "one micro batch" if plan.job.task == "train" else "one batch of answers"
+    unit = "one micro batch; replicas and optimizer once a step"
     target.print()
-    target.print(f"milliseconds for {unit}; replicas and optimizer once a step" if plan.job.task == "train" else unit)
+    target.print(f"milliseconds for {unit if plan.job.task == 'train' else 'one batch of answers'}")
     head, rows = time_rows(plan)
     print_columns(target, head, rows)
 

@@ -49,6 +49,11 @@ def test_show_prints_the_plan_of_the_recipe_stage_by_stage(qvl: Call, large: str
     assert "the fullest rank takes" in result.out
 
 
+def test_tables_of_times_say_their_unit_and_of_what(qvl: Call, large: str, answers: str) -> None:
+    assert "\nmilliseconds for one micro batch; replicas and optimizer once a step\n" in qvl("show", large).out
+    assert "\nmilliseconds for one batch of answers\n" in qvl("show", answers).out
+
+
 def test_tables_fit_a_narrow_terminal(large: str) -> None:
     from io import StringIO
 
