@@ -58,12 +58,13 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="driver-library-missing",
-        pattern=r"libascend_hal\.so[\w.]*: cannot open shared object file",
+        pattern=r"lib(?:ascend_hal|c_sec|dcmi|drvdsmi_host|mmpa)\.so[\w.]*: cannot open shared object file",
         cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its folder "
         "is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
         fix="mount the host's /usr/local/Ascend/driver in the container (read-only is enough), or install the driver "
-        "on the host; then source CANN's set_env.sh and run `qvl doctor`",
-        source="vllm-project/vllm-ascend#1440",
+        "on the host; then source CANN's set_env.sh, and where npu-smi itself lacks it: export "
+        "LD_LIBRARY_PATH=/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:$LD_LIBRARY_PATH",
+        source="vllm-project/vllm-ascend#1440, Project-HAMi/HAMi#615",
     ),
     KnownMessage(
         name="no-ascend-in-mindspore",

@@ -19,6 +19,22 @@ def test_python(version: tuple[int, int, int], level: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lacking", "level", "said"),
+    [
+        (("ctypes",), "fail", "it lacks ctypes: built on a machine without libffi"),
+        (("ssl", "lzma"), "fail", "without openssl, xz"),
+        (("bz2", "lzma"), "warn", "without bzip2, xz"),
+        ((), "ok", "Python 3.11.4"),
+    ],
+)
+def test_a_python_without_modules_of_its_own(lacking: tuple[str, ...], level: str, said: str) -> None:
+    row = host.check_python((3, 11, 4), lacking)
+    assert row.level == level
+    assert said in row.evidence
+    assert ("build Python again" in row.fix) == bool(lacking)
+
+
+@pytest.mark.parametrize(
     ("system", "machine", "libc", "level"),
     [
         ("Linux", "x86_64", ("glibc", "2.36"), "ok"),

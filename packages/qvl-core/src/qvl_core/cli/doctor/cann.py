@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
-from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, toolkit_home
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, stated_version, toolkit_home
 
 # MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
 PAIRS = {
@@ -18,7 +18,10 @@ PAIRS = {
     "2.9.0": ("9.0.0", "26.0.RC1"),
 }
 OLDEST_MINDSPORE = (2, 7)
-# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
+# CANN from here on is two packages, toolkit and operators; each leaves a file of its own where it was installed.
+SPLIT = (8, 5)
+OPERATOR_FILES = ("*/ascend_ops_install.info", "share/info/ascend_ops_install.info", "opp/version.*")
+# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend, and in conda $CONDA_PREFIX/Ascend.
 ROOTS = (Path("/usr/local/Ascend"),)
 # Where the operators of each kind of chip lie, below the folder of the operators: `config/ascend910/cast.json` there is
 # what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
@@ -31,6 +34,10 @@ FOLDERS = {
     "910": "ascend910",
     "310P": "ascend310p",
 }
+
+
+_OWN_COUNT = 7
+_CANDIDATE = re.compile(r"(?i)RC\d+")
 
 
 def check_cann(environment: Mapping[str, str]) -> Row:
@@ -61,18 +68,35 @@ def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
     )
     if not (home / "opp").exists():
         return Row(check=name, level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
-    operators = cann_version(home / "opp")
-    # A version that cannot be read says nothing about the other one.
-    if operators and stated and release(operators) != release(stated):
+    operators = stated_version(home, *OPERATOR_FILES)
+    if differ(stated, operators):
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     kernels = home / "opp" / KERNELS
     there = sorted({path.name for folder in (kernels, kernels / "config") for path in folder.glob("ascend*")})
+    if release(stated) >= SPLIT and not there and not operators:
+        evidence = f"toolkit {version} in {home}, but no sign of its operators: no ascend_ops_install.info, no kernels"
+        return Row(check=name, level="warn", evidence=evidence, fix=fix)
     wanted = folder_of(chip)
     if wanted and there and wanted not in there:
         evidence = f"operators of {', '.join(there)} are installed; this chip is {chip}, whose are {wanted}"
         return Row(check=name, level="warn", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"operators {operators or version} in {home / 'opp'}")
+
+
+def differ(toolkit: str, operators: str) -> bool:
+    """Tell whether two versions of CANN's halves cannot be of one release; an unknown one differs from none.
+
+    `8.5.0` and the build `8.5.0.2.220` do not, `8.3.RC1` and `8.3.RC2` do; builds that start with 7 or less, as those
+    of CANN 8.0, count on their own.
+    """
+    one, other = release(toolkit), release(operators)
+    if not one or not other or other[0] <= _OWN_COUNT < one[0]:
+        return False
+    shorter = min(len(one), len(other))
+    candidates = [_CANDIDATE.search(version) for version in (toolkit, operators)]
+    marks = {found[0].upper() for found in candidates if found}
+    return one[:shorter] != other[:shorter] or (len(marks) > 1 and all(candidates))
 
 
 def folder_of(chip: str) -> str:
@@ -83,12 +107,14 @@ def folder_of(chip: str) -> str:
     return "" if bare == "910" or (found == "910" and bare.startswith("910_")) else FOLDERS.get(found, "")
 
 
-def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
-    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
-    home = environment.get("HOME", "")
-    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
-        for name in ("cann", "ascend-toolkit", "latest"):
-            script = root / name / "set_env.sh"
+def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] | None = None) -> str:
+    """Give the set_env.sh of a CANN that is installed where it usually is, the newest of several; "" where none is."""
+    own = [Path(environment[name]) / "Ascend" for name in ("HOME", "CONDA_PREFIX") if environment.get(name)]
+    for root in (*(ROOTS if roots is None else roots), *own):
+        # From 8.5 on `cann` leads to `cann-8.5.0`; a container may have the latter alone.
+        versions = sorted(root.glob("cann-*"), key=lambda path: release(path.name.removeprefix("cann-")), reverse=True)
+        for folder in (root / "cann", *versions, root / "ascend-toolkit", root / "latest"):
+            script = folder / "set_env.sh"
             if script.is_file():
                 return str(script)
     return ""

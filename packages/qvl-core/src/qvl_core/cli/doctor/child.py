@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import selectors
@@ -145,6 +144,11 @@ def _stat(process: int) -> list[str]:
 
 def _end_with_us() -> Callable[[], None]:
     """Let the kernel end the child where the thread that waits for it is gone: after Ctrl-C nobody else would."""
+    try:
+        # Not every Python has it: one that was built without libffi is what the row of Python is about.
+        import ctypes
+    except ImportError:
+        return lambda: None
     # Looked up before the fork: after it, nothing may be loaded.
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from qvl_core.cli.doctor.guard import PYTHON
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import release
 from qvl_core.cli.terminal import bytes_text
@@ -31,18 +34,44 @@ EARLIEST_S = 1_767_225_600
 LATEST_S = EARLIEST_S + 15 * 366 * 86_400
 
 
+# Modules that Python is built without, and says so in its log only, where these libraries' headers are missing.
+BUILT_WITH = MappingProxyType(
+    {"ctypes": "libffi", "ssl": "openssl", "zlib": "zlib", "bz2": "bzip2", "lzma": "xz", "sqlite3": "sqlite"}
+)
+# MindSpore and the launcher need the first, what reads data and talks to others the other two.
+NEEDED_MODULES = ("ctypes", "ssl", "zlib")
+
+
 def check_host() -> Row:
     """Name this machine: reports of several are told apart by it."""
     return Row(check="host", level="ok", evidence=platform.node() or "without a name")
 
 
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
-    """Check that MindSpore has wheels for this Python."""
+def check_python(version: tuple[int, ...] = sys.version_info[:3], lacking: Sequence[str] | None = None) -> Row:
+    """Check that MindSpore has wheels for this Python, and that nothing of Python's own is `lacking`."""
+    lacking = [name for name in BUILT_WITH if not _imports(name)] if lacking is None else lacking
     evidence = f"Python {'.'.join(str(part) for part in version)} ({sys.executable})"
-    if OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
-        return Row(check="python", level="ok", evidence=evidence)
     fix = "use Python 3.10 to 3.12, for example: conda create -n qvl python=3.11"
-    return Row(check="python", level="fail", evidence=evidence, fix=fix)
+    if not OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
+        return Row(check=PYTHON, level="fail", evidence=evidence, fix=fix)
+    if not lacking:
+        return Row(check=PYTHON, level="ok", evidence=evidence)
+    evidence += f"; it lacks {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
+    fix = f"install {_headers(lacking)} with headers and build Python again, or: conda create -n qvl python=3.11"
+    needed = set(lacking) & set(NEEDED_MODULES)
+    return Row(check=PYTHON, level="fail" if needed else "warn", evidence=evidence, fix=fix)
+
+
+def _headers(modules: Sequence[str]) -> str:
+    return ", ".join(BUILT_WITH[name] for name in modules)
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | None = None) -> Row:

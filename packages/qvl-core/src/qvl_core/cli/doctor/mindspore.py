@@ -63,7 +63,8 @@ def check_mindspore(
             *(_skipped(name, present.check) for name in LATER),
         ]
     wheel = check_wheel(_folder())
-    version = check_version(installed_version("mindspore") or "")
+    found = installed_version("mindspore")
+    version = _skipped("mindspore-version", "metadata") if found == "" else check_version(found or "")
     rows += [wheel, version, check_libstdcxx(), check_mindspore_requirements()]
     cause = next((row.check for row in rows if row.level == "fail"), "")
     rows.append(_skipped("mindspore-run", cause) if cause else check_run(environment, run))
