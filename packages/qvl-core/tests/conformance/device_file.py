@@ -46,7 +46,8 @@ def good(digests: Mapping[str, str]) -> dict[str, Any]:
         "trainings": trainings,
         "other_forms": [
             {
-                "kernel": "attention", "form": "bsnd", "checks": [dict(x) for x in checks if x["kernel"] == "attention"],
+                "kernel": "attention", "form": "bsnd",
+                "checks": [dict(x) for x in checks if x["kernel"] == "attention"],
                 "contracts": [check(x.kernel, x.label, "contract, float16") for x in called if x.kernel == "attention"],
                 "timings": [],
             }
