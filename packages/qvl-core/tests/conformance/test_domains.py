@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mindspore", reason="kernels need mindspore")
 
+from mindspore import Tensor
 from qvl_core.conformance import cases, truth
 from qvl_core.conformance.cases import Case
 from qvl_core.conformance.contract_cases import contract_cases
-from qvl_core.conformance.contracts import check_contract
+from qvl_core.conformance.contracts import check_contract, stand_ins
 from qvl_core.kernels import select
 from qvl_core.kernels.domain import DOMAINS
 
@@ -56,6 +57,21 @@ def test_the_dtypes_of_the_domains() -> None:
     assert taken.pop("attention") == ("float16", "bfloat16")
     assert taken.pop("adamw_update") == ("float32",)
     assert set(taken.values()) == {("float16", "bfloat16", "float32")}
+
+
+@pytest.mark.parametrize(
+    ("eps", "fused"), [(1e-6, True), (1.0, True), (1, True), (0.0, False), (0, False), (1.5, False)]
+)
+def test_an_epsilon_that_the_operation_refuses_runs_the_reference(
+    eps: float, fused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = next(case for case in CASES if case.label == "contract: width of the vision tower")
+    x, weight = (Tensor(values.astype(np.float16)) for values in case.inputs)
+    with stand_ins() as record:
+        y = TABLE.rms_norm(x, weight, eps)
+    assert [type(call.arguments["epsilon"]) for call in record] == ([float] if fused else [])
+    expected = truth.rms_norm(case.inputs[0].astype(np.float64), case.inputs[1].astype(np.float64), float(eps))
+    np.testing.assert_allclose(y.asnumpy(), expected, rtol=2e-2, atol=2e-2)
 
 
 class TestBorders:
