@@ -193,7 +193,7 @@ class Machine:
                 stated = home / "x86_64-linux" / "ascend_ops_install.info"
                 if not stated.exists():
                     stated.write_text(f"version={self.cann}\n")
-            environment["ASCEND_HOME_PATH"] = str(home)
+            environment |= {"ASCEND_HOME_PATH": str(home), "LD_LIBRARY_PATH": f"/usr/lib:{home}/lib64"}
         return environment
 
     def _version(self, name: str) -> str | None:
@@ -234,7 +234,7 @@ class Machine:
         patch.setattr(host, "check_memory", one(host.check_memory, self.memory, 16))
         patch.setattr(host, "available_memory", lambda: self.left_for_run)
         patch.setattr(host, "check_shared_memory", one(host.check_shared_memory, self.shared_memory))
-        patch.setattr(host, "check_open_files", one(host.check_open_files, self.open_files))
+        patch.setattr(host, "check_open_files", one(host.check_open_files, self.open_files, 1 << 20))
         patch.setattr(host, "check_locale", one(host.check_locale, self.encoding))
         patch.setattr(host, "check_clock", one(host.check_clock, self.now))
         patch.setattr(host, "check_home", one(host.check_home, umask=self.umask))

@@ -51,7 +51,7 @@ def _cann(folder: Path, version: str, ops: bool = True) -> dict[str, str]:
     if ops:
         (folder / "opp").mkdir()
         (folder / "x86_64-linux" / "ascend_ops_install.info").write_text(f"package_name=y\nversion={version}\n")
-    return {"ASCEND_HOME_PATH": str(folder)}
+    return {"ASCEND_HOME_PATH": str(folder), "LD_LIBRARY_PATH": f"{folder}/lib64:{folder}/lib64/plugin"}
 
 
 def test_a_machine_without_npus_skips_everything(tmp_path: Path) -> None:
@@ -232,6 +232,24 @@ def test_operators_of_another_chip(tmp_path: Path) -> None:
     assert cann.check_operators(environment, "950").level == "ok"
     (tmp_path / "cann" / "opp" / cann.KERNELS / "config" / "ascend910b").mkdir(parents=True)
     assert cann.check_operators(environment, "910B3").level == "ok"
+
+
+def test_a_cann_of_which_only_the_folder_is_known_was_not_sourced(tmp_path: Path) -> None:
+    environment = _cann(tmp_path / "cann", "8.5.0")
+    (tmp_path / "latest").symlink_to(tmp_path / "cann")
+    assert cann.check_cann(environment).level == "ok"
+    # The variables may name the link or where it leads.
+    assert cann.check_cann({**environment, "ASCEND_HOME_PATH": str(tmp_path / "latest")}).level == "ok"
+    for libraries in ("", "/usr/lib", f"{tmp_path}/cann-8.2/lib64"):
+        row = cann.check_cann({**environment, "LD_LIBRARY_PATH": libraries})
+        assert (row.level, "none of it in LD_LIBRARY_PATH" in row.evidence) == ("warn", True)
+        assert row.fix.startswith(f"source {tmp_path}/cann/set_env.sh")
+
+
+def test_where_no_cann_is_the_fix_is_to_install_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cann, "ROOTS", (tmp_path,))
+    row = cann.check_cann({"HOME": str(tmp_path)})
+    assert row.fix.startswith("install the CANN that pairs with your MindSpore")
 
 
 def test_operators_are_not_looked_for_without_a_toolkit() -> None:

@@ -181,3 +181,8 @@ def test_a_child_ends_with_the_doctor(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
     assert _ends(int(note.read_text()))
+
+
+def test_a_system_without_the_call_that_ends_children_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert run_child([sys.executable, "-c", "print(1)"], {}, 600.0).stdout == "1\n"

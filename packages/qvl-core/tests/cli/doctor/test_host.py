@@ -64,8 +64,8 @@ def test_shared_memory() -> None:
 
 def test_open_files_matter_more_with_npus() -> None:
     assert host.check_open_files(1024).level == "ok"
-    assert host.check_open_files(256).fix == "ulimit -n 1024"
-    assert host.check_open_files(1024, ascend=True).fix == "ulimit -n 65535"
+    assert host.check_open_files(256, 1 << 20).fix == "ulimit -n 1024"
+    assert host.check_open_files(1024, 1 << 20, ascend=True).fix == "ulimit -n 65535"
     assert host.check_open_files(65535, ascend=True).level == "ok"
     assert host.check_open_files(-1, ascend=True).level == "ok"
 
@@ -112,3 +112,16 @@ def test_many_processes_want_more_files_and_shared_memory() -> None:
     assert host.check_open_files(1024, processes=64).fix == "ulimit -n 4352"
     assert host.check_shared_memory(2 * host.GIB, processes=16).level == "ok"
     assert host.check_shared_memory(2 * host.GIB - 1, processes=16).level == "warn"
+
+
+def test_a_hard_limit_of_open_files_is_raised_where_it_is_set() -> None:
+    assert host.check_open_files(1024, 1 << 20, ascend=True).fix == "ulimit -n 65535"
+    row = host.check_open_files(1024, 20_000, ascend=True)
+    assert row.evidence == "1024 open files allowed, at most 20000 for this user"
+    assert "--ulimit nofile=65535:65535" in row.fix
+
+
+def test_no_shared_memory_at_all(tmp_path: Path) -> None:
+    row = host.check_shared_memory(folder=str(tmp_path / "shm"))
+    assert (row.level, row.evidence) == ("warn", f"{tmp_path / 'shm'}: No such file or directory")
+    assert "mount -t tmpfs" in row.fix

@@ -132,6 +132,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (15, "npu-permission", "fail", _set(closed=("davinci0",))),
     (16, "npu-smi", "fail", _set(smi_there=False)),
     (16, "npu-smi", "fail", _into("smi", health="Alarm")),
+    (17, "cann", "warn", _into("variables", LD_LIBRARY_PATH="/usr/lib")),
     (17, "cann", "fail", _into("variables", ASCEND_HOME_PATH="/proc/nowhere/cann")),
     (18, "cann-ops", "fail", _set(operators=False)),
     (18, "cann-ops", "fail", _file("cann/x86_64-linux/ascend_ops_install.info", "version=8.3.RC1\n")),

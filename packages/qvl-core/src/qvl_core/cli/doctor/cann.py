@@ -23,6 +23,7 @@ SPLIT = (8, 5)
 OPERATOR_FILES = ("*/ascend_ops_install.info", "share/info/ascend_ops_install.info", "opp/version.*")
 # Where CANN's installer puts it for all users; for one user it is $HOME/Ascend, and in conda $CONDA_PREFIX/Ascend.
 ROOTS = (Path("/usr/local/Ascend"),)
+ROOTS_TEXT = "/usr/local/Ascend, $HOME/Ascend, $CONDA_PREFIX/Ascend"
 # Where the operators of each kind of chip lie, below the folder of the operators: `config/ascend910/cast.json` there is
 # what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
 KERNELS = Path("built-in") / "op_impl" / "ai_core" / "tbe" / "kernel"
@@ -45,15 +46,21 @@ def check_cann(environment: Mapping[str, str]) -> Row:
     home = toolkit_home(environment)
     if home is None:
         script = set_env_script(environment)
-        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
-        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
-            f"; CANN is there, its {script} was not sourced" if script else ""
-        )
+        fix = f"source {script}, in this shell and in the job script"
+        evidence = f"{TOOLKIT_VARIABLES[0]} is not set; CANN is there, its {script} was not sourced"
+        if not script:
+            evidence = f"{TOOLKIT_VARIABLES[0]} is not set, and no CANN is where it usually lies ({ROOTS_TEXT})"
+            fix = "install the CANN that pairs with your MindSpore (docs/ascend.md), or source set_env.sh of yours"
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     if not home.is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
         return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
-    return Row(check="cann", level="ok", evidence=f"CANN {cann_version(home) or 'of unknown version'} in {home}")
+    evidence = f"CANN {cann_version(home) or 'of unknown version'} in {home}"
+    libraries = [path for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path]
+    if not any(Path(path).resolve().is_relative_to(home.resolve()) for path in libraries):
+        fix = f"source {home}/set_env.sh, which sets all of its variables, in this shell and in the job script"
+        return Row(check="cann", level="warn", evidence=f"{evidence}, none of it in LD_LIBRARY_PATH", fix=fix)
+    return Row(check="cann", level="ok", evidence=evidence)
 
 
 def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:

@@ -150,8 +150,9 @@ def _end_with_us() -> Callable[[], None]:
     except ImportError:
         return lambda: None
     # Looked up before the fork: after it, nothing may be loaded.
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    # Linux alone has it.
+    return (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)) if prctl else (lambda: None)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

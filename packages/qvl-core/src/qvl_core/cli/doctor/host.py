@@ -94,7 +94,8 @@ def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | N
 def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     """Check cores and memory; containers count with their own limit."""
     available = available_memory() if available is None else available
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     evidence = f"{cores} core{'' if cores == 1 else 's'}, {bytes_text(available)} of memory available"
     if available < 2 * GIB:
         fix = "end other programs, or use a machine with more memory: the tiny recipe needs 2 GiB"
@@ -102,14 +103,15 @@ def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     return Row(check="memory", level="ok", evidence=evidence)
 
 
-def check_shared_memory(size: int | None = None, *, processes: int = 0) -> Row:
+def check_shared_memory(size: int | None = None, *, processes: int = 0, folder: str = SHARED_MEMORY) -> Row:
     """Check /dev/shm, where ranks of one machine talk to each other and to the launcher."""
     if size is None:
         try:
-            found = os.statvfs(SHARED_MEMORY)
+            found = os.statvfs(folder)
             size = found.f_frsize * found.f_blocks
-        except OSError:
-            size = 0
+        except OSError as error:
+            fix = f"mkdir -p {SHARED_MEMORY}; mount -t tmpfs -o size=8g tmpfs {SHARED_MEMORY}"
+            return Row(check="shared-memory", level="warn", evidence=f"{folder}: {error.strerror}", fix=fix)
     evidence = f"{SHARED_MEMORY} has {bytes_text(size)}"
     needed = max(GIB, processes * GIB // 8)
     if size >= needed:
@@ -119,15 +121,24 @@ def check_shared_memory(size: int | None = None, *, processes: int = 0) -> Row:
     return Row(check="shared-memory", level="warn", evidence=evidence, fix=fix)
 
 
-def check_open_files(soft: int | None = None, *, ascend: bool = False, processes: int = 0) -> Row:
-    """Check the limit of open files; NPU runs need many."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if soft is None else soft
+def check_open_files(
+    soft: int | None = None, hard: int | None = None, *, ascend: bool = False, processes: int = 0
+) -> Row:
+    """Check the limit of open files; NPU runs need many. Nobody but root may go above the `hard` limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = limits[0] if soft is None else soft, limits[1] if hard is None else hard
     # On CPU a rank holds some dozens: libraries, logs, sockets to the others, media of its workers.
     needed = ASCEND_OPEN_FILES if ascend else max(1024, 256 + 64 * processes)
     evidence = "no limit" if soft == resource.RLIM_INFINITY else f"{soft} open files allowed"
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return Row(check="open-files", level="ok", evidence=evidence)
-    return Row(check="open-files", level="warn", evidence=evidence, fix=f"ulimit -n {needed}")
+    fix = f"ulimit -n {needed}"
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        evidence += f", at most {hard} for this user"
+        fix = (
+            f"in a container: start it with --ulimit nofile={needed}:{needed}; else nofile in /etc/security/limits.conf"
+        )
+    return Row(check="open-files", level="warn", evidence=evidence, fix=fix)
 
 
 def check_locale(encoding: str | None = None) -> Row:

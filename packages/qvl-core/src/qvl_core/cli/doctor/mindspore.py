@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +22,9 @@ OLDEST, NEWEST = OLDEST_MINDSPORE, (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+# The mark of a Python in the names of extensions.
+_PYTHON_TAG = re.compile(r"cpython-\d+")
+_OWN_TAG = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
 # What MindSpore's wheels are linked against.
 NEWEST_SYMBOL = b"GLIBCXX_3.4.26"
 # A conda environment's own comes first; then Debian's, Red Hat's and openEuler's places.
@@ -91,8 +95,8 @@ def check_version(version: str, python: tuple[int, ...] = sys.version_info[:2]) 
     return Row(check=name, level="ok", evidence=f"{version} is in the tested range 2.7 to 2.10")
 
 
-def check_wheel(folder: Path, machine: str = "") -> Row:
-    """Check that MindSpore's extension was built for this machine; a wheel of another one installs without a word."""
+def check_wheel(folder: Path, machine: str = "", python: str = _OWN_TAG) -> Row:
+    """Check that MindSpore's extension was built for this machine and Python; pip installs others without a word."""
     name, machine = "mindspore-wheel", machine or platform.machine()
     library = next(iter(sorted(folder.glob("_c_expression*.so"))), None)
     built_for = elf_machine(library) if library else None
@@ -103,6 +107,12 @@ def check_wheel(folder: Path, machine: str = "") -> Row:
     if built_for != machine:
         evidence = f"built for {built_for}, this machine is {machine}"
         fix = "pip install --force-reinstall --no-cache-dir mindspore, on this machine"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    assert library is not None
+    found = _PYTHON_TAG.search(library.name)
+    if found and found[0] != python:
+        evidence = f"{library.name} is of another Python than this one, {python}"
+        fix = "pip install --force-reinstall --no-cache-dir mindspore, with this Python; is PYTHONPATH another's?"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
 
