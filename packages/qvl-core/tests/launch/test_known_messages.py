@@ -101,31 +101,29 @@ NEIGHBOURS = (
     "saved 507015 tokens",
     # Of runs that went well, as users show them.
     (
-        "[INFO] RUNTIME(34,python):2025-11-18-09:33:00.290.041 [task_fail_callback_data_manager.cc:58] 36 "
+        "[INFO] RUNTIME(34,python):2025-11-18-09:33:00.290 [task_fail_callback_data_manager.cc:58] 36 "
         "TaskFailCallBackManager: Constructor."
     ),
     (
-        "[EVENT] PROFILING(846,python):2025-04-23-09:25:06.507.208 [msprof_callback_impl.cpp:336] >>> (tid:846) Started to "
+        "[EVENT] PROFILING(846,python):2025-04-23-09:25:06.507 [msprof_callback_impl.cpp:336] >>> (tid:846) Started to "
         "register profiling ctrl callback."
     ),
     (
-        "[TRACE] GE(116147,python):2024-12-11-15:58:21.246.683 [status:INIT] [ge_api.cc:144]116147 "
+        "[TRACE] GE(116147,python):2024-12-11-15:58:21.246 [status:INIT] [ge_api.cc:144]116147 "
         "GEInitializeImpl:GEInitialize start"
     ),
     (
-        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:36.823.427 [mindspore/ccsrc/distributed/cluster/"
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:36.823 [mindspore/ccsrc/distributed/cluster/"
         "cluster_context.cc:194] BuildCluster] Topology build timed out., retry(1/60)."
     ),
     (
-        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:39.823.639 [mindspore/ccsrc/distributed/cluster/"
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:39.823 [mindspore/ccsrc/distributed/cluster/"
         "cluster_context.cc:196] BuildCluster] Cluster is successfully initialized."
     ),
     (
         "[WARNING] DEVICE(162844,fffce77fe1e0,python):2022-12-01-00:26:58.388.563 "
-        "[mindspore/ccsrc/plugin/device/ascend/hal/"
-        "device/ascend_data_queue.cc:257] Push] Device queue thread had been interrupted by TdtHandle::DestroyHandle, you "
-        "can "
-        "ignore the above error: 'failed to send...'."
+        "[mindspore/ccsrc/plugin/device/ascend/hal/device/ascend_data_queue.cc:257] Push] Device queue thread had been "
+        "interrupted by TdtHandle::DestroyHandle, you can ignore the above error: 'failed to send...'."
     ),
     (
         "[WARNING] HCCL_ADPT(89999,ffffa5a47010,python):2023-01-16-20:43:48.480.465 "
@@ -133,7 +131,7 @@ NEIGHBOURS = (
         "hccl_adapter/hccl_adapter.cc:47] GenHcclOptions] The environment variable DEPLOY_MODE is not set."
     ),
     (
-        "[EVENT] DRV(3536113,python):2023-07-14-20:36:03.278.793 [ascend][curpid: 3536113, 3536113][drv][devmm]"
+        "[EVENT] DRV(3536113,python):2023-07-14-20:36:03.278 [ascend][curpid: 3536113, 3536113][drv][devmm]"
         "[_devmm_mem_stats_show 158]HOST_MEM Cached_size:29360128Bytes"
     ),
     "saved 507014 tokens, 507018 more, 207018 at all",
