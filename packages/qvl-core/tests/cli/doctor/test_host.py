@@ -125,3 +125,8 @@ def test_no_shared_memory_at_all(tmp_path: Path) -> None:
     row = host.check_shared_memory(folder=str(tmp_path / "shm"))
     assert (row.level, row.evidence) == ("warn", f"{tmp_path / 'shm'}: No such file or directory")
     assert "mount -t tmpfs" in row.fix
+
+
+def test_memory_that_nobody_tells_is_no_memory_of_zero() -> None:
+    row = host.check_memory(0, 4)
+    assert (row.level, row.evidence.startswith("4 cores; /proc/meminfo")) == ("skipped", True)

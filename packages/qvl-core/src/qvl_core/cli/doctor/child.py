@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import selectors
@@ -153,6 +154,16 @@ def _end_with_us() -> Callable[[], None]:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     # Linux alone has it.
     return (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)) if prctl else (lambda: None)
+
+
+def not_started(error: OSError) -> tuple[str, str]:
+    """Say why a process could not be started, and what mends that."""
+    fix = {
+        errno.EAGAIN: "raise the limit of processes: ulimit -u, in a container --pids-limit",
+        errno.ENOMEM: "end other programs: there is no memory left for a process more",
+        errno.EMFILE: "raise the limit of open files: ulimit -n 65535",
+    }.get(error.errno or 0, "let this user run the program that is named, with all folders above it, or reinstall it")
+    return f"{error.filename or 'a process'} cannot be started: {error.strerror or error}"[:300], fix
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

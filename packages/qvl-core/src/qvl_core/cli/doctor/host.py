@@ -96,7 +96,11 @@ def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     available = available_memory() if available is None else available
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    evidence = f"{cores} core{'' if cores == 1 else 's'}, {bytes_text(available)} of memory available"
+    evidence = f"{cores} core{'' if cores == 1 else 's'}"
+    if not available:
+        evidence += "; /proc/meminfo, which tells what memory is left, cannot be read"
+        return Row(check="memory", level="skipped", evidence=evidence)
+    evidence += f", {bytes_text(available)} of memory available"
     if available < 2 * GIB:
         fix = "end other programs, or use a machine with more memory: the tiny recipe needs 2 GiB"
         return Row(check="memory", level="warn", evidence=evidence, fix=fix)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qvl_core.cli.doctor.cann import OLDEST_MINDSPORE
-from qvl_core.cli.doctor.child import Runner, last_line, run_child, run_watched
+from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child, run_watched
 from qvl_core.cli.doctor.packages import check_mindspore_requirements
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
@@ -153,9 +153,11 @@ def _computes(check: str, where: str, environment: Mapping[str, str], run: Runne
     program = SMOKE.format(device="Ascend" if check == "npu-run" else "CPU")
     try:
         done = run([sys.executable, "-c", program], {**environment, "GLOG_v": "3"}, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        waited = getattr(error, "timeout", DEADLINE_S)
-        evidence = f"did not compute a 2 x 2 product on {where} within {waited:.0f} s"
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=check, level="fail", evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired as error:
+        evidence = f"did not compute a 2 x 2 product on {where} within {error.timeout:.0f} s"
         return Row(check=check, level="fail", evidence=evidence, fix=late)
     if done.returncode == 0:
         return Row(check=check, level="ok", evidence=f"a product and its gradient are right on {where}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qvl_core.cli.doctor.child import Runner, last_line, run_child
+from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child
 from qvl_core.cli.doctor.clip import CLIP
 from qvl_core.cli.doctor.row import Level, Row
 from qvl_core.cli.doctor.versions import installed_version
@@ -74,7 +74,10 @@ def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Ru
     level: Level = "fail" if wanted else "warn"
     try:
         done = run(command, environment, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=name, level=level, evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired:
         evidence = f"two processes did not meet within {DEADLINE_S:.0f} s"
         fix = "a firewall on the loopback interface, or a full /dev/shm or TMPDIR: see the rows above"
         return Row(check=name, level=level, evidence=evidence, fix=fix)
@@ -134,7 +137,10 @@ def check_decoders(environment: Mapping[str, str], run: Runner = run_child) -> R
     fix = "pip install --force-reinstall av pillow"
     try:
         done = run([sys.executable, "-c", _DECODERS(clip=CLIP)], environment, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired as error:
         return Row(check=name, level="fail", evidence=f"did not decode a picture: {error}"[:200], fix=fix)
     if done.returncode:
         return Row(check=name, level="fail", evidence=last_line(done), fix=fix)
