@@ -61,6 +61,15 @@ def damaged() -> Iterator[tuple[str, Path]]:
             yield _written(folder.name), folder
 
 
+def installed() -> Iterator[tuple[str, str]]:
+    """List installed distributions by name and version, damaged ones by their folder's name."""
+    for distribution in metadata.distributions():
+        try:
+            yield distribution.metadata["Name"] or "?", distribution.version or "?"
+        except _DAMAGE:
+            yield _written(Path(str(getattr(distribution, "_path", ""))).name).partition("==")[0], "?"
+
+
 def _written(folder: str) -> str:
     """Give what pip would be asked for, `mindspore==2.7.2`, by the name of a folder of metadata."""
     name, _, version = folder.removesuffix(".dist-info").partition("-")
