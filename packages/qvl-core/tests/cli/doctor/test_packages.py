@@ -72,6 +72,10 @@ def test_what_a_cut_off_installation_leaves_is_one_row_with_what_mends_it(
     assert packages.check_copies().level == "ok"
 
 
+def test_what_is_not_installed_requires_nothing() -> None:
+    assert list(versions.requirements_of("a-package-that-nobody-has")) == []
+
+
 def test_what_pip_moved_aside_counts_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leftover = tmp_path / "~vl_core-0.0.9.dist-info"
     leftover.mkdir()

@@ -36,10 +36,10 @@ def installed_version(name: str) -> str | None:
 
 
 def requirements_of(name: str) -> Iterator[Requirement]:
-    """List what an installed distribution always requires; lines with a marker (an extra, a platform) are left out."""
+    """List what a distribution always requires, none where it is not installed; lines with a marker are left out."""
     try:
         lines = metadata.requires(name) or ()
-    except _DAMAGE:
+    except (metadata.PackageNotFoundError, *_DAMAGE):
         lines = ()
     for line in lines:
         match = _REQUIREMENT.match(line)
