@@ -90,6 +90,11 @@ def stated_version(folder: Path, *patterns: str) -> str:
     return next((found for path in paths if (found := _version_in(path))), "")
 
 
+def driver_version() -> str:
+    """Read the version of the NPU driver from its folder; "" where there is none."""
+    return _version_in(_DRIVER_INFO)
+
+
 def _version_in(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

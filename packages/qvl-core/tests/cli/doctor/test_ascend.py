@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from qvl_core import machine
 from qvl_core.cli.doctor import ascend, cann
 from qvl_core.cli.doctor.needs import npu_capacity
 
@@ -298,6 +299,17 @@ def test_an_old_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cann, "installed_version", lambda name: "2.7.2")
     row = cann.check_pair(_cann(tmp_path / "cann", "8.5.0"), "25.2.0")
     assert (row.level, row.fix) == ("warn", "update driver and firmware to 25.5.0")
+
+
+def test_the_driver_is_known_by_its_folder_where_npu_smi_does_not_answer(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cann, "installed_version", lambda name: "2.7.2")
+    monkeypatch.setattr(machine, "_DRIVER_INFO", tmp_path / "version.info")
+    (tmp_path / "version.info").write_text("Version=25.2.0\nascendhal_version=7.35.23\npackage_version=25.2.0\n")
+    environment = {"PATH": "", **_cann(tmp_path / "cann", "8.5.0")}
+    rows = {row.check: row for row in ascend.check_ascend(environment, devices, lambda: ascend.SmiAnswer(fault="x"))}
+    assert rows["cann-pair"].evidence == "MindSpore 2.7.2, CANN 8.5.0, driver 25.2.0: the driver is older"
 
 
 def test_processes_on_the_npus_are_told_and_left_alone() -> None:

@@ -15,7 +15,7 @@ from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
 from qvl_core.input_file import printable
 from qvl_core.launch.known_messages import known_in
-from qvl_core.machine import toolkit_home
+from qvl_core.machine import driver_version, toolkit_home
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
 DEADLINE_S = 20.0
@@ -109,7 +109,8 @@ def check_ascend(environment: Mapping[str, str], devices: Path, ask: Ask) -> lis
         check_visible(environment, devices),
         check_cann(environment),
         check_operators(environment, smi.chip),
-        check_pair(environment, smi.driver),
+        # In a container npu-smi may lack where the driver's folder is mounted, and a driver that hangs has it too.
+        check_pair(environment, smi.driver or driver_version()),
     ]
 
 
