@@ -294,6 +294,9 @@ def test_what_names_a_cause_stands_before_the_wait_that_echoes_it() -> None:
     found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES["device-memory"]])
     assert [match.known.name for match in found] == ["device-memory", "hccl-connect-timeout"]
     assert "fix: " in explained_lines(found)[2]
+    for cause in ("disk-full", "earlier-run-not-gone", "device-memory-broken", "aicore-timeout", "hccl-rank-missing"):
+        found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES[cause]])
+        assert found[0].known.name == cause
 
 
 def test_an_inner_error_is_told_only_where_nothing_else_is() -> None:

@@ -265,6 +265,15 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="mindspore-lab/mindyolo#449",
     ),
     KnownMessage(
+        name="disk-full",
+        pattern=r"No space left on device",
+        cause="a disk is full: that of the output, of HOME, where CANN writes its logs (~/ascend/log), of TMPDIR, or "
+        "/dev/shm",
+        fix="df -h on the machine that the line comes from; make room there, or set HOME, TMPDIR or output.dir "
+        "elsewhere",
+        source="hiyouga/LlamaFactory#6309, hiyouga/LlamaFactory#275",
+    ),
+    KnownMessage(
         name="aicpu-exception",
         pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]"
         r"|aicpu execution is abnormal|(?:result|ret|error code|errorCode)\D{0,12}507018\b",
@@ -366,15 +375,6 @@ KNOWN: tuple[KnownMessage, ...] = (
         fix="several machines: env.HCCL_SOCKET_IFNAME with the interface that reaches the others; one machine: free "
         "devices and ports, `qvl doctor --recipe RECIPE`",
         source="gpustack/gpustack#2021, vllm-project/vllm-ascend#2712, vllm-project/vllm-ascend#405",
-    ),
-    KnownMessage(
-        name="disk-full",
-        pattern=r"No space left on device",
-        cause="a disk is full: that of the output, of HOME, where CANN writes its logs (~/ascend/log), of TMPDIR, or "
-        "/dev/shm",
-        fix="df -h on the machine that the line comes from; make room there, or set HOME, TMPDIR or output.dir "
-        "elsewhere",
-        source="hiyouga/LlamaFactory#6309, hiyouga/LlamaFactory#275",
     ),
     KnownMessage(
         name="worker-lost",
