@@ -80,8 +80,16 @@ def cann_version(home: Path) -> str:
     """Read the version of a CANN folder, from its files or its name; "" where it says none."""
     if found := stated_version(home, *_TOOLKIT_FILES, *_PART_FILES):
         return found
-    named = _VERSION_FOLDER.match(home.resolve().name)
+    named = _VERSION_FOLDER.match(real_path(home).name)
     return named[1] if named else ""
+
+
+def real_path(path: Path) -> Path:
+    """Give the path without links; as it is where they lead nowhere, or round in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path
 
 
 def stated_version(folder: Path, *patterns: str) -> str:

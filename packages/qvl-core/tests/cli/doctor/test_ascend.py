@@ -247,6 +247,21 @@ def test_a_cann_of_which_only_the_folder_is_known_was_not_sourced(tmp_path: Path
         assert row.fix.startswith(f"source {tmp_path}/cann/set_env.sh")
 
 
+def test_a_cann_that_is_no_folder_at_all_costs_no_other_row(tmp_path: Path, devices: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for home, said in (("file", "is no folder"), ("circle", "does not exist"), ("line\nbreak", "does not exist")):
+        environment = {
+            "PATH": "",
+            "ASCEND_HOME_PATH": str(tmp_path / home),
+            "LD_LIBRARY_PATH": str(tmp_path / "circle"),
+        }
+        rows = ascend.check_ascend(environment, devices, lambda: ascend.SmiAnswer(absent=True, fault="x"))
+        assert [row.check for row in rows] == list(ascend.CHECKS)
+        (row,) = [row for row in rows if row.check == "cann"]
+        assert (row.level, row.evidence.endswith(said), row.evidence.isprintable()) == ("fail", True, True)
+
+
 def test_where_no_cann_is_the_fix_is_to_install_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cann, "ROOTS", (tmp_path,))
     row = cann.check_cann({"HOME": str(tmp_path)})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
-from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, stated_version, toolkit_home
+from qvl_core.input_file import printable
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, real_path, stated_version, toolkit_home
 
 # MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
 PAIRS = {
@@ -54,10 +55,11 @@ def check_cann(environment: Mapping[str, str]) -> Row:
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     if not home.is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
-        return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
+        what = "is no folder" if home.exists() else "does not exist"
+        return Row(check="cann", level="fail", evidence=f"{printable(str(home), 200)} {what}", fix=fix)
     evidence = f"CANN {cann_version(home) or 'of unknown version'} in {home}"
     libraries = [path for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path]
-    if not any(Path(path).resolve().is_relative_to(home.resolve()) for path in libraries):
+    if not any(real_path(Path(path)).is_relative_to(real_path(home)) for path in libraries):
         fix = f"source {home}/set_env.sh, which sets all of its variables, in this shell and in the job script"
         return Row(check="cann", level="warn", evidence=f"{evidence}, none of it in LD_LIBRARY_PATH", fix=fix)
     return Row(check="cann", level="ok", evidence=evidence)
