@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,42 @@ def test_a_job_without_its_cann_or_its_doctor_starts_nothing(tmp_path: Path) -> 
     (tmp_path / "set_env.sh").write_text("")
     done = _called("slurm.sh", tmp_path, SET_ENV=str(tmp_path / "set_env.sh"), srun_code="3")
     assert (done.returncode, done.stdout.count("srun ")) == (3, 1)
+
+
+@pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
+def test_a_job_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_path: Path, place: str) -> None:
+    (tmp_path / "Ascend" / place).mkdir(parents=True)
+    (tmp_path / "Ascend" / place / "set_env.sh").write_text(f"echo from {place}\n")
+    text = (FOLDER / "slurm.sh").read_text(encoding="utf-8").replace("/usr/local/Ascend", str(tmp_path / "Ascend"))
+    script = tmp_path / "slurm.sh"
+    script.write_text(text)
+    done = _called(str(script), tmp_path)
+    assert done.stdout.splitlines()[0] == f"from {place}", done.stderr
+    (tmp_path / "Ascend" / place / "set_env.sh").unlink()
+    done = _called(str(script), tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no set_env.sh of CANN" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
+def test_the_image_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_path: Path, place: str) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    text = text.replace("/usr/local/Ascend", str(tmp_path / "Ascend")).replace("/usr/local/bin", str(tmp_path))
+    (places,) = re.findall(r'ARG SET_ENV_PLACES="(.*)"', text)
+    check, write = (
+        line.removeprefix("RUN ") for line in text.splitlines() if line.startswith(("RUN if", "RUN printf"))
+    )
+    environment = {"PATH": os.environ["PATH"], "MINDSPORE": "2.7.2", "SET_ENV": "", "SET_ENV_PLACES": places}
+    run = partial(subprocess.run, env=environment, capture_output=True, text=True)
+    nothing = run(["bash", "-eo", "pipefail", "-c", check], check=False)
+    assert (nothing.returncode, "--build-arg SET_ENV=PATH" in nothing.stdout) == (1, True)
+    (tmp_path / "Ascend" / place).mkdir(parents=True)
+    (tmp_path / "Ascend" / place / "set_env.sh").write_text(f"export FROM_CANN={place}\n")
+    for command in (check, write):
+        run(["bash", "-eo", "pipefail", "-c", command], check=True)
+    assert run([str(tmp_path / "with-cann"), "printenv", "FROM_CANN"], check=True).stdout == f"{place}\n"
 
 
 def test_the_way_into_the_container_sources_cann_and_passes_words_on(tmp_path: Path) -> None:

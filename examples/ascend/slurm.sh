@@ -16,7 +16,17 @@
 set -uo pipefail
 
 RECIPE=${RECIPE:-recipes/32b_sft.toml}
-SET_ENV=${SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}
+# The first from CANN 8.5 on, the second before.
+for script in /usr/local/Ascend/cann/set_env.sh /usr/local/Ascend/ascend-toolkit/set_env.sh; do
+    if [ -z "${SET_ENV:-}" ] && [ -f "$script" ]; then
+        SET_ENV=$script
+    fi
+done
+
+if [ -z "${SET_ENV:-}" ]; then
+    echo "no set_env.sh of CANN below /usr/local/Ascend: state it, SET_ENV=PATH" >&2
+    exit 3
+fi
 
 # CANN's script reads variables that are not set.
 set +u

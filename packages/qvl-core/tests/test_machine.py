@@ -32,6 +32,32 @@ def test_names_npus_toolkit_and_driver_where_there_are_any(tmp_path: Path, monke
     assert cann_version(tmp_path / "nothing") == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "version"),
+    [
+        # As users and other projects show them; the first number is that of a part, or of the file.
+        ("version.cfg", "# version: 1.0\nruntime_running_version=[7.6.0.1.220:8.0.0]\n", "8.0.0"),
+        ("version.cfg", "# version: 1.0\ntoolkit_running_version=[7.5.0.1.129:8.0.RC3]\n", "8.0.RC3"),
+        ("opp/version.info", "", ""),
+        ("toolkit/version.info", "Version=8.2.0.0.201\nversion_dir=8.2.RC1\ntimestamp=20250724_194044950\n", "8.2.RC1"),
+        ("compiler/version.info", "Version=9.2.0-beta.2\nversion_dir=cann\n", "9.2.0"),
+        ("aarch64-linux/ascend_toolkit_install.info", "package_name=x\nversion=8.3.RC2\ninnerversion=V1\n", "8.3.RC2"),
+        ("share/info/ascend_toolkit_install.info", "version=9.0.0\n", "9.0.0"),
+    ],
+)
+def test_a_folder_of_cann_states_its_release(tmp_path: Path, path: str, text: str, version: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    assert cann_version(tmp_path) == version
+
+
+@pytest.mark.parametrize(("name", "version"), [("cann-8.5.0", "8.5.0"), ("8.2.RC1", "8.2.RC1"), ("cann", "")])
+def test_a_folder_of_cann_without_files_is_known_by_its_name(tmp_path: Path, name: str, version: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "latest").symlink_to(tmp_path / name)
+    assert cann_version(tmp_path / "latest") == version
+
+
 def test_variables_are_those_that_can_change_a_result_and_no_secret() -> None:
     shell = {
         "HCCL_DETERMINISTIC": "true",

@@ -17,7 +17,19 @@ from qvl_core.input_file import printable
 
 TOOLKIT_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 _DRIVER_INFO = Path("/usr/local/Ascend/driver/version.info")
-_VERSION = re.compile(r"(?im)^\W*version\W+(\d[\w.]*)")
+# What files of CANN and its driver say, best first: `version_dir=8.2.RC1` is the release, `Version=8.2.0.0.201` beside
+# it the build of one part (7.6 in CANN 8.0); `[7.6.0.1.220:8.0.0]` in version.cfg is both, and its `# version: 1.0` of
+# the file.
+_VERSIONS = (
+    re.compile(r"(?im)^\W*version_dir\W+(\d[\w.]*)"),
+    re.compile(r"(?im)^\W*(?:toolkit|opp|runtime)_running_version\W+[\w.]+:(\d[\w.]*)\]"),
+    re.compile(r"(?im)^[^\w#\n]*version\W+(\d[\w.]*)"),
+)
+# Where the parts of CANN state their version; the folders' names are those of the machine, `aarch64-linux`.
+_TOOLKIT_FILES = ("*/ascend_toolkit_install.info", "share/info/ascend_toolkit_install.info", "version.*")
+_PART_FILES = ("toolkit/version.info", "compiler/version.info", "runtime/version.info")
+# `cann-8.5.0`, and `8.2.RC1` below ascend-toolkit.
+_VERSION_FOLDER = re.compile(r"(?:cann-)?(\d+\.\d[\w.]*)$")
 _CPU_NAME = re.compile(r"(?m)^(?:model name|Model Name|cpu model)\s*:\s*(.+)$")
 # How sums are dealt to threads is how they are rounded.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -65,19 +77,38 @@ def toolkit_home(environment: Mapping[str, str] | None = None) -> Path | None:
 
 
 def cann_version(home: Path) -> str:
-    """Read the version of a CANN folder; "" where it says none."""
-    for path in (*sorted(home.glob("*/ascend_toolkit_install.info")), *sorted(home.glob("version.*"))):
-        if found := _version_in(path):
-            return found
-    return ""
+    """Read the version of a CANN folder, from its files or its name; "" where it says none."""
+    if found := stated_version(home, *_TOOLKIT_FILES, *_PART_FILES):
+        return found
+    named = _VERSION_FOLDER.match(real_path(home).name)
+    return named[1] if named else ""
+
+
+def real_path(path: Path) -> Path:
+    """Give the path without links; as it is where they lead nowhere, or round in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path
+
+
+def stated_version(folder: Path, *patterns: str) -> str:
+    """Give the version that the first of these files of a folder states; "" where none does."""
+    paths = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    return next((found for path in paths if (found := _version_in(path))), "")
+
+
+def driver_version() -> str:
+    """Read the version of the NPU driver from its folder; "" where there is none."""
+    return _version_in(_DRIVER_INFO)
 
 
 def _version_in(path: Path) -> str:
     try:
-        found = _VERSION.search(path.read_text(encoding="utf-8", errors="replace"))
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return found[1] if found else ""
+    return next((found[1] for pattern in _VERSIONS if (found := pattern.search(text))), "")
 
 
 def _processor() -> str:

@@ -44,6 +44,14 @@ def good(digests: Mapping[str, str]) -> dict[str, Any]:
         "self_tests": [{"kernel": str(i), "what": "x", "caught_by": ["values"]} for i in range(4)],
         "timings": [{"kernel": kernel, "label": "x", "fused_ms": 1.0, "reference_ms": 2.0} for kernel in FUSED],
         "trainings": trainings,
+        "other_forms": [
+            {
+                "kernel": "attention", "form": "bsnd",
+                "checks": [dict(x) for x in checks if x["kernel"] == "attention"],
+                "contracts": [check(x.kernel, x.label, "contract, float16") for x in called if x.kernel == "attention"],
+                "timings": [],
+            }
+        ],
     }  # fmt: skip
 
 

@@ -169,6 +169,16 @@ def test_a_form_compiles_inside_of_its_domain(form: str, causal: bool, monkeypat
         np.testing.assert_allclose(run(q, k, v).astype(ms.float32).asnumpy(), expected, atol=5e-3)
 
 
+@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize("scale", [1, np.float32(0.25), np.float64(0.25), 0.0])
+def test_a_scale_of_any_kind_of_number_goes_in_as_a_float(form: str, scale: Any) -> None:
+    segments = build_segments([3, 2])
+    q = Tensor(np.ones((5, 1, 16), np.float16))
+    with stand_ins() as record:
+        TABLES[form].attention(q, q, q, segments, causal=False, scale=scale)
+    assert [type(call.arguments["scalar_value"]) for call in record] == [float]
+
+
 def test_rotation_tables_in_half_precision_are_widened() -> None:
     x, angles = _half(3, 2, 16), np.random.default_rng(2).uniform(0.0, 3.0, (3, 16))
     cos, sin = Tensor(np.cos(angles).astype(np.float16)), Tensor(np.sin(angles).astype(np.float16))

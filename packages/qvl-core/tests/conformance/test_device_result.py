@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,43 @@ def test_a_whole_file_raises_its_recipes() -> None:
 def test_it_raises_no_recipe_that_was_changed_since_or_did_not_run() -> None:
     assert not judged().verifies("7b_sft", "c" * 64)
     assert not judged().verifies("72b_sft", "b" * 64)
+
+
+class TestOtherForms:
+    def test_one_that_conforms_is_told(self) -> None:
+        (told,) = judged().other_forms
+        assert re.fullmatch(r"attention in the form bsnd: conforms, \d+ checks and 19 contracts", told)
+
+    def test_a_file_without_them_stays_readable(self) -> None:
+        result = judged(lambda data: data.pop("other_forms"))
+        assert (result.problems, result.other_forms) == ((), ())
+        assert result.verifies("7b_sft", "b" * 64)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (put("other_forms", 0, "contracts", value=[]), "an incomplete run: 19 contracts of attention missing"),
+            (put("other_forms", 0, "checks", value=[]), "an incomplete run: "),
+            (put("other_forms", 0, "checks", 0, "error", value=0.05), "failed: attention, "),
+            (put("other_forms", 0, "checks", 0, "error", value=None), "error None"),
+            (put("other_forms", 0, "checks", 0, "message", value="RuntimeError: refused"), "RuntimeError: refused"),
+            (put("other_forms", 0, "contracts", 1, "message", value="BrokenRuleError: x"), "BrokenRuleError: x"),
+        ],
+    )
+    def test_one_that_does_not_is_told_and_costs_no_recipe(self, change: Change, said: str) -> None:
+        result = judged(change)
+        (told,) = result.other_forms
+        assert told.startswith("attention in the form bsnd: does not conform: ")
+        assert said in told
+        # It runs only where it is asked for: what the usual form proves stays proven.
+        assert result.verifies("7b_sft", "b" * 64)
+
+    @pytest.mark.parametrize("part", [[1], ["x"], [{}], [{"kernel": "attention", "form": "bsnd"}], 7])
+    def test_another_structure_is_no_result_file(self, tmp_path: Path, part: Any) -> None:
+        path = device_file.write(
+            tmp_path / "x.json", device_file.sealed({**device_file.good(DIGESTS), "other_forms": part})
+        )
+        assert any("not a result file" in problem for problem in read_device_result(path).problems)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +237,9 @@ class TestFile:
         for broken in ({k: v for k, v in data.items() if k != key}, {**data, key: 7}, {**data, key: [7]}):
             result = read_device_result(device_file.write(tmp_path / "x.json", device_file.sealed(broken)))
             # Free text about the machine may be anything; what decides may not.
-            assert result.problems or (key in ("made", "device_name", "cann", "mindspore") and key in broken)
+            is_free = key in ("made", "device_name", "cann", "mindspore") and key in broken
+            # Files of before there were other forms of a kernel have none.
+            assert result.problems or is_free or (key == "other_forms" and key not in broken)
 
 
 def test_golden_losses_are_40_that_fall() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from qvl_core.conformance import device_result, npu
+from qvl_core.conformance.case_list import CONTRACT, listed_cases
 from qvl_core.conformance.npu import device_name, main
 from qvl_core.conformance.trainings import read_losses, train
 from qvl_core.errors import RecipeError
@@ -42,10 +44,19 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
         {x["kernel"] for x in data["contracts"]} == {x["kernel"] for x in data["timings"]} == set(device_result.FUSED)
     )
     assert all(x["error"] <= x["tolerance"] and not x["message"] for x in data["contracts"])
+    # The other form of attention, labelled: the contracts of its own calls, and values of the reference in its place.
+    (form,) = data["other_forms"]
+    assert (form["kernel"], form["form"]) == ("attention", "bsnd")
+    labels = [x.label for x in listed_cases() if x.kernel == "attention" and x.label.startswith(CONTRACT)]
+    assert [x["label"] for x in form["contracts"]] == labels
+    assert all(x["relies_on"] == "" and not x["message"] for x in form["contracts"])
+    assert {x["kernel"] for x in (*form["checks"], *form["timings"])} == {"attention"}
     result = device_result.read_device_result(file)
     assert any("made on cpu with the reference kernels" in problem for problem in result.problems)
     assert not any("changed after" in problem or "not a result file" in problem for problem in result.problems)
-    assert "tiny_sft: not verified" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tiny_sft: not verified" in said
+    assert "attention in the form bsnd: does not conform: " in said
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,7 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
         {"checks": [{"message": "", "error": 1.0, "tolerance": 0.5}]},
         {"checks": [{"message": "", "error": None, "tolerance": 0.5}]},
         {"contracts": [{"message": "a broken rule", "error": None, "tolerance": 0.5}]},
+        {"other_forms": [{"checks": [{"message": "", "error": None, "tolerance": 0.5}], "contracts": []}]},
     ],
 )
 def test_a_rehearsal_that_meets_a_fault_has_failed(fault: dict[str, object]) -> None:
@@ -63,6 +75,25 @@ def test_a_rehearsal_that_meets_a_fault_has_failed(fault: dict[str, object]) -> 
     data = {"signatures": [], "trainings": [{"exit_code": 0}], "checks": [fine], "contracts": [fine]}
     assert not npu._broken(data)
     assert npu._broken({**data, **fault})
+
+
+def test_a_device_that_refuses_an_operation_costs_its_timing_and_nothing_else() -> None:
+    pytest.importorskip("mindspore", reason="kernels need mindspore")
+    from qvl_core.conformance.timing import measure, tasks_of_7b
+    from qvl_core.kernels import select
+
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("Call aclnnFlashAttentionVarLenScore failed, detail:EZ9999: Inner Error!\nmore lines")
+
+    told: list[str] = []
+    table = select.reference_table()
+    timings = measure(
+        replace(table, attention=refuses), table, tasks_of_7b(divide=64, dtype="float32"), rounds=1, tell=told.append
+    )
+    assert {x.kernel for x in timings} == set(device_result.FUSED) - {"attention"}
+    assert len(told) == 2
+    assert told[0].startswith("  no timing of attention, packed, 28 and 4 heads of 128: RuntimeError: Call aclnn")
+    assert told[0].endswith("Inner Error!")
 
 
 def test_renaming_the_device_of_a_rehearsal_is_not_enough(tmp_path: Path) -> None:

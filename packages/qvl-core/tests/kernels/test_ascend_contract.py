@@ -7,6 +7,9 @@ nothing about a device: only `python -m qvl_core.conformance --kernels ascend` o
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -61,9 +64,13 @@ def attend(size: int, dtype: Any, *, heads: int = 2) -> None:
     np.testing.assert_allclose(_wide(y), truth.attention(_wide(q), _wide(k), _wide(v), [5], True, 0.25), atol=HALF)
 
 
-def normalise(dtype: Any, weight_dtype: Any) -> None:
+def normalise(dtype: Any, weight_dtype: Any, eps: float = 1e-6) -> None:
     x, weight = _half(1, 5, 16).astype(dtype), _half(2, 16).astype(weight_dtype)
-    TABLE.rms_norm(x, weight, 1e-6)
+    TABLE.rms_norm(x, weight, eps)
+
+
+def gated() -> None:
+    TABLE.swiglu(_half(1, 5, 16), _half(2, 1, 16))
 
 
 def rotate(size: int) -> None:
@@ -85,6 +92,8 @@ OUTSIDE = [
     ),
     pytest.param(partial(normalise, ms.float16, ms.float32), "rms_norm", "wants inputs of one dtype", id="dtypes"),
     pytest.param(partial(normalise, ms.float64, ms.float64), "rms_norm", "takes float16, bfloat16 and", id="fp64"),
+    pytest.param(partial(normalise, ms.float16, ms.float16, eps=0.0), "rms_norm", "wants an epsilon above 0", id="eps"),
+    pytest.param(gated, "swiglu", "wants halves of one shape", id="halves"),
     pytest.param(partial(rotate, 896), "rope", "wants a head size 2 to 894, a multiple of 2", id="rope 896"),
     pytest.param(partial(embed, 0), "patch_embed", "wants a number of patches of at least 1", id="no patch"),
 ]
@@ -114,6 +123,42 @@ class TestDomain:
         act()
         assert len(calls) == 1
         assert caplog.records == []
+
+    def test_it_is_said_once_by_threads_that_come_at_once(self, said: list[str]) -> None:
+        told: list[str] = []
+
+        class Slow(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                told.append(record.getMessage())
+                if len(told) == 1:
+                    # While the first is being written, another thread comes with the same; it may wait, not write.
+                    other.start()
+                    other.join(0.5)
+
+        other = threading.Thread(target=announce.warn_once, args=("the same",))
+        handler = Slow()
+        logging.getLogger("qvl_core").addHandler(handler)
+        try:
+            announce.warn_once("the same")
+            other.join()
+        finally:
+            logging.getLogger("qvl_core").removeHandler(handler)
+        assert told == ["the same"]
+
+    def test_each_process_of_a_run_says_it_once_in_its_own_log(self) -> None:
+        program = (
+            "from mindspore import Tensor; import numpy as np\n"
+            "from qvl_core.kernels import select\n"
+            "x = Tensor(np.ones((3, 2, 896), np.float32)); angles = Tensor(np.zeros((3, 896), np.float32))\n"
+            "for _ in range(3): select.ascend_table().rope(x, angles + 1.0, angles)\n"
+        )
+        processes = [
+            subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        for process in processes:
+            _, log = process.communicate()
+            assert process.returncode == 0, log
+            assert log.count("running the slower reference") == 1
 
     def test_two_reasons_are_two_messages(
         self, calls: list[Call], said: list[str], caplog: pytest.LogCaptureFixture

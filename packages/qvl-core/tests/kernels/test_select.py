@@ -56,6 +56,17 @@ def test_single_kernels_can_be_plain_on_ascend(text: str, plain: list[str], monk
         assert getattr(table, name) is getattr(reference if name in plain else fused, name)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("", ("auto", ())), ("  ", ("auto", ())), (" reference ", ("reference", ())), (" bsnd:attention\n", ("bsnd", ()))],
+)
+def test_a_variable_that_was_emptied_is_none(
+    text: str, wanted: tuple[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QVL_KERNELS", text)
+    assert select.requested() == wanted
+
+
 def test_the_other_form_of_attention_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVL_KERNELS", "bsnd:attention")
     assert select.requested() == ("bsnd", ())

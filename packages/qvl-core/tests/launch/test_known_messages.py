@@ -60,6 +60,26 @@ SAMPLES = {
     "error, sdma channel is 2",
     "runtime-initialization": "RuntimeError: Ascend kernel runtime initialization failed. The details refer to 'Ascend "
     "Error Message'.",
+    "static-tls": "ImportError: /lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block",
+    "dtype-unsupported": "RuntimeError: call aclnnCast failed, detail:EZ1001: [PID: 775588] "
+    "2025-07-01-15:17:20.355.304 self "
+    "not implemented for DT_BFLOAT16, should be in dtype support list [DT_FLOAT16,DT_FLOAT,DT_DOUBLE,].",
+    "earlier-run-not-gone": "EJ0001: 2024-05-21-11:57:54.167.645 Failed to initialize the HCCP process. Reason: Maybe "
+    "the "
+    "last training process is running.",
+    "device-memory-broken": "rtStreamSynchronize execute failed, reason=[hbm Multi-bit ECC "
+    "error][FUNC:FuncErrorReason]",
+    "aicore-timeout": "rtDeviceSynchronizeWithTimeout execute failed, reason=[aicore timeout][FUNC:FuncErrorReason]",
+    "hccl-arguments-differ": "EI0005: The arguments for collective communication are inconsistent between ranks: tag "
+    "[HcomAllReduce_6629421139219749105_0], parameter [count], local [9556480], remote [9555712]",
+    "hccl-rank-missing": "[PID: 237] 2026-10-09-08:38:04.978.003 Communication_Error_Ranktable_Detect(EI0015): Failed "
+    "to "
+    "collect cluster information of the communicator based on rootInfo detection. Reason: No rank in the communicator "
+    "can "
+    'connect to the root node within the timeout period. List of unconnected ranks: "[1,7,]".',
+    "disk-full": "[ERROR] TBE(116147,python):2024-12-11-15:58:23.895.658 msg_mgr_dump raise error[[Errno 28] No space "
+    "left "
+    "on device]",
     "network-port-down": "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The network port is down.",
     "worker-lost": "[mindspore/parallel/cluster/process_entity/_api.py:431] Time out nodes are ['3']",
 }
@@ -79,6 +99,51 @@ NEIGHBOURS = (
     "No module named 'tensorboardX'",
     "No module named 'tests'",
     "saved 507015 tokens",
+    # Of runs that went well, as users show them.
+    (
+        "[INFO] RUNTIME(34,python):2025-11-18-09:33:00.290 [task_fail_callback_data_manager.cc:58] 36 "
+        "TaskFailCallBackManager: Constructor."
+    ),
+    (
+        "[EVENT] PROFILING(846,python):2025-04-23-09:25:06.507 [msprof_callback_impl.cpp:336] >>> (tid:846) Started to "
+        "register profiling ctrl callback."
+    ),
+    (
+        "[TRACE] GE(116147,python):2024-12-11-15:58:21.246 [status:INIT] [ge_api.cc:144]116147 "
+        "GEInitializeImpl:GEInitialize start"
+    ),
+    (
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:36.823 [mindspore/ccsrc/distributed/cluster/"
+        "cluster_context.cc:194] BuildCluster] Topology build timed out., retry(1/60)."
+    ),
+    (
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:39.823 [mindspore/ccsrc/distributed/cluster/"
+        "cluster_context.cc:196] BuildCluster] Cluster is successfully initialized."
+    ),
+    (
+        "[WARNING] DEVICE(162844,fffce77fe1e0,python):2022-12-01-00:26:58.388.563 "
+        "[mindspore/ccsrc/plugin/device/ascend/hal/device/ascend_data_queue.cc:257] Push] Device queue thread had been "
+        "interrupted by TdtHandle::DestroyHandle, you can ignore the above error: 'failed to send...'."
+    ),
+    (
+        "[WARNING] HCCL_ADPT(89999,ffffa5a47010,python):2023-01-16-20:43:48.480.465 "
+        "[mindspore/ccsrc/plugin/device/ascend/hal/"
+        "hccl_adapter/hccl_adapter.cc:47] GenHcclOptions] The environment variable DEPLOY_MODE is not set."
+    ),
+    (
+        "[EVENT] DRV(3536113,python):2023-07-14-20:36:03.278 [ascend][curpid: 3536113, 3536113][drv][devmm]"
+        "[_devmm_mem_stats_show 158]HOST_MEM Cached_size:29360128Bytes"
+    ),
+    "saved 507014 tokens, 507018 more, 207018 at all",
+    "device 3: ECC error count 0, UCE error count 0",
+    "topo exchange server is ready",
+    "[INFO] TBE: binary_info_config.json was read",
+    "out of memory is not possible: 12 GiB are free",
+    "the aicore timeout is 1836 s",
+    "There is space left on device 0",
+    "the ranktable is not used",
+    "dtype DT_BFLOAT16 is implemented",
+    "the HCCP process was initialized",
     "WARNING: Memory not enough for data.workers = 8, 4 are started",
     "WARNING: 2 of 1000 samples are longer than data.sequence_length",
     "HCCL_CONNECT_TIMEOUT is 120 in this shell and 1200 in the recipe; the recipe's value is used",
@@ -116,6 +181,41 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
+        ("device-memory", "Out of Memory!!! Request memory size: 33100113920B, Memory Statistic:"),
+        (
+            "device-memory",
+            (
+                "[PID: 2103452] 2025-11-03-20:18:46.447 Resource_Error_Insufficient_Device_Memory(EI0011): Failed to "
+                "allocate [size: [0.25MB, 3MB], Affected by QP depth configuration.] bytes of NPU memory."
+            ),
+        ),
+        (
+            "driver-library-missing",
+            "npu-smi: error while loading shared libraries: libc_sec.so: cannot open shared object file",
+        ),
+        (
+            "operators-not-installed",
+            (
+                "detail:EZ1001: [PID: 72153] 2025-03-04-15:41:40.695 Get path and read binary_info_config.json failed, "
+                "please check if the opp_kernel package is installed!"
+            ),
+        ),
+        ("operators-not-installed", "AclNN_Inner_Error(EZ9999):  Parse dynamic kernel config fail."),
+        ("operators-not-installed", "call aclnnInplaceZero failed, error code is 561112"),
+        (
+            "rank-table",
+            "EI0004: The ranktable is invalid,Reason:[The ranktable config devId is inconsistent with the local",
+        ),
+        ("aicpu-exception", "wait for compute device to finish failed, runtime result = 507018.[FUNC:ReportCallError]"),
+        ("aicpu-exception", "[Error]: The aicpu execution is abnormal. "),
+        ("aicore-timeout", "[Error]: The aicore execution times out. "),
+        ("aicore-timeout", "RuntimeError: ACL stream synchronize failed, error code:507014"),
+        ("device-memory-broken", "aclrtSynchronizeStream failed, error code is 507054"),
+        ("hccl-rank-missing", "[RanktableDetect] topo exchange server get socket timeout! timeout[120 s]"),
+        (
+            "static-tls",
+            "ImportError: /x/scikit_learn.libs/libgomp-d22c30c5.so.1.0.0: cannot allocate memory in static TLS block",
+        ),
         ("device-lost", "rtDeviceSynchronizeWithTimeout execution failed, reason=lost heartbeat[FUNC:FuncErrorReason]"),
         ("stream-timeout", "SynchronizeExecutedTask:Stream synchronize timeout, device_id=11, stream_id=103"),
         ("stream-timeout", "stream synchronize timeout:1000, ret:5"),
@@ -184,7 +284,8 @@ def test_ordinary_lines_are_not_known(line: str) -> None:
 
 def test_every_row_cites_issues_and_says_what_to_do() -> None:
     for known in (*KNOWN, INNER_ERROR):
-        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*", known.source), known.name
+        source = r"(?:[\w.-]+/[\w.-]+#\d+|(?:MindSpore|CANN) documentation|Ascend/pytorch sources)"
+        assert re.fullmatch(rf"{source}(, {source})*", known.source), known.name
         assert known.cause
         assert known.fix
 
@@ -193,6 +294,9 @@ def test_what_names_a_cause_stands_before_the_wait_that_echoes_it() -> None:
     found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES["device-memory"]])
     assert [match.known.name for match in found] == ["device-memory", "hccl-connect-timeout"]
     assert "fix: " in explained_lines(found)[2]
+    for cause in ("disk-full", "earlier-run-not-gone", "device-memory-broken", "aicore-timeout", "hccl-rank-missing"):
+        found = known_in([SAMPLES["hccl-exec-timeout"], SAMPLES["hccl-connect-timeout"], SAMPLES[cause]])
+        assert found[0].known.name == cause
 
 
 def test_an_inner_error_is_told_only_where_nothing_else_is() -> None:

@@ -40,9 +40,11 @@ def listed_cases() -> tuple[ListedCase, ...]:
     return tuple(ListedCase(kernel=kernel, label=label, gradients=g, jit=j) for kernel, label, g, j in rows)
 
 
-def missing(checks: Sequence[Mapping[str, Any]], contracts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Say which kernels lack checks or contracts of a whole run, how many, and which is the first."""
-    cases = listed_cases()
+def missing(
+    checks: Sequence[Mapping[str, Any]], contracts: Sequence[Mapping[str, Any]], kernels: Sequence[str] = ()
+) -> Iterator[str]:
+    """Say which kernels, of all or of these, lack checks or contracts of a whole run, how many, and which is first."""
+    cases = [case for case in listed_cases() if not kernels or case.kernel in kernels]
     had = {(x["kernel"], x["label"], x["check"]) for x in checks}
     yield from _lacking("check", [(x.kernel, x.label, name) for x in cases for name in x.checks()], had)
     called = {(x["kernel"], x["label"]) for x in contracts}

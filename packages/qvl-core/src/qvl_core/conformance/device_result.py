@@ -56,11 +56,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceResult:
-    """A result file: where it was made, why it is not taken (nothing if it is), and its trainings."""
+    """A result file: where it was made, why it is not taken (nothing if it is), and its trainings.
+
+    `other_forms` says of each kernel that was tried in another form than its own whether that conforms, or why not. No
+    recipe depends on it: those forms run only where they are asked for.
+    """
 
     where: str
     problems: tuple[str, ...]
     trainings: tuple[Training, ...] = ()
+    other_forms: tuple[str, ...] = ()
 
     def verifies(self, recipe: str, digest: str) -> bool:
         """Tell whether the file raises this recipe: it is taken, and holds a good training of exactly this recipe."""
@@ -87,7 +92,9 @@ def judge(data: Mapping[str, Any]) -> DeviceResult:
     where = f"{data['device_name']}, MindSpore {data['mindspore']}, CANN {data['cann']}, {data['made']}"
     trainings = tuple(_training(entry) for entry in data["trainings"])
     problems = [*_origin(data), *_kernels(data), *_timings(data["timings"]), *_golden(trainings)]
-    return DeviceResult(where=where, problems=tuple(problems), trainings=trainings)
+    # Files from before there were other forms have none.
+    forms = tuple(_other_form(part, data["precision"]) for part in data.get("other_forms", ()))
+    return DeviceResult(where=where, problems=tuple(problems), trainings=trainings, other_forms=forms)
 
 
 def content_digest(data: Mapping[str, Any]) -> str:
@@ -126,13 +133,32 @@ def _kernels(data: Mapping[str, Any]) -> Iterable[str]:
         return
     for lacking in missing(checks, contracts):
         yield f"an incomplete run: {lacking}"
-    for check in (*checks, *contracts):
+    yield from _failures((*checks, *contracts), precision)
+    if sum(bool(test["caught_by"]) for test in data["self_tests"]) < SELF_TESTS:
+        yield "the suite did not notice all kernels that are wrong on purpose"
+
+
+def _failures(checks: Iterable[Mapping[str, Any]], precision: str) -> Iterable[str]:
+    for check in checks:
         if not _number(check["error"]) or not check["error"] <= tolerance_of(check["check"], precision):
             yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: error {check['error']}"
         elif check["message"]:
             yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: {check['message']}"
-    if sum(bool(test["caught_by"]) for test in data["self_tests"]) < SELF_TESTS:
-        yield "the suite did not notice all kernels that are wrong on purpose"
+
+
+def _other_form(part: Mapping[str, Any], precision: str) -> str:
+    """Say whether a kernel conforms in another form: every case of it was checked, and none is above its tolerance."""
+    kernel, checks, contracts = str(part["kernel"]), part["checks"], part["contracts"]
+    name = printable(f"{kernel} in the form {part['form']}", 80)
+    problems = [f"an incomplete run: {lacking}" for lacking in missing(checks, contracts, (kernel,))]
+    if precision in HALF:
+        problems += _failures((*checks, *contracts), precision)
+    else:
+        problems.append(f"checked in {printable(str(precision), 20)}, in which it has no fused form")
+    if not problems:
+        return f"{name}: conforms, {len(checks)} checks and {len(contracts)} contracts"
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{name}: does not conform: {printable(problems[0], 200)}{more}"
 
 
 def _timings(timings: Sequence[Mapping[str, Any]]) -> Iterable[str]:

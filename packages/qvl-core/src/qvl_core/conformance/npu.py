@@ -1,8 +1,8 @@
 """What `nox -s npu` runs: everything about the kernels that only a machine with NPUs can prove, into one file.
 
 In order: trainings (while no other process holds the device), signatures and contracts (without the device), every case
-with the fused forms (values, gradients, compiled), fused against reference in time. `qvl recipes` shows the file, and
-raises recipes by it: see device_result.
+with the fused forms (values, gradients, compiled), fused against reference in time, and at last attention in its other
+form. `qvl recipes` shows the file, and raises recipes by it: see device_result.
 `--rehearse` goes the same way on a CPU with the reference forms; its file is never taken.
 
 Exit codes: 0, all is well; 1, something does not conform; 2, wrong input; 3, no MindSpore, or no NPU.
@@ -30,6 +30,7 @@ from qvl_core.machine import cann_version, toolkit_home
 
 if TYPE_CHECKING:
     from qvl_core.conformance.suite import Result
+    from qvl_core.conformance.tolerance import Precision
 
 TINY = Path("recipes/tiny_sft.toml")
 # Where `qvl recipes` looks.
@@ -82,25 +83,34 @@ def _prove(options: argparse.Namespace) -> int:
     from qvl_core.conformance import signatures
     from qvl_core.conformance.contract_cases import contract_cases
     from qvl_core.conformance.contracts import check_contract
+    from qvl_core.conformance.other_form import other_form, plain
     from qvl_core.conformance.suite import render, run_suite
     from qvl_core.conformance.timing import measure, tasks_of_7b
 
     cases = contract_cases()
     _tell(f"contracts: {len(cases)} calls, without the device ...")
     contracts = [check_contract(case, select.ascend_table()) for case in cases]
+    precision: Precision = "float32" if options.rehearse else options.precision
     result = run_suite(
-        fused, "float32" if options.rehearse else options.precision, jit=not options.no_jit,
+        fused, precision, jit=not options.no_jit,
         kernels=("swiglu",) if options.rehearse else (), more_cases=() if options.rehearse else cases, tell=_tell,
     )  # fmt: skip
     _tell(render(result))
     _tell("fused against reference ...")
     small: dict[str, Any] = {"divide": 64, "dtype": "float32"} if options.rehearse else {}
-    timings = measure(fused, reference, tasks_of_7b(**small), rounds=2 if options.rehearse else 10)
+    rounds = 2 if options.rehearse else 10
+    timings = measure(fused, reference, tasks_of_7b(**small), rounds=rounds, tell=_tell)
+    # Last: a device that an operation has thrown off its track may fail at all that comes after it.
+    _tell("attention in the form bsnd ...")
+    bsnd = other_form(
+        reference if options.rehearse else select.use("bsnd"), precision, jit=not options.no_jit,
+        tasks=tasks_of_7b(**small), rounds=rounds, small=options.rehearse, tell=_tell,
+    )  # fmt: skip
     data = {
         **_origin(result), "signatures": list(signatures.differences()),
-        "contracts": [{**asdict(x), "error": x.error if x.error != float("inf") else None} for x in contracts],
+        "contracts": plain(contracts),
         **{key: result.as_json()[key] for key in ("checks", "self_tests", "seconds")},
-        "timings": [asdict(timing) for timing in timings], "trainings": trainings,
+        "timings": [asdict(timing) for timing in timings], "trainings": trainings, "other_forms": [bsnd],
     }  # fmt: skip
     problems = _write(data, options.out or (options.runs / RESULT_FILE if options.rehearse else SHOWN))
     return EXIT_FAILED if (_broken(data) if options.rehearse else problems) else EXIT_DONE
@@ -144,7 +154,8 @@ def device_name(table: str) -> str:
 def _broken(data: Mapping[str, Any]) -> bool:
     """Tell whether a rehearsal met anything wrong; that its file is not taken is no fault of it."""
     # An error that is no number is None in the file.
-    checks = [*data["checks"], *data["contracts"]]
+    parts = (data, *data.get("other_forms", ()))
+    checks = [x for part in parts for x in (*part["checks"], *part["contracts"])]
     passed = all(x["error"] is not None and x["error"] <= x["tolerance"] and not x["message"] for x in checks)
     return not passed or bool(data["signatures"]) or any(x["exit_code"] != 0 for x in data["trainings"])
 
@@ -158,6 +169,8 @@ def _write(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     _tell(f"result: {path}")
     for problem in verdict.problems:
         _tell(f"  not taken: {problem}")
+    for form in verdict.other_forms:
+        _tell(f"  {form}")
     for training in verdict.trainings:
         verified = verdict.verifies(training.recipe, training.digest)
         _tell(f"  {training.recipe}: {'device-verified' if verified else 'not verified'}")

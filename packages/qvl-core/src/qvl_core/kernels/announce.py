@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from functools import cache
 
 from mindspore.ops import constexpr
 
 _LOG = logging.getLogger(__name__)
+# A cached function is called twice where two threads come at once.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @cache
@@ -19,5 +22,6 @@ def _warn(text: str) -> bool:
 # constexpr: jit runs it while compiling, where it cannot call a logger.
 @constexpr
 def warn_once(text: str) -> bool:
-    """Write the warning to the log, the first time that this text comes; works inside jit too."""
-    return _warn(text)
+    """Write the warning to the log, the first time that this text comes to this process; works inside jit too."""
+    with _ONE_AT_A_TIME:
+        return _warn(text)

@@ -164,7 +164,8 @@ def attention_ascend(
             attn_mask=segments.compressed_causal_mask if causal else None,
             actual_seq_qlen=ends,
             actual_seq_kvlen=ends,
-            scalar_value=scale,
+            # A double: a whole number or a number of numpy is refused.
+            scalar_value=float(scale),
             next_tokens=0 if causal else NO_LIMIT,
             input_layout="TND",
             sparse_mode=3 if causal else 0,

@@ -37,7 +37,7 @@ def attention_bsnd_ascend(
             v_TKH[first:last].expand_dims(0),
             q_TNH.shape[1],
             attn_mask=mask,
-            scalar_value=scale,
+            scalar_value=float(scale),
             input_layout="BSND",
             sparse_mode=0 if mask is None else 1,
         )

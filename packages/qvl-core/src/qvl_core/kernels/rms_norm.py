@@ -9,9 +9,12 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 from mindspore.ops import constexpr
 
+from qvl_core.kernels.announce import warn_once
 from qvl_core.kernels.domain import is_outside
 
 _MATMUL = ops.MatMul()
+# The page of the operation: "a float number in the range (0, 1]".
+_EPSILON = "rms_norm: the fused form (ops.rms_norm) wants an epsilon above 0, at most 1; running the slower reference"
 
 
 def rms_norm_reference(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -43,5 +46,8 @@ def rms_norm_ascend(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     width = x.shape[-1]
     if is_outside("rms_norm", (x.dtype, weight_D.dtype), (x.size // width if width else 0, width, len(x.shape))):
         return rms_norm_reference(x, weight_D, eps)
-    y, _inverse_root = ops.rms_norm(x, gamma=weight_D, epsilon=eps)
+    if not (eps > 0.0 and eps <= 1.0):
+        warn_once(_EPSILON)
+        return rms_norm_reference(x, weight_D, eps)
+    y, _inverse_root = ops.rms_norm(x, gamma=weight_D, epsilon=float(eps))
     return y

@@ -140,11 +140,11 @@ def _chosen(choice: Choice) -> KernelTable:
 
 
 def requested() -> tuple[Choice, tuple[str, ...]]:
-    """Return the choice in the environment and its plain kernels; "auto" and none where nothing is set.
+    """Return the choice in the environment and its plain kernels; "auto" and none where nothing or blanks are set.
 
     Raises InputError for an unknown choice or kernel.
     """
-    text = os.environ.get(KERNELS_VARIABLE, "auto")
+    text = os.environ.get(KERNELS_VARIABLE, "").strip() or "auto"
     choice, colon, rest = text.partition(":")
     if text == "bsnd:attention":
         return "bsnd", ()

@@ -1,8 +1,8 @@
 """Messages of HCCL, CANN and MindSpore that people meet in logs, what causes them, and what to do. Pure.
 
-Every row is a message that was found in a public issue; `source` names it. MindSpore's own words for a full device
-memory are known from its sources alone. Rows are ordered by how much they explain:
-a time-out on one rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
+Every row is a message that was found in a public issue, or that the documentation of MindSpore or CANN or the sources
+of Ascend's adapter for PyTorch quote; `source` names it. Rows are ordered by how much they explain: a time-out on one
+rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _code(codes: str) -> str:
 KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="cann-libraries-missing",
-        pattern=r"lib(?:ge_\w+|acl\w*|ascendcl|ascend_protobuf|ascendalog|cann\w*|error_manager|graph\w*|hccl\w*|nnopbase"
+        pattern=r"lib(?:ge_\w+|acl\w*|ascendcl|ascend_protobuf|ascendalog|cann\w*|error_manager|graph\w*|hccl\w*"
+        r"|nnopbase"
         r"|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
         cause="MindSpore's Ascend part cannot load a library of CANN: CANN is not installed, its set_env.sh was not "
         "sourced in this shell, or it is of a version without that library",
@@ -58,12 +59,13 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="driver-library-missing",
-        pattern=r"libascend_hal\.so[\w.]*: cannot open shared object file",
+        pattern=r"lib(?:ascend_hal|c_sec|dcmi|drvdsmi_host|mmpa)\.so[\w.]*: cannot open shared object file",
         cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its folder "
         "is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
         fix="mount the host's /usr/local/Ascend/driver in the container (read-only is enough), or install the driver "
-        "on the host; then source CANN's set_env.sh and run `qvl doctor`",
-        source="vllm-project/vllm-ascend#1440",
+        "on the host; then source CANN's set_env.sh, and where npu-smi itself lacks it: export "
+        "LD_LIBRARY_PATH=/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:$LD_LIBRARY_PATH",
+        source="vllm-project/vllm-ascend#1440, Project-HAMi/HAMi#615",
     ),
     KnownMessage(
         name="no-ascend-in-mindspore",
@@ -82,10 +84,13 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="operators-not-installed",
         pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed"
-        r"|Cannot parse json for config file \[\S*/op_impl/|Op \w+ does not has any binary",
+        r"|Cannot parse json for config file \[\S*/op_impl/|Op \w+ does not has any binary"
+        r"|Get path and read binary_info_config\.json failed|Parse dynamic kernel config fail"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}561(?:003|107|108|112)\b",
         cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
         fix="install the CANN operator package for this chip, of the same version as the toolkit",
-        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2, hiyouga/LlamaFactory#3796",
+        source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2, hiyouga/LlamaFactory#3796, "
+        "vllm-project/vllm-ascend#237, vllm-project/vllm-ascend#4859",
     ),
     KnownMessage(
         name="cann-python-part",
@@ -119,6 +124,22 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="mindspore-ai/mindspore#87",
     ),
     KnownMessage(
+        name="static-tls",
+        pattern=r"(?:libgomp|libomp|\.so)\S*: cannot allocate memory in static TLS block",
+        cause="a library that has to be loaded early was loaded late: on aarch64, what imports it first decides",
+        fix="export LD_PRELOAD=FILE in this shell, with the file that the line names before `: cannot allocate`",
+        source="hiyouga/LlamaFactory#8768, mindspore-lab/mindocr#700, PaddlePaddle/PaddleX#2193",
+    ),
+    KnownMessage(
+        name="dtype-unsupported",
+        pattern=r"not implemented for DT_\w+, ?should be in dtype support list",
+        cause="this chip, or this CANN, computes that operation in none of the dtype that the line names: 910A and "
+        "310P "
+        "have no bfloat16",
+        fix="a chip with bfloat16 (910B or newer), or --set model.dtype=float32, slower and in twice the memory",
+        source="hiyouga/LlamaFactory#4165, hiyouga/LlamaFactory#7522, vllm-project/vllm-ascend#9294",
+    ),
+    KnownMessage(
         name="operator-unsupported",
         pattern=r"No supported Ops kernel and engine are found for|[Bb]uild op model failed, result = 500002",
         cause="this CANN has no kernel for the operator that the line names, in this dtype or on this chip",
@@ -128,10 +149,10 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="rank-table",
-        pattern=_code("EI0014") + r"|Config_Error_Ranktable",
+        pattern=_code("EI0004|EI0014") + r"|Config_Error_Ranktable\b|The ranktable is invalid",
         cause="HCCL refuses a rank table: a file of another chip generation or of an earlier run is in its way",
         fix="unset RANK_TABLE_FILE: qvl needs none; on the host move /etc/hccl_rootinfo.json of an older fleet aside",
-        source="gpustack/runtime#27",
+        source="gpustack/runtime#27, MindSpore documentation",
     ),
     KnownMessage(
         name="npu-in-use-or-hidden",
@@ -149,6 +170,23 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="gpustack/gpustack#3352",
     ),
     KnownMessage(
+        name="earlier-run-not-gone",
+        pattern=_code("EJ0001") + r"|Failed to initialize the HCCP process",
+        cause="the communication process of an earlier run is still on the device, or belongs to another container",
+        fix="end what is left of the earlier run (npu-smi info shows its processes), wait 10 seconds, run again",
+        source="hiyouga/LlamaFactory#3839, verl-project/verl#332",
+    ),
+    KnownMessage(
+        name="device-memory-broken",
+        pattern=r"reason=\[(?:hbm Multi-bit ECC error|device mem error)\]|HBM_MULTI_?BIT_ECC_ERROR|\bUCE ERROR\b"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:53|54)\b",
+        cause="memory of the device is faulty: it gave back other bits than were written, and could not mend them",
+        fix="leave this device out (env.ASCEND_RT_VISIBLE_DEVICES) and run the same command to go on; then npu-smi "
+        "info "
+        "-t ecc -i N, and the administrator",
+        source="Ascend/pytorch sources, MindSpore documentation",
+    ),
+    KnownMessage(
         name="device-absent",
         pattern=r"\(?EL0001\)?: ?.*Device not found|EL0001.*[Dd]evice|Device not found or invalid",
         cause="the device number does not exist here, or the device is ill",
@@ -164,15 +202,17 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-memory",
-        pattern=_code("EL0004")
-        + r"|Memory_Allocation_Failure|TotalUsedMemStatistics .* more than total mem|NPU out of memory"
+        pattern=_code("EL0004|EI0011")
+        + r"|Memory_Allocation_Failure|Resource_Error_Insufficient_Device_Memory|Out of Memory!!! Request memory size"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}207018\b|TotalUsedMemStatistics .* more than total mem"
+        r"|NPU out of memory"
         r"|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
         r"|(?:#umsg#|^\s*- )Memory not enough",
         cause="the memory of the device is used up, by this run or by another process on it",
         fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
         "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
         source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, "
-        "vllm-project/vllm-ascend#1993",
+        "vllm-project/vllm-ascend#1993, MindSpore documentation, CANN documentation",
     ),
     KnownMessage(
         name="copy-unit",
@@ -225,11 +265,22 @@ KNOWN: tuple[KnownMessage, ...] = (
         source="mindspore-lab/mindyolo#449",
     ),
     KnownMessage(
+        name="disk-full",
+        pattern=r"No space left on device",
+        cause="a disk is full: that of the output, of HOME, where CANN writes its logs (~/ascend/log), of TMPDIR, or "
+        "/dev/shm",
+        fix="df -h on the machine that the line comes from; make room there, or set HOME, TMPDIR or output.dir "
+        "elsewhere",
+        source="hiyouga/LlamaFactory#6309, hiyouga/LlamaFactory#275",
+    ),
+    KnownMessage(
         name="aicpu-exception",
-        pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]",
+        pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]"
+        r"|aicpu execution is abnormal|(?:result|ret|error code|errorCode)\D{0,12}507018\b",
         cause="an operator that runs on the device's CPU failed, most often for an index out of range",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1: the Python stack then names the operator",
-        source="candle-org/MindAct#1698, mindspore-lab/mindaudio#164, open-mmlab/mmcv#3203",
+        source="candle-org/MindAct#1698, mindspore-lab/mindaudio#164, open-mmlab/mmcv#3203, "
+        "vllm-project/vllm-ascend#2105",
     ),
     KnownMessage(
         name="aicore-exception",
@@ -241,6 +292,29 @@ KNOWN: tuple[KnownMessage, ...] = (
         "a fused kernel is at fault; `nox -s npu` tests each",
         source="tile-ai/tilelang-ascend#82, vllm-project/vllm-ascend#13647, hiyouga/LlamaFactory#3670, "
         "Ascend/pytorch#66",
+    ),
+    KnownMessage(
+        name="aicore-timeout",
+        pattern=r"\[(?:aicore|vector core) timeout\]|(?:aicore|vector core) execution times out"
+        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:14|34)\b",
+        cause="a kernel on the device did not end in time: its input makes it endless, it waits for another rank, or "
+        "it is "
+        "of another CANN",
+        fix="look for a rank that failed with something else first; else run again with env.MS_DEV_LAUNCH_BLOCKING = "
+        "1 to "
+        "find the operator, and with QVL_KERNELS=reference",
+        source="vllm-project/vllm-ascend#4972, vllm-project/vllm-ascend#5509, vllm-project/vllm-ascend#3529",
+    ),
+    KnownMessage(
+        name="hccl-arguments-differ",
+        pattern=_code("EI0005") + r"|arguments for collective communication are inconsistent between ranks",
+        cause="two ranks meet in one collective with different sizes, dtypes or orders: their recipe, code, data, "
+        "MindSpore "
+        "or CANN differs",
+        fix="several machines: `qvl doctor --recipe R --json` on each and `qvl doctor --compare`; one machine: report "
+        "it "
+        "with the line, which names the parameter and both values",
+        source="MindSpore documentation, CANN documentation",
     ),
     KnownMessage(
         name="network-port-down",
@@ -256,6 +330,16 @@ KNOWN: tuple[KnownMessage, ...] = (
         fix="read the log of the other rank that the line names first; between machines check addresses and TLS: "
         "hccn_tool -i 0 -tls -g",
         source="vllm-project/vllm-ascend#3162",
+    ),
+    KnownMessage(
+        name="hccl-rank-missing",
+        pattern=_code("EI0015") + r"|_Ranktable_Detect\(|topo exchange (?:server|agent) get socket timeout",
+        cause="not all ranks came to the start of HCCL: the ones in `unconnected ranks` failed earlier, are shut out "
+        "by the "
+        "network, or share a device with another",
+        fix="read the logs of the ranks that the line names first; several machines: env.HCCL_SOCKET_IFNAME with the "
+        "interface that reaches the others, and no firewall between them",
+        source="CANN documentation",
     ),
     KnownMessage(
         name="hccl-connect-timeout",

@@ -96,6 +96,8 @@ class Machine:
         default_factory=lambda: {"qvl-train": "qvl-core>=0.1,<0.2", "mindspore": "numpy>=1.25"}
     )
     copies: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
     broken_plugin: str = ""
     libc: tuple[str, str] = ("glibc", "2.34")
     memory: int = 64 * GIB
@@ -182,10 +184,16 @@ class Machine:
         if self.cann:
             home = folder / "cann"
             home.mkdir(exist_ok=True)
-            (home / "version.cfg").write_text(f"version={self.cann}\n")
+            (home / "version.cfg").write_text(
+                f"# version: 1.0\ntoolkit_running_version=[{self.cann}.1.9:{self.cann}]\n"
+            )
             if self.operators:
                 (home / "opp").mkdir(exist_ok=True)
-            environment["ASCEND_HOME_PATH"] = str(home)
+                (home / "x86_64-linux").mkdir(exist_ok=True)
+                stated = home / "x86_64-linux" / "ascend_ops_install.info"
+                if not stated.exists():
+                    stated.write_text(f"version={self.cann}\n")
+            environment |= {"ASCEND_HOME_PATH": str(home), "LD_LIBRARY_PATH": f"/usr/lib:{home}/lib64"}
         return environment
 
     def _version(self, name: str) -> str | None:
@@ -201,6 +209,8 @@ class Machine:
             return [Requirement(name=line[:cut], ranges=line[cut:])] if line else []
 
         patch.setattr(packages, "requirements_of", requirements)
+
+        patch.setattr(packages, "damaged", lambda: ((name, Path(path)) for name, path in self.damaged))
 
         def copies() -> Row:
             if not self.copies:
@@ -219,12 +229,12 @@ class Machine:
 
     def _host(self, patch: pytest.MonkeyPatch) -> None:
         one = functools.partial
-        patch.setattr(host, "check_python", one(host.check_python, self.python))
+        patch.setattr(host, "check_python", one(host.check_python, self.python, self.lacking))
         patch.setattr(host, "check_machine", one(host.check_machine, "Linux", "x86_64", self.libc))
         patch.setattr(host, "check_memory", one(host.check_memory, self.memory, 16))
         patch.setattr(host, "available_memory", lambda: self.left_for_run)
         patch.setattr(host, "check_shared_memory", one(host.check_shared_memory, self.shared_memory))
-        patch.setattr(host, "check_open_files", one(host.check_open_files, self.open_files))
+        patch.setattr(host, "check_open_files", one(host.check_open_files, self.open_files, 1 << 20))
         patch.setattr(host, "check_locale", one(host.check_locale, self.encoding))
         patch.setattr(host, "check_clock", one(host.check_clock, self.now))
         patch.setattr(host, "check_home", one(host.check_home, umask=self.umask))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from qvl_core import machine
 from qvl_core.cli.doctor import ascend, cann
+from qvl_core.cli.doctor.needs import npu_capacity
 
 # The layout of `npu-smi info` as CANN's documentation shows it, numbers made up.
 INFO = """\
@@ -49,7 +51,8 @@ def _cann(folder: Path, version: str, ops: bool = True) -> dict[str, str]:
     (folder / "x86_64-linux" / "ascend_toolkit_install.info").write_text(f"package_name=x\nversion={version}\n")
     if ops:
         (folder / "opp").mkdir()
-    return {"ASCEND_HOME_PATH": str(folder)}
+        (folder / "x86_64-linux" / "ascend_ops_install.info").write_text(f"package_name=y\nversion={version}\n")
+    return {"ASCEND_HOME_PATH": str(folder), "LD_LIBRARY_PATH": f"{folder}/lib64:{folder}/lib64/plugin"}
 
 
 def test_a_machine_without_npus_skips_everything(tmp_path: Path) -> None:
@@ -131,11 +134,64 @@ def test_a_cann_that_is_there_and_was_not_sourced(tmp_path: Path) -> None:
 
 def test_operators_of_another_version_than_the_toolkit(tmp_path: Path) -> None:
     environment = _cann(tmp_path / "cann", "8.5.0")
-    (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.3.RC1\n")
+    file = tmp_path / "cann" / "x86_64-linux" / "ascend_ops_install.info"
+    file.write_text("version=8.3.RC1\n")
     row = cann.check_operators(environment)
     assert (row.level, "8.5.0 and operators (opp) 8.3.RC1" in row.evidence) == ("fail", True)
-    (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.5.0\n")
+    file.write_text("version=8.5.0\n")
     assert cann.check_operators(environment).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "operators", "level"),
+    [
+        # What opp/version.info says beside a toolkit of that release, as users and other projects show it.
+        ("8.2.RC1", "Version=8.2.0.0.201\nversion_dir=8.2.RC1\n", "ok"),
+        ("8.5.0", "Version=8.5.0.2.220\nversion_dir=8.5.0\n", "ok"),
+        ("8.0.0", "Version=7.6.0.1.220\nversion_dir=8.0.0\nops_version=7.6.0.1.220\n", "ok"),
+        ("8.0.0", "Version=7.6.0.1.220\n", "ok"),
+        ("9.2.0", "Version=9.2.0-beta.2\nversion_dir=cann\n", "ok"),
+        ("8.5.0", "Version=8.5.T8.0.B060\nversion_dir=8.5.0.alpha002\n", "ok"),
+        ("8.3.RC1", "Version=8.3.0.1.100\nversion_dir=8.3.RC2\n", "fail"),
+        ("8.3.RC1", "Version=8.2.0.0.201\nversion_dir=8.2.RC1\n", "fail"),
+        ("8.5.1", "Version=8.5.0.2.220\nversion_dir=8.5.0\n", "fail"),
+    ],
+)
+def test_operators_state_the_build_of_a_part_beside_their_release(
+    tmp_path: Path, toolkit: str, operators: str, level: str
+) -> None:
+    environment = _cann(tmp_path / "cann", toolkit)
+    (tmp_path / "cann" / "x86_64-linux" / "ascend_ops_install.info").unlink()
+    (tmp_path / "cann" / "opp" / "version.info").write_text(operators)
+    assert cann.check_operators(environment).level == level
+
+
+def test_from_8_5_on_a_folder_opp_alone_proves_no_operators(tmp_path: Path) -> None:
+    old = _cann(tmp_path / "old", "8.3.RC1")
+    new = _cann(tmp_path / "cann-8.5.0", "8.5.0")
+    for folder in ("old", "cann-8.5.0"):
+        (tmp_path / folder / "x86_64-linux" / "ascend_ops_install.info").unlink()
+    assert cann.check_operators(old).level == "ok"
+    row = cann.check_operators(new, "910B3")
+    assert (row.level, row.fix) == ("warn", "install the CANN ops package for your chip, version 8.5.0")
+    (tmp_path / "cann-8.5.0" / "opp" / cann.KERNELS / "ascend910b").mkdir(parents=True)
+    assert cann.check_operators(new, "910B3").level == "ok"
+
+
+@pytest.mark.parametrize("place", ["cann", "cann-8.5.0", "ascend-toolkit", "latest"])
+@pytest.mark.parametrize("variable", ["HOME", "CONDA_PREFIX"])
+def test_where_the_script_of_cann_lies(tmp_path: Path, place: str, variable: str) -> None:
+    script = tmp_path / "Ascend" / place / "set_env.sh"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    assert cann.set_env_script({variable: str(tmp_path)}, ()) == str(script)
+
+
+def test_the_newest_of_several_canns_is_named(tmp_path: Path) -> None:
+    for version in ("8.5.0", "9.0.0", "8.5.1"):
+        (tmp_path / f"cann-{version}").mkdir()
+        (tmp_path / f"cann-{version}" / "set_env.sh").touch()
+    assert cann.set_env_script({}, (tmp_path,)) == str(tmp_path / "cann-9.0.0" / "set_env.sh")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +215,8 @@ def test_where_the_operators_of_a_chip_lie(chip: str, folder: str) -> None:
 
 def test_operators_beside_a_toolkit_whose_version_cannot_be_read(tmp_path: Path) -> None:
     environment = _cann(tmp_path / "cann", "8.2.RC1")
-    (tmp_path / "cann" / "x86_64-linux" / "ascend_toolkit_install.info").unlink()
+    for name in ("toolkit", "ops"):
+        (tmp_path / "cann" / "x86_64-linux" / f"ascend_{name}_install.info").unlink()
     (tmp_path / "cann" / "opp" / "version.info").write_text("Version=8.2.RC1\n")
     assert cann.check_operators(environment).level == "ok"
     (tmp_path / "cann" / "opp" / "version.info").unlink()
@@ -176,6 +233,39 @@ def test_operators_of_another_chip(tmp_path: Path) -> None:
     assert cann.check_operators(environment, "950").level == "ok"
     (tmp_path / "cann" / "opp" / cann.KERNELS / "config" / "ascend910b").mkdir(parents=True)
     assert cann.check_operators(environment, "910B3").level == "ok"
+
+
+def test_a_cann_of_which_only_the_folder_is_known_was_not_sourced(tmp_path: Path) -> None:
+    environment = _cann(tmp_path / "cann", "8.5.0")
+    (tmp_path / "latest").symlink_to(tmp_path / "cann")
+    assert cann.check_cann(environment).level == "ok"
+    # The variables may name the link or where it leads.
+    assert cann.check_cann({**environment, "ASCEND_HOME_PATH": str(tmp_path / "latest")}).level == "ok"
+    for libraries in ("", "/usr/lib", f"{tmp_path}/cann-8.2/lib64"):
+        row = cann.check_cann({**environment, "LD_LIBRARY_PATH": libraries})
+        assert (row.level, "none of it in LD_LIBRARY_PATH" in row.evidence) == ("warn", True)
+        assert row.fix.startswith(f"source {tmp_path}/cann/set_env.sh")
+
+
+def test_a_cann_that_is_no_folder_at_all_costs_no_other_row(tmp_path: Path, devices: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for home, said in (("file", "is no folder"), ("circle", "does not exist"), ("line\nbreak", "does not exist")):
+        environment = {
+            "PATH": "",
+            "ASCEND_HOME_PATH": str(tmp_path / home),
+            "LD_LIBRARY_PATH": str(tmp_path / "circle"),
+        }
+        rows = ascend.check_ascend(environment, devices, lambda: ascend.SmiAnswer(absent=True, fault="x"))
+        assert [row.check for row in rows] == list(ascend.CHECKS)
+        (row,) = [row for row in rows if row.check == "cann"]
+        assert (row.level, row.evidence.endswith(said), row.evidence.isprintable()) == ("fail", True, True)
+
+
+def test_where_no_cann_is_the_fix_is_to_install_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cann, "ROOTS", (tmp_path,))
+    row = cann.check_cann({"HOME": str(tmp_path)})
+    assert row.fix.startswith("install the CANN that pairs with your MindSpore")
 
 
 def test_operators_are_not_looked_for_without_a_toolkit() -> None:
@@ -226,6 +316,17 @@ def test_an_old_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (row.level, row.fix) == ("warn", "update driver and firmware to 25.5.0")
 
 
+def test_the_driver_is_known_by_its_folder_where_npu_smi_does_not_answer(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cann, "installed_version", lambda name: "2.7.2")
+    monkeypatch.setattr(machine, "_DRIVER_INFO", tmp_path / "version.info")
+    (tmp_path / "version.info").write_text("Version=25.2.0\nascendhal_version=7.35.23\npackage_version=25.2.0\n")
+    environment = {"PATH": "", **_cann(tmp_path / "cann", "8.5.0")}
+    rows = {row.check: row for row in ascend.check_ascend(environment, devices, lambda: ascend.SmiAnswer(fault="x"))}
+    assert rows["cann-pair"].evidence == "MindSpore 2.7.2, CANN 8.5.0, driver 25.2.0: the driver is older"
+
+
 def test_processes_on_the_npus_are_told_and_left_alone() -> None:
     table = INFO.format(second="OK")
     assert ascend.check_busy(table).level == "ok"
@@ -235,6 +336,102 @@ def test_processes_on_the_npus_are_told_and_left_alone() -> None:
     )
     row = ascend.check_busy(table)
     assert (row.level, row.evidence) == ("warn", "device 0: process 4711 (python)")
+
+
+# Layouts as users of these drivers show them (vllm-project/vllm-ascend#12980, nyakang/nyaterm#268,
+# hiyouga/LlamaFactory#8768), numbers made up; the last as nputop's tests have it.
+A3_26 = """\
+| npu-smi 26.0.rc2                            Version: 26.0.rc2                                                    |
+| NPU   Name                | Health        | Power(W)             Temp(C)                 Hugepages-Usage(page)   |
+| Chip  Phy-ID              | Bus-Id        | AICore(%)            Memory-Usage(MB)        HBM-Usage(MB)           |
++===========================+===============+======================================================================+
+| 7     Ascend910           | OK            | 172.0                53                      0    / 0                |
+| 0     14                  | 0000:81:00.0  | 0                    0    / 0                15503/ 65536            |
++------------------------------------------------------------------------------------------------------------------+
+| 7     Ascend910           | OK            | -                    52                      0    / 0                |
+| 1     15                  | 0000:83:00.0  | 0                    0    / 0                15242/ 65536            |
++===========================+===============+======================================================================+
+| NPU     Chip              | Process id    | Process name       | Process memory(MB)    | Process id in container |
++===========================+===============+======================================================================+
+| 7       0                 | 692318        | python3            | 12417                 | NA                      |
+| 7       1                 | 692319        | python3            | 12417                 | 101                     |
+"""
+OLD_22 = """\
+| npu-smi 22.0.4                   Version: 22.0.4                                          |
+| NPU   Name           | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|
+| Chip                 | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |
+| 0     910ProB        | OK            | 82.0        45                0    / 0             |
+| 0                    | 0000:C1:00.0  | 0           945  / 15137      0    / 32768         |
++======================+===============+====================================================+
+"""
+A5 = """\
+| npu-smi 99.0.rc1.b1    Version: 99.0.rc1.b1 |
+| NPU ID | Name        | Health | Power(W) Temp(C) Hugepages-Usage(page) |
+|        |             | Bus-Id | NPU Util(%) Memory-Usage(MB) HBM-Usage(MB) |
+| 0      | Ascend950DT | OK     | 100.0 40 0 / 0 |
+|        |             | NA     | 20 0 / 0 1024 / 8192 |
+| 3      | Ascend950DT | Alarm  | 120.0 45 0 / 0 |
+|        |             | NA     | 0 0 / 0 2048 / 8192 |
+| NPU ID | Process id | Process name | Process memory(MB) | Process id in container |
+| 0      | 1001       | python       | 256                | NA                      |
+| 3      | 1002       | python       | 512                | 101                     |
+| No running processes found in NPU 3 |
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "driver", "chip", "states", "busy", "mib"),
+    [
+        (
+            A3_26,
+            "26.0.rc2",
+            "Ascend910",
+            [("14", "OK"), ("15", "OK")],
+            ["14: process 692318", "15: process 692319"],
+            65536,
+        ),
+        (OLD_22, "22.0.4", "910ProB", [("0", "OK")], [], 32768),
+        (A5, "99.0.rc1.b1", "Ascend950DT", [("0", "OK"), ("3", "Alarm")], ["0: process 1001", "3: process 1002"], 8192),
+    ],
+)
+def test_tables_of_several_drivers(
+    table: str, driver: str, chip: str, states: list[tuple[str, str]], busy: list[str], mib: int
+) -> None:
+    answer = ascend.SmiAnswer(text=table)
+    assert (answer.driver, answer.chip) == (driver, chip)
+    assert ascend.device_states(table) == states
+    assert npu_capacity(table) == mib << 20
+    row = ascend.check_busy(table)
+    assert row.level == ("warn" if busy else "ok")
+    assert [part.removeprefix("device ").partition(" (")[0] for part in row.evidence.split(", ") if busy] == busy
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "fix"),
+    [
+        (
+            "DrvMngGetConsoleLogLevel failed. (g_conLogLevel=3)\ndcmi module initialize failed. ret is -8005\n",
+            255,
+            "devmm_svm",
+        ),
+        (
+            "dcmi model initialized failed, because the device is used. ret is -8020\n",
+            0,
+            "give the container free devices",
+        ),
+        (
+            "npu-smi: error while loading shared libraries: libc_sec.so: cannot open shared object file\n",
+            127,
+            "LD_LIBRARY_PATH",
+        ),
+        ("libdrvdsmi_host.so: cannot open shared object file: No such file or directory\n", 127, "LD_LIBRARY_PATH"),
+        ("nothing that anybody knows\n", 1, "reinstall driver and firmware"),
+    ],
+)
+def test_an_npu_smi_that_fails_is_told_with_what_mends_it(tmp_path: Path, output: str, code: int, fix: str) -> None:
+    row = _asked(_tool(tmp_path / "smi", output, code))
+    assert row.level == "fail"
+    assert fix in row.fix
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,20 @@ def test_bytes_that_are_no_text_are_escaped(folder: Path) -> None:
     assert "ASCEND_HOME_PATH=/q\\udcff" in texts["environment.txt"]
 
 
+def test_a_damaged_package_and_a_python_without_zlib_are_no_hindrance(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = folder / "site" / "numpy-1.26.4.dist-info"
+    damaged.mkdir(parents=True)
+    (damaged / "METADATA").write_bytes(b"\xff\xfe")
+    monkeypatch.syspath_prepend(str(folder / "site"))
+    monkeypatch.setattr(bundle.importlib.util, "find_spec", lambda name: None)
+    bundle.write(folder / "b.zip", rows, PLANTED, None)
+    with zipfile.ZipFile(folder / "b.zip") as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert "numpy==?\n" in archive.read("packages.txt").decode()
+
+
 def test_a_clock_before_all_archives_is_no_matter(
     folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:

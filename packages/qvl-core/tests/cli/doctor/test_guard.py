@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from qvl_core.cli.doctor import mindspore, programs
 from qvl_core.cli.doctor.child import OUTPUT_LIMIT, Quiet, last_line, run_child, work_of
 from qvl_core.cli.doctor.guard import Check, guarded
 from qvl_core.cli.doctor.row import Row
@@ -181,3 +184,37 @@ def test_a_child_ends_with_the_doctor(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
     assert _ends(int(note.read_text()))
+
+
+def test_a_system_without_the_call_that_ends_children_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert run_child([sys.executable, "-c", "print(1)"], {}, 600.0).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EAGAIN, "ulimit -u"),
+        (errno.ENOMEM, "no memory left"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EACCES, "let this user"),
+    ],
+)
+@pytest.mark.parametrize("check", ["mindspore-run", "mpi-run", "decoders"])
+def test_a_process_that_cannot_be_started_is_told_as_that(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str, check: str
+) -> None:
+    def refused(*_: object) -> Any:
+        raise OSError(number, os.strerror(number), "/usr/bin/python3")
+
+    monkeypatch.setattr("qvl_core.launch.processes.real_command", lambda command, path: command)
+    monkeypatch.setattr("qvl_core.launch_plan.mpiexec", lambda ranks, program: ("mpiexec", *program))
+    monkeypatch.setattr(programs, "installed_version", lambda name: "1")
+    row = {
+        "mindspore-run": lambda: mindspore.check_run({}, refused),
+        "mpi-run": lambda: programs.check_two_processes({}, wanted=True, run=refused),
+        "decoders": lambda: programs.check_decoders({}, refused),
+    }[check]()
+    assert (row.check, row.level) == (check, "fail")
+    assert row.evidence == f"/usr/bin/python3 cannot be started: {os.strerror(number)}"
+    assert said in row.fix

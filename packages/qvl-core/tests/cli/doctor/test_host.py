@@ -19,6 +19,22 @@ def test_python(version: tuple[int, int, int], level: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lacking", "level", "said"),
+    [
+        (("ctypes",), "fail", "it lacks ctypes: built on a machine without libffi"),
+        (("ssl", "lzma"), "fail", "without openssl, xz"),
+        (("bz2", "lzma"), "warn", "without bzip2, xz"),
+        ((), "ok", "Python 3.11.4"),
+    ],
+)
+def test_a_python_without_modules_of_its_own(lacking: tuple[str, ...], level: str, said: str) -> None:
+    row = host.check_python((3, 11, 4), lacking)
+    assert row.level == level
+    assert said in row.evidence
+    assert ("build Python again" in row.fix) == bool(lacking)
+
+
+@pytest.mark.parametrize(
     ("system", "machine", "libc", "level"),
     [
         ("Linux", "x86_64", ("glibc", "2.36"), "ok"),
@@ -48,8 +64,8 @@ def test_shared_memory() -> None:
 
 def test_open_files_matter_more_with_npus() -> None:
     assert host.check_open_files(1024).level == "ok"
-    assert host.check_open_files(256).fix == "ulimit -n 1024"
-    assert host.check_open_files(1024, ascend=True).fix == "ulimit -n 65535"
+    assert host.check_open_files(256, 1 << 20).fix == "ulimit -n 1024"
+    assert host.check_open_files(1024, 1 << 20, ascend=True).fix == "ulimit -n 65535"
     assert host.check_open_files(65535, ascend=True).level == "ok"
     assert host.check_open_files(-1, ascend=True).level == "ok"
 
@@ -96,3 +112,21 @@ def test_many_processes_want_more_files_and_shared_memory() -> None:
     assert host.check_open_files(1024, processes=64).fix == "ulimit -n 4352"
     assert host.check_shared_memory(2 * host.GIB, processes=16).level == "ok"
     assert host.check_shared_memory(2 * host.GIB - 1, processes=16).level == "warn"
+
+
+def test_a_hard_limit_of_open_files_is_raised_where_it_is_set() -> None:
+    assert host.check_open_files(1024, 1 << 20, ascend=True).fix == "ulimit -n 65535"
+    row = host.check_open_files(1024, 20_000, ascend=True)
+    assert row.evidence == "1024 open files allowed, at most 20000 for this user"
+    assert "--ulimit nofile=65535:65535" in row.fix
+
+
+def test_no_shared_memory_at_all(tmp_path: Path) -> None:
+    row = host.check_shared_memory(folder=str(tmp_path / "shm"))
+    assert (row.level, row.evidence) == ("warn", f"{tmp_path / 'shm'}: No such file or directory")
+    assert "mount -t tmpfs" in row.fix
+
+
+def test_memory_that_nobody_tells_is_no_memory_of_zero() -> None:
+    row = host.check_memory(0, 4)
+    assert (row.level, row.evidence.startswith("4 cores; /proc/meminfo")) == ("skipped", True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_version(version: str, python: tuple[int, int], level: str) -> None:
 
 def _library(folder: Path, machine: int, order: str = "<") -> Path:
     head = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + bytes(12) + struct.pack(f"{order}H", machine)
-    path = folder / "_c_expression.cpython-311.so"
+    path = folder / f"_c_expression.{sys.implementation.cache_tag}-x86_64-linux-gnu.so"
     path.write_bytes(head + bytes(44))
     return path
 
@@ -45,6 +46,14 @@ def test_a_wheel_of_another_architecture_is_found_from_its_extension(tmp_path: P
     assert row.level == "fail"
     assert row.evidence == "built for aarch64, this machine is x86_64"
     assert "--force-reinstall" in row.fix
+
+
+def test_an_extension_of_another_python_is_found_from_its_name(tmp_path: Path) -> None:
+    library = _library(tmp_path, 0x3E)
+    row = check_wheel(tmp_path, "x86_64", "cpython-39")
+    assert (row.level, row.evidence) == ("fail", f"{library.name} is of another Python than this one, cpython-39")
+    library.rename(tmp_path / "_c_expression.so")
+    assert check_wheel(tmp_path, "x86_64", "cpython-39").level == "ok"
 
 
 def test_an_architecture_that_is_unknown_or_no_elf_file_fails(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from qvl_core.cli import plugins
 from qvl_core.cli.doctor import packages, versions
@@ -42,6 +44,45 @@ def test_requirements_leave_out_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         Requirement(name="qvl-core", ranges=">=0.1"),
         Requirement(name="dill", ranges=">=0.3"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "name"),
+    [
+        ("numpy-1.26.4.dist-info", None, "numpy==1.26.4"),
+        ("mindspore-2.7.2.dist-info", b"\xff\xfe\x00", "mindspore==2.7.2"),
+        ("qvl_core-0.1.0.dist-info", b"Metadata-Version: 2.1\nName: qvl-core\n", "qvl-core==0.1.0"),
+        ("numpy-.dist-info", b"", "numpy"),
+    ],
+)
+def test_what_a_cut_off_installation_leaves_is_one_row_with_what_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, content: bytes | None, name: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    if content is not None:
+        (tmp_path / folder / "METADATA").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row = packages.check_metadata()
+    assert (row.level, row.evidence) == ("fail", f"cannot be read: {tmp_path / folder}")
+    assert row.fix == f"rm -r {tmp_path / folder}; pip install --force-reinstall {name}"
+    bare = name.partition("==")[0]
+    assert versions.installed_version(bare) == ""
+    assert list(versions.requirements_of(bare)) == []
+    assert packages.check_requirements().level == "ok"
+    assert packages.check_copies().level == "ok"
+
+
+def test_what_is_not_installed_requires_nothing() -> None:
+    assert list(versions.requirements_of("a-package-that-nobody-has")) == []
+
+
+def test_what_pip_moved_aside_counts_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = tmp_path / "~vl_core-0.0.9.dist-info"
+    leftover.mkdir()
+    (leftover / "METADATA").write_text("Metadata-Version: 2.1\nName: qvl-core\nVersion: 0.0.9\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packages.check_metadata().level == "ok"
+    assert packages.check_copies().level == "ok"
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], required: list[Requirement]) -> None:

@@ -92,6 +92,44 @@ def test_a_recorder_that_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch
     assert programs.check_trackers(tensorboard=False).level == "ok"
 
 
+DASHES = "-" * 74
+READ_ONLY = f"""{DASHES}
+PMIx detected a call to mkdir was unable to create the desired directory:
+
+  Directory: /x/ompi.1
+  Error:     Read-only file system
+
+Please check to ensure you have adequate permissions to perform
+the desired operation.
+{DASHES}
+"""
+TRACEBACK = f"""Traceback (most recent call last):
+  File x
+ImportError: libmpi.so.40: cannot open
+{DASHES}
+prterun noticed that process rank 0 exited
+{DASHES}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        (READ_ONLY, "the desired directory: Directory: /x/ompi.1 Error: Read-only file system"),
+        (TRACEBACK, "ImportError: libmpi.so.40: cannot open"),
+        ("a single line\n", "a single line"),
+        (f"{DASHES}\n", "exit code 1"),
+    ],
+)
+def test_what_mpiexec_complains_of_is_told_whole(monkeypatch: pytest.MonkeyPatch, stderr: str, said: str) -> None:
+    monkeypatch.setattr(processes, "real_command", lambda command, path: command)
+    monkeypatch.setattr("qvl_core.launch_plan.mpiexec", lambda ranks, program: ("mpiexec", *program))
+    done = subprocess.CompletedProcess([], 1, "", stderr)
+    row = programs.check_two_processes({}, wanted=False, run=lambda *_: done)
+    assert said in row.evidence
+    assert "\n" not in row.evidence
+
+
 def test_a_package_that_is_installed_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Copy:
         def __init__(self, version: str, folder: str) -> None:

@@ -14,12 +14,22 @@ from qvl_core.cli.doctor.cann import check_cann, check_operators, check_pair, se
 from qvl_core.cli.doctor.child import Runner, last_line, run_child
 from qvl_core.cli.doctor.row import Row
 from qvl_core.input_file import printable
-from qvl_core.machine import toolkit_home
+from qvl_core.launch.known_messages import known_in
+from qvl_core.machine import driver_version, toolkit_home
 
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
 DEADLINE_S = 20.0
-# A device's first line, `| 0  910B3  | OK  | ...`: number, name, health.
-_DEVICE = re.compile(r"(?m)^\|\s*(\d+)\s+(\S+)\s*\|\s*([A-Za-z]+)\s*\|[^\n]*(?:\n\|\s*\d+(?:\s+(\d+))?\s*\|)?")
+# A device's two lines: see device_states.
+_DEVICE = re.compile(
+    r"(?m)^\|\s*(?P<npu>\d+)(?:\s+(?P<name>\S+)|\s*\|\s*(?P<new_name>(?:Ascend|9\d0)\w*))\s*\|\s*(?P<health>[A-Za-z]+)"
+    r"\s*\|[^\n]*(?:\n\|\s*(?P<chip>\d+)(?:\s+(?P<device>\d+))?\s*\|)?"
+)
+# A line of the table of processes: NPU and chip, process, name, MB, and from driver 26 on its number in a container;
+# 950 has no chips: `| 0  | 1001  | python  | 256  | NA  |`.
+_PROCESS = re.compile(
+    r"(?m)^\|\s*(?P<npu>\d+)(?:\s+(?P<chip>\d+))?\s*\|\s*(?P<process>\d+)\s*\|\s*(?P<name>[^|]*?)\s*\|\s*\d+\s*\|"
+    r"(?:\s*\w+\s*\|)?\s*$"
+)
 # Health of a device, as npu-smi words it, at which it still computes.
 _STRAINED = ("Warning",)
 CHECKS = ("npu-devices", "npu-permission", "npu-smi", "npu-busy", "visible-devices", "cann", "cann-ops", "cann-pair")
@@ -28,10 +38,11 @@ GROUP = "HwHiAiUser"
 
 @dataclass(frozen=True, kw_only=True)
 class SmiAnswer:
-    """What `npu-smi info` said: its table, or why there is none. `absent` where the tool is not on PATH."""
+    """What `npu-smi info` said: its table, or why there is none and what to do. `absent` where it is not on PATH."""
 
     text: str = ""
     fault: str = ""
+    fix: str = ""
     absent: bool = False
 
     @property
@@ -43,7 +54,7 @@ class SmiAnswer:
     def chip(self) -> str:
         """The name of the first device, `910B3`; "" where none is listed."""
         found = _DEVICE.search(self.text)
-        return found[2] if found else ""
+        return (found["name"] or found["new_name"]) if found else ""
 
 
 Ask = Callable[[], SmiAnswer]
@@ -57,11 +68,17 @@ def ask_npu_smi(environment: Mapping[str, str], run: Runner = run_child) -> SmiA
     try:
         done = run([tool, "info"], environment, DEADLINE_S)
     except subprocess.TimeoutExpired:
-        return SmiAnswer(fault=f"npu-smi info gives no answer within {DEADLINE_S:.0f} s")
+        fix = "the driver hangs: `dmesg | tail` as root on the host says why; often only a restart of the host helps"
+        return SmiAnswer(fault=f"npu-smi info gives no answer within {DEADLINE_S:.0f} s", fix=fix)
     except OSError as error:
-        return SmiAnswer(fault=f"npu-smi cannot be started: {error.strerror}")
+        fix = f"{tool} has to be the driver's own program, of this machine's architecture: mount it again or reinstall"
+        return SmiAnswer(fault=f"npu-smi cannot be started: {error.strerror}", fix=fix)
+    known = known_in([*done.stderr.splitlines(), *done.stdout.splitlines()])
+    fix = known[0].known.fix if known else ""
     if done.returncode:
-        return SmiAnswer(fault=f"exit {done.returncode}: {last_line(done)[:200]}")
+        return SmiAnswer(fault=f"exit {done.returncode}: {last_line(done)[:200]}", fix=fix)
+    if known and not _DEVICE.search(done.stdout):
+        return SmiAnswer(fault=printable(known[0].line, 200), fix=fix)
     return SmiAnswer(text=done.stdout)
 
 
@@ -92,7 +109,8 @@ def check_ascend(environment: Mapping[str, str], devices: Path, ask: Ask) -> lis
         check_visible(environment, devices),
         check_cann(environment),
         check_operators(environment, smi.chip),
-        check_pair(environment, smi.driver),
+        # In a container npu-smi may lack where the driver's folder is mounted, and a driver that hangs has it too.
+        check_pair(environment, smi.driver or driver_version()),
     ]
 
 
@@ -127,11 +145,14 @@ def check_busy(answer: str) -> Row:
     """Tell of processes on the NPUs; nobody else's process is ever touched."""
     if not answer:
         return Row(check="npu-busy", level="skipped", evidence="npu-smi did not answer")
-    # The table of processes reads `| 0       0    | 12345    | python    | 3300 |`: NPU, chip, process, name, MB.
-    found = re.findall(r"(?m)^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*([^|]*?)\s*\|\s*\d+\s*\|\s*$", answer)
+    devices = {(x["npu"], x["chip"] or "0"): _device(x) for x in _DEVICE.finditer(answer)}
+    found = [(x["npu"], x["chip"] or "0", x["process"], x["name"]) for x in _PROCESS.finditer(answer)]
     if not found:
         return Row(check="npu-busy", level="ok", evidence="no process on the NPUs")
-    named = ", ".join(f"device {device}: process {process} ({name})" for device, process, name in found[:8])
+    named = ", ".join(
+        f"device {devices.get((npu, chip), npu)}: process {process} ({printable(name, 40)})"
+        for npu, chip, process, name in found[:8]
+    )
     fix = "choose other devices with [env] ASCEND_RT_VISIBLE_DEVICES, or wait for them"
     return Row(check="npu-busy", level="warn", evidence=named, fix=fix)
 
@@ -164,7 +185,7 @@ def check_npu_smi(smi: SmiAnswer, *, nodes: bool = True) -> Row:
         fix = "in a container: mount npu-smi and the driver folder read-only; on the host: install the driver"
         return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
     if smi.fault:
-        fix = "reinstall driver and firmware, or ask the administrator of the machine"
+        fix = smi.fix or "reinstall driver and firmware, or ask the administrator of the machine"
         return Row(check="npu-smi", level="fail", evidence=smi.fault, fix=fix)
     said = f"driver {smi.driver}" if smi.driver else "no version stated"
     states = device_states(smi.text)
@@ -189,6 +210,11 @@ def device_states(table: str) -> list[tuple[str, str]]:
     """Give (device number, health) of each device in the table of `npu-smi info`.
 
     A device has two lines, `| 0  910B3  | OK  | ...` and `| 0  | 0000:C1:00.0 | ...`; where an NPU has two chips (A3)
-    the second one is `| 1  5  | 0000:9F:00.0 | ...`, chip and device number.
+    the second one is `| 1  5  | 0000:9F:00.0 | ...`, chip and device number. The 950's are
+    `| 0  | Ascend950DT  | OK  |` and `|  |  | NA  |`.
     """
-    return [(match[4] or match[1], match[3]) for match in _DEVICE.finditer(table)]
+    return [(_device(match), match["health"]) for match in _DEVICE.finditer(table)]
+
+
+def _device(match: re.Match[str]) -> str:
+    return match["device"] or match["npu"]

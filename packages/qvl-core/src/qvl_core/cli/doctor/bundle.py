@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import importlib.util
 import io
 import json
 import os
@@ -12,13 +13,13 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.cli.doctor import ascend, report
 from qvl_core.cli.doctor.masking import SECRET_NAME, Mask
 from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.versions import installed
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, read_regular_file
 
@@ -100,8 +101,13 @@ def _archive(texts: Sequence[tuple[str, str]]) -> bytes:
         for name, text in texts:
             entry = zipfile.ZipInfo(name, date_time=_DATE)
             entry.external_attr = 0o600 << 16
-            archive.writestr(entry, text.encode("utf-8", "backslashreplace"), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, text.encode("utf-8", "backslashreplace"), _compression())
     return held.getvalue()
+
+
+def _compression() -> int:
+    # A Python that was built without zlib is one of the things that the doctor tells.
+    return zipfile.ZIP_DEFLATED if importlib.util.find_spec("zlib") else zipfile.ZIP_STORED
 
 
 def mask_of(environment: Mapping[str, str], recipe: Recipe | None, *, written: str = "") -> Mask:
@@ -162,7 +168,7 @@ def _base(recipe: str, written: str) -> str:
 
 
 def _installed() -> set[tuple[str, str]]:
-    return {(each.metadata["Name"] or "?", each.version or "?") for each in metadata.distributions()}
+    return set(installed())
 
 
 def _packages() -> str:

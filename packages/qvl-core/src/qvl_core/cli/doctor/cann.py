@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
-from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, toolkit_home
+from qvl_core.input_file import printable
+from qvl_core.machine import TOOLKIT_VARIABLES, cann_version, real_path, stated_version, toolkit_home
 
 # MindSpore -> (CANN, driver) as MindSpore's installation notes pair them.
 PAIRS = {
@@ -18,8 +19,12 @@ PAIRS = {
     "2.9.0": ("9.0.0", "26.0.RC1"),
 }
 OLDEST_MINDSPORE = (2, 7)
-# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend.
+# CANN from here on is two packages, toolkit and operators; each leaves a file of its own where it was installed.
+SPLIT = (8, 5)
+OPERATOR_FILES = ("*/ascend_ops_install.info", "share/info/ascend_ops_install.info", "opp/version.*")
+# Where CANN's installer puts it for all users; for one user it is $HOME/Ascend, and in conda $CONDA_PREFIX/Ascend.
 ROOTS = (Path("/usr/local/Ascend"),)
+ROOTS_TEXT = "/usr/local/Ascend, $HOME/Ascend, $CONDA_PREFIX/Ascend"
 # Where the operators of each kind of chip lie, below the folder of the operators: `config/ascend910/cast.json` there is
 # what the log of hiyouga/LlamaFactory#3796 misses, whose operators were another chip's.
 KERNELS = Path("built-in") / "op_impl" / "ai_core" / "tbe" / "kernel"
@@ -33,20 +38,31 @@ FOLDERS = {
 }
 
 
+_OWN_COUNT = 7
+_CANDIDATE = re.compile(r"(?i)RC\d+")
+
+
 def check_cann(environment: Mapping[str, str]) -> Row:
     """Check that CANN's variables are set in this shell, and that both of its halves are installed."""
     home = toolkit_home(environment)
     if home is None:
         script = set_env_script(environment)
-        fix = f"source {script or 'set_env.sh of the CANN folder'}, in this shell and in the job script"
-        evidence = f"{TOOLKIT_VARIABLES[0]} is not set" + (
-            f"; CANN is there, its {script} was not sourced" if script else ""
-        )
+        fix = f"source {script}, in this shell and in the job script"
+        evidence = f"{TOOLKIT_VARIABLES[0]} is not set; CANN is there, its {script} was not sourced"
+        if not script:
+            evidence = f"{TOOLKIT_VARIABLES[0]} is not set, and no CANN is where it usually lies ({ROOTS_TEXT})"
+            fix = "install the CANN that pairs with your MindSpore (docs/ascend.md), or source set_env.sh of yours"
         return Row(check="cann", level="fail", evidence=evidence, fix=fix)
     if not home.is_dir():
         fix = "source set_env.sh of the CANN version that is installed"
-        return Row(check="cann", level="fail", evidence=f"{home} does not exist", fix=fix)
-    return Row(check="cann", level="ok", evidence=f"CANN {cann_version(home) or 'of unknown version'} in {home}")
+        what = "is no folder" if home.exists() else "does not exist"
+        return Row(check="cann", level="fail", evidence=f"{printable(str(home), 200)} {what}", fix=fix)
+    evidence = f"CANN {cann_version(home) or 'of unknown version'} in {home}"
+    libraries = [path for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path]
+    if not any(real_path(Path(path)).is_relative_to(real_path(home)) for path in libraries):
+        fix = f"source {home}/set_env.sh, which sets all of its variables, in this shell and in the job script"
+        return Row(check="cann", level="warn", evidence=f"{evidence}, none of it in LD_LIBRARY_PATH", fix=fix)
+    return Row(check="cann", level="ok", evidence=evidence)
 
 
 def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
@@ -61,18 +77,35 @@ def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:
     )
     if not (home / "opp").exists():
         return Row(check=name, level="fail", evidence=f"toolkit {version} in {home}, but no operators (opp)", fix=fix)
-    operators = cann_version(home / "opp")
-    # A version that cannot be read says nothing about the other one.
-    if operators and stated and release(operators) != release(stated):
+    operators = stated_version(home, *OPERATOR_FILES)
+    if differ(stated, operators):
         evidence = f"toolkit {version} and operators (opp) {operators} in {home} are of two versions"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     kernels = home / "opp" / KERNELS
     there = sorted({path.name for folder in (kernels, kernels / "config") for path in folder.glob("ascend*")})
+    if release(stated) >= SPLIT and not there and not operators:
+        evidence = f"toolkit {version} in {home}, but no sign of its operators: no ascend_ops_install.info, no kernels"
+        return Row(check=name, level="warn", evidence=evidence, fix=fix)
     wanted = folder_of(chip)
     if wanted and there and wanted not in there:
         evidence = f"operators of {', '.join(there)} are installed; this chip is {chip}, whose are {wanted}"
         return Row(check=name, level="warn", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"operators {operators or version} in {home / 'opp'}")
+
+
+def differ(toolkit: str, operators: str) -> bool:
+    """Tell whether two versions of CANN's halves cannot be of one release; an unknown one differs from none.
+
+    `8.5.0` and the build `8.5.0.2.220` do not, `8.3.RC1` and `8.3.RC2` do; builds that start with 7 or less, as those
+    of CANN 8.0, count on their own.
+    """
+    one, other = release(toolkit), release(operators)
+    if not one or not other or other[0] <= _OWN_COUNT < one[0]:
+        return False
+    shorter = min(len(one), len(other))
+    candidates = [_CANDIDATE.search(version) for version in (toolkit, operators)]
+    marks = {found[0].upper() for found in candidates if found}
+    return one[:shorter] != other[:shorter] or (len(marks) > 1 and all(candidates))
 
 
 def folder_of(chip: str) -> str:
@@ -83,12 +116,14 @@ def folder_of(chip: str) -> str:
     return "" if bare == "910" or (found == "910" and bare.startswith("910_")) else FOLDERS.get(found, "")
 
 
-def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] = ROOTS) -> str:
-    """Give the set_env.sh of a CANN that is installed where it usually is; "" where there is none."""
-    home = environment.get("HOME", "")
-    for root in (*roots, *([Path(home) / "Ascend"] if home else [])):
-        for name in ("cann", "ascend-toolkit", "latest"):
-            script = root / name / "set_env.sh"
+def set_env_script(environment: Mapping[str, str], roots: Sequence[Path] | None = None) -> str:
+    """Give the set_env.sh of a CANN that is installed where it usually is, the newest of several; "" where none is."""
+    own = [Path(environment[name]) / "Ascend" for name in ("HOME", "CONDA_PREFIX") if environment.get(name)]
+    for root in (*(ROOTS if roots is None else roots), *own):
+        # From 8.5 on `cann` leads to `cann-8.5.0`; a container may have the latter alone.
+        versions = sorted(root.glob("cann-*"), key=lambda path: release(path.name.removeprefix("cann-")), reverse=True)
+        for folder in (root / "cann", *versions, root / "ascend-toolkit", root / "latest"):
+            script = folder / "set_env.sh"
             if script.is_file():
                 return str(script)
     return ""

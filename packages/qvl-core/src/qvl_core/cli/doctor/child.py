@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import os
 import re
 import selectors
@@ -145,9 +145,25 @@ def _stat(process: int) -> list[str]:
 
 def _end_with_us() -> Callable[[], None]:
     """Let the kernel end the child where the thread that waits for it is gone: after Ctrl-C nobody else would."""
+    try:
+        # Not every Python has it: one that was built without libffi is what the row of Python is about.
+        import ctypes
+    except ImportError:
+        return lambda: None
     # Looked up before the fork: after it, nothing may be loaded.
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    # Linux alone has it.
+    return (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)) if prctl else (lambda: None)
+
+
+def not_started(error: OSError) -> tuple[str, str]:
+    """Say why a process could not be started, and what mends that."""
+    fix = {
+        errno.EAGAIN: "raise the limit of processes: ulimit -u, in a container --pids-limit",
+        errno.ENOMEM: "end other programs: there is no memory left for a process more",
+        errno.EMFILE: "raise the limit of open files: ulimit -n 65535",
+    }.get(error.errno or 0, "let this user run the program that is named, with all folders above it, or reinstall it")
+    return f"{error.filename or 'a process'} cannot be started: {error.strerror or error}"[:300], fix
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -124,6 +124,7 @@ def _machine(about: _About) -> list[Check]:
         Check(name="host", look=host.check_host),
         Check(name="python", look=host.check_python),
         Check(name="packages", look=lambda: packages.check_packages(recipe.task if recipe else "")),
+        Check(name="metadata", look=packages.check_metadata),
         Check(name="copies", look=packages.check_copies),
         Check(name="requirements", look=packages.check_requirements),
         # Commands of other packages are imported here: a broken one may take its time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from qvl_core.cli.doctor.row import Row
 
 # What only looks at files, names and numbers of this machine. A dead network drive or name service never answers.
 LOOK_S = 15.0
+
+# The row that tells of a Python without modules of its own.
+PYTHON = "python"
 
 Look = Callable[[], "Row | Sequence[Row]"]
 
@@ -44,6 +48,9 @@ def guarded(check: Check) -> list[Row]:
     thread.join(check.deadline_s)
     if answer.rows is not None:
         return answer.rows
+    if isinstance(answer.error, ImportError) and _is_python_own(answer.error.name):
+        # The row of Python names it, and says what to do.
+        return [Row(check=check.name, level="skipped", evidence=f"an earlier check failed: {PYTHON}")]
     if answer.error is not None:
         evidence = f"could not be looked at: {type(answer.error).__name__}: {answer.error}"[:300]
         fix = "mend what the message names; where it names nothing of yours, report it with `qvl doctor --json`"
@@ -53,6 +60,10 @@ def guarded(check: Check) -> list[Row]:
     evidence = f"no answer within {check.deadline_s:.0f} s"
     fix = "look for a network drive or name service that does not answer: df, and getent hosts NAME"
     return [Row(check=check.name, level="fail", evidence=evidence, fix=fix)]
+
+
+def _is_python_own(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in sys.stdlib_module_names
 
 
 @dataclass

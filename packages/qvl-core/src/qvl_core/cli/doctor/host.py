@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from qvl_core.cli.doctor.guard import PYTHON
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import release
 from qvl_core.cli.terminal import bytes_text
@@ -31,18 +34,44 @@ EARLIEST_S = 1_767_225_600
 LATEST_S = EARLIEST_S + 15 * 366 * 86_400
 
 
+# Modules that Python is built without, and says so in its log only, where these libraries' headers are missing.
+BUILT_WITH = MappingProxyType(
+    {"ctypes": "libffi", "ssl": "openssl", "zlib": "zlib", "bz2": "bzip2", "lzma": "xz", "sqlite3": "sqlite"}
+)
+# MindSpore and the launcher need the first, what reads data and talks to others the other two.
+NEEDED_MODULES = ("ctypes", "ssl", "zlib")
+
+
 def check_host() -> Row:
     """Name this machine: reports of several are told apart by it."""
     return Row(check="host", level="ok", evidence=platform.node() or "without a name")
 
 
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
-    """Check that MindSpore has wheels for this Python."""
+def check_python(version: tuple[int, ...] = sys.version_info[:3], lacking: Sequence[str] | None = None) -> Row:
+    """Check that MindSpore has wheels for this Python, and that nothing of Python's own is `lacking`."""
+    lacking = [name for name in BUILT_WITH if not _imports(name)] if lacking is None else lacking
     evidence = f"Python {'.'.join(str(part) for part in version)} ({sys.executable})"
-    if OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
-        return Row(check="python", level="ok", evidence=evidence)
     fix = "use Python 3.10 to 3.12, for example: conda create -n qvl python=3.11"
-    return Row(check="python", level="fail", evidence=evidence, fix=fix)
+    if not OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
+        return Row(check=PYTHON, level="fail", evidence=evidence, fix=fix)
+    if not lacking:
+        return Row(check=PYTHON, level="ok", evidence=evidence)
+    evidence += f"; it lacks {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
+    fix = f"install {_headers(lacking)} with headers and build Python again, or: conda create -n qvl python=3.11"
+    needed = set(lacking) & set(NEEDED_MODULES)
+    return Row(check=PYTHON, level="fail" if needed else "warn", evidence=evidence, fix=fix)
+
+
+def _headers(modules: Sequence[str]) -> str:
+    return ", ".join(BUILT_WITH[name] for name in modules)
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | None = None) -> Row:
@@ -65,22 +94,28 @@ def check_machine(system: str = "", machine: str = "", libc: tuple[str, str] | N
 def check_memory(available: int | None = None, cores: int | None = None) -> Row:
     """Check cores and memory; containers count with their own limit."""
     available = available_memory() if available is None else available
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    evidence = f"{cores} core{'' if cores == 1 else 's'}, {bytes_text(available)} of memory available"
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    evidence = f"{cores} core{'' if cores == 1 else 's'}"
+    if not available:
+        evidence += "; /proc/meminfo, which tells what memory is left, cannot be read"
+        return Row(check="memory", level="skipped", evidence=evidence)
+    evidence += f", {bytes_text(available)} of memory available"
     if available < 2 * GIB:
         fix = "end other programs, or use a machine with more memory: the tiny recipe needs 2 GiB"
         return Row(check="memory", level="warn", evidence=evidence, fix=fix)
     return Row(check="memory", level="ok", evidence=evidence)
 
 
-def check_shared_memory(size: int | None = None, *, processes: int = 0) -> Row:
+def check_shared_memory(size: int | None = None, *, processes: int = 0, folder: str = SHARED_MEMORY) -> Row:
     """Check /dev/shm, where ranks of one machine talk to each other and to the launcher."""
     if size is None:
         try:
-            found = os.statvfs(SHARED_MEMORY)
+            found = os.statvfs(folder)
             size = found.f_frsize * found.f_blocks
-        except OSError:
-            size = 0
+        except OSError as error:
+            fix = f"mkdir -p {SHARED_MEMORY}; mount -t tmpfs -o size=8g tmpfs {SHARED_MEMORY}"
+            return Row(check="shared-memory", level="warn", evidence=f"{folder}: {error.strerror}", fix=fix)
     evidence = f"{SHARED_MEMORY} has {bytes_text(size)}"
     needed = max(GIB, processes * GIB // 8)
     if size >= needed:
@@ -90,15 +125,24 @@ def check_shared_memory(size: int | None = None, *, processes: int = 0) -> Row:
     return Row(check="shared-memory", level="warn", evidence=evidence, fix=fix)
 
 
-def check_open_files(soft: int | None = None, *, ascend: bool = False, processes: int = 0) -> Row:
-    """Check the limit of open files; NPU runs need many."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if soft is None else soft
+def check_open_files(
+    soft: int | None = None, hard: int | None = None, *, ascend: bool = False, processes: int = 0
+) -> Row:
+    """Check the limit of open files; NPU runs need many. Nobody but root may go above the `hard` limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = limits[0] if soft is None else soft, limits[1] if hard is None else hard
     # On CPU a rank holds some dozens: libraries, logs, sockets to the others, media of its workers.
     needed = ASCEND_OPEN_FILES if ascend else max(1024, 256 + 64 * processes)
     evidence = "no limit" if soft == resource.RLIM_INFINITY else f"{soft} open files allowed"
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return Row(check="open-files", level="ok", evidence=evidence)
-    return Row(check="open-files", level="warn", evidence=evidence, fix=f"ulimit -n {needed}")
+    fix = f"ulimit -n {needed}"
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        evidence += f", at most {hard} for this user"
+        fix = (
+            f"in a container: start it with --ulimit nofile={needed}:{needed}; else nofile in /etc/security/limits.conf"
+        )
+    return Row(check="open-files", level="warn", evidence=evidence, fix=fix)
 
 
 def check_locale(encoding: str | None = None) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qvl_core.cli.doctor.cann import OLDEST_MINDSPORE
-from qvl_core.cli.doctor.child import Runner, last_line, run_child, run_watched
+from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child, run_watched
 from qvl_core.cli.doctor.packages import check_mindspore_requirements
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version, release
@@ -21,6 +22,9 @@ OLDEST, NEWEST = OLDEST_MINDSPORE, (2, 10)
 # The first version with wheels for Python 3.12.
 FIRST_FOR_PYTHON_312 = (2, 7, 2)
 ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+# The mark of a Python in the names of extensions.
+_PYTHON_TAG = re.compile(r"cpython-\d+")
+_OWN_TAG = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
 # What MindSpore's wheels are linked against.
 NEWEST_SYMBOL = b"GLIBCXX_3.4.26"
 # A conda environment's own comes first; then Debian's, Red Hat's and openEuler's places.
@@ -63,7 +67,8 @@ def check_mindspore(
             *(_skipped(name, present.check) for name in LATER),
         ]
     wheel = check_wheel(_folder())
-    version = check_version(installed_version("mindspore") or "")
+    found = installed_version("mindspore")
+    version = _skipped("mindspore-version", "metadata") if found == "" else check_version(found or "")
     rows += [wheel, version, check_libstdcxx(), check_mindspore_requirements()]
     cause = next((row.check for row in rows if row.level == "fail"), "")
     rows.append(_skipped("mindspore-run", cause) if cause else check_run(environment, run))
@@ -90,8 +95,8 @@ def check_version(version: str, python: tuple[int, ...] = sys.version_info[:2]) 
     return Row(check=name, level="ok", evidence=f"{version} is in the tested range 2.7 to 2.10")
 
 
-def check_wheel(folder: Path, machine: str = "") -> Row:
-    """Check that MindSpore's extension was built for this machine; a wheel of another one installs without a word."""
+def check_wheel(folder: Path, machine: str = "", python: str = _OWN_TAG) -> Row:
+    """Check that MindSpore's extension was built for this machine and Python; pip installs others without a word."""
     name, machine = "mindspore-wheel", machine or platform.machine()
     library = next(iter(sorted(folder.glob("_c_expression*.so"))), None)
     built_for = elf_machine(library) if library else None
@@ -102,6 +107,12 @@ def check_wheel(folder: Path, machine: str = "") -> Row:
     if built_for != machine:
         evidence = f"built for {built_for}, this machine is {machine}"
         fix = "pip install --force-reinstall --no-cache-dir mindspore, on this machine"
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    assert library is not None
+    found = _PYTHON_TAG.search(library.name)
+    if found and found[0] != python:
+        evidence = f"{library.name} is of another Python than this one, {python}"
+        fix = "pip install --force-reinstall --no-cache-dir mindspore, with this Python; is PYTHONPATH another's?"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
 
@@ -142,9 +153,11 @@ def _computes(check: str, where: str, environment: Mapping[str, str], run: Runne
     program = SMOKE.format(device="Ascend" if check == "npu-run" else "CPU")
     try:
         done = run([sys.executable, "-c", program], {**environment, "GLOG_v": "3"}, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        waited = getattr(error, "timeout", DEADLINE_S)
-        evidence = f"did not compute a 2 x 2 product on {where} within {waited:.0f} s"
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=check, level="fail", evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired as error:
+        evidence = f"did not compute a 2 x 2 product on {where} within {error.timeout:.0f} s"
         return Row(check=check, level="fail", evidence=evidence, fix=late)
     if done.returncode == 0:
         return Row(check=check, level="ok", evidence=f"a product and its gradient are right on {where}")

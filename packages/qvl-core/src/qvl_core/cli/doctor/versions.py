@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import zip_longest
+from pathlib import Path
 
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?$")
 _CLAUSE = re.compile(r"^(>=|<=|==|!=|>|<|~=)\s*([^\s]+)$")
+
+# What reading the metadata of an installation that was cut off may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +25,60 @@ class Requirement:
 
 
 def installed_version(name: str) -> str | None:
-    """Give the version of an installed distribution; None where there is none."""
+    """Give the version of an installed distribution; None where there is none, "" where its metadata is damaged."""
     try:
-        return metadata.version(name)
+        # None or an error, as Python's version likes, where a line of the metadata is missing.
+        return metadata.version(name) or ""
     except metadata.PackageNotFoundError:
         return None
+    except _DAMAGE:
+        return ""
 
 
 def requirements_of(name: str) -> Iterator[Requirement]:
-    """List what an installed distribution always requires; lines with a marker (an extra, a platform) are left out."""
-    for line in metadata.requires(name) or ():
+    """List what a distribution always requires, none where it is not installed; lines with a marker are left out."""
+    try:
+        lines = metadata.requires(name) or ()
+    except (metadata.PackageNotFoundError, *_DAMAGE):
+        lines = ()
+    for line in lines:
         match = _REQUIREMENT.match(line)
         if match and not match[3]:
             yield Requirement(name=match[1], ranges=match[2].strip())
+
+
+def damaged() -> Iterator[tuple[str, Path]]:
+    """List installed distributions whose metadata cannot be read, as pip would be asked for them, and their folders."""
+    for distribution in metadata.distributions():
+        folder = Path(str(getattr(distribution, "_path", "")))
+        if is_leftover(folder):
+            continue
+        try:
+            whole = bool(distribution.metadata["Name"] and distribution.version)
+        except _DAMAGE:
+            whole = False
+        if not whole:
+            yield _written(folder.name), folder
+
+
+def installed() -> Iterator[tuple[str, str]]:
+    """List installed distributions by name and version, damaged ones by their folder's name."""
+    for distribution in metadata.distributions():
+        try:
+            yield distribution.metadata["Name"] or "?", distribution.version or "?"
+        except _DAMAGE:
+            yield _written(Path(str(getattr(distribution, "_path", ""))).name).partition("==")[0], "?"
+
+
+def _written(folder: str) -> str:
+    """Give what pip would be asked for, `mindspore==2.7.2`, by the name of a folder of metadata."""
+    name, _, version = folder.removesuffix(".dist-info").partition("-")
+    return name.lower().replace("_", "-") + (f"=={version}" if release(version) and folder.endswith("-info") else "")
+
+
+def is_leftover(folder: Path) -> bool:
+    """Tell whether a folder of metadata is one that pip moved aside, `~umpy-1.26.4.dist-info`: it counts nowhere."""
+    return folder.name.startswith("~")
 
 
 def release(version: str) -> tuple[int, ...]:
