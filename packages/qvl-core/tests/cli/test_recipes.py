@@ -83,6 +83,7 @@ class TestDeviceVerified:
         device_file.write(folder / RESULT_FILE, device_file.sealed(device_file.good(digests)))
         assert self.status(qvl) == "device-verified"
         assert "device: 910B3, MindSpore 2.7.0, CANN 8.2.RC1" in qvl("recipes", ".").out
+        assert "\n  attention in the form bsnd: conforms, " in qvl("recipes", ".").out
         assert "device-verified" not in next(x for x in qvl("recipes", ".").out.splitlines() if x.startswith("72b "))
 
     def test_a_change_of_the_recipe_takes_it_back(self, qvl, folder: Path, digests: dict[str, str]) -> None:
@@ -107,6 +108,8 @@ class TestDeviceVerified:
         out = qvl("recipes", ".").out
         assert "the result file is not taken" in out
         assert said in out
+        # What another form of a kernel did on that device is worth knowing all the same.
+        assert "\n  attention in the form bsnd: " in out
 
     def test_an_edited_file_raises_nothing(self, qvl, folder: Path, digests: dict[str, str]) -> None:
         data = device_file.sealed(device_file.good({"tiny_sft": "a" * 64}))

@@ -67,18 +67,20 @@ def device_result(folder: Path) -> DeviceResult | None:
 
 
 def describe(result: DeviceResult | None) -> list[str]:
-    """Say what the result file is worth: where it was made, or why it raises no recipe."""
+    """Say what the result file is worth: where it was made, or why it raises no recipe; other forms either way."""
     from qvl_core.input_file import printable
 
     if result is None:
         return ["device: no result file of `nox -s npu` here, so no recipe is device-verified"]
+    forms = [f"  {printable(form, 300)}" for form in result.other_forms]
     if not result.problems:
-        return [f"device: {printable(result.where, 120)}"]
+        return [f"device: {printable(result.where, 120)}", *forms]
     more = [f"  and {len(result.problems) - 3} more"] if len(result.problems) > 3 else []
     return [
         "device: the result file is not taken",
         *(f"  {printable(problem, 300)}" for problem in result.problems[:3]),
         *more,
+        *forms,
     ]
 
 
