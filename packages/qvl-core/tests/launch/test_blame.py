@@ -20,6 +20,9 @@ thus causing the job to be terminated. The first process to do so was:
 """
 # Open MPI 4.
 OLDER = "mpirun noticed that process rank 3 with PID 0 on node vm exited on signal 11 (Segmentation fault)."
+MSRUN = (
+    "[ERROR] ME(27:140,MainProcess):2026-11-27 [mindspore/a.py:1] Worker process 7 exit with exception. Error code: {}."
+)
 OLDER_CODE = "  Process name: [[49152,1],3]\n  Exit code:    1\n"
 
 
@@ -43,6 +46,18 @@ def test_what_mpiexec_says_of_the_first_death_is_understood() -> None:
     assert starter_report(OLDER) == StarterReport(rank=3, signal_number=11)
     assert starter_report(OLDER_CODE) == StarterReport(rank=3, exit_code=1)
     assert starter_report("all is well") is None
+
+
+def test_what_msrun_says_of_a_process_is_told_of_its_rank() -> None:
+    looks = [gone(0, process=6), gone(1, process=7)]
+    assert starter_report(MSRUN.format(-11), looks) == StarterReport(rank=1, signal_number=11)
+    assert starter_report(MSRUN.format(5), looks) == StarterReport(rank=1, exit_code=5)
+    # Of a process that never became a rank: it was the only one that had not.
+    assert starter_report(MSRUN.format(5), [gone(0, process=6), gone(1, process=0)]) == StarterReport(
+        rank=1, exit_code=5
+    )
+    assert starter_report(MSRUN.format(5), [gone(0, process=0), gone(1, process=0)]) is None
+    assert starter_report(MSRUN.format(5), [gone(0, process=6)]) is None
 
 
 def test_of_several_errors_the_earliest_counts() -> None:
@@ -78,6 +93,11 @@ def test_a_signal_is_read_from_the_exit_code_of_mpiexec_where_one_rank_is_gone()
     assert by_exit_code(137, looks, (), [gone(1)]) == StarterReport(rank=1, signal_number=9)
     assert by_exit_code(137, looks, (), [gone(0), gone(1)]) is None
     assert by_exit_code(1, looks, (), [gone(1)]) is None
+    # Not every number above 128 is a signal's: a rank may have ended with 255 of its own.
+    assert by_exit_code(255, looks, (), [gone(1)]) is None
+    assert by_exit_code(255, [gone(0, waiting=True), gone(1, process=0)], (), [gone(0, waiting=True)]) == StarterReport(
+        rank=1, exit_code=255
+    )
 
 
 def test_a_rank_that_never_began_is_what_waiting_ranks_ended_for_where_mpiexec_says_nothing() -> None:

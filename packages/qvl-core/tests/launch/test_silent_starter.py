@@ -28,16 +28,26 @@ if error is not None:
     write_failure(Path(os.environ["QVL_BOARD"]), 0, error)
 """
 STARTER = """\
-import os, subprocess, sys
+#!{python}
+import os, signal, subprocess, sys, time
 rank_0 = {rank_0!r}
 subprocess.run([sys.executable, "-c", rank_0], env={{**os.environ, "OMPI_COMM_WORLD_RANK": "0"}}, check=True)
-print("cannot find a library")
-sys.exit(5)
+print("cannot find a library", flush=True)
+{end}
 """
 ABSENT = "rank 1 (stage 0, tp 0, dp 1)"
 
 
-def ended(folder: Path, *, waiting: bool, error: str = "None", ranks: int = 2) -> QvlError:
+def ended(
+    folder: Path,
+    *,
+    waiting: bool = True,
+    error: str = "None",
+    ranks: int = 2,
+    starter: str = "mpiexec",
+    end: str = "sys.exit(5)",
+    nodes: int = 1,
+) -> QvlError:
     """Start ranks of which only the first begins, and give what the run ends with."""
     places = [
         RankPlace(
@@ -45,13 +55,18 @@ def ended(folder: Path, *, waiting: bool, error: str = "None", ranks: int = 2) -
         )
         for rank in range(ranks)
     ]
+    program = folder / starter
+    rank_0 = RANK_0.format(waiting=waiting, error=error)
+    program.write_text(STARTER.format(python=sys.executable, rank_0=rank_0, end=end))
+    program.chmod(0o755)
     start = Start(
-        command=(sys.executable, "-c", STARTER.format(rank_0=RANK_0.format(waiting=waiting, error=error))),
-        environment=dict(os.environ),
+        command=(str(program),),
+        environment={**os.environ, "LOGS": str(folder / "logs")},
         places=tuple(places),
         logs=folder / "logs",
         shown_logs=folder / "logs",
         limits=Limits(),
+        nodes=nodes,
     )
     with pytest.raises(QvlError) as caught:
         supervise(start, None)
@@ -60,16 +75,16 @@ def ended(folder: Path, *, waiting: bool, error: str = "None", ranks: int = 2) -
 
 @pytest.mark.parametrize("error", ["None", "KeyboardInterrupt()"], ids=["without a word", "told to end"])
 def test_the_rank_that_the_other_was_waiting_for_is_named(tmp_path: Path, error: str) -> None:
-    text = str(ended(tmp_path, waiting=True, error=error))
+    text = str(ended(tmp_path, error=error))
     assert text.startswith(f"{ABSENT} ended with exit code 5 without saying why, before it could begin\n")
     assert "    | cannot find a library" in text
 
 
 @pytest.mark.parametrize("error", ["None", "KeyboardInterrupt()"], ids=["without a word", "told to end"])
 def test_where_it_may_have_been_any_of_several_all_are_named(tmp_path: Path, error: str) -> None:
-    text = str(ended(tmp_path, waiting=True, error=error, ranks=3))
+    text = str(ended(tmp_path, error=error, ranks=3))
     assert "rank 0 (stage 0, tp 0, dp 0)" in text
-    assert f"or the cause is one that had not begun: {ABSENT}, rank 2 (stage 0, tp 0, dp 2); python" in text
+    assert f"or the cause is one that had not begun: {ABSENT}, rank 2 (stage 0, tp 0, dp 2); mpiexec names none" in text
     assert " names none, its exit code: 5\n" in text
     assert "    | cannot find a library" in text
 
@@ -77,11 +92,49 @@ def test_where_it_may_have_been_any_of_several_all_are_named(tmp_path: Path, err
 def test_a_rank_that_was_at_work_of_its_own_may_be_the_cause_as_well(tmp_path: Path) -> None:
     text = str(ended(tmp_path, waiting=False))
     assert text.startswith("rank 0 (stage 0, tp 0, dp 0), process ")
-    assert f"or the cause is one that had not begun: {ABSENT}; python" in text
+    assert f"or the cause is one that had not begun: {ABSENT}; mpiexec names none" in text
 
 
 def test_a_rank_that_told_its_error_is_the_cause_whoever_had_not_begun(tmp_path: Path) -> None:
-    error = ended(tmp_path, waiting=True, error="RunError('the loss is NaN')")
+    error = ended(tmp_path, error="RunError('the loss is NaN')")
     assert isinstance(error, RankError)
     assert str(error).startswith("qvl: the loss is NaN\n")
     assert "had not begun" not in str(error)
+
+
+def test_the_exit_code_of_msrun_is_no_ranks(tmp_path: Path) -> None:
+    text = str(ended(tmp_path, starter="msrun", end="sys.exit(1)"))
+    assert f"or the cause is one that had not begun: {ABSENT}; msrun names none, its exit code: 1\n" in text
+    assert "ended with exit code 1" not in text
+
+
+def test_what_msrun_says_of_the_process_that_failed_is_told_while_msrun_waits_for_its_scheduler(tmp_path: Path) -> None:
+    said = "print('Worker process 1 exit with exception. Error code: -11.', flush=True); time.sleep(1000)"
+    text = str(ended(tmp_path, starter="msrun", end=said))
+    assert text.startswith(f"{ABSENT} was killed by signal 11 (SIGSEGV), before it could begin\n")
+
+
+def test_a_starter_that_was_killed_is_told_as_that(tmp_path: Path) -> None:
+    text = str(ended(tmp_path, end="os.kill(os.getpid(), signal.SIGKILL)"))
+    assert f"{ABSENT}; mpiexec names none, and was itself killed by signal 9 (SIGKILL)\n" in text
+
+
+def test_a_starter_that_neither_speaks_nor_ends_leaves_the_doubt(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("qvl_core.launch.supervisor._REPORT_S", 0.5)
+    text = str(ended(tmp_path, end="time.sleep(1000)"))
+    assert f"{ABSENT}; mpiexec names none, and has not ended\n" in text
+
+
+def test_of_several_machines_what_another_has_told_counts(tmp_path: Path) -> None:
+    told = (
+        "import json, pathlib; pathlib.Path(os.environ['LOGS'], 'stopped_node_001.json').write_text("
+        "json.dumps({'text': 'rank 7 ran out of memory', 'exit_code': 1, 'start': 'a'})); sys.exit(5)"
+    )
+    text = str(ended(tmp_path, nodes=2, end=told))
+    assert text == "rank 7 ran out of memory\nthat was on machine 1; this one has stopped with it"
+
+
+def test_of_several_machines_one_that_has_not_begun_here_is_not_singled_out(tmp_path: Path) -> None:
+    text = str(ended(tmp_path, nodes=2))
+    assert text.startswith("rank 0 (stage 0, tp 0, dp 0), process ")
+    assert f"had not begun: {ABSENT}; mpiexec names none, its exit code: 5\n" in text

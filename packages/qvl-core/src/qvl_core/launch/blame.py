@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from qvl_core.launch.watch import Look
 # Open MPI, versions 4 and 5; the line may be broken anywhere.
 _BY_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node \S+ exited on\s+signal (\d+)")
 _BY_CODE = re.compile(r"Process name: \[\S+?,(\d+)\]\s+Exit code:\s+(\d+)")
-
+# msrun, which knows processes and not ranks.
+_BY_PROCESS = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 
 # What shells and mpiexec add to the number of the signal that a process ended with.
 _SIGNAL_CODES = 128
@@ -21,27 +23,35 @@ _SIGNAL_CODES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StarterReport:
-    """What mpiexec says of the process that failed first: its rank, and the signal or exit code that it ended with."""
+    """What mpiexec or msrun says of what failed first: its rank, and the signal or exit code that it ended with."""
 
     rank: int
     signal_number: int = 0
     exit_code: int = 0
 
 
-def starter_report(text: str) -> StarterReport | None:
-    """Find in mpiexec's output which rank failed first; None where it does not say."""
+def starter_report(text: str, looks: Sequence[Look] = ()) -> StarterReport | None:
+    """Find in the output of mpiexec or msrun which rank failed first; None where it does not say.
+
+    A process that msrun names and no rank has is the only rank that has not begun, if there is only one.
+    """
     text = " ".join(text.split())
     if match := _BY_SIGNAL.search(text):
         return StarterReport(rank=int(match[1]), signal_number=int(match[2]))
     if match := _BY_CODE.search(text):
         return StarterReport(rank=int(match[1]), exit_code=int(match[2]))
+    if match := _BY_PROCESS.search(text):
+        process, code = int(match[1]), int(match[2])
+        named = [look for look in looks if look.process == process] or [look for look in looks if not look.process]
+        if len(named) == 1:
+            return StarterReport(rank=named[0].rank, signal_number=max(-code, 0), exit_code=max(code, 0))
     return None
 
 
 def by_exit_code(
     code: int, looks: Sequence[Look], failures: Sequence[Failure], silent: Sequence[Look]
 ) -> StarterReport | None:
-    """Read from mpiexec's exit code what it has not written: how the first rank ended; 128 and more is a signal.
+    """Read from mpiexec's exit code what it has not written: how the first rank ended, a signal as 128 and its number.
 
     That is so when a rank dies while the ranks are meeting. Which one it was is known of the only one that has not
     begun, if nobody that is gone did anything but wait for it; or of the only one that is gone. None otherwise.
@@ -52,7 +62,7 @@ def by_exit_code(
     suspects = absent if absent and waited else silent
     if len(suspects) != 1 or code <= 0:
         return None
-    if code > _SIGNAL_CODES:
+    if code - _SIGNAL_CODES in set(signal.Signals):
         return StarterReport(rank=suspects[0].rank, signal_number=code - _SIGNAL_CODES)
     # Of a rank that has begun this may be mpiexec's own.
     return StarterReport(rank=suspects[0].rank, exit_code=code) if suspects is absent else None

@@ -58,10 +58,13 @@ class Reporter:
         return "\n".join([*lines, *self._known(log), *self._end_of_log(look.rank)])
 
     def doubt(self, absent: Sequence[Look], name: str, code: int | None) -> str:
-        """Say who else it may have been, after `vanished`: ranks that had not begun, of which mpiexec says nothing."""
+        """Say who else it may have been, after `vanished`: ranks that had not begun, and were not named."""
         ranks = ", ".join(self.name(look.rank) for look in absent[:_SHOWN_RANKS])
         more = f" and {len(absent) - _SHOWN_RANKS} more" if len(absent) > _SHOWN_RANKS else ""
-        head = f"  or the cause is one that had not begun: {ranks}{more}; {name} names none, its exit code: {code}"
+        how = "and has not ended" if code is None else f"its exit code: {code}"
+        if code is not None and code < 0:
+            how = f"and was itself killed by {_signal_name(-code)}"
+        head = f"  or the cause is one that had not begun: {ranks}{more}; {name} names none, {how}"
         path = self._logs / LAUNCHER_LOG
         return "\n".join([head, *self._known(path, *self._msrun_logs()), *self._end(path, "the end of its output")])
 

@@ -240,7 +240,20 @@ class _Supervisor:
             return None
         unexplained = silent or any(not look.process for look in looks)
         report = self._starter_report(process, looks, failures, silent) if unexplained else None
+        known = report is not None or any(failure.exit_code != EXIT_INTERRUPTED for failure in failures)
+        if not known and (elsewhere := self._others.stopped()) is not None:
+            return elsewhere
         first = first_to_fail(looks, failures, silent, report, self._watch.last_seen_alive)
+        return self._error(first, report, looks, process)
+
+    def _error(
+        self,
+        first: Failure | Look | None,
+        report: StarterReport | None,
+        looks: Sequence[Look],
+        process: subprocess.Popen[bytes],
+    ) -> QvlError:
+        """Put into words what failed first, and who else it may have been."""
         doubt = self._doubt(process, looks) if report is None else ""
         if isinstance(first, Failure):
             # Told to end: by whom, nobody has said.
@@ -252,10 +265,9 @@ class _Supervisor:
         return RunError(self._reporter.starter_failed(self._starter_name, process.poll()))
 
     def _doubt(self, process: subprocess.Popen[bytes], looks: Sequence[Look]) -> str:
-        """Give the lines that say which ranks had not begun when mpiexec ended without naming any."""
+        """Give the lines that say which ranks had not begun, where what started them has named none."""
         absent = [look for look in looks if not look.process]
-        code = process.poll()
-        return "\n" + self._reporter.doubt(absent, self._starter_name, code) if absent and code is not None else ""
+        return "\n" + self._reporter.doubt(absent, self._starter_name, process.poll()) if absent else ""
 
     @property
     def _starter_name(self) -> str:
@@ -268,15 +280,17 @@ class _Supervisor:
         failures: Sequence[Failure],
         silent: Sequence[Look],
     ) -> StarterReport | None:
-        """Read what mpiexec says of the first death; it takes a moment to say it."""
+        """Read what mpiexec or msrun says of the first death; it takes a moment to say it."""
         deadline = time.monotonic() + _REPORT_S
         while True:
             ended = process.poll() is not None
-            report = starter_report(self._starter_output())
+            report = starter_report(self._starter_output(), looks)
             if report is not None or time.monotonic() > deadline:
                 return report
             if ended:
-                return by_exit_code(process.returncode, looks, failures, silent)
+                # msrun always ends with 1; and of several machines the one that has not begun may be elsewhere.
+                alone = self._starter_name == "mpiexec" and self._start.nodes == 1
+                return by_exit_code(process.returncode, looks, failures, silent) if alone else None
             time.sleep(PERIOD_S)
 
     def _starter_output(self) -> str:
