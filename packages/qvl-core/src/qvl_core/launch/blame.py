@@ -23,11 +23,15 @@ _SIGNAL_CODES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StarterReport:
-    """What mpiexec or msrun says of what failed first: its rank, and the signal or exit code that it ended with."""
+    """What mpiexec or msrun says of a rank that failed: the signal or exit code that it ended with.
+
+    `is_first`: of all it was the first. msrun looks once a second, and names the lowest of those that are gone by then.
+    """
 
     rank: int
     signal_number: int = 0
     exit_code: int = 0
+    is_first: bool = True
 
 
 def starter_report(text: str, looks: Sequence[Look] = ()) -> StarterReport | None:
@@ -44,7 +48,8 @@ def starter_report(text: str, looks: Sequence[Look] = ()) -> StarterReport | Non
         process, code = int(match[1]), int(match[2])
         named = [look for look in looks if look.process == process] or [look for look in looks if not look.process]
         if len(named) == 1:
-            return StarterReport(rank=named[0].rank, signal_number=max(-code, 0), exit_code=max(code, 0))
+            ended = {"signal_number": max(-code, 0), "exit_code": max(code, 0)}
+            return StarterReport(rank=named[0].rank, **ended, is_first=False)
     return None
 
 
@@ -83,13 +88,14 @@ def first_to_fail(
     own = [failure for failure in failures if failure.exit_code != EXIT_INTERRUPTED]
     if report is not None:
         # Of those that left no word mpiexec knows more; those that did say themselves when it was.
-        wordless = (*silent, *(look for look in looks if not look.process))
+        absent = tuple(look for look in looks if not look.process)
+        wordless = (*silent, *absent) if report.is_first else absent
         named = [look for look in wordless if look.rank == report.rank]
         if named:
             return named[0]
         # Those that are gone without a word ended after it, when mpiexec took them along.
         told = [failure for failure in own if failure.rank == report.rank]
-        if told:
+        if told and report.is_first:
             return told[0]
     if own and silent:
         # One that was still there when the other wrote its error came later.
