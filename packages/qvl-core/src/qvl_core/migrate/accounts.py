@@ -32,12 +32,13 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
     launches = [launch for launch in folder.scripts.values() if launch.file not in folder.foreign]
     for sheet in sheets:
         _tell_of_repeats(sheet, ledger)
-        if not sheet.taken:
+        if not sheet.users:
             ledger.remark(sheet.file, "no script uses it")
             continue
+        names = _names(sheet)
         for setting in sheet.rest():
             if _states_something(setting):
-                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, _names(sheet))}")
+                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, names)}")
                 told.add((setting.where, setting.said))
         for setting in sheet.every():
             if _states_something(setting) and (setting.where, setting.said) not in told:
@@ -55,9 +56,9 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
 
 
 def probably(said: str, names: Iterable[str]) -> str:
-    """Give a hint where a name is nearly one that is known, "" where it is not."""
-    name = said.rpartition(".")[2]
-    close = get_close_matches(name, [known for known in names if known != name], n=1, cutoff=0.85)
+    """Give a hint where a name is nearly one that is known; "" where it is not, and where it is one itself."""
+    name, known = said.rpartition(".")[2], set(names)
+    close = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.85)
     return f"; {close[0]} was probably meant" if close else ""
 
 
