@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from qvl_core.errors import Problem
-from qvl_core.migrate.fates import AGREES, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
+from qvl_core.migrate.fates import AGREES, AGREES_OF_MODEL, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Carried, Ledger, Setting
 from qvl_core.migrate.shell_text import GAP
@@ -42,7 +42,7 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 told.add((setting.where, setting.said))
         for setting in sheet.every():
             if _states_something(setting) and (setting.where, setting.said) not in told:
-                ledger.leave("in_accord", setting, _reason(setting))
+                ledger.leave("in_accord", setting, _reason(setting, ledger))
     for launch in launches:
         for setting, known in _stated(launch):
             if (setting.where, setting.said) in told or _is_remarked(setting, folder):
@@ -90,14 +90,12 @@ def _is_remarked(setting: Setting, folder: Folder) -> bool:
     return setting.said.startswith("--") and GAP in setting.text
 
 
-def _reason(setting: Setting) -> str:
+def _reason(setting: Setting, ledger: Ledger) -> str:
     name = setting.said.rpartition(".")[2]
-    if setting.said.startswith(_STRUCTURE) or name.endswith("_token_id"):
-        if name == "freeze":
-            return "concerns training: nothing is trained here"
-        if name == "model_id":
-            return "the model is known by its sizes"
+    if (setting.where, setting.said) in ledger.published:
         return "as in the published model"
+    if setting.said.startswith(_STRUCTURE):
+        return AGREES_OF_MODEL.get(name, "no published model is known to compare it with")
     if ".attr." in f".{setting.said}":
         return "data.sources has the format that these names spell"
     return AGREES.get(name, "agrees with the recipe")
