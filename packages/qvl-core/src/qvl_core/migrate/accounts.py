@@ -28,13 +28,11 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
     for name, encoding in folder.recoded.items():
         ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
     told = {*_told(ledger, rows), *((problem.where, problem.key) for problem in problems)}
-    sheets = [sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign]
+    _tell_of_unused(folder, ledger)
+    sheets = [sheet for sheet in folder.sheets.values() if sheet.users and sheet.file not in folder.foreign]
     launches = [launch for launch in folder.scripts.values() if launch.file not in folder.foreign]
     for sheet in sheets:
         _tell_of_repeats(sheet, ledger)
-        if not sheet.users:
-            ledger.remark(sheet.file, "no script uses it")
-            continue
         names = _names(sheet)
         for setting in sheet.rest():
             if _states_something(setting):
@@ -53,6 +51,16 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 ledger.leave("in_accord", setting, _of_script(setting))
             else:
                 ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, launch.taken)}")
+
+
+def _tell_of_unused(folder: Folder, ledger: Ledger) -> None:
+    trained = any(kind == "finetune" for kind, _ in folder.scripts)
+    for (kind, key), sheet in folder.sheets.items():
+        if kind == "data" and not trained:
+            text = f"no finetune_*.sh for {key}: without it steps, batch and learning rate are unknown; no recipe"
+            ledger.remark(sheet.file, text)
+        elif not sheet.users and sheet.file not in folder.foreign:
+            ledger.remark(sheet.file, "no script uses it")
 
 
 def probably(said: str, names: Iterable[str]) -> str:

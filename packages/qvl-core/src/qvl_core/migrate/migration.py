@@ -127,11 +127,6 @@ def _jobs(folder: Folder, ledger: Ledger) -> Iterator[Job]:
                     sheet.users.add(key)
             _fill(job, kind)
             yield job
-    if not any(kind == "finetune" for kind, _ in folder.scripts):
-        for (kind, key), sheet in folder.sheets.items():
-            if kind == "data":
-                text = f"no finetune_*.sh for {key}: without it steps, batch and learning rate are unknown; no recipe"
-                ledger.remark(sheet.file, text)
 
 
 def _link(job: Job, kind: Kind) -> None:
