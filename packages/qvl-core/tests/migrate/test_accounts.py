@@ -13,6 +13,8 @@ from generated_answers import generate_answers
 from generated_folders import generate
 from migrated_values import FINETUNE_FILE, Run
 from qvl_core.migrate import report
+from qvl_core.migrate.accounts import probably
+from qvl_core.migrate.fates import DOCUMENTED
 from qvl_core.migrate.json_source import read_json_source
 from qvl_core.migrate.migration import Migration, migrate
 from qvl_core.migrate.shell_script import read_script
@@ -137,3 +139,48 @@ def test_no_other_value_of_the_model_file_is_said_to_agree(run: Run, edit, path:
     }
     why = agrees.get(".".join(path), "")
     assert not why or why.startswith(("not compared", "the model is known by its sizes"))
+
+
+def named_otherwise(stack: Path, change) -> None:
+    """Let the training script name coco.json, which is the data file but for its HF folder."""
+    data = json.loads((stack / "data_7b.json").read_text())
+    (stack / "coco.json").write_text(json.dumps(data, indent=4))
+    change("data_7b.json", "./ckpt/hf/Qwen2.5-VL-7B-Instruct", "./old/Qwen2.5-VL-7B-Instruct")
+    change(FINETUNE_FILE, "qwen2.5vl/data_7b.json", "qwen2.5vl/coco.json")
+
+
+def test_a_data_file_that_no_script_uses_is_one_remark(run: Run, stack: Path, change) -> None:
+    named_otherwise(stack, change)
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    assert not [where for where, _ in places(found) if where.startswith("data_7b.json")]
+    assert ("data_7b.json", "no script uses it") in found.ledger.remarks
+    assert not [row for row in found.ledger.contradictions if "HF folders" in row.what]
+
+
+def test_an_inference_file_is_compared_with_the_data_file_of_a_recipe(run: Run, stack: Path, change) -> None:
+    named_otherwise(stack, change)
+    change("coco.json", "./ckpt/hf/Qwen2.5-VL-7B-Instruct", "./new/Qwen2.5-VL-7B-Instruct")
+    told = [row.places for row in run().ledger.contradictions if "HF folders" in row.what]
+    assert told
+    assert all(where.startswith("coco.json:") for (where, _), _ in told)
+
+
+def test_the_data_file_of_a_variant_of_the_size_is_compared(run: Run, stack: Path, edit) -> None:
+    (stack / FINETUNE_FILE).rename(stack / "finetune_qwen2_5_vl_7b_lora.sh")
+    edit("inference_qwen2_5_vl_7b.json", lambda value: value["tokenizer"].update(from_pretrained="./other/7B"))
+    (row,) = [row for row in run().ledger.contradictions if "HF folders" in row.what]
+    assert [where.partition(":")[0] for where, _ in row.places] == ["data_7b.json", "inference_qwen2_5_vl_7b.json"]
+
+
+def test_a_data_file_without_training_script_is_left_alone(run: Run, stack: Path) -> None:
+    (stack / FINETUNE_FILE).unlink()
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    (told,) = [text for where, text in found.ledger.remarks if where == "data_7b.json"]
+    assert told.startswith("no finetune_*.sh for 7b")
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_name_is_no_misspelling_of_another(name: str) -> None:
+    assert probably(f"basic_parameters.{name}", DOCUMENTED) == ""

@@ -287,3 +287,24 @@ def test_a_value_that_is_a_problem_is_not_said_to_agree(run: Run, change) -> Non
     found = run()
     assert [problem.key for problem in made(found, "sft").problems] == ["--train-iters"]
     assert not [left for left in found.ledger.left if left.said == "--train-iters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "command", "start"),
+    [
+        (".", "out", "qvl migrate .", "qvl run out/7b_sft.toml"),
+        ("..", "out", "qvl migrate ..", "qvl run out/7b_sft.toml"),
+        ("../my stack", "my out", "qvl migrate '../my stack'", "qvl run 'my out/7b_sft.toml'"),
+    ],
+)
+def test_the_head_of_a_recipe_has_commands_that_can_be_pasted(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, name: str, out: str, command: str, start: str
+) -> None:
+    (stack / "below").mkdir()
+    (stack.parent / "my stack").symlink_to(stack, target_is_directory=True)
+    monkeypatch.chdir(stack / "below" if name == ".." else stack)
+    found = migrate(Path(name), Path(out))
+    head = made(found, "sft").text.splitlines()[:4]
+    assert head[0].endswith(f"; made by `{command}`.")
+    assert head[2].endswith(f" {start}")
+    assert report.as_text(found, out).splitlines()[-1] == f"Next: {start.replace('qvl run', 'qvl data check')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,39 @@ def test_an_ignored_option_that_says_the_same_is_none(run: Run, change) -> None:
     same = "--num-layers 28 --rotary-base 1000000 --num-attention-heads 28 --vocab-size 152064"
     change(FINETUNE_FILE, "--vocab-size 152064", same)
     assert not [row for row in run().ledger.contradictions if "model file's" in row.used]
+
+
+@pytest.mark.parametrize(("value", "told"), [(4, False), (8, True)])
+def test_heads_of_keys_and_values_are_known_by_the_hf_name_too(run: Run, edit, value: int, told: bool) -> None:
+    edit("model_7b.json", lambda model: model["text_decoder"].update(num_key_value_heads=value))
+    found = run()
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+    assert any(row.what.startswith("num_key_value_heads is not") for row in found.ledger.contradictions) == told
+
+
+def test_only_what_was_compared_is_said_to_be_as_in_the_published_model(run: Run, edit) -> None:
+    recompute = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 32}
+
+    def more(value: dict[str, Any]) -> None:
+        value["image_encoder"]["vision_encoder"].update(recompute, spatial_merge_size=2)
+        value["text_decoder"].update(recompute, seq_length=1024, tie_word_embeddings=False)
+
+    edit("inference_qwen2_5_vl_7b.json", more)
+    left = [left for left in run().ledger.left if left.fate == "in_accord" and left.where.startswith("inference_")]
+    why = {one.said: one.why for one in left}
+    for name in recompute:
+        for part in ("image_encoder.vision_encoder", "text_decoder"):
+            assert why[f"{part}.{name}"] == "concerns training: nothing is trained here"
+    assert why["text_decoder.seq_length"] == "samples are as long as --seq-length says"
+    published = {said.rpartition(".")[2] for said, text in why.items() if text == "as in the published model"}
+    assert {"spatial_merge_size", "tie_word_embeddings", "num_query_groups"} <= published
+
+
+def test_nothing_is_as_in_a_published_model_where_none_is_known(run: Run, stack: Path) -> None:
+    for path in list(stack.glob("*7b*")):
+        text = path.read_text().replace("Qwen2.5-VL-7B", "Qwen2.5-VL").replace('"num_layers": 28', '"num_layers": 27')
+        path.rename(stack / path.name.replace("7b", "small"))
+        (stack / path.name.replace("7b", "small")).write_text(text.replace("7b.json", "small.json"))
+    found = run()
+    assert all(one.problems for one in found.made)
+    assert not [left.said for left in found.ledger.left if left.why == "as in the published model"]

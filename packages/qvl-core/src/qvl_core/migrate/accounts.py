@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from qvl_core.errors import Problem
-from qvl_core.migrate.fates import AGREES, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
+from qvl_core.migrate.fates import AGREES, AGREES_OF_MODEL, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
 from qvl_core.migrate.folder import Folder, Launch, Sheet
 from qvl_core.migrate.ledger import Carried, Ledger, Setting
 from qvl_core.migrate.shell_text import GAP
@@ -28,20 +28,19 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
     for name, encoding in folder.recoded.items():
         ledger.remark(name, f"is not UTF-8, and read as {encoding}: paths that are not ASCII may be wrong")
     told = {*_told(ledger, rows), *((problem.where, problem.key) for problem in problems)}
-    sheets = [sheet for sheet in folder.sheets.values() if sheet.file not in folder.foreign]
+    _tell_of_unused(folder, ledger)
+    sheets = [sheet for sheet in folder.sheets.values() if sheet.users and sheet.file not in folder.foreign]
     launches = [launch for launch in folder.scripts.values() if launch.file not in folder.foreign]
     for sheet in sheets:
         _tell_of_repeats(sheet, ledger)
-        if not sheet.taken:
-            ledger.remark(sheet.file, "no script uses it")
-            continue
+        names = _names(sheet)
         for setting in sheet.rest():
             if _states_something(setting):
-                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, _names(sheet))}")
+                ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, names)}")
                 told.add((setting.where, setting.said))
         for setting in sheet.every():
             if _states_something(setting) and (setting.where, setting.said) not in told:
-                ledger.leave("in_accord", setting, _reason(setting))
+                ledger.leave("in_accord", setting, _reason(setting, ledger))
     for launch in launches:
         for setting, known in _stated(launch):
             if (setting.where, setting.said) in told or _is_remarked(setting, folder):
@@ -54,10 +53,20 @@ def account(folder: Folder, ledger: Ledger, rows: Iterable[Carried], problems: I
                 ledger.leave("unknown", setting, f"{_UNKNOWN}{probably(setting.said, launch.taken)}")
 
 
+def _tell_of_unused(folder: Folder, ledger: Ledger) -> None:
+    trained = any(kind == "finetune" for kind, _ in folder.scripts)
+    for (kind, key), sheet in folder.sheets.items():
+        if kind == "data" and not trained:
+            text = f"no finetune_*.sh for {key}: without it steps, batch and learning rate are unknown; no recipe"
+            ledger.remark(sheet.file, text)
+        elif not sheet.users and sheet.file not in folder.foreign:
+            ledger.remark(sheet.file, "no script uses it")
+
+
 def probably(said: str, names: Iterable[str]) -> str:
-    """Give a hint where a name is nearly one that is known, "" where it is not."""
-    name = said.rpartition(".")[2]
-    close = get_close_matches(name, [known for known in names if known != name], n=1, cutoff=0.85)
+    """Give a hint where a name is nearly one that is known; "" where it is not, and where it is one itself."""
+    name, known = said.rpartition(".")[2], set(names)
+    close = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.85)
     return f"; {close[0]} was probably meant" if close else ""
 
 
@@ -89,14 +98,12 @@ def _is_remarked(setting: Setting, folder: Folder) -> bool:
     return setting.said.startswith("--") and GAP in setting.text
 
 
-def _reason(setting: Setting) -> str:
+def _reason(setting: Setting, ledger: Ledger) -> str:
     name = setting.said.rpartition(".")[2]
-    if setting.said.startswith(_STRUCTURE) or name.endswith("_token_id"):
-        if name == "freeze":
-            return "concerns training: nothing is trained here"
-        if name == "model_id":
-            return "the model is known by its sizes"
+    if (setting.where, setting.said) in ledger.published:
         return "as in the published model"
+    if setting.said.startswith(_STRUCTURE):
+        return AGREES_OF_MODEL.get(name, "no published model is known to compare it with")
     if ".attr." in f".{setting.said}":
         return "data.sources has the format that these names spell"
     return AGREES.get(name, "agrees with the recipe")

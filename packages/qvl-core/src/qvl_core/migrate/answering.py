@@ -114,7 +114,7 @@ def _fill_common(job: Job) -> None:
 
 def _compare_folders(job: Job, hf_folder: Setting | None) -> None:
     """Tell where this task and another one of the same size name different HF folders."""
-    data = job.folder.sheet("data", job.key)
+    data = job.folder.training_data(job.key)
     theirs = data.get("preprocess_parameters", "model_name_or_path") if data else None
     if theirs is None and job.draft.task == "eval" and (other := job.folder.sheet("inference", job.key)):
         theirs = other.get("tokenizer", "from_pretrained") or other.get("from_pretrained")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qvl_core.input_file import printable
 from qvl_core.migrate.fates import NO_COUNTERPART_DATA, NO_EFFECT_DATA
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Fate, Setting
-from qvl_core.migrate.media_root import first_medium, root_of
+from qvl_core.migrate.media_root import settle_media_roots
 
 VIDEO_TOKEN = 151656
 IMAGE_TOKEN = 151655
@@ -73,6 +72,7 @@ def put_data(job: Job) -> None:
     _put_labels(job, sheet)
     _put_media(job, sheet)
     _put_validation(job, sheet)
+    settle_media_roots(job, sheet)
     in_file = sheet.get("dataloader_param", "num_workers")
     job.leave("no_effect", in_file, "was always replaced by the command line's --num-workers, or its default")
     _compare_loader(job, sheet)
@@ -137,33 +137,6 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     if limit is not None and limit.value is not None:
         _limit(job, limit, sources, streams)
     job.draft.put("data.sources", sources, stated)
-    where = root.where if root else stated.where
-    known = [media_root == "." or _starts_at(job, sheet, source, where) for source in sources]
-    if not all(known):
-        job.ledger.remark(
-            where,
-            f"media are looked for under {media_root}; where the records' paths start with {media_root}/ themselves, "
-            'as those of llava_instruct_2_mllm_demo_format.py do, set media_root = "."',
-        )
-
-
-def _starts_at(job: Job, sheet: Sheet, source: dict[str, Any], where: str) -> bool:
-    """Let the first record of a data file that is there say where its media paths start; tell whether it does."""
-    stated = [sheet.get("attr", name) for name in ("images", "videos")]
-    names = [row.text for row in stated if row and isinstance(row.value, str)]
-    medium = first_medium(source["path"], names or ("image", "images", "video", "videos"))
-    if not medium:
-        return False
-    text = f"{source['path']} names {printable(medium[:200])}"
-    if medium.startswith("/"):
-        fix = "set media_root to the folder above all of them, or allow_outside_media_root = true"
-        job.ledger.remark(where, f"{text}: qvl reads absolute paths that lie under media_root: {fix}")
-        return True
-    found = root_of(medium, source["media_root"])
-    if found == ".":
-        job.ledger.remark(where, f'{text}, which starts at the working directory: media_root = "."')
-        source["media_root"] = "."
-    return found is not None
 
 
 def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: bool) -> None:

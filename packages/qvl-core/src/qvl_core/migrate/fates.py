@@ -9,6 +9,7 @@ _STRUCTURE = "the model's structure is that of the model file, this echo was ign
 _UNUSED = "this model never reads it"
 _BY_COMMAND_LINE = "was always replaced by the command line's"
 _FUSED = "qvl takes fused kernels on Ascend by itself; QVL_KERNELS=reference turns them off"
+_NOTHING_TRAINED = "concerns training: nothing is trained here"
 _LAUNCHER = "qvl starts msrun itself: `qvl run RECIPE --dry-run` shows the command"
 
 NO_EFFECT_OPTIONS = {
@@ -64,6 +65,9 @@ NO_COUNTERPART_OPTIONS: dict[str, str] = {
     "tensorboard-dir": "TensorBoard files lie in output.dir",
     "use-ascend-mc2": "names a kernel that qvl has not",
 }
+
+# What a part of the model file says of recomputation: how much, how, and of how many layers.
+RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
 
 NO_EFFECT_DATA = {
     **dict.fromkeys(
@@ -166,7 +170,7 @@ NO_EFFECT_ANSWER_OPTIONS = dict.fromkeys(
         *("use-distributed-optimizer", "no-save-optim", "log-interval", "save-interval", "eval-interval"),
         *("calculate-per-token-loss", "calculate-per-sample-loss"),
     ),
-    "concerns training: nothing is trained here",
+    _NOTHING_TRAINED,
 )
 
 NO_EFFECT_ANSWERS = {
@@ -197,6 +201,15 @@ AGREES = {
     "from_pretrained": "weights.source",
 }
 
+# The same of keys of the model file that are not compared with the published model.
+AGREES_OF_MODEL = {
+    "freeze": _NOTHING_TRAINED,
+    **dict.fromkeys(RECOMPUTE, _NOTHING_TRAINED),
+    "model_id": "the model is known by its sizes",
+    "seq_length": "samples are as long as --seq-length says",
+    "pipeline_num_layers": "the other part has no list that counts: qvl derives both",
+}
+
 # Keys of the model file that are not compared, since no published model differs in them.
 NOT_COMPARED = (
     *("hidden_dropout", "attention_dropout", "attention_softmax_in_fp32", "init_method_std", "persist_layer_norm"),
@@ -214,7 +227,7 @@ DOCUMENTED = (
     *("max_samples", "streaming", "val_dataset", "val_rate", "num_workers", "pipeline_num_layers", "freeze"),
     *("from_pretrained", "min_pixels", "max_pixels", "image_path", "video_path", "prompts", "max_new_tokens"),
     *("temperature", "top_k", "top_p", "repetition_penalty", "dataset_path", "evaluation_dataset"),
-    *("result_output_path", "use_custom_prompt", "recompute_granularity", "recompute_method", "recompute_num_layers"),
+    *("result_output_path", "use_custom_prompt", *RECOMPUTE),
     *NO_EFFECT_DATA,
     *NO_COUNTERPART_DATA,
     *NO_EFFECT_ANSWERS,

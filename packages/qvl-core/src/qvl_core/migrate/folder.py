@@ -35,11 +35,15 @@ _PROGRAM = re.compile(r"\b(?:pretrain|inference|evaluate)\w*_vlm\.py")
 
 @dataclass(kw_only=True)
 class Sheet:
-    """One JSON file. `taken` are the paths that a rule has looked at: what is left over is unknown."""
+    """One JSON file. `taken` are the paths that a rule has looked at: what is left over is unknown.
+
+    `users` are the keys of the recipes that are made of it; a file without any was at most compared.
+    """
 
     file: str
     source: JsonSource
     taken: set[tuple[str, ...]] = field(default_factory=set)
+    users: set[str] = field(default_factory=set)
 
     def get(self, *path: str) -> Setting | None:
         """Give the value whose path ends so, the shallowest first; None where there is none."""
@@ -132,6 +136,18 @@ class Folder:
         for wanted in (key, *_shorter(key), bare, *_shorter(bare)):
             if (kind, wanted) in self.sheets:
                 return self.sheets[kind, wanted]
+        return None
+
+    def training_data(self, key: str) -> Sheet | None:
+        """Give the data file of a training recipe of a key's size; None where no training recipe is made of one."""
+        data = [sheet for (kind, _), sheet in self.sheets.items() if kind == "data"]
+        used = {_FAMILY.sub("", user): sheet for sheet in data for user in sorted(sheet.users)}
+        bare = _FAMILY.sub("", key)
+        for wanted in (bare, *_shorter(bare)):
+            variants = (user for user in used if wanted in _shorter(user))
+            user = wanted if wanted in used else next(variants, None)
+            if user is not None:
+                return used[user]
         return None
 
     def script(self, kind: Kind, key: str) -> Launch | None:

@@ -80,6 +80,8 @@ class Ledger:
     left: list[Left] = field(default_factory=list)
     contradictions: list[Contradiction] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    # Place and name of settings of the structure that were compared with the published model, and are the same there.
+    published: set[tuple[str, str]] = field(default_factory=set)
 
     def leave(self, fate: Fate, setting: Setting, why: str) -> None:
         value = _readable(setting.text)

@@ -122,13 +122,11 @@ def _jobs(folder: Folder, ledger: Ledger) -> Iterator[Job]:
             draft = RecipeDraft(name=f"{key}_{task}", task=task)  # type: ignore[arg-type]
             job = Job(draft=draft, folder=folder, ledger=ledger, key=key, launch=folder.script(kind, key))
             _link(job, kind)
+            for sheet in (job.data, job.model):
+                if sheet is not None:
+                    sheet.users.add(key)
             _fill(job, kind)
             yield job
-    if not any(kind == "finetune" for kind, _ in folder.scripts):
-        for (kind, key), sheet in folder.sheets.items():
-            if kind == "data":
-                text = f"no finetune_*.sh for {key}: without it steps, batch and learning rate are unknown; no recipe"
-                ledger.remark(sheet.file, text)
 
 
 def _link(job: Job, kind: Kind) -> None:

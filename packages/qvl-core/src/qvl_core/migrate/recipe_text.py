@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,9 +30,9 @@ def recipe_text(draft: RecipeDraft, folder: str, path: str) -> str:
     does = _DOES[draft.task].format(model=model, benchmark=draft.value("eval.benchmark", "a benchmark"))
     devices = draft.value("launch.devices_per_node", 1) * draft.value("launch.nodes", 1)
     lines = [
-        f"# {does}; made by `qvl migrate` out of {_comment(folder)}.",
+        f"# {does}; made by `qvl migrate {_comment(shlex.quote(folder))}`.",
         "#",
-        f"# command   qvl run {_comment(path)}",
+        f"# command   qvl run {_comment(shlex.quote(path))}",
         f"# hardware  {devices} Ascend NPU{'' if devices == 1 else 's'}",
         "# status    simulated: no NPU has run it",
         "#",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -110,7 +111,9 @@ def _next(migration: Migration, out: str) -> str:
     lines[0] += f" This report lies in {PurePath(out) / 'migration.txt'}."
     good = [made for made in migration.made if not made.problems]
     for one in good[:1]:
-        lines.append(f"Next: qvl {'data check' if one.task == 'sft' else 'check'} {PurePath(out) / one.file}")
+        lines.append(
+            f"Next: qvl {'data check' if one.task == 'sft' else 'check'} {shlex.quote(str(PurePath(out) / one.file))}"
+        )
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvl_core.layout import Layout
 from qvl_core.migrate.data_part import put_data
-from qvl_core.migrate.fates import NO_COUNTERPART_OPTIONS, NO_EFFECT_OPTIONS
+from qvl_core.migrate.fates import NO_COUNTERPART_OPTIONS, NO_EFFECT_OPTIONS, RECOMPUTE
 from qvl_core.migrate.job import Job, clean_path
 from qvl_core.migrate.ledger import Setting
 from qvl_core.migrate.model_part import (
@@ -18,7 +18,6 @@ from qvl_core.migrate.model_part import (
 
 # Megatron's own defaults, where a script states nothing (core_r0.8.0, arguments.py).
 _MEGATRON = "not stated: Megatron's default"
-_RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
 # Their fused projection -> ours, by component.
 _TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "text": {
@@ -75,7 +74,7 @@ def _put_recompute(job: Job) -> None:
     """State layout.recompute: the parts for which the model file has a granularity."""
     found: dict[str, Setting] = {}
     for component, table in (("vision", "vision_encoder"), ("text", "text_decoder")):
-        setting, *rest = (job.model.get(table, name) if job.model else None for name in _RECOMPUTE)
+        setting, *rest = (job.model.get(table, name) if job.model else None for name in RECOMPUTE)
         if setting and setting.value:
             found[component] = setting
             if setting.value != "full":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qvl_core.migrate.accounts import probably
-from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED
+from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED, RECOMPUTE
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Setting
@@ -20,6 +20,7 @@ _TEXT_FIELDS = {
     "intermediate_size": "intermediate_size",
     "num_attention_heads": "num_heads",
     "num_query_groups": "num_kv_heads",
+    "num_key_value_heads": "num_kv_heads",
     "vocab_size": "vocab_size",
     "head_dim": "head_dim",
     "kv_channels": "head_dim",
@@ -93,7 +94,7 @@ _VISION_CONSTANTS: dict[str, tuple[Any, ...]] = {
 _TABLES = ("text_decoder", "image_encoder")
 # Read by rules of their own.
 _ELSEWHERE = (
-    *("freeze", "pipeline_num_layers", "recompute_granularity", "recompute_method", "recompute_num_layers"),
+    *("freeze", "pipeline_num_layers", *RECOMPUTE),
     *NO_COUNTERPART_MODEL,
 )
 
@@ -120,7 +121,11 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
     for table, constants in (("text_decoder", _TEXT_CONSTANTS), ("vision_encoder", _VISION_CONSTANTS)):
         for name, allowed in constants.items():
             setting = model.get(table, name)
-            if setting is not None and setting.value is not None and setting.value not in allowed:
+            if setting is None or setting.value is None:
+                continue
+            if setting.value in allowed:
+                job.ledger.published.add((setting.where, setting.said))
+            else:
                 _differ(job, spec, setting, f"{table}.{name}", allowed[0])
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
@@ -169,6 +174,8 @@ def _compare(job: Job, spec: ModelSpec, setting: Setting | None, said: str, expe
     wanted = list(expected) if isinstance(expected, tuple) else expected
     if setting.value != wanted or isinstance(setting.value, bool) != isinstance(wanted, bool):
         _differ(job, spec, setting, said, wanted)
+    else:
+        job.ledger.published.add((setting.where, setting.said))
 
 
 def _differ(job: Job, spec: ModelSpec, setting: Setting, said: str, wanted: Any) -> None:
