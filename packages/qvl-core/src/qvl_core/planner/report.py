@@ -137,7 +137,24 @@ def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]
         mine, theirs = _seconds(plan), _seconds(best)
         loss = max(mine, key=lambda name: mine[name] - theirs[name])
         lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
-    return [*lines, *clock_notes(plan, best), *loss_notes(plan)]
+    return [*lines, *machine_notes(plan), *clock_notes(plan, best), *loss_notes(plan)]
+
+
+def machines_text(plan: Plan) -> str:
+    """Give the machines of a plan and the devices on each in words."""
+    nodes, each = plan.machines
+    devices = f"{each} device{'' if each == 1 else 's'}"
+    return f"{nodes} machines with {devices} each" if nodes > 1 else f"one machine with {devices}"
+
+
+def machine_notes(plan: Plan) -> list[str]:
+    """Say where machines are not whole, and where tensor groups, which talk most, lie over several."""
+    notes, whole = [], plan.job.whole_machine
+    if whole is not None:
+        notes.append(f"on {machines_text(plan)}, of {whole}")
+    if plan.has_far_tensors:
+        notes.append(f"tensor groups of {plan.layout.tp} lie over several machines: their sums take the link between")
+    return notes
 
 
 def clock_notes(plan: Plan, first: Plan | None = None) -> list[str]:
