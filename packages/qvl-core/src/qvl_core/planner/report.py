@@ -47,6 +47,8 @@ def duration_text(plan: Plan) -> str:
     """Give the time of a step, or of a batch of answers of all replicas, as part of a sentence."""
     if plan.job.task == "train":
         return f"about {plan.step_s:.3g} s a step"
+    if plan.job.is_refused:
+        return f"no time: prompts of {plan.job.workload.longest:,} tokens are refused"
     count = plan.samples_per_step
     return f"about {plan.step_s:.3g} s for {count} answer{'' if count == 1 else 's'} of {plan.job.new_tokens:,} tokens"
 
@@ -64,8 +66,8 @@ def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
         recompute_text(plan),
         str(plan.at_once),
         f"{gib(plan.memory):.1f}",
-        f"{plan.step_s:.3g}",
-        f"{plan.samples_per_s:.3g}",
+        "-" if plan.job.is_refused else f"{plan.step_s:.3g}",
+        "-" if plan.job.is_refused else f"{plan.samples_per_s:.3g}",
         f"{plan.bubble:.1%}",
     )
 
