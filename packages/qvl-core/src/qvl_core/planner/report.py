@@ -159,6 +159,16 @@ def machine_notes(plan: Plan) -> list[str]:
     return notes
 
 
+def uneven_notes(plan: Plan) -> list[str]:
+    """Say where a number of devices fills no whole machines: more may be needed than one would think."""
+    devices, whole = plan.layout.world_size, plan.job.whole_machine
+    if whole is None or devices % whole == 0:
+        return []
+    below = devices // whole * whole
+    more = f"--devices {below} or {below + whole} would"
+    return [f"{devices} devices do not fill machines of {whole}: planned on {machines_text(plan)}; {more}"]
+
+
 def clock_notes(plan: Plan, first: Plan | None = None) -> list[str]:
     """Say where the clock of 1F1B gives another time of a step than the account by which plans are compared.
 

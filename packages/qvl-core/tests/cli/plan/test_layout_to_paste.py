@@ -96,6 +96,28 @@ def test_a_recipe_for_as_many_devices_on_several_machines_is_planned_on_them(qvl
     assert "launch.nodes=5 --set launch.devices_per_node=4" in other
 
 
+@pytest.mark.parametrize(
+    ("devices", "head", "note"),
+    [
+        (4, "4 x ascend-910b2, 64", ""),
+        (16, "16 x ascend-910b2 on 2 machines, 64", ""),
+        (
+            11,
+            "11 x ascend-910b2 on 11 machines, 64",
+            "planned on 11 machines with 1 device each; --devices 8 or 16 would",
+        ),
+    ],
+)
+def test_machines_are_said_first_and_where_they_are_not_whole(
+    qvl: Call, answers: str, devices: int, head: str, note: str
+) -> None:
+    """Eleven machines with a device each were said in a comment above the layout only."""
+    shown = " ".join(qvl("plan", answers, "--devices", str(devices)).out.split())
+    assert head in shown.partition("The best")[0]
+    assert note in shown.partition("lengths:")[0]
+    assert ("do not fill" in shown) is bool(note)
+
+
 @pytest.mark.parametrize("devices", [12, 16])
 def test_processes_of_a_cpu_run_are_on_one_machine(qvl: Call, tiny: str, devices: int) -> None:
     words = (tiny, "--set", "train.global_batch=48", "--devices", str(devices), "--memory-gib", "64")

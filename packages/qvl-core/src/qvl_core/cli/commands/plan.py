@@ -244,11 +244,14 @@ def _print(
 ) -> None:
     from qvl_core.cli import plan_tables as tables
     from qvl_core.cli import terminal
-    from qvl_core.planner.report import plans_head, plans_row, reasons
+    from qvl_core.planner.report import plans_head, plans_row, reasons, uneven_notes
 
     target = terminal.console()
-    place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
+    nodes, _ = plans[0].machines
+    place = f"{devices} x {job.device.name}{f' on {nodes} machines' if nodes > 1 else ''}, {memory_gib:g} GiB each"
     target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
+    for line in uneven_notes(plans[0]):
+        target.print(f"note: {line}")
     tables.print_lengths(target, job)
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
