@@ -208,11 +208,6 @@ def _smallest_micro_batch(job: Job) -> int:
     return 1 if job.task == "train" else job.batch
 
 
-def splits_of(job: Job, choice: Choice) -> SplitSearch:
-    """Give the search for the stage lists of a choice."""
-    return SplitSearch(SharedCosts(job), choice)
-
-
 def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
     """Give the plan of a choice with stage lists, on the machines that suit it."""
     layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=choice.tp, pp=choice.pp, dp=choice.dp)
