@@ -60,6 +60,17 @@ def test_plans_are_on_machines_that_hold_their_tensor_groups(devices: int, each:
     assert not any(plan.has_far_tensors for plan in plans)
 
 
+@pytest.mark.parametrize("devices", [9, 12, 20, 36, 60])
+def test_the_search_and_its_plans_count_with_the_same_links(devices: int) -> None:
+    """Plans that were sought as near and made as far would stand in a wrong order."""
+    slow = replace(device_facts("ascend-910b2"), far_gb_per_s=0.5, far_latency_us=500.0)
+    job = job_of(SEVEN, device=slow, global_batch=180)
+    plans = search(job, devices, 1e12, top=30)
+    times = [plan.step_s for plan in plans]
+    assert times == pytest.approx(sorted(times), rel=1e-9)
+    assert plans[0].samples_per_s == pytest.approx(search(job, devices, 1e12, top=1)[0].samples_per_s)
+
+
 def test_sums_over_two_machines_take_the_far_link() -> None:
     job = job_of(SEVEN, task="generate", batch=4, new_tokens=64)
     layout = Layout(vision_stages=(32,), text_stages=(28,), tp=4, pp=1, dp=3)
