@@ -166,7 +166,7 @@ def uneven_notes(plan: Plan) -> list[str]:
         return []
     below = devices // whole * whole
     more = f"--devices {below} or {below + whole} would"
-    return [f"{devices} devices do not fill machines of {whole}: planned on {machines_text(plan)}; {more}"]
+    return [f"{devices} devices do not fill machines of {whole}: the first plan is on {machines_text(plan)}; {more}"]
 
 
 def clock_notes(plan: Plan, first: Plan | None = None) -> list[str]:

@@ -104,7 +104,7 @@ def test_a_recipe_for_as_many_devices_on_several_machines_is_planned_on_them(qvl
         (
             11,
             "11 x ascend-910b2 on 11 machines, 64",
-            "planned on 11 machines with 1 device each; --devices 8 or 16 would",
+            "the first plan is on 11 machines with 1 device each; --devices 8 or 16 would",
         ),
     ],
 )
