@@ -8,12 +8,14 @@ from typing import Any
 
 from qvl_core import load_recipe
 from qvl_core.lora_table import TARGETS, Lora
+from qvl_core.planner.costs import Choice, SharedCosts
 from qvl_core.planner.devices import device_facts
 from qvl_core.planner.job import QVL, Engine, Job, job_of
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import Plan, plan_values
 from qvl_core.planner.recipe_plan import recipe_plan
-from qvl_core.planner.search import Choice, plan_of, search, shortfall, splits_of
+from qvl_core.planner.search import plan_of, search, shortfall
+from qvl_core.planner.splits import SplitSearch
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("3b_sft", "7b_sft", "32b_sft", "72b_sft")
@@ -59,7 +61,7 @@ def split_again(job: Job, plan: Plan, recompute: frozenset[Any]) -> Plan | None:
     choice = Choice(
         tp=layout.tp, pp=layout.pp, dp=layout.dp, micro_batch=plan.micro_batch, recompute=recompute, zero1=plan.zero1
     )  # fmt: skip
-    split = splits_of(job, choice).best(USABLE)
+    split = SplitSearch(SharedCosts(job), choice).best(USABLE)
     return plan_of(job, choice, split) if split else None
 
 

@@ -12,9 +12,11 @@ from planned_jobs import FREEZES, LORA, SEVEN, TINY, job_of
 from qvl_core.layout import Layout
 from qvl_core.parallel.clock import StageTimes, simulate
 from qvl_core.planner import search as search_module
+from qvl_core.planner.costs import SharedCosts
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import make_plan
-from qvl_core.planner.search import choices, search, splits_of
+from qvl_core.planner.search import choices, search
+from qvl_core.planner.splits import SplitSearch
 from qvl_core.planner.workload import assumed_workload
 from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import ModelSpec
@@ -105,7 +107,7 @@ def test_a_larger_micro_batch_never_takes_less(
     job = job_of(spec, global_batch=24, freeze=freeze, workload=load, lora=LORA if has_adapters else None)
     every = list(choices(job, devices))
     choice = every[number % len(every)]
-    split = splits_of(job, choice).best(1e18)
+    split = SplitSearch(SharedCosts(job), choice).best(1e18)
     assert split is not None
     sizes = [
         search_module.plan_of(job, replace(choice, micro_batch=size), split).memory

@@ -15,7 +15,7 @@ from qvl_core.planner.costs import Choice, SharedCosts
 from qvl_core.planner.fewest import StagesNeeded
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import make_plan
-from qvl_core.planner.search import choices, shortfall, splits_of
+from qvl_core.planner.search import choices, shortfall
 from qvl_core.planner.splits import SplitSearch
 from qvl_core.planner.workload import assumed_workload
 from qvl_core.specs.load import load_spec
@@ -38,7 +38,9 @@ def test_the_least_memory_is_that_of_every_recomputation() -> None:
     job = job_of(SEVEN, global_batch=24)
     short = shortfall(job, 8, 10 * GIB)
     assert short.least is not None
-    each = [splits_of(job, choice).least_bytes() for choice in choices(job, 8) if choice.micro_batch == 1]
+    each = [
+        SplitSearch(SharedCosts(job), choice).least_bytes() for choice in choices(job, 8) if choice.micro_batch == 1
+    ]
     assert short.least.memory <= 1.002 * min(one[0] for one in each if one is not None)
 
 

@@ -11,11 +11,11 @@ from planned_jobs import FREEZES, LORA, SEVEN, TINY, drawn_job, job_of
 from qvl_core.layout import Layout
 from qvl_core.planner import search as search_module
 from qvl_core.planner import vision_spreads as spreads_module
-from qvl_core.planner.costs import Choice
+from qvl_core.planner.costs import Choice, SharedCosts
 from qvl_core.planner.job import MEGATRON, QVL, Engine, Job
 from qvl_core.planner.memory import GIB
 from qvl_core.planner.plan import make_plan
-from qvl_core.planner.search import choices, splits_of
+from qvl_core.planner.search import choices
 from qvl_core.planner.splits import SplitSearch
 from qvl_core.specs.load import load_spec
 from qvl_core.specs.model_spec import ModelSpec
@@ -35,10 +35,10 @@ def test_of_many_vision_layers_no_way_to_lay_them_is_better(job: Job, pp: int, n
     if not every:
         return
     choice = every[number % len(every)]
-    searched = splits_of(job, choice)
+    searched = SplitSearch(SharedCosts(job), choice)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spreads_module, "_FEW_LAYERS", job.spec.vision.depth)
-        all_tried = splits_of(job, choice)
+        all_tried = SplitSearch(SharedCosts(job), choice)
         least = all_tried.least_bytes()
         assert least is not None
         best = all_tried.best(least[0] * share)
@@ -65,7 +65,7 @@ def test_what_is_refused_without_a_search_has_no_split(
 ) -> None:
     job = job_of(spec, global_batch=48, freeze=freeze, task=task, batch=2, new_tokens=8)
     every = list(choices(job, devices))
-    searched = splits_of(job, every[number % len(every)])
+    searched = SplitSearch(SharedCosts(job), every[number % len(every)])
     least = searched.least_bytes()
     if least is None:
         return
@@ -118,7 +118,7 @@ def test_the_search_counts_as_plans_do(
     )
     every = list(choices(job, devices))
     choice = every[number % len(every)]
-    searched = splits_of(job, choice)
+    searched = SplitSearch(SharedCosts(job), choice)
     least = searched.least_bytes()
     split = searched.best(least[0] * share) if least is not None else None
     if split is None:
@@ -132,7 +132,7 @@ def test_the_search_counts_as_plans_do(
 def test_of_plans_that_are_equally_fast_the_smaller_one_is_offered() -> None:
     job = job_of(load_spec("qwen2.5-vl-3b"), task="generate", batch=8, new_tokens=256)
     choice = Choice(tp=1, pp=2, dp=1, micro_batch=8, recompute=frozenset(), zero1=False)
-    split = splits_of(job, choice).leanest(57 * GIB)
+    split = SplitSearch(SharedCosts(job), choice).leanest(57 * GIB)
     assert split is not None
     layouts = (Layout(pp=2, vision_stages=(32, 0), text_stages=(n, 36 - n)) for n in range(36))
     plans = [make_plan(job, layout) for layout in layouts]

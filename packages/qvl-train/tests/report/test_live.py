@@ -64,6 +64,10 @@ def test_gives_the_page_and_then_what_is_new(server: LiveServer, tmp_path: Path)
     second = state(server, first["version"])
     assert second["version"] != first["version"]
     assert "step 5 of 300" in second["body"]
+    # An emptied file is something new: what it had must not stay.
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    third = state(server, second["version"])
+    assert "step 5 of 300" not in third["body"]
     assert second["said"].startswith("live: last number ")
 
 

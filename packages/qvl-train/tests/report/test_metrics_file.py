@@ -77,6 +77,19 @@ def test_a_file_that_was_written_over_is_read_anew(tmp_path: Path) -> None:
     assert list(metrics.notices()) == []
 
 
+@pytest.mark.parametrize("left", ["", '{"step": 1, "lo'])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_of_a_file_that_was_emptied_all_is_gone(tmp_path: Path, left: str, is_replaced: bool) -> None:
+    metrics = read(tmp_path, rows([1, 2, 3]))
+    other = tmp_path / ("new" if is_replaced else "metrics.jsonl")
+    other.write_text(left)
+    other.replace(tmp_path / "metrics.jsonl")
+    assert metrics.update()
+    assert (metrics.last_step, metrics.keys) == (None, [])
+    # Once is enough.
+    assert not metrics.update()
+
+
 def test_of_a_repeated_step_the_later_value_counts(tmp_path: Path) -> None:
     metrics = read(tmp_path, [{"step": s, "loss": v} for s, v in ((1, 6.0), (2, 5.0), (3, 4.0), (2, 5.5), (3, 4.5))])
     steps, values = metrics.series("loss")

@@ -184,6 +184,38 @@ def test_rows_that_are_missing_at_the_ends_are_told(
 
 
 @pytest.mark.parametrize(
+    ("steps", "continued", "is_told"),
+    [
+        # Every tenth step until the run was continued with every one; then from its last checkpoint on.
+        ([10, *range(11, 31)], [10], False),
+        ([10, *range(16, 31)], [15], False),
+        ([10, 20, *range(26, 41)], [25, 33], False),
+        ([10, *range(16, 31)], [], True),
+        # Nothing of what there is before that could be of another number.
+        ([*range(10, 31)], [15], True),
+        ([51, *range(61, 81)], [40], True),
+    ],
+)
+def test_a_run_that_began_with_rows_further_apart_misses_none_at_its_start(
+    tmp_path: Path, steps: list[int], continued: list[int], is_told: bool
+) -> None:
+    history = [{"at": "2026-11-27T03:00:00Z", "after_step": step, "differences": []} for step in continued]
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": 1}, history=history))
+    told = [notice for notice in open_runs([tmp_path])[0].notices() if "the first one is of step" in notice]
+    assert bool(told) is is_told
+
+
+def test_rows_without_a_loss_are_no_missing_rows(tmp_path: Path) -> None:
+    lines = rows(range(1, 31))
+    for row in lines[:4]:
+        del row["loss"]
+    write_run(tmp_path, lines, content=record({"train.log.every": 1}))
+    assert not any("missing" in notice for notice in open_runs([tmp_path])[0].notices())
+    write_run(tmp_path, [*validations([0]), *lines[6:]], content=record({"train.log.every": 1}))
+    assert "Rows are missing: the first one is of step 7." in open_runs([tmp_path])[0].notices()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("", "[]", "{}", "[" * 100_000, "\udc80", "7" * 5000),

@@ -23,7 +23,7 @@ def print_lengths(target: Console, job: Job) -> None:
 def print_stages(target: Console, plan: Plan, title: str) -> None:
     """Print memory and time of every stage of a plan; `qvl show` prints the same."""
     from qvl_core.cli import terminal
-    from qvl_core.planner.report import memory_rows, time_rows
+    from qvl_core.planner.report import machine_notes, memory_rows, time_rows
 
     terminal.print_heading(target, f"{title}: GiB on each rank")
     head, rows = memory_rows(plan)
@@ -37,6 +37,8 @@ def print_stages(target: Console, plan: Plan, title: str) -> None:
     target.print(f"milliseconds for {unit if plan.job.task == 'train' else 'one batch of answers'}")
     head, rows = time_rows(plan)
     print_columns(target, head, rows)
+    for line in machine_notes(plan):
+        target.print(f"note: {line}")
 
 
 def print_columns(

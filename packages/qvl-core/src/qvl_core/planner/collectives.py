@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qvl_core.planner.devices import DeviceFacts
-    from qvl_core.planner.job import Job
 
 GIGA = 1e9
 
 
-def is_near(job: Job, tp: int, dp: int) -> bool:
-    """Tell whether the next stage's rank is on the same machine."""
-    return tp * dp < job.device.devices_per_node
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """What of a rank is near: every tensor group, all replicas of a stage, the next stage of most ranks."""
+
+    tensor: bool
+    replicas: bool
+    stages: bool
+
+
+def links_of(each: int, *, tp: int, pp: int, dp: int) -> Links:
+    """Give what is near with so many devices on each machine.
+
+    Ranks count tensor fastest, then data, then pipeline (`qvl_core.parallel.mesh`), and fill one machine after another:
+    groups of which no machine holds a whole number lie over two somewhere, and the slowest of them counts.
+    """
+    is_one = tp * pp * dp <= each
+    return Links(
+        tensor=is_one or each % tp == 0, replicas=is_one or each % (tp * dp) == 0, stages=is_one or tp * dp < each
+    )
 
 
 def all_reduce(size: float, ranks: int, device: DeviceFacts, *, near: bool) -> float:

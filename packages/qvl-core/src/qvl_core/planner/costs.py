@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from qvl_core.parallel.schedule import micro_batches_in_flight
 from qvl_core.params import Component
-from qvl_core.planner.collectives import is_near
+from qvl_core.planner.collectives import Links, links_of
 from qvl_core.planner.held import Held, held_of, held_parts
-from qvl_core.planner.job import Job
+from qvl_core.planner.job import Job, each_machine
 from qvl_core.planner.memory import PartMemory
 from qvl_core.planner.stage_shape import StageShape
 from qvl_core.planner.timing import PartTimes, replica_seconds, update_seconds
@@ -49,7 +49,8 @@ class SharedCosts:
             vision_done=True,
         )
         self._memory: dict[tuple[int, int, int, frozenset[Component], bool], PartMemory] = {}
-        self._times: dict[tuple[int, bool, int, frozenset[Component]], PartTimes] = {}
+        self._each: dict[tuple[int, int], int] = {}
+        self._times: dict[tuple[int, bool, bool, int, frozenset[Component]], PartTimes] = {}
         self._held: dict[tuple[int, int], Mapping[str, Held]] = {}
         self._made: dict[tuple[object, ...], dict[_Kind, tuple[float, ...]]] = {}
 
@@ -82,14 +83,24 @@ class SharedCosts:
         return self._made.setdefault(key, {})
 
     def times(self, choice: Choice) -> PartTimes:
-        """Give the seconds of parts; of the replicas all that counts is whether a neighbour is on the same machine."""
-        key = choice.tp, is_near(self.job, choice.tp, choice.dp), choice.micro_batch, choice.recompute
+        """Give the seconds of parts; of replicas and stages all that counts is what is on the same machine."""
+        links = self.links(choice)
+        key = choice.tp, links.tensor, links.stages, choice.micro_batch, choice.recompute
         found = self._times.get(key)
         if found is None:
             found = self._times[key] = PartTimes(
-                self.job, tp=choice.tp, dp=choice.dp, samples=choice.micro_batch, recompute=choice.recompute
+                self.job, tp=choice.tp, links=links, samples=choice.micro_batch, recompute=choice.recompute
             )
         return found
+
+    def links(self, choice: Choice) -> Links:
+        """Give what is near on the machines of a choice."""
+        devices = choice.tp * choice.pp * choice.dp
+        key = devices, choice.tp
+        each = self._each.get(key)
+        if each is None:
+            each = self._each[key] = each_machine(self.job, *key)
+        return links_of(each, tp=choice.tp, pp=choice.pp, dp=choice.dp)
 
 
 class StageCosts:
@@ -97,7 +108,7 @@ class StageCosts:
 
     def __init__(self, shared: SharedCosts, choice: Choice) -> None:
         self._shared, self._job, self._choice = shared, shared.job, choice
-        self.times = shared.times(choice)
+        self.times, self._links = shared.times(choice), shared.links(choice)
         self.communicators = 1 + (choice.tp > 1) + (choice.pp > 1) + (choice.dp > 1)
         per_step = choice.micro_batch * choice.dp
         self.micro_batches = max(1, self._job.global_batch // per_step) if self._job.task == "train" else 1
@@ -163,7 +174,7 @@ class StageCosts:
             return time + self.times.answers(shape).total, 0.0
         end = 0.0
         if held.trained:
-            end = replica_seconds(job, held, tp=choice.tp, dp=choice.dp, zero1=choice.zero1)
+            end = replica_seconds(job, held, dp=choice.dp, near=self._links.replicas, zero1=choice.zero1)
             end += update_seconds(job, held, zero1=choice.zero1)
         return time, (self.micro_batches - 1) * time + end
 

@@ -52,10 +52,13 @@ class Job:
 
     Where the task is to generate, `batch` are the most rows that a replica answers at a time (`at_once`: of the usual
     length), `new_tokens` the most that an answer has, and `held_tokens` what the cache may hold of prompts and answers
-    (0: no bound); on CPU the engine `copies_head`, but not while weights change. Where each micro batch weighs the same
-    in the loss (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses.
-    `evaluation` is what a training answers on its way, with its own layout and beside its state. Where it
-    `keeps_features` of frozen vision, these are read, and no vision layer runs in a step.
+    (0: no bound); prompts that it cannot hold with their answers are refused (`is_refused`); on CPU the engine
+    `copies_head`, but not while weights change. Where each micro batch weighs the same in the loss
+    (`is_loss_of_micro_batches`), another micro batch than the recipe's changes the losses. `evaluation` is what a
+    training answers on its way, with its own layout and beside its state. Where it `keeps_features` of frozen vision,
+    these are read, and no vision layer runs in a step. Where it `is_placed`, its machines are those that the recipe
+    states; else each plan has its own (`each_machine`). `whole_machine` are the devices of one of which a plan takes
+    fewer.
     """
 
     spec: ModelSpec
@@ -76,6 +79,9 @@ class Job:
     keeps_features: bool = False
     evaluation: Job | None = None
     copies_head: bool = True
+    is_refused: bool = False
+    is_placed: bool = False
+    whole_machine: int | None = None
 
     @property
     def frozen(self) -> frozenset[Component]:
@@ -158,22 +164,37 @@ def _device(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
     return replace(device, **stated, sources=MappingProxyType({**device.sources, **sources}))  # type: ignore[arg-type]
 
 
-def on_machines(job: Job, devices: int) -> Job:
-    """Give the job on so many devices: on as few machines as hold them, equally many on each."""
-    each = devices // machines_for(devices, job.device.devices_per_node)
-    if each == devices or each == job.device.devices_per_node:
+def on_machines(job: Job, devices: int, tp: int = 1) -> Job:
+    """Give the job on the machines of so many devices, with tensor groups of `tp`."""
+    each = each_machine(job, devices, tp)
+    if each in (devices, job.device.devices_per_node):
         return job
     sources = {
         **job.device.sources,
         "devices_per_node": f"{devices // each} machines with equally many of the {devices}",
     }
-    return replace(job, device=replace(job.device, devices_per_node=each, sources=MappingProxyType(sources)))
+    return replace(
+        job,
+        device=replace(job.device, devices_per_node=each, sources=MappingProxyType(sources)),
+        whole_machine=job.device.devices_per_node,
+    )
 
 
-def machines_for(devices: int, size: int) -> int:
-    """Give the fewest machines of so many devices that hold them, equally many on each."""
-    fewest = -(-devices // size)
-    return next(count for count in range(fewest, devices + 1) if devices % count == 0)
+def each_machine(job: Job, devices: int, tp: int) -> int:
+    """Give how many of the devices are on each machine, equally many on each.
+
+    As few machines as hold them; where one has room for tensor groups of `tp`, as few as hold a whole number of these.
+    """
+    size = job.device.devices_per_node
+    if devices <= size or job.is_placed:
+        return min(devices, size)
+    possible = [each for each in range(size, 0, -1) if devices % each == 0]
+    return next((each for each in possible if each % tp == 0), possible[0])
+
+
+def on_one_machine(job: Job, devices: int) -> Job:
+    """Give the job with so many processes on one machine, as those of a CPU run are."""
+    return replace(job, device=replace(job.device, devices_per_node=max(devices, job.device.devices_per_node)))
 
 
 def _evaluation(job: Job, recipe: Recipe) -> Job | None:
@@ -208,16 +229,19 @@ def _answering(job: Job, recipe: Recipe) -> Job:
 def _with_room(job: Job, *, is_cut_by_cache: bool) -> Job:
     """Give answers no more tokens than prompts of full length leave them, and say so where that is less than asked for.
 
-    All end with the model's window. `qvl infer` ends them with the cache as well, an evaluation refuses such prompts.
+    All end with the model's window. `qvl infer` ends them with the cache as well, an evaluation refuses such prompts:
+    then what the cache leaves is counted, which nobody waits for.
     """
     load, window = job.workload, job.spec.text.max_position_embeddings
     end = min(window, job.held_tokens)
     room = (end if is_cut_by_cache else window) - load.longest
     new = max(1, min(job.new_tokens, room))
     prompts, note = f"prompts of {load.longest:,} tokens", ""
-    if blocks(min(load.longest + new, window)) > blocks(job.held_tokens) or load.longest >= end:
+    is_refused = blocks(min(load.longest + new, window)) > blocks(job.held_tokens) or load.longest >= end
+    if is_refused:
+        new = max(1, min(new, end - load.longest))
         note = f"{prompts} are refused: with their answers they are to fit in {end:,}"
     elif new < job.new_tokens:
         note = f"answers to {prompts} end after {new:,} of {job.new_tokens:,}: together they are to fit in {end:,}"
     load = replace(load, note="; ".join(part for part in (load.note, note) if part))
-    return replace(job, new_tokens=new, workload=load)
+    return replace(job, new_tokens=new, workload=load, is_refused=is_refused)

@@ -9,6 +9,7 @@ from typing import Any
 from qvl_core.layout import Layout
 from qvl_core.model_flops import training_flops
 from qvl_core.params import Component
+from qvl_core.planner.collectives import Links, links_of
 from qvl_core.planner.job import COMPONENTS, Job
 from qvl_core.planner.memory import GIB, MemoryParts, PartMemory, stage_memory
 from qvl_core.planner.pipeline import clock_seconds
@@ -63,6 +64,18 @@ class Plan:
     def samples_per_step(self) -> int:
         """Count the samples, or answers, of all replicas in what `step_s` is the time of."""
         return self.job.global_batch if self.job.task == "train" else self.at_once * self.layout.dp
+
+    @property
+    def machines(self) -> tuple[int, int]:
+        """Give the machines, and the devices on each."""
+        world = self.layout.world_size
+        each = min(world, self.job.device.devices_per_node)
+        return -(-world // each), each
+
+    @property
+    def has_far_tensors(self) -> bool:
+        """Tell whether tensor groups lie over several machines."""
+        return not _links(self.job, self.layout).tensor
 
     @property
     def memory(self) -> float:
@@ -186,7 +199,8 @@ def make_plan(
     samples = micro_batch if micro_batch is not None else job.rows
     memory = stage_memory(job, layout, recompute=recompute, micro_batch=samples, zero1=zero1)
     holds = PartMemory(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute, zero1=zero1)
-    times = PartTimes(job, tp=layout.tp, dp=layout.dp, samples=samples, recompute=recompute)
+    links = _links(job, layout)
+    times = PartTimes(job, tp=layout.tp, links=links, samples=samples, recompute=recompute)
     stages = []
     for stage, shape in enumerate(stage_shapes(layout)):
         held = holds.held(shape)
@@ -202,11 +216,17 @@ def make_plan(
                 memory=memory[stage],
                 forward=forward,
                 backward=backward,
-                replicas_s=replica_seconds(job, held, tp=layout.tp, dp=layout.dp, zero1=zero1) if trains else 0.0,
+                replicas_s=replica_seconds(job, held, dp=layout.dp, near=links.replicas, zero1=zero1)
+                if trains
+                else 0.0,
                 update_s=update_seconds(job, held, zero1=zero1) if trains else 0.0,
             )
         )
     return Plan(job=job, layout=layout, recompute=recompute, micro_batch=samples, zero1=zero1, stages=tuple(stages))
+
+
+def _links(job: Job, layout: Layout) -> Links:
+    return links_of(job.device.devices_per_node, tp=layout.tp, pp=layout.pp, dp=layout.dp)
 
 
 def gib(size: float) -> float:

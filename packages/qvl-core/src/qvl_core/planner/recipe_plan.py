@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qvl_core.planner.devices import device_facts
-from qvl_core.planner.job import COMPONENTS, Job, job_of
+from qvl_core.planner.job import COMPONENTS, Job, job_of, on_one_machine
 from qvl_core.planner.plan import Plan, gib, make_plan
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def recipe_plan(recipe: Recipe, job: Job | None = None) -> Plan:
     stated = recipe.layout.recompute
     recompute = frozenset(COMPONENTS if stated == "full" else () if stated == "none" else stated)
     planned = job or job_of(recipe, device_facts(default_device(recipe)))
+    if recipe.launch.device == "cpu" and planned.device.name == "cpu":
+        planned = on_one_machine(planned, recipe.parallel.world_size)
     # Answering runs nothing again, and has no optimizer to cut.
     trains = planned.task == "train"
     return make_plan(

@@ -47,6 +47,8 @@ def duration_text(plan: Plan) -> str:
     """Give the time of a step, or of a batch of answers of all replicas, as part of a sentence."""
     if plan.job.task == "train":
         return f"about {plan.step_s:.3g} s a step"
+    if plan.job.is_refused:
+        return f"no time: prompts of {plan.job.workload.longest:,} tokens are refused"
     count = plan.samples_per_step
     return f"about {plan.step_s:.3g} s for {count} answer{'' if count == 1 else 's'} of {plan.job.new_tokens:,} tokens"
 
@@ -64,8 +66,8 @@ def plans_row(number: int, plan: Plan) -> tuple[str, ...]:
         recompute_text(plan),
         str(plan.at_once),
         f"{gib(plan.memory):.1f}",
-        f"{plan.step_s:.3g}",
-        f"{plan.samples_per_s:.3g}",
+        "-" if plan.job.is_refused else f"{plan.step_s:.3g}",
+        "-" if plan.job.is_refused else f"{plan.samples_per_s:.3g}",
         f"{plan.bubble:.1%}",
     )
 
@@ -137,7 +139,34 @@ def reasons(plan: Plan, limit_gib: float, best: Plan | None = None) -> list[str]
         mine, theirs = _seconds(plan), _seconds(best)
         loss = max(mine, key=lambda name: mine[name] - theirs[name])
         lines.append(f"{slower:.1%} slower than the first, mostly {loss}")
-    return [*lines, *clock_notes(plan, best), *loss_notes(plan)]
+    return [*lines, *machine_notes(plan), *clock_notes(plan, best), *loss_notes(plan)]
+
+
+def machines_text(plan: Plan) -> str:
+    """Give the machines of a plan and the devices on each in words."""
+    nodes, each = plan.machines
+    devices = f"{each} device{'' if each == 1 else 's'}"
+    return f"{nodes} machines with {devices} each" if nodes > 1 else f"one machine with {devices}"
+
+
+def machine_notes(plan: Plan) -> list[str]:
+    """Say where machines are not whole, and where tensor groups, which talk most, lie over several."""
+    notes, whole = [], plan.job.whole_machine
+    if whole is not None:
+        notes.append(f"on {machines_text(plan)}, of {whole}")
+    if plan.has_far_tensors:
+        notes.append(f"tensor groups of {plan.layout.tp} lie over several machines: their sums take the link between")
+    return notes
+
+
+def uneven_notes(plan: Plan) -> list[str]:
+    """Say where a number of devices fills no whole machines: more may be needed than one would think."""
+    devices, whole = plan.layout.world_size, plan.job.whole_machine
+    if whole is None or devices % whole == 0:
+        return []
+    below = devices // whole * whole
+    more = f"--devices {below} or {below + whole} would"
+    return [f"{devices} devices do not fill machines of {whole}: the first plan is on {machines_text(plan)}; {more}"]
 
 
 def clock_notes(plan: Plan, first: Plan | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from qvl_core.layout_rules import legal_tensor_degrees
 from qvl_core.params import Component
 from qvl_core.planner.costs import Choice, SharedCosts
 from qvl_core.planner.fewest import LeastMemory, StagesNeeded
-from qvl_core.planner.job import COMPONENTS, Job
+from qvl_core.planner.job import COMPONENTS, Job, on_machines
 from qvl_core.planner.plan import Plan, make_plan
 from qvl_core.planner.splits import Split, SplitSearch
 
@@ -123,11 +123,8 @@ class _LargestMicroBatches:
         return choice.micro_batch <= self._largest[key]
 
 
-def shortfall(job: Job, devices: int, memory_bytes: float, *, elsewhere: Job | None = None) -> Shortfall:
-    """Find what would fit where nothing does: how much memory, or how many devices.
-
-    `elsewhere` is the job on whole machines, where these devices do not fill any.
-    """
+def shortfall(job: Job, devices: int, memory_bytes: float) -> Shortfall:
+    """Find what would fit where nothing does: how much memory, or how many devices."""
     shared = SharedCosts(job)
     size, smallest = inf, None
     searches = [(SplitSearch(shared, choice), choice) for choice in _least(job, devices)]
@@ -137,7 +134,7 @@ def shortfall(job: Job, devices: int, memory_bytes: float, *, elsewhere: Job | N
         if found is not None:
             size, smallest = found[0], (choice, found[1])
     least = plan_of(job, *smallest) if smallest else None
-    fewest, all_tried = _fewest(SharedCosts(elsewhere) if elsewhere else shared, memory_bytes)
+    fewest, all_tried = _fewest(SharedCosts(replace(job, is_placed=False)) if job.is_placed else shared, memory_bytes)
     return Shortfall(least=least, fewest=fewest, all_tried=all_tried)
 
 
@@ -211,15 +208,11 @@ def _smallest_micro_batch(job: Job) -> int:
     return 1 if job.task == "train" else job.batch
 
 
-def splits_of(job: Job, choice: Choice) -> SplitSearch:
-    """Give the search for the stage lists of a choice."""
-    return SplitSearch(SharedCosts(job), choice)
-
-
 def plan_of(job: Job, choice: Choice, split: Split) -> Plan:
-    """Give the plan of a choice with stage lists."""
+    """Give the plan of a choice with stage lists, on the machines that suit it."""
     layout = Layout(vision_stages=split.vision, text_stages=split.text, tp=choice.tp, pp=choice.pp, dp=choice.dp)
-    return make_plan(job, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1)
+    placed = on_machines(job, layout.world_size, choice.tp)
+    return make_plan(placed, layout, recompute=choice.recompute, micro_batch=choice.micro_batch, zero1=choice.zero1)
 
 
 def _rank(job: Job, choice: Choice, step_s: float) -> float:

@@ -15,7 +15,7 @@ from qvl_core import multiplications as work
 from qvl_core.answer_sizes import rows_in_prefill
 from qvl_core.params import Component
 from qvl_core.planner.adapters import NO_ADAPTERS, adapted_layers
-from qvl_core.planner.collectives import GIGA, all_reduce, gather, handed, is_near
+from qvl_core.planner.collectives import GIGA, Links, all_reduce, gather, handed
 from qvl_core.planner.held import Held
 from qvl_core.planner.job import Job
 from qvl_core.planner.memory import cache_bytes
@@ -55,8 +55,8 @@ class _Cost:
 class PartTimes:
     """Seconds of the parts of a job's model for one tp and micro batch, to be put into stages."""
 
-    def __init__(self, job: Job, *, tp: int, dp: int, samples: int, recompute: frozenset[Component]) -> None:
-        self._job, self._tp, self._dp, self._recompute = job, tp, dp, recompute
+    def __init__(self, job: Job, *, tp: int, links: Links, samples: int, recompute: frozenset[Component]) -> None:
+        self._job, self._tp, self._links, self._recompute = job, tp, links, recompute
         self._element = DTYPE_BYTES[job.dtype]
         self._kept_features = not job.is_reached("merger")
         self._adapted = adapted_layers(job.spec, job.lora)
@@ -144,8 +144,8 @@ class PartTimes:
         return self._handed(self._tokens)
 
     def _handed(self, rows: float) -> float:
-        near = is_near(self._job, self._tp, self._dp)
-        return handed(rows * self._job.spec.text.hidden_size * self._element, self._job.device, near=near)
+        size = rows * self._job.spec.text.hidden_size * self._element
+        return handed(size, self._job.device, near=self._links.stages)
 
     def answers(self, shape: StageShape) -> Seconds:
         """Give what a stage takes for the answers to a batch: each token reads the text's weights and the cache."""
@@ -191,14 +191,12 @@ class PartTimes:
 
     def _all_reduce(self, rows: float, width: int) -> float:
         """Give the seconds of a sum of rows over the tensor group."""
-        near = self._tp <= self._job.device.devices_per_node
-        return all_reduce(rows * width * self._element, self._tp, self._job.device, near=near)
+        return all_reduce(rows * width * self._element, self._tp, self._job.device, near=self._links.tensor)
 
 
-def replica_seconds(job: Job, held: Held, *, tp: int, dp: int, zero1: bool) -> float:
+def replica_seconds(job: Job, held: Held, *, dp: int, near: bool, zero1: bool) -> float:
     """Give what summing gradients over the replicas, and handing the new weights back, takes a stage."""
     element = 4 if job.lora is not None else DTYPE_BYTES[job.dtype]
-    near = tp * dp <= job.device.devices_per_node
     if zero1:
         return gather(held.trained * 4, dp, job.device, near=near) + gather(
             held.trained * element, dp, job.device, near=near

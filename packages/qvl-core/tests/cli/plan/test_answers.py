@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +97,12 @@ def test_an_evaluation_refuses_what_its_cache_cannot_hold(
         '[launch]\ndevice = "ascend"\ndevices_per_node = 1\n'
     )
     words = [f"generation.max_new_tokens={new}", *([f"eval.held_tokens={held}"] if held else [])]
-    note = values_of(qvl, "eval.toml", *(word for one in words for word in ("--set", one)))["data"]["note"]
+    options = [word for one in words for word in ("--set", one)]
+    note = values_of(qvl, "eval.toml", *options)["data"]["note"]
     assert note.startswith(said)
     assert bool(note) == bool(said)
+    for command in ("plan", "show"):
+        shown = " ".join(qvl(command, "eval.toml", *options).out.split())
+        # Of answers that nobody gets no time is told.
+        assert ("no time: prompts of 846 tokens are refused" in shown) is ("refused" in said), shown
+        assert (re.search(r"about [\d.e+]+ s for", shown) is None) is ("refused" in said), shown

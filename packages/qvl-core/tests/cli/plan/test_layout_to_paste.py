@@ -60,6 +60,72 @@ def test_a_recipe_for_several_machines_keeps_their_size(qvl: Call, large: str) -
     assert "launch.nodes=8 --set launch.devices_per_node=4" in " ".join(out.split())
 
 
+LARGE_ANSWERS = ("--set", "model.name=qwen2.5-vl-72b")
+
+
+@pytest.mark.parametrize(("devices", "nodes", "each"), [(12, 3, 4), (20, 5, 4), (16, 2, 8)])
+def test_machines_to_paste_hold_tensor_groups_and_are_those_planned(
+    qvl: Call, answers: str, devices: int, nodes: int, each: int
+) -> None:
+    """Twelve devices were two machines of six, and the second group of four on both."""
+    words = (answers, *LARGE_ANSWERS, "--devices", str(devices), "--top", "1")
+    out = qvl("plan", *words, "--format", "toml").out
+    assert tomli.loads(out)["layout"]["tp"] == 4
+    line = next(line for line in out.splitlines() if line.startswith("# goes with"))
+    assert f"launch.nodes={nodes} --set launch.devices_per_node={each}" in line
+    settings = [word for word in line.split() if "=" in word]
+    settings += [f"layout.{key}={json.dumps(value)}" for key, value in tomli.loads(out)["layout"].items()]
+    shown = qvl("show", answers, *LARGE_ANSWERS, *(word for one in settings for word in ("--set", one))).out
+    time = next(line for line in out.splitlines() if " s for " in line).partition("about ")[2].partition(" (")[0]
+    assert f"about {time}" in " ".join(shown.split())
+    assert "tensor groups" not in shown
+
+
+def test_a_recipe_for_as_many_devices_on_several_machines_is_planned_on_them(qvl: Call, answers: str) -> None:
+    six = ("--set", "launch.nodes=2", "--set", "launch.devices_per_node=6", "--set", "layout.dp=12")
+    words = (answers, *LARGE_ANSWERS, *six)
+    assert "goes with" not in qvl("plan", *words, "--format", "toml").out
+    told = {
+        any("lie over several machines" in line for line in plan["reasons"]): plan["layout"]["tp"]
+        for plan in values_of(qvl, *words)["plans"]
+    }
+    assert told[True] == 4
+    shown = qvl("show", *words, *("--set", "layout.tp=4", "--set", "layout.dp=3")).out
+    assert "note: tensor groups of 4 lie over several machines" in " ".join(shown.split())
+    other = qvl("plan", *words, "--devices", "20", "--format", "toml").out
+    assert "launch.nodes=5 --set launch.devices_per_node=4" in other
+
+
+@pytest.mark.parametrize(
+    ("devices", "head", "note"),
+    [
+        (4, "4 x ascend-910b2, 64", ""),
+        (16, "16 x ascend-910b2 on 2 machines, 64", ""),
+        (
+            11,
+            "11 x ascend-910b2 on 11 machines, 64",
+            "the first plan is on 11 machines with 1 device each; --devices 8 or 16 would",
+        ),
+    ],
+)
+def test_machines_are_said_first_and_where_they_are_not_whole(
+    qvl: Call, answers: str, devices: int, head: str, note: str
+) -> None:
+    """Eleven machines with a device each were said in a comment above the layout only."""
+    shown = " ".join(qvl("plan", answers, "--devices", str(devices)).out.split())
+    assert head in shown.partition("The best")[0]
+    assert note in shown.partition("lengths:")[0]
+    assert ("do not fill" in shown) is bool(note)
+
+
+@pytest.mark.parametrize("devices", [12, 16])
+def test_processes_of_a_cpu_run_are_on_one_machine(qvl: Call, tiny: str, devices: int) -> None:
+    words = (tiny, "--set", "train.global_batch=48", "--devices", str(devices), "--memory-gib", "64")
+    found = values_of(qvl, *words, "--top", "1")
+    assert not any("machine" in line for line in found["plans"][0]["reasons"])
+    assert f"launch.nodes=1 --set launch.devices_per_node={devices}" in qvl("plan", *words, "--format", "toml").out
+
+
 def test_a_micro_batch_that_changes_the_losses_is_told(qvl: Call, large: str) -> None:
     words = (large, "--devices", "64", "--memory-gib", "256", "--top", "1")
     weighed = ("--set", "train.loss_reduction=micro_batch")

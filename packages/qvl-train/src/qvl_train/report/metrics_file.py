@@ -74,16 +74,17 @@ class MetricsFile:
 
         Raises OutputError where something other than a regular file is in its place.
         """
+        had = self._place > 0
         if not self._path.exists():
-            was_there = self._place > 0
             self._forget()
-            return was_there
+            return had
         with open_regular_file(self._path, error_type=OutputError) as file:
             found = os.fstat(file.fileno())
             identity = (found.st_dev, found.st_ino)
             # A run that goes on replaces the file by one without the rows that it repeats; numbers of files are used
             # again, and a file may be written over.
-            if identity != self._identity or found.st_size < self._place or not self._ends_as_read(file):
+            is_anew = identity != self._identity or found.st_size < self._place or not self._ends_as_read(file)
+            if is_anew:
                 self._forget()
                 self._identity = identity
             began = self._place
@@ -102,7 +103,8 @@ class MetricsFile:
                     self._refuse("longer than any row")
             self.half_line = found.st_size > self._place
         self.problem = ""
-        return self._place != began
+        # Of a file that was emptied all that was shown is gone, though nothing was read.
+        return self._place != began or (is_anew and had)
 
     @property
     def keys(self) -> list[str]:

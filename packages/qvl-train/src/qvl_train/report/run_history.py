@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from qvl_core.errors import InputError, OutputError, Problem
 from qvl_core.input_file import printable, readable
 from qvl_core.json_file import read_json_object
@@ -96,16 +97,29 @@ class RunHistory:
 
     def _missing_ends(self) -> Iterator[str]:
         """Say that rows are missing before the first one, or behind the last one of a finished run."""
-        steps, _ = self.metrics.all_values("loss")
+        # A row may lack a loss, and an earlier version's the time; validations have neither.
+        steps = np.union1d(self.metrics.all_values("loss")[0], self.metrics.all_values("step_time_s")[0])
         usual = self.facts.logged_every or 0
         # One row or two do not tell how many steps they are apart.
         if len(steps) > 2 or not usual:
             usual = max(usual, first_distance(steps))
-        if len(steps) and int(steps[0]) > usual:
+        if len(steps) and int(steps[0]) > usual and not self._began_with_another_every(steps):
             yield f"Rows are missing: the first one is of step {int(steps[0]):,}."
         taken = self.facts.steps_taken
         if taken is not None and self.metrics.last_step is not None and taken > self.last_step:
             yield f"Rows are missing: the run took {taken:,} steps, the last row is of step {self.last_step:,}."
+
+    def _began_with_another_every(self, steps: NDArray[np.int64]) -> bool:
+        """Tell whether all rows before the first continuation may be those of a `train.log.every` as the first row's.
+
+        The recipe is that of the end, and free to change there; its former number is not recorded.
+        """
+        continued = [one.step for one in self.facts.continued if one.step is not None]
+        if not continued:
+            return False
+        first, until = int(steps[0]), min(continued)
+        early = steps[steps <= until]
+        return until >= first and np.array_equal(early, np.arange(first, until + 1, first))
 
 
 def open_runs(folders: list[Path]) -> list[RunHistory]:

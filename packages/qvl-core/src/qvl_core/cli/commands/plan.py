@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
         Nothing is run: all of it is arithmetic, and nothing of it was measured on a device. Exit 2 if nothing fits.
         """
         from qvl_core.planner.devices import device_facts
-        from qvl_core.planner.job import job_of, on_machines
+        from qvl_core.planner.job import job_of
         from qvl_core.planner.memory import GIB
         from qvl_core.planner.recipe_plan import default_device
         from qvl_core.planner.report import as_values
@@ -104,18 +104,18 @@ def register(app: typer.Typer) -> None:
         _require(count, memory, origin)
         usable = memory * (1 - headroom / 100)
         _require_choices(job, loaded, count)
-        here = job if loaded.launch.device == "cpu" else on_machines(job, count)
-        found = search(here, count, usable * GIB, top=top)
-        short = None if found else shortfall(here, count, usable * GIB, elsewhere=job)
+        job = _placed(job, loaded, count)
+        found = search(job, count, usable * GIB, top=top)
+        short = None if found else shortfall(job, count, usable * GIB)
         if format is Format.json:
-            values = as_values(here, count, memory, usable, found, short)
+            values = as_values(found[0].job if found else job, count, memory, usable, found, short)
             print(json.dumps({"recipe": loaded.path, **values}, indent=2, ensure_ascii=False))
         if short is not None:
             raise InputError(_too_small(loaded, count, memory, usable, short))
         if format is Format.toml:
             print(_toml(loaded, found[0], memory))
         elif format is Format.text:
-            _print(here, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
+            _print(found[0].job, loaded, count, memory, headroom, found, with_assumptions=show_assumptions)
 
 
 def _require(devices: int, memory_gib: float, origin: tuple[str, str]) -> None:
@@ -141,6 +141,20 @@ def _require(devices: int, memory_gib: float, origin: tuple[str, str]) -> None:
         )
     if problems:
         raise InputError(problems)
+
+
+def _placed(job: Job, recipe: Recipe, devices: int) -> Job:
+    """Give the job on the machines that are known: one of a CPU run, those of a recipe for as many devices on several.
+
+    On all others each plan has the machines that suit it.
+    """
+    from dataclasses import replace
+
+    from qvl_core.planner.job import on_one_machine
+
+    if recipe.launch.device == "cpu":
+        return on_one_machine(job, devices) if job.device.name == "cpu" else job
+    return replace(job, is_placed=recipe.launch.nodes > 1 and devices == recipe.parallel.world_size)
 
 
 def _require_choices(job: Job, recipe: Recipe, devices: int) -> None:
@@ -205,19 +219,16 @@ def _too_small(recipe: Recipe, devices: int, memory_gib: float, usable_gib: floa
 
 
 def _toml(recipe: Recipe, plan: Plan, memory_gib: float) -> str:
-    from qvl_core.planner.job import machines_for
     from qvl_core.planner.report import as_toml
 
-    launch, world = recipe.launch, plan.layout.world_size
-    size = plan.job.device.devices_per_node
-    # All processes of a CPU run are on one machine.
-    machines = 1 if launch.device == "cpu" else machines_for(world, size)
-    stated = launch.nodes, launch.devices_per_node or size
+    launch = recipe.launch
+    # All processes of a CPU run are on one machine, whatever device is planned for.
+    nodes, each = (1, plan.layout.world_size) if launch.device == "cpu" else plan.machines
     settings = []
     if recipe.train is not None and plan.micro_batch != recipe.train.micro_batch:
         settings.append(f"train.micro_batch={plan.micro_batch}")
-    if (machines, world // machines) != stated:
-        settings += [f"launch.nodes={machines}", f"launch.devices_per_node={world // machines}"]
+    if (nodes, each) != (launch.nodes, launch.devices_per_node):
+        settings += [f"launch.nodes={nodes}", f"launch.devices_per_node={each}"]
     return as_toml(plan, memory_gib, settings=settings)
 
 
@@ -233,11 +244,14 @@ def _print(
 ) -> None:
     from qvl_core.cli import plan_tables as tables
     from qvl_core.cli import terminal
-    from qvl_core.planner.report import plans_head, plans_row, reasons
+    from qvl_core.planner.report import plans_head, plans_row, reasons, uneven_notes
 
     target = terminal.console()
-    place = f"{devices} x {job.device.name}, {memory_gib:g} GiB each"
+    nodes, _ = plans[0].machines
+    place = f"{devices} x {job.device.name}{f' on {nodes} machines' if nodes > 1 else ''}, {memory_gib:g} GiB each"
     target.print(f"{recipe.path}: {job.spec.name} on {place}", style="bold")
+    for line in uneven_notes(plans[0]):
+        target.print(f"note: {line}")
     tables.print_lengths(target, job)
     kept = f"plans leave {headroom:g} % of the memory free"
     target.print(f"arithmetic, not measured on a device; {kept}; --assumptions lists sources and error bands")
