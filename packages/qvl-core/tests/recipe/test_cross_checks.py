@@ -211,6 +211,16 @@ def test_several_machines_without_a_master_that_they_reach_are_warned_of(load) -
     assert load(*two, "launch.master=node0:29501").warnings == ()
 
 
+def test_tensor_groups_that_lie_over_two_machines_are_warned_of(load) -> None:
+    shared = ["model.name=qwen2.5-vl-7b", "launch.device=ascend", "launch.master=node0:29501", "train.micro_batch=1"]
+    shared += ["train.global_batch=24", "layout.dp=3", "layout.tp=4"]
+    warning = only(load(*shared, "launch.nodes=2", "launch.devices_per_node=6").warnings)
+    assert (warning.key, warning.severity) == ("layout.tp", "warning")
+    assert warning.message.startswith("is 4, with 6 devices on each of 2 machines: ")
+    assert warning.fix.startswith("tp = 2, or ")
+    assert load(*shared, "launch.nodes=3", "launch.devices_per_node=4").warnings == ()
+
+
 @pytest.mark.parametrize(
     ("devices", "message"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def check_recipe(draft: Draft) -> Iterator[Problem]:
     yield from check_evaluation_during_training(draft)
     yield from check_master(draft)
     yield from check_cpu_machines(draft)
+    yield from check_tensor_groups(draft)
     yield from check_visible_devices(draft)
     yield from check_environment(draft)
     yield from check_output_apart_from_weights(draft)
@@ -271,6 +273,20 @@ def check_cpu_machines(draft: Draft) -> Iterator[Problem]:
     taken = draft.take("launch.device", "launch.nodes")
     if taken and taken[0] == "cpu" and taken[1] > 1:
         yield error("launch.nodes", f"is {taken[1]}; a CPU run uses one machine", "nodes = 1")
+
+
+def check_tensor_groups(draft: Draft) -> Iterator[Problem]:
+    """Warn of tensor groups that lie over two machines: every layer's sums then go over the link between them."""
+    taken = draft.take("launch.device", "layout.tp", "launch.nodes", "launch.devices_per_node")
+    if taken is None or taken[0] == "cpu" or taken[2] < 2:
+        return
+    tp, nodes, devices = taken[1], taken[2], taken[3] or 8
+    if devices % tp:
+        message = (
+            f"is {tp}, with {devices} devices on each of {nodes} machines: the sums of every layer go from machine "
+        )
+        message += "to machine"
+        yield warning("layout.tp", message, f"tp = {math.gcd(tp, devices)}, or as many devices a machine as tp divides")
 
 
 def check_visible_devices(draft: Draft) -> Iterator[Problem]:
