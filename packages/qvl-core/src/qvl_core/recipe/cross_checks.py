@@ -16,6 +16,7 @@ from pathlib import Path
 from qvl_core.errors import Problem
 from qvl_core.lora_table import COMPONENTS, TARGETS
 from qvl_core.recipe import data_checks
+from qvl_core.recipe.derive import ASCEND_DEVICES
 from qvl_core.recipe.draft import Draft
 from qvl_core.recipe.environment_checks import check_environment
 from qvl_core.recipe.merge import EXCLUSIVE
@@ -280,7 +281,7 @@ def check_tensor_groups(draft: Draft) -> Iterator[Problem]:
     taken = draft.take("launch.device", "layout.tp", "launch.nodes", "launch.devices_per_node")
     if taken is None or taken[0] == "cpu" or taken[2] < 2:
         return
-    tp, nodes, devices = taken[1], taken[2], taken[3] or 8
+    tp, nodes, devices = taken[1], taken[2], taken[3] or ASCEND_DEVICES
     if devices % tp:
         message = (
             f"is {tp}, with {devices} devices on each of {nodes} machines: the sums of every layer go from machine "
@@ -304,7 +305,7 @@ def check_visible_devices(draft: Draft) -> Iterator[Problem]:
         yield error(key, f"is {shown(stated)}, which names a device twice", "name each device once")
         return
     launch = draft.take("launch.device", "launch.devices_per_node")
-    devices = (launch[1] or 8) if launch and launch[0] == "ascend" else 0
+    devices = (launch[1] or ASCEND_DEVICES) if launch and launch[0] == "ascend" else 0
     if len(numbers) < devices:
         message = f"names {len(numbers)} devices; launch.devices_per_node is {devices}"
         yield error(key, message, f"devices_per_node = {len(numbers)} under [launch], or name {devices} devices")
