@@ -25,7 +25,8 @@ _SIGNAL_CODES = 128
 class StarterReport:
     """What mpiexec or msrun says of a rank that failed: the signal or exit code that it ended with.
 
-    `is_first`: of all it was the first. msrun looks once a second, and names the lowest of those that are gone by then.
+    `is_first`: of all it is known to have been the first. msrun looks once a second, and names the lowest of those that
+    are gone by then; what is read from an exit code is a guess as long as others are gone without a word.
     """
 
     rank: int
@@ -37,7 +38,8 @@ class StarterReport:
 def starter_report(text: str, looks: Sequence[Look] = ()) -> StarterReport | None:
     """Find in the output of mpiexec or msrun which rank failed first; None where it does not say.
 
-    A process that msrun names and no rank has is the only rank that has not begun, if there is only one.
+    A process that msrun names and no rank has is the only rank that has not begun, if there is only one, and those that
+    have begun are there or were waiting: under a wrapper every process is unknown.
     """
     text = " ".join(text.split())
     if match := _BY_SIGNAL.search(text):
@@ -46,7 +48,9 @@ def starter_report(text: str, looks: Sequence[Look] = ()) -> StarterReport | Non
         return StarterReport(rank=int(match[1]), exit_code=int(match[2]))
     if match := _BY_PROCESS.search(text):
         process, code = int(match[1]), int(match[2])
-        named = [look for look in looks if look.process == process] or [look for look in looks if not look.process]
+        named = [look for look in looks if look.process == process]
+        if not named and all(look.waiting or look.vitals is not None for look in looks if look.process):
+            named = [look for look in looks if not look.process]
         if len(named) == 1:
             ended = {"signal_number": max(-code, 0), "exit_code": max(code, 0)}
             return StarterReport(rank=named[0].rank, **ended, is_first=False)
@@ -59,18 +63,20 @@ def by_exit_code(
     """Read from mpiexec's exit code what it has not written: how the first rank ended, a signal as 128 and its number.
 
     That is so when a rank dies while the ranks are meeting. Which one it was is known of the only one that has not
-    begun, if nobody that is gone did anything but wait for it; or of the only one that is gone. None otherwise.
+    begun, if nobody that is gone did anything but wait for it; or, where all have begun, of the only one that is gone.
+    None otherwise.
     """
     absent = [look for look in looks if not look.process]
     told = [failure for failure in failures if failure.exit_code == EXIT_INTERRUPTED]
     waited = bool(silent or told) and len(told) == len(failures) and all(look.waiting for look in silent)
-    suspects = absent if absent and waited else silent
-    if len(suspects) != 1 or code <= 0:
+    suspects = absent or silent
+    if len(suspects) != 1 or code <= 0 or (absent and not waited):
         return None
+    is_first = not (absent and silent)
     if code - _SIGNAL_CODES in set(signal.Signals):
-        return StarterReport(rank=suspects[0].rank, signal_number=code - _SIGNAL_CODES)
+        return StarterReport(rank=suspects[0].rank, signal_number=code - _SIGNAL_CODES, is_first=is_first)
     # Of a rank that has begun this may be mpiexec's own.
-    return StarterReport(rank=suspects[0].rank, exit_code=code) if suspects is absent else None
+    return StarterReport(rank=suspects[0].rank, exit_code=code, is_first=is_first) if absent else None
 
 
 def first_to_fail(

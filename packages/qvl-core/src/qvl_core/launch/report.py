@@ -57,14 +57,19 @@ class Reporter:
         log = rank_log(self._logs, look.rank)
         return "\n".join([*lines, *self._known(log), *self._end_of_log(look.rank)])
 
-    def doubt(self, absent: Sequence[Look], name: str, code: int | None) -> str:
-        """Say who else it may have been, after `vanished`: ranks that had not begun, and were not named."""
-        ranks = ", ".join(self.name(look.rank) for look in absent[:_SHOWN_RANKS])
-        more = f" and {len(absent) - _SHOWN_RANKS} more" if len(absent) > _SHOWN_RANKS else ""
+    def doubt(self, first: Failure | Look, others: Sequence[Look], name: str, code: int | None) -> str:
+        """Say who else it may have been than the first: ranks without a word, of which the starter does not tell."""
+        ranks = [f"{self.name(look.rank)}{f', {look.state}' if look.process else ''}" for look in others[:_SHOWN_RANKS]]
+        more = f" and {len(others) - _SHOWN_RANKS} more" if len(others) > _SHOWN_RANKS else ""
+        what = "had not begun" if not any(look.process for look in others) else "left no word either"
         how = "and has not ended" if code is None else f"its exit code: {code}"
         if code is not None and code < 0:
             how = f"and was itself killed by {_signal_name(-code)}"
-        head = f"  or the cause is one that had not begun: {ranks}{more}; {name} names none, {how}"
+        one = "was the first" if name == "msrun" else "it was"
+        head = f"  or the cause is one that {what}: {'; '.join(ranks)}{more}; {name} does not say which {one}, {how}"
+        if isinstance(first, Look) and not first.process:
+            # `vanished` has shown what the starter says.
+            return head
         path = self._logs / LAUNCHER_LOG
         return "\n".join([head, *self._known(path, *self._msrun_logs()), *self._end(path, "the end of its output")])
 

@@ -238,36 +238,40 @@ class _Supervisor:
         if not failures and not silent and (process.poll() is None or all(look.done for look in looks)):
             # It was on its way out: the board was read before its last word, and the process table after.
             return None
+        # What another machine has told by now is no consequence of what is seen here only now.
+        elsewhere = self._others.stopped()
         unexplained = silent or any(not look.process for look in looks)
         report = self._starter_report(process, looks, failures, silent) if unexplained else None
         known = report is not None or any(failure.exit_code != EXIT_INTERRUPTED for failure in failures)
-        if not known and (elsewhere := self._others.stopped()) is not None:
+        if elsewhere is not None and not known and all(look.waiting for look in silent):
             return elsewhere
         first = first_to_fail(looks, failures, silent, report, self._watch.last_seen_alive)
-        return self._error(first, report, looks, process)
-
-    def _error(
-        self,
-        first: Failure | Look | None,
-        report: StarterReport | None,
-        looks: Sequence[Look],
-        process: subprocess.Popen[bytes],
-    ) -> QvlError:
-        """Put into words what failed first, and who else it may have been."""
-        doubt = self._doubt(process, looks) if report is None else ""
         if isinstance(first, Failure):
             # Told to end: by whom, nobody has said.
-            doubt = doubt if first.exit_code == EXIT_INTERRUPTED else ""
+            told_to_end = first.exit_code == EXIT_INTERRUPTED
+            doubt = self._doubt(process, first, report, looks, silent) if told_to_end else ""
             return RankError(self._reporter.failed(first) + doubt, first.exit_code)
-        if first is not None:
-            text = self._reporter.vanished(first, report, seen_s=time.monotonic() - first.marked_at)
-            return RunError(text + doubt)
-        return RunError(self._reporter.starter_failed(self._starter_name, process.poll()))
+        if first is None:
+            return RunError(self._reporter.starter_failed(self._starter_name, process.poll()))
+        text = self._reporter.vanished(first, report, seen_s=time.monotonic() - first.marked_at)
+        text += self._doubt(process, first, report, looks, silent)
+        return RunError(text if elsewhere is None or known else f"{text}\n  and before that: {elsewhere}")
 
-    def _doubt(self, process: subprocess.Popen[bytes], looks: Sequence[Look]) -> str:
-        """Give the lines that say which ranks had not begun, where what started them has named none."""
-        absent = [look for look in looks if not look.process]
-        return "\n" + self._reporter.doubt(absent, self._starter_name, process.poll()) if absent else ""
+    def _doubt(
+        self,
+        process: subprocess.Popen[bytes],
+        first: Failure | Look,
+        report: StarterReport | None,
+        looks: Sequence[Look],
+        silent: Sequence[Look],
+    ) -> str:
+        """Give the lines that say which other ranks it may have been, where what started them does not know."""
+        if report is not None and report.is_first:
+            return ""
+        others = [look for look in looks if not look.process and look.rank != first.rank]
+        if isinstance(first, Look) and not first.process:
+            others += silent
+        return "\n" + self._reporter.doubt(first, others, self._starter_name, process.poll()) if others else ""
 
     @property
     def _starter_name(self) -> str:
