@@ -347,7 +347,7 @@ class _Copy:
         return self._place
 
 
-def _without_deadline(check: Check) -> list[Row]:
+def _without_deadline(check: Check, python: Sequence[Row] = ()) -> list[Row]:
     found = check.look()
     return [found] if isinstance(found, Row) else list(found)
 

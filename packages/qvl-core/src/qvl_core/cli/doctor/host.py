@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from qvl_core.cli.doctor.guard import PYTHON
+from qvl_core.cli.doctor.guard import LACKS, PYTHON
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import release
 from qvl_core.cli.terminal import bytes_text
@@ -56,7 +56,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3], lacking: Seque
         return Row(check=PYTHON, level="fail", evidence=evidence, fix=fix)
     if not lacking:
         return Row(check=PYTHON, level="ok", evidence=evidence)
-    evidence += f"; it lacks {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
+    evidence += f"; {LACKS} {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
     fix = f"install {_headers(lacking)} with headers and build Python again, or: conda create -n qvl python=3.11"
     needed = set(lacking) & set(NEEDED_MODULES)
     return Row(check=PYTHON, level="fail" if needed else "warn", evidence=evidence, fix=fix)
