@@ -99,6 +99,7 @@ CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (2, "qvl-train", "fail", _into("versions", **{"qvl-train": None})),
     (2, "metadata", "fail", _set(damaged=(("numpy==1.26.4", "/a/site-packages/numpy-1.26.4.dist-info"),))),
     (2, "metadata", "warn", _set(damaged=(("other", "/a/site-packages/other.egg-info"),))),
+    (2, "metadata", "warn", _set(damaged=(("te==0.4.0", "/cann/python/site-packages/te-0.4.0.dist-info"),))),
     (2, "copies", "fail", _set(copies=("/a/site-packages", "/b/src"))),
     (3, "plug-ins", "fail", _set(broken_plugin="SyntaxError: invalid syntax")),
     (4, "machine", "warn", _set(libc=("glibc", "2.17"))),
