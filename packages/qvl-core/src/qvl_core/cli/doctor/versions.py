@@ -77,7 +77,7 @@ def _written(folder: str) -> str:
 
 
 def normalised(name: str) -> str:
-    """Give the one way to write a distribution's name: `tensorboardX` -> `tensorboardx`, `ruamel.yaml` -> `ruamel-yaml`."""
+    """Give the one way to write a distribution's name: `tensorboardX` -> `tensorboardx`, `a.b_c` -> `a-b-c`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
