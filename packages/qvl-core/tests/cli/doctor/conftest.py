@@ -200,7 +200,7 @@ class Machine:
         return self.versions.get(name)
 
     def _packages(self, patch: pytest.MonkeyPatch) -> None:
-        for module in (packages, mindspore, cann, programs, record_rows, examination):
+        for module in (packages, mindspore, cann, programs, record_rows, examination, host):
             patch.setattr(module, "installed_version", self._version)
 
         def requirements(name: str) -> list[Requirement]:

@@ -94,6 +94,8 @@ command = "qvl run r.toml"
 CASES: tuple[tuple[int, str, str, Callable[[Any], None]], ...] = (
     (1, "python", "fail", _set(python=(3, 9, 18))),
     (1, "python", "fail", _set(lacking=("ctypes",))),
+    (1, "python", "fail", _both(_set(lacking=("ssl",)), _into("versions", pyarrow="25.0.0"))),
+    (1, "python", "warn", _set(lacking=("ssl",))),
     (2, "requirements", "fail", _into("versions", **{"qvl-core": "0.2.0"})),
     (2, "requirements", "fail", _into("needs", **{"qvl-data": "pyarrow>=15"})),
     (2, "qvl-train", "fail", _into("versions", **{"qvl-train": None})),

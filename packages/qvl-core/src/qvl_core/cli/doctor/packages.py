@@ -53,10 +53,9 @@ def check_metadata(own: Sequence[Path] | None = None) -> Row:
     written = {real_path(folder) for folder in (_written_by_pip() if own is None else own)}
     mendable = [(name, path) for name, path in found if real_path(path.parent) in written][:4]
     if mendable:
+        names = " ".join(dict.fromkeys(_asked(name, required) for name, _ in mendable))
         fix = f"rm -r {' '.join(shlex.quote(str(path)) for _, path in mendable)}; "
-        fix += "pip install --no-deps --force-reinstall " + " ".join(
-            dict.fromkeys(_asked(name, required) for name, _ in mendable)
-        )
+        fix += f"pip install --no-deps --force-reinstall {names}"
     else:
         fix = "pip of this environment has not written it: install anew what brought it, or take it off PYTHONPATH"
     return Row(check="metadata", level=level, evidence=f"cannot be read: {places}", fix=fix)
