@@ -200,7 +200,7 @@ class Machine:
         return self.versions.get(name)
 
     def _packages(self, patch: pytest.MonkeyPatch) -> None:
-        for module in (packages, mindspore, cann, programs, record_rows, examination):
+        for module in (packages, mindspore, cann, programs, record_rows, examination, host):
             patch.setattr(module, "installed_version", self._version)
 
         def requirements(name: str) -> list[Requirement]:
@@ -211,6 +211,8 @@ class Machine:
         patch.setattr(packages, "requirements_of", requirements)
 
         patch.setattr(packages, "damaged", lambda: ((name, Path(path)) for name, path in self.damaged))
+        own = (Path("/a/site-packages"),)
+        patch.setattr(packages, "check_metadata", functools.partial(packages.check_metadata, own))
 
         def copies() -> Row:
             if not self.copies:
@@ -347,7 +349,7 @@ class _Copy:
         return self._place
 
 
-def _without_deadline(check: Check) -> list[Row]:
+def _without_deadline(check: Check, python: Sequence[Row] = ()) -> list[Row]:
     found = check.look()
     return [found] if isinstance(found, Row) else list(found)
 

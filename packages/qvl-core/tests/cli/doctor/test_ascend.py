@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -244,7 +245,60 @@ def test_a_cann_of_which_only_the_folder_is_known_was_not_sourced(tmp_path: Path
     for libraries in ("", "/usr/lib", f"{tmp_path}/cann-8.2/lib64"):
         row = cann.check_cann({**environment, "LD_LIBRARY_PATH": libraries})
         assert (row.level, "none of it in LD_LIBRARY_PATH" in row.evidence) == ("warn", True)
-        assert row.fix.startswith(f"source {tmp_path}/cann/set_env.sh")
+        assert row.fix.startswith("source set_env.sh of this CANN, which sets")
+
+
+@pytest.mark.parametrize("place", ["ascend-toolkit/latest", "ascend-toolkit", "with blank"])
+def test_only_a_script_that_is_there_is_proposed(tmp_path: Path, place: str) -> None:
+    home = tmp_path / (f"{place}/latest" if place == "with blank" else "ascend-toolkit/latest")
+    environment = {**_cann(home, "8.2.RC1"), "LD_LIBRARY_PATH": "/usr/lib"}
+    script = tmp_path / place / "set_env.sh"
+    assert "set_env.sh of this CANN" in cann.check_cann(environment).fix
+    script.touch()
+    row = cann.check_cann(environment)
+    words = shlex.split(row.fix.partition(", which")[0])
+    assert (row.level, words) == ("warn", ["source", str(script)])
+    assert Path(words[1]).is_file()
+
+
+def _linked(toolkit: Path) -> Path:
+    """Lay `latest` out as CANN 8.2 does: a folder of links to each part of the version's; give it."""
+    version, latest = toolkit / "8.2.RC1", toolkit / "latest"
+    _cann(version, "8.2.RC1")
+    latest.mkdir()
+    for name in ("lib64", "runtime/lib64", "compiler", "tools"):
+        (version / name).mkdir(parents=True)
+    (version / "lib64" / "libascendcl.so").touch()
+    for name in ("lib64", "runtime", "compiler", "tools", "opp", "x86_64-linux"):
+        (latest / name).symlink_to(Path("..") / "8.2.RC1" / name)
+    return latest
+
+
+def test_a_sourced_shell_whose_latest_is_a_folder_of_links_is_fine(tmp_path: Path) -> None:
+    latest = _linked(tmp_path)
+    sourced = {
+        "ASCEND_HOME_PATH": str(latest),
+        "LD_LIBRARY_PATH": f"{latest}/lib64:{latest}/lib64/plugin:{latest}/tools",
+    }
+    assert cann.check_cann(sourced).level == "ok"
+    # The one variable names the folder of links, the other the version's; either may.
+    for one, other in ((latest, tmp_path / "8.2.RC1"), (tmp_path / "8.2.RC1", latest)):
+        for part in ("lib64", "runtime/lib64", "tools"):
+            row = cann.check_cann({"ASCEND_HOME_PATH": str(one), "LD_LIBRARY_PATH": f"/usr/lib:{other}/{part}/"})
+            assert row.level == "ok"
+
+
+def test_libraries_beside_the_folder_are_its_own_unless_they_state_another_version(tmp_path: Path) -> None:
+    home, other = tmp_path / "toolkit", tmp_path / "all-libraries"
+    environment = {**_cann(home, "8.5.0"), "LD_LIBRARY_PATH": str(other / "lib64")}
+    (other / "lib64").mkdir(parents=True)
+    assert cann.check_cann(environment).level == "warn"
+    (other / "lib64" / "libge_runner.so").touch()
+    assert cann.check_cann(environment).level == "ok"
+    _cann(other, "8.3.RC1")
+    assert cann.check_cann(environment).level == "warn"
+    # Its name begins as the folder's; where it leads does not.
+    assert cann.check_cann({**environment, "LD_LIBRARY_PATH": f"{home}/../all-libraries/lib64"}).level == "warn"
 
 
 def test_a_cann_that_is_no_folder_at_all_costs_no_other_row(tmp_path: Path, devices: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from qvl_core.cli.doctor import mindspore, programs
 from qvl_core.cli.doctor.child import OUTPUT_LIMIT, Quiet, last_line, run_child, work_of
 from qvl_core.cli.doctor.guard import Check, guarded
-from qvl_core.cli.doctor.row import Row
+from qvl_core.cli.doctor.row import Level, Row
 from qvl_core.launch.proc import status_of
 
 GOOD = Row(check="x", level="ok", evidence="fine")
@@ -54,6 +54,40 @@ def test_a_check_that_nothing_can_be_said_without_fails() -> None:
 
     (row,) = guarded(Check(name="x", look=look, needed=True))
     assert (row.level, row.fix.startswith("pip install --force-reinstall")) == ("fail", True)
+
+
+def _lacking(level: Level, *modules: str) -> list[Row]:
+    evidence = f"Python 3.11.4 (/opt/queue/bin/python); it lacks {', '.join(modules)}: built on a machine without x"
+    return [Row(check="python", level=level, evidence=evidence if modules else evidence.partition(";")[0])]
+
+
+@pytest.mark.parametrize("module", ["queue", "distutils", "sqlite3", "_ssl"])
+@pytest.mark.parametrize("python", [[], _lacking("ok"), _lacking("fail"), _lacking("fail", "ctypes", "zlib")])
+def test_a_module_that_the_row_of_python_does_not_name_is_told_by_the_check(module: str, python: list[Row]) -> None:
+    def look() -> Row:
+        raise ImportError(f"cannot import name 'x' from {module!r} (/x/li/{module}.py)", name=module)
+
+    (row,) = guarded(Check(name="x", look=look), python)
+    assert (row.level, f"/x/li/{module}.py" in row.evidence) == ("warn", True)
+    # As of Python 3.12, distutils is no part of it.
+    assert (f"rename a {module}.py" in row.fix) == (module in sys.stdlib_module_names)
+    assert row.fix
+    (row,) = guarded(Check(name="x", look=look, needed=True), python)
+    assert row.level == "fail"
+
+
+@pytest.mark.parametrize("module", ["ssl", "_ssl", "ctypes.util", "_ctypes"])
+def test_a_module_that_the_row_of_python_names_is_told_once(module: str) -> None:
+    def look() -> Row:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    (row,) = guarded(Check(name="x", look=look, needed=True), _lacking("fail", "ctypes", "ssl"))
+    assert (row.level, row.evidence) == ("skipped", "an earlier check failed: python")
+    (row,) = guarded(Check(name="x", look=look), _lacking("warn", "ctypes", "ssl"))
+    assert (row.level, row.evidence) == ("skipped", "an earlier check warned: python")
+    # Nothing would fail then, and the command would end as if all were well.
+    (row,) = guarded(Check(name="x", look=look, needed=True), _lacking("warn", "ctypes", "ssl"))
+    assert (row.level, "could not be looked at" in row.evidence) == ("fail", True)
 
 
 def test_a_check_that_hangs_is_a_row_after_its_deadline() -> None:

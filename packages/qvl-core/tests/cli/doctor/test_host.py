@@ -22,8 +22,8 @@ def test_python(version: tuple[int, int, int], level: str) -> None:
     ("lacking", "level", "said"),
     [
         (("ctypes",), "fail", "it lacks ctypes: built on a machine without libffi"),
-        (("ssl", "lzma"), "fail", "without openssl, xz"),
-        (("bz2", "lzma"), "warn", "without bzip2, xz"),
+        (("zlib", "lzma"), "fail", "without zlib, xz"),
+        (("bz2", "lzma"), "warn", "without bzip2, xz; bz2 is needed by datasets"),
         ((), "ok", "Python 3.11.4"),
     ],
 )
@@ -32,6 +32,28 @@ def test_a_python_without_modules_of_its_own(lacking: tuple[str, ...], level: st
     assert row.level == level
     assert said in row.evidence
     assert ("build Python again" in row.fix) == bool(lacking)
+
+
+@pytest.mark.parametrize(
+    ("installed", "level", "said"),
+    [
+        ("httpcore2", "fail", "; ssl is needed by httpcore2 (transformers, which reads tokenizers)"),
+        ("pyarrow", "fail", "; ssl is needed by pyarrow (Parquet files)"),
+        ("uvicorn", "fail", "; ssl is needed by uvicorn (`qvl serve`)"),
+        ("numpy", "warn", "; ssl is needed by pip, and here by nothing that is installed"),
+    ],
+)
+def test_a_python_without_ssl_fails_where_something_needs_it(
+    monkeypatch: pytest.MonkeyPatch, installed: str, level: str, said: str
+) -> None:
+    monkeypatch.setattr(host, "installed_version", lambda name: "1.0" if name == installed else None)
+    row = host.check_python((3, 11, 4), ("ssl",))
+    assert (row.level, row.evidence.partition("openssl")[2]) == (level, said)
+    assert "install openssl with headers" in row.fix
+
+
+def test_a_python_without_sqlite_lacks_nothing() -> None:
+    assert "sqlite3" not in host.BUILT_WITH
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,25 @@ def test_an_extension_of_another_python_is_found_from_its_name(tmp_path: Path) -
     assert check_wheel(tmp_path, "x86_64", "cpython-39").level == "ok"
 
 
+@pytest.mark.parametrize("python", ["cpython-310", "cpython-311", "cpython-312"])
+def test_of_several_extensions_the_one_of_this_python_is_judged(tmp_path: Path, python: str) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for other in ("cpython-310", "cpython-311", "cpython-312"):
+        for name, code in (("aarch64", 0xB7), ("x86_64", 0x3E)):
+            _library(made, code).rename(tmp_path / f"_c_expression.{other}-{name}-linux-gnu.so")
+    for machine in ("aarch64", "x86_64"):
+        row = check_wheel(tmp_path, machine, python)
+        assert (row.level, row.evidence) == ("ok", f"built for {machine}, as this machine is")
+    # None of its own, and none without a tag: what is there is named.
+    for path in tmp_path.glob(f"*{python}*"):
+        path.unlink()
+    row = check_wheel(tmp_path, "x86_64", python)
+    assert (row.level, f"is of another Python than this one, {python}" in row.evidence) == ("fail", True)
+    _library(made, 0x3E).rename(tmp_path / "_c_expression.so")
+    assert check_wheel(tmp_path, "x86_64", python).level == "ok"
+
+
 def test_an_architecture_that_is_unknown_or_no_elf_file_fails(tmp_path: Path) -> None:
     assert check_wheel(tmp_path, "x86_64").level == "fail"
     library = _library(tmp_path, 0xF3, ">")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_requirements_leave_out_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         ("numpy-1.26.4.dist-info", None, "numpy==1.26.4"),
         ("mindspore-2.7.2.dist-info", b"\xff\xfe\x00", "mindspore==2.7.2"),
         ("qvl_core-0.1.0.dist-info", b"Metadata-Version: 2.1\nName: qvl-core\n", "qvl-core==0.1.0"),
-        ("numpy-.dist-info", b"", "numpy"),
+        ("pydantic-.dist-info", b"", "'pydantic>=2.7'"),
     ],
 )
 def test_what_a_cut_off_installation_leaves_is_one_row_with_what_mends_it(
@@ -62,14 +63,45 @@ def test_what_a_cut_off_installation_leaves_is_one_row_with_what_mends_it(
     if content is not None:
         (tmp_path / folder / "METADATA").write_bytes(content)
     monkeypatch.syspath_prepend(str(tmp_path))
-    row = packages.check_metadata()
+    with monkeypatch.context() as patch:
+        required = [Requirement(name="pydantic", ranges=">=2.7"), Requirement(name="numpy", ranges="<2")]
+        patch.setattr(packages, "requirements_of", lambda name: iter(required if name == "qvl-core" else ()))
+        row = packages.check_metadata((tmp_path,))
     assert (row.level, row.evidence) == ("fail", f"cannot be read: {tmp_path / folder}")
-    assert row.fix == f"rm -r {tmp_path / folder}; pip install --force-reinstall {name}"
-    bare = name.partition("==")[0]
+    assert row.fix == f"rm -r {tmp_path / folder}; pip install --no-deps --force-reinstall {name}"
+    bare = re.split("[=>]", name.strip("'"))[0]
     assert versions.installed_version(bare) == ""
     assert list(versions.requirements_of(bare)) == []
     assert packages.check_requirements().level == "ok"
     assert packages.check_copies().level == "ok"
+
+
+def test_what_another_installer_has_laid_down_is_named_and_let_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, own = tmp_path / "cann" / "python", tmp_path / "lib" / "site-packages"
+    (foreign / "te-0.4.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(foreign))
+    row = packages.check_metadata()
+    assert (row.level, row.evidence) == ("warn", f"cannot be read: {foreign / 'te-0.4.0.dist-info'}")
+    assert row.fix
+    assert not [word for word in ("rm ", "pip install", "te==") if word in row.fix]
+    # Beside one of this environment, which may be reached by a link, that one alone is replaced.
+    (own / "rich-13.7.0.dist-info").mkdir(parents=True)
+    (tmp_path / "lib64").symlink_to(tmp_path / "lib")
+    monkeypatch.syspath_prepend(str(own))
+    row = packages.check_metadata((tmp_path / "lib64" / "site-packages",))
+    assert "te-0.4.0" in row.evidence
+    assert row.fix == f"rm -r {own}/rich-13.7.0.dist-info; pip install --no-deps --force-reinstall rich==13.7.0"
+
+
+@pytest.mark.parametrize("required", ["tensorboardX", "Tensor_Board.X", "tensor.board-x"])
+def test_names_are_one_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: str) -> None:
+    folder = f"{required.replace('-', '_')}-2.6.2.dist-info"
+    (tmp_path / folder).mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(packages, "requirements_of", lambda name: iter([Requirement(name=required, ranges="")]))
+    assert packages.check_metadata((tmp_path,)).level == "fail"
 
 
 def test_what_is_not_installed_requires_nothing() -> None:

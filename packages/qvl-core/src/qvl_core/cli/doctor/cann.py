@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +38,10 @@ FOLDERS = {
     "910": "ascend910",
     "310P": "ascend310p",
 }
+# One of these lies in the folder of CANN's libraries.
+LIBRARIES = ("libascendcl.so", "libge_runner.so")
 
-
+# The parts of CANN 8.0 count their builds from 7 and below, apart from CANN's own number.
 _OWN_COUNT = 7
 _CANDIDATE = re.compile(r"(?i)RC\d+")
 
@@ -58,11 +62,39 @@ def check_cann(environment: Mapping[str, str]) -> Row:
         what = "is no folder" if home.exists() else "does not exist"
         return Row(check="cann", level="fail", evidence=f"{printable(str(home), 200)} {what}", fix=fix)
     evidence = f"CANN {cann_version(home) or 'of unknown version'} in {home}"
-    libraries = [path for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path]
-    if not any(real_path(Path(path)).is_relative_to(real_path(home)) for path in libraries):
-        fix = f"source {home}/set_env.sh, which sets all of its variables, in this shell and in the job script"
+    if not any(_reaches(home, path) for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path):
+        script = _script_of(home) or "set_env.sh of this CANN"
+        fix = f"source {script}, which sets all of its variables, in this shell and in the job script"
         return Row(check="cann", level="warn", evidence=f"{evidence}, none of it in LD_LIBRARY_PATH", fix=fix)
     return Row(check="cann", level="ok", evidence=evidence)
+
+
+def _reaches(home: Path, entry: str) -> bool:
+    """Tell whether an entry of LD_LIBRARY_PATH is of this CANN: by its name, by where links lead, or by its libraries.
+
+    `latest` may be one link, or a folder of links to each part: compiler -> ../8.2.RC1/compiler.
+    """
+    if Path(os.path.normpath(entry)).is_relative_to(os.path.normpath(home)):
+        return True
+    folder = real_path(Path(entry))
+    try:
+        parts = [real_path(path) for path in home.iterdir()]
+    except OSError:
+        parts = []
+    if any(folder.is_relative_to(part) for part in (real_path(home), *parts)):
+        return True
+    # os.path, as a folder that is closed to us raises nothing there.
+    if not any(os.path.isfile(folder / name) for name in LIBRARIES):  # noqa: PTH113
+        return False
+    # `8.5.0/aarch64-linux/lib64`: the version is stated two folders up at most.
+    stated = next((found for path in (folder, *folder.parents[:2]) if (found := cann_version(path))), "")
+    return not differ(cann_version(home), stated)
+
+
+def _script_of(home: Path) -> str:
+    """Give the set_env.sh that is there for this CANN, beside its version's folder or in it, as a shell takes it."""
+    scripts = [folder / "set_env.sh" for folder in (home, home.parent)]
+    return next((shlex.quote(str(path)) for path in scripts if os.path.isfile(path)), "")  # noqa: PTH113
 
 
 def check_operators(environment: Mapping[str, str], chip: str = "") -> Row:

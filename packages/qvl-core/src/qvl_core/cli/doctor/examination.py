@@ -21,7 +21,7 @@ from qvl_core.cli.doctor import (
     record_rows,
     shell_values,
 )
-from qvl_core.cli.doctor.guard import Check, guarded
+from qvl_core.cli.doctor.guard import PYTHON, Check, guarded
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import installed_version
 
@@ -53,23 +53,26 @@ def examine(
     With `recipe`, the path of one, what that run needs is checked too; `devices` is where device nodes lie. An NPU
     is only computed on with `use_npu`: somebody else may be at work on it.
     """
-    loaded, recipe_found = _load(recipe)
+    # First of all: other checks may break by what it lacks.
+    python = guarded(Check(name=PYTHON, look=host.check_python))
+    loaded, recipe_found = _load(recipe, python)
     about = _About(
         environment=environment,
         devices=devices,
         recipe=loaded,
-        npu=any(row.level == "ok" for row in guarded(_npu_check(environment, devices))),
+        python=python,
+        npu=any(row.level == "ok" for row in guarded(_npu_check(environment, devices), python)),
         # Asked once: a driver that hangs lets it run into its deadline.
         ask=functools.cache(lambda: ascend.ask_npu_smi(environment)),
     )
-    rows = [row for check in _machine(about) for row in guarded(check)]
+    rows = [row for check in _machine(about) for row in guarded(check, python)]
     if use_npu:
-        rows += guarded(Check(name="npu-run", look=lambda: _npu_run(about, rows), deadline_s=_CHILD_S))
+        rows += guarded(Check(name="npu-run", look=lambda: _npu_run(about, rows), deadline_s=_CHILD_S), python)
     rows += recipe_found
     if loaded is not None:
         for check in _run(about, loaded):
             cause = next((row.check for row in rows if row.level == "fail" and row.check in _causes(check.name)), "")
-            rows += [_after(check.name, cause)] if cause else guarded(check)
+            rows += [_after(check.name, cause)] if cause else guarded(check, python)
     elif recipe:
         rows += [_after(name, "recipe") for name in recipe_rows.LATER]
     return rows
@@ -82,6 +85,7 @@ class _About:
     environment: Mapping[str, str]
     devices: Path
     recipe: Recipe | None
+    python: Sequence[Row]
     npu: bool
     ask: ascend.Ask
 
@@ -95,7 +99,7 @@ class _About:
         return -(-self.recipe.parallel.world_size // self.recipe.launch.nodes) if self.recipe else 0
 
 
-def _load(path: str | None) -> tuple[Recipe | None, list[Row]]:
+def _load(path: str | None, python: Sequence[Row]) -> tuple[Recipe | None, list[Row]]:
     held: list[Recipe] = []
 
     def look() -> list[Row]:
@@ -103,7 +107,7 @@ def _load(path: str | None) -> tuple[Recipe | None, list[Row]]:
         held.extend([loaded] if loaded else [])
         return rows
 
-    rows = guarded(Check(name="recipe-load", look=look, needed=True)) if path else []
+    rows = guarded(Check(name="recipe-load", look=look, needed=True), python) if path else []
     return (held[0] if held else None), rows
 
 
@@ -122,7 +126,7 @@ def _machine(about: _About) -> list[Check]:
     on_cpu = bool(recipe and recipe.launch.device == "cpu" and about.processes > 1)
     return [
         Check(name="host", look=host.check_host),
-        Check(name="python", look=host.check_python),
+        Check(name=PYTHON, look=lambda: about.python),
         Check(name="packages", look=lambda: packages.check_packages(recipe.task if recipe else "")),
         Check(name="metadata", look=packages.check_metadata),
         Check(name="copies", look=packages.check_copies),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ LOOK_S = 15.0
 
 # The row that tells of a Python without modules of its own.
 PYTHON = "python"
+# How that row names them.
+LACKS = "it lacks"
+_LACKING = re.compile(rf"; {LACKS} (\w+(?:, \w+)*):")
 
 Look = Callable[[], "Row | Sequence[Row]"]
 
@@ -31,8 +35,11 @@ class Check:
     needed: bool = False
 
 
-def guarded(check: Check) -> list[Row]:
-    """Run a check in a thread; give its rows, or one that says that it failed or did not answer. Raises nothing."""
+def guarded(check: Check, python: Sequence[Row] = ()) -> list[Row]:
+    """Run a check in a thread; give its rows, or one that says that it failed or did not answer. Raises nothing.
+
+    `python` is the row of Python, where there is one by now: a check that breaks by what it names is skipped.
+    """
     answer = _Answer()
 
     def work() -> None:
@@ -48,22 +55,39 @@ def guarded(check: Check) -> list[Row]:
     thread.join(check.deadline_s)
     if answer.rows is not None:
         return answer.rows
-    if isinstance(answer.error, ImportError) and _is_python_own(answer.error.name):
-        # The row of Python names it, and says what to do.
-        return [Row(check=check.name, level="skipped", evidence=f"an earlier check failed: {PYTHON}")]
     if answer.error is not None:
-        evidence = f"could not be looked at: {type(answer.error).__name__}: {answer.error}"[:300]
-        fix = "mend what the message names; where it names nothing of yours, report it with `qvl doctor --json`"
-        if isinstance(answer.error, ImportError):
-            fix = "pip install --force-reinstall qvl-core, which brings what it needs"
-        return [Row(check=check.name, level="fail" if check.needed else "warn", evidence=evidence, fix=fix)]
+        return [_broken(check, answer.error, python)]
     evidence = f"no answer within {check.deadline_s:.0f} s"
     fix = "look for a network drive or name service that does not answer: df, and getent hosts NAME"
     return [Row(check=check.name, level="fail", evidence=evidence, fix=fix)]
 
 
-def _is_python_own(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in sys.stdlib_module_names
+def _broken(check: Check, error: BaseException, python: Sequence[Row]) -> Row:
+    module = _module(error)
+    for row in python:
+        # What nothing can be said without is never passed over for a mere warning.
+        if _names(row, module) and (row.level == "fail" or not check.needed):
+            how = "failed" if row.level == "fail" else "warned"
+            return Row(check=check.name, level="skipped", evidence=f"an earlier check {how}: {PYTHON}")
+    evidence = f"could not be looked at: {type(error).__name__}: {error}"[:300]
+    fix = "mend what the message names; where it names nothing of yours, report it with `qvl doctor --json`"
+    if module in sys.stdlib_module_names:
+        fix = f"{module} is Python's own: rename a {module}.py of yours, in this folder or PYTHONPATH, that hides it"
+        fix += "; else install all of Python, for example: conda create -n qvl python=3.11"
+    elif isinstance(error, ImportError):
+        fix = "pip install --force-reinstall qvl-core, which brings what it needs"
+    return Row(check=check.name, level="fail" if check.needed else "warn", evidence=evidence, fix=fix)
+
+
+def _module(error: BaseException) -> str:
+    """Give the module, of the topmost level, that an import has missed; "" for errors of other kinds."""
+    return (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+
+
+def _names(row: Row, module: str) -> bool:
+    """Tell whether the row of Python names a module as lacking: `ssl` stands for its inner half `_ssl`, too."""
+    found = _LACKING.search(row.evidence) if row.level != "ok" else None
+    return found is not None and module.removeprefix("_") in found[1].split(", ")
 
 
 @dataclass

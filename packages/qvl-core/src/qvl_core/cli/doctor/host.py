@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from qvl_core.cli.doctor.guard import PYTHON
+from qvl_core.cli.doctor.guard import LACKS, PYTHON
 from qvl_core.cli.doctor.row import Row
-from qvl_core.cli.doctor.versions import release
+from qvl_core.cli.doctor.versions import installed_version, release
 from qvl_core.cli.terminal import bytes_text
 from qvl_core.launch.environment import is_left_over
 
@@ -35,11 +35,20 @@ LATEST_S = EARLIEST_S + 15 * 366 * 86_400
 
 
 # Modules that Python is built without, and says so in its log only, where these libraries' headers are missing.
-BUILT_WITH = MappingProxyType(
-    {"ctypes": "libffi", "ssl": "openssl", "zlib": "zlib", "bz2": "bzip2", "lzma": "xz", "sqlite3": "sqlite"}
+BUILT_WITH = MappingProxyType({"ctypes": "libffi", "ssl": "openssl", "zlib": "zlib", "bz2": "bzip2", "lzma": "xz"})
+# MindSpore and the launcher need the first, what reads data the other.
+NEEDED_MODULES = ("ctypes", "zlib")
+# What cannot be imported without ssl, and whom that stops; the rest of qvl, and MindSpore, can.
+SSL_USERS = MappingProxyType(
+    {"httpcore2": "transformers, which reads tokenizers", "pyarrow": "Parquet files", "uvicorn": "`qvl serve`"}
 )
-# MindSpore and the launcher need the first, what reads data and talks to others the other two.
-NEEDED_MODULES = ("ctypes", "ssl", "zlib")
+USERS = MappingProxyType(
+    {
+        "ssl": "pip, and here by nothing that is installed",
+        "bz2": "datasets and pandas, not by qvl",
+        "lzma": "datasets and pandas, not by qvl",
+    }
+)
 
 
 def check_host() -> Row:
@@ -56,10 +65,14 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3], lacking: Seque
         return Row(check=PYTHON, level="fail", evidence=evidence, fix=fix)
     if not lacking:
         return Row(check=PYTHON, level="ok", evidence=evidence)
-    evidence += f"; it lacks {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
+    evidence += f"; {LACKS} {', '.join(lacking)}: built on a machine without {_headers(lacking)}"
     fix = f"install {_headers(lacking)} with headers and build Python again, or: conda create -n qvl python=3.11"
-    needed = set(lacking) & set(NEEDED_MODULES)
-    return Row(check=PYTHON, level="fail" if needed else "warn", evidence=evidence, fix=fix)
+    users = [f"{name} ({use})" for name, use in SSL_USERS.items() if installed_version(name) is not None]
+    if (set(lacking) & set(NEEDED_MODULES)) or ("ssl" in lacking and users):
+        evidence += f"; ssl is needed by {', '.join(users)}" if "ssl" in lacking and users else ""
+        return Row(check=PYTHON, level="fail", evidence=evidence, fix=fix)
+    evidence += "".join(f"; {name} is needed by {USERS[name]}" for name in lacking)
+    return Row(check=PYTHON, level="warn", evidence=evidence, fix=fix)
 
 
 def _headers(modules: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ def check_version(version: str, python: tuple[int, ...] = sys.version_info[:2]) 
 def check_wheel(folder: Path, machine: str = "", python: str = _OWN_TAG) -> Row:
     """Check that MindSpore's extension was built for this machine and Python; pip installs others without a word."""
     name, machine = "mindspore-wheel", machine or platform.machine()
-    library = next(iter(sorted(folder.glob("_c_expression*.so"))), None)
+    library = _extension(folder, machine, python)
     built_for = elf_machine(library) if library else None
     if built_for is None:
         evidence = f"no extension _c_expression*.so in {folder}" if library is None else f"{library} is no ELF file"
@@ -115,6 +115,20 @@ def check_wheel(folder: Path, machine: str = "", python: str = _OWN_TAG) -> Row:
         fix = "pip install --force-reinstall --no-cache-dir mindspore, with this Python; is PYTHONPATH another's?"
         return Row(check=name, level="fail", evidence=evidence, fix=fix)
     return Row(check=name, level="ok", evidence=f"built for {built_for}, as this machine is")
+
+
+def _extension(folder: Path, machine: str, python: str) -> Path | None:
+    """Give the extension that this Python imports: of its own tag, else without one; one of another if none is here.
+
+    A folder that several Pythons or machines share holds one for each; `cpython-311-x86_64-linux-gnu` names both.
+    """
+
+    def strangeness(library: Path) -> tuple[bool, bool, bool, str]:
+        tag = _PYTHON_TAG.search(library.name)
+        is_other = tag is not None and tag[0] != python
+        return is_other, tag is None, machine not in library.name, library.name
+
+    return min(folder.glob("_c_expression*.so"), key=strangeness, default=None)
 
 
 def check_libstdcxx(folders: Sequence[Path] = LIBRARY_FOLDERS) -> Row:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import sysconfig
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from qvl_core.cli.doctor.row import Level, Row
-from qvl_core.cli.doctor.versions import damaged, installed_version, is_leftover, requirements_of, satisfies
+from qvl_core.cli.doctor.versions import (
+    Requirement,
+    damaged,
+    installed_version,
+    is_leftover,
+    normalised,
+    requirements_of,
+    satisfies,
+)
 from qvl_core.cli.plugins import COMMAND_GROUP
+from qvl_core.machine import real_path
 from qvl_core.tasks import TASK_PACKAGES
 
 BRINGS = {
@@ -25,18 +36,39 @@ def check_packages(task: str = "") -> list[Row]:
     return [_package_row(name, task) for name in BRINGS]
 
 
-def check_metadata() -> Row:
-    """Check that what pip wrote of each package can be read: an installation that was cut off leaves half of it."""
-    found = list(damaged())
+def check_metadata(own: Sequence[Path] | None = None) -> Row:
+    """Check that what pip wrote of each package can be read: an installation that was cut off leaves half of it.
+
+    Only what lies in a folder that pip of this environment writes to, `own`, is proposed to be replaced: CANN brings
+    packages in folders of its own, and other packages of the same name may be on the index.
+    """
+    found = list(dict.fromkeys(damaged()))
     if not found:
         return Row(check="metadata", level="ok", evidence="the metadata of every installed package can be read")
     places = ", ".join(str(path) for _, path in found[:4]) + (f" and {len(found) - 4} more" if found[4:] else "")
     owners = ("mindspore", *BRINGS)
-    ours = {*owners, *(each.name for owner in owners for each in requirements_of(owner))}
+    required = [each for owner in owners for each in requirements_of(owner)]
+    ours = {normalised(name) for name in (*owners, *(each.name for each in required))}
     level: Level = "fail" if any(name.partition("==")[0] in ours for name, _ in found) else "warn"
-    fix = f"rm -r {' '.join(shlex.quote(str(path)) for _, path in found[:4])}; pip install --force-reinstall "
-    fix += " ".join(dict.fromkeys(name for name, _ in found[:4]))
+    written = {real_path(folder) for folder in (_written_by_pip() if own is None else own)}
+    mendable = [(name, path) for name, path in found if real_path(path.parent) in written][:4]
+    if mendable:
+        names = " ".join(dict.fromkeys(_asked(name, required) for name, _ in mendable))
+        fix = f"rm -r {' '.join(shlex.quote(str(path)) for _, path in mendable)}; "
+        fix += f"pip install --no-deps --force-reinstall {names}"
+    else:
+        fix = "pip of this environment has not written it: install anew what brought it, or take it off PYTHONPATH"
     return Row(check="metadata", level=level, evidence=f"cannot be read: {places}", fix=fix)
+
+
+def _asked(name: str, required: Sequence[Requirement]) -> str:
+    """Give what pip is asked for: where the version is not known, one that our packages take, and not the newest."""
+    ranges = [] if "==" in name else [each.ranges for each in required if normalised(each.name) == name and each.ranges]
+    return shlex.quote(name + ",".join(dict.fromkeys(ranges)))
+
+
+def _written_by_pip() -> tuple[Path, ...]:
+    return tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
 def check_copies() -> Row:
@@ -47,7 +79,7 @@ def check_copies() -> Row:
         folder = Path(str(getattr(distribution, "_path", "")))
         if is_leftover(folder) or folder in unreadable:
             continue
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        name = normalised(distribution.metadata["Name"] or "")
         if name in BRINGS:
             found.setdefault(name, []).append(f"{distribution.version} in {distribution.locate_file('')}")
     twice = {name: copies for name, copies in found.items() if len(set(copies)) > 1}

@@ -73,7 +73,12 @@ def installed() -> Iterator[tuple[str, str]]:
 def _written(folder: str) -> str:
     """Give what pip would be asked for, `mindspore==2.7.2`, by the name of a folder of metadata."""
     name, _, version = folder.removesuffix(".dist-info").partition("-")
-    return name.lower().replace("_", "-") + (f"=={version}" if release(version) and folder.endswith("-info") else "")
+    return normalised(name) + (f"=={version}" if release(version) and folder.endswith("-info") else "")
+
+
+def normalised(name: str) -> str:
+    """Give the one way to write a distribution's name: `tensorboardX` -> `tensorboardx`, `a.b_c` -> `a-b-c`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_leftover(folder: Path) -> bool:
