@@ -157,7 +157,8 @@ def _broken(data: Mapping[str, Any]) -> bool:
     parts = (data, *data.get("other_forms", ()))
     checks = [x for part in parts for x in (*part["checks"], *part["contracts"])]
     passed = all(x["error"] is not None and x["error"] <= x["tolerance"] and not x["message"] for x in checks)
-    return not passed or bool(data["signatures"]) or any(x["exit_code"] != 0 for x in data["trainings"])
+    refused = any(x["message"] for part in parts for x in part["timings"])
+    return not passed or refused or bool(data["signatures"]) or any(x["exit_code"] != 0 for x in data["trainings"])
 
 
 def _write(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
