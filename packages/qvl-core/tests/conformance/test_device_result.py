@@ -97,6 +97,7 @@ class TestOtherForms:
             (put("other_forms", 0, "checks", 0, "error", value=0.05), "failed: attention, "),
             (put("other_forms", 0, "checks", 0, "error", value=None), "error None"),
             (put("other_forms", 0, "checks", 0, "message", value="RuntimeError: refused"), "RuntimeError: refused"),
+            (put("other_forms", 0, "message", value="RuntimeError: lost"), "does not conform: RuntimeError: lost"),
             (put("other_forms", 0, "contracts", 1, "message", value="BrokenRuleError: x"), "BrokenRuleError: x"),
         ],
     )

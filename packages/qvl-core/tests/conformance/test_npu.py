@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,69 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
     assert "attention in the form bsnd: does not conform: " in said
 
 
+class TestOtherFormThatEndsTheRun:
+    """The file is whole when attention's other form begins, and stays so whatever becomes of that."""
+
+    def run(
+        self, error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[dict[str, Any], Callable[[], int]]:
+        """Give what the file holds when the form begins (filled in by the run), and the run."""
+        pytest.importorskip("mindspore", reason="the cases need mindspore")
+        from qvl_core.conformance import other_form, timing
+
+        built: list[tuple[timing.Task, ...]] = []
+        tasks_of_7b = timing.tasks_of_7b
+        early: dict[str, Any] = {}
+
+        def build(**named: Any) -> tuple[timing.Task, ...]:
+            built.append(tasks_of_7b(**named))
+            return built[-1]
+
+        def ends(*_: object, tasks: Sequence[timing.Task], **__: object) -> dict[str, Any]:
+            early.update(json.loads((folder / device_result.RESULT_FILE).read_text(encoding="utf-8")))
+            # The tensors of a 7B step are not made a second time.
+            assert len(built) == 1
+            assert list(tasks) == [task for task in built[0] if task.kernel == "attention"]
+            raise error
+
+        entry = {
+            "recipe": "tiny_sft", "digest": "a", "device": "cpu", "overrides": {}, "exit_code": 0,
+            "losses": device_result.read_golden()["losses"],
+        }  # fmt: skip
+        monkeypatch.setattr(npu, "train", lambda path, folder, *, device: entry)
+        monkeypatch.setattr(timing, "tasks_of_7b", build)
+        monkeypatch.setattr(other_form, "other_form", ends)
+        return early, lambda: main(["--rehearse", "--no-jit", "--runs", str(folder)])
+
+    def test_an_error_is_told_and_costs_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        early, run = self.run(RuntimeError("the device is lost"), tmp_path, monkeypatch)
+        # A rehearsal that meets a fault has failed.
+        assert run() == 1
+        said = capsys.readouterr().err
+        assert "attention in the form bsnd: does not conform: RuntimeError: the device is lost" in said
+        assert said.count("tiny_sft: not verified") == 1
+        file = tmp_path / device_result.RESULT_FILE
+        late = json.loads(file.read_text(encoding="utf-8"))
+        assert early.pop("digest") == device_result.content_digest(early)
+        assert {k: v for k, v in late.items() if k not in ("digest", "other_forms")} == early
+        assert late["trainings"][0]["recipe"] == "tiny_sft"
+        assert len(late["timings"]) == len(TIMED)
+        assert not any("changed after" in problem for problem in device_result.read_device_result(file).problems)
+
+    def test_an_end_of_the_process_leaves_the_whole_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        early, run = self.run(SystemExit(134), tmp_path, monkeypatch)
+        with pytest.raises(SystemExit):
+            run()
+        file = tmp_path / device_result.RESULT_FILE
+        assert json.loads(file.read_text(encoding="utf-8")) == early
+        assert {"checks", "contracts", "self_tests", "timings", "trainings", "digest"} <= set(early)
+        result = device_result.read_device_result(file)
+        assert result.other_forms == ()
+        assert not any("changed after" in x or "not a result file" in x for x in result.problems)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -67,6 +130,7 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
         {"checks": [{"message": "", "error": 1.0, "tolerance": 0.5}]},
         {"checks": [{"message": "", "error": None, "tolerance": 0.5}]},
         {"contracts": [{"message": "a broken rule", "error": None, "tolerance": 0.5}]},
+        {"other_forms": [{"checks": [], "contracts": [], "timings": [], "message": "RuntimeError: lost"}]},
         {"timings": [{"message": "RuntimeError: refused"}]},
         {
             "other_forms": [

@@ -153,6 +153,9 @@ def _other_form(part: Mapping[str, Any], precision: str) -> str:
         problems += _failures((*checks, *contracts), precision)
     else:
         problems.append(f"checked in {printable(str(precision), 20)}, in which it has no fused form")
+    if part.get("message"):
+        # What ended it is why the rest is missing.
+        problems = [str(part["message"])]
     if not problems:
         return f"{name}: conforms, {len(checks)} checks and {len(contracts)} contracts"
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
