@@ -45,6 +45,16 @@ def _code(codes: str) -> str:
     return rf"(?:{begins}|{stated}|\b(?:{codes})(?=[:)\[\]]|  ))"
 
 
+def _result(codes: str) -> str:
+    """Give the pattern of codes that a call of CANN ended with, not of a number that follows such words anywhere.
+
+    `runtime result = 507015`, `failed, result = 500001`, `ret:507015`, `ret = 507035`, `error code is 507015`,
+    `errorCode = 507033`, `failed: 507035`. A result that is neither the runtime's nor of a failure is anybody's.
+    """
+    named = r"(?:(?:runtime|fail(?:ed)?,) result|ret)(?: is[\s:]|\s?[:=\[(])|(?i:error[ _]?code)(?: is)?[\s:=\[(]"
+    return rf"(?<![A-Za-z0-9])(?:{named}|failed:)[\s:=\[(]{{0,3}}(?:{codes})\b"
+
+
 KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="cann-libraries-missing",
@@ -86,7 +96,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed"
         r"|Cannot parse json for config file \[\S*/op_impl/|Op \w+ does not has any binary"
         r"|Get path and read binary_info_config\.json failed|Parse dynamic kernel config fail"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}561(?:003|107|108|112)\b",
+        r"|" + _result("561003|561107|561108|561112"),
         cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
         fix="install the CANN operator package for this chip, of the same version as the toolkit",
         source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2, hiyouga/LlamaFactory#3796, "
@@ -178,8 +188,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-memory-broken",
-        pattern=r"reason=\[(?:hbm Multi-bit ECC error|device mem error)\]|HBM_MULTI_?BIT_ECC_ERROR|\bUCE ERROR\b"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:53|54)\b",
+        pattern=r"reason=\[(?:hbm Multi-bit ECC error|device mem error)\]|HBM_MULTI_?BIT_ECC_ERROR"
+        r"|\bUCE ERROR\b(?! [a-z])|" + _result("507053|507054"),
         cause="memory of the device is faulty: it gave back other bits than were written, and could not mend them",
         fix="leave this device out (env.ASCEND_RT_VISIBLE_DEVICES) and run the same command to go on; then npu-smi "
         "info "
@@ -204,7 +214,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="device-memory",
         pattern=_code("EL0004|EI0011")
         + r"|Memory_Allocation_Failure|Resource_Error_Insufficient_Device_Memory|Out of Memory!!! Request memory size"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}207018\b|TotalUsedMemStatistics .* more than total mem"
+        r"|" + _result("207018") + r"|TotalUsedMemStatistics .* more than total mem"
         r"|NPU out of memory"
         r"|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
         r"|(?:#umsg#|^\s*- )Memory not enough",
@@ -217,7 +227,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="copy-unit",
         pattern=r"sdma error|Direct Memory Access \(DMA\) hardware execution error"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}(?:507013|507049)\b",
+        r"|" + _result("507013|507049"),
         cause="a copy on the device failed: its memory is not there any more or belongs to another process, or the "
         "device is faulty",
         fix="npu-smi info: end other processes on the device; run again with env.MS_DEV_LAUNCH_BLOCKING = 1; where it "
@@ -266,7 +276,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="disk-full",
-        pattern=r"No space left on device",
+        # What a full table of watched files says too: no disk is full then.
+        pattern=r"^(?!.*(?i:inotify)).*No space left on device",
         cause="a disk is full: that of the output, of HOME, where CANN writes its logs (~/ascend/log), of TMPDIR, or "
         "/dev/shm",
         fix="df -h on the machine that the line comes from; make room there, or set HOME, TMPDIR or output.dir "
@@ -276,7 +287,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="aicpu-exception",
         pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]"
-        r"|aicpu execution is abnormal|(?:result|ret|error code|errorCode)\D{0,12}507018\b",
+        r"|aicpu execution is abnormal|" + _result("507018"),
         cause="an operator that runs on the device's CPU failed, most often for an index out of range",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1: the Python stack then names the operator",
         source="candle-org/MindAct#1698, mindspore-lab/mindaudio#164, open-mmlab/mmcv#3203, "
@@ -286,7 +297,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="aicore-exception",
         pattern=r"ai(?:core|vector|vec) (?:exception|error)\b(?! (?:handler|callback|count))|\[vector core exception\]"
         r"|(?:aicore|vector core) execution is abnormal"
-        r"|(?:result|ret|error code|errorCode|failed)\D{0,12}5070(?:15|35)\b",
+        r"|" + _result("507015|507035"),
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",
@@ -296,7 +307,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="aicore-timeout",
         pattern=r"\[(?:aicore|vector core) timeout\]|(?:aicore|vector core) execution times out"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:14|34)\b",
+        r"|" + _result("507014|507034"),
         cause="a kernel on the device did not end in time: its input makes it endless, it waits for another rank, or "
         "it is "
         "of another CANN",
@@ -361,8 +372,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="stream-timeout",
-        pattern=_code("EE1002")
-        + r"|[Ss]tream synchronize timeout[.,:]|\[stream sync timeout\]|(?:result|error code)\D{0,12}507046\b",
+        pattern=_code("EE1002") + r"|[Ss]tream synchronize timeout[.,:]|\[stream sync timeout\]|" + _result("507046"),
         cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
         fix="look for a rank that failed first; then as for EI0002",
         source="Ascend/pytorch#48, Ascend/pytorch#62",
