@@ -3,6 +3,8 @@
 Every row is a message that was found in a public issue, or that the documentation of MindSpore or CANN or the sources
 of Ascend's adapter for PyTorch quote; `source` names it. Rows are ordered by how much they explain: a time-out on one
 rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
+
+The table is longer than a module should be, and stays whole: where a row stands among the others is part of it.
 """
 
 from __future__ import annotations
@@ -59,8 +61,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="cann-libraries-missing",
         pattern=r"lib(?:ge_\w+|acl\w*|ascendcl|ascend_protobuf|ascendalog|cann\w*|error_manager|graph\w*|hccl\w*"
-        r"|nnopbase"
-        r"|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
+        r"|nnopbase|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
         cause="MindSpore's Ascend part cannot load a library of CANN: CANN is not installed, its set_env.sh was not "
         "sourced in this shell, or it is of a version without that library",
         fix="source set_env.sh of the CANN that pairs with this MindSpore, in the job script too; `qvl doctor` shows "
@@ -70,8 +71,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="driver-library-missing",
         pattern=r"lib(?:ascend_hal|c_sec|dcmi|drvdsmi_host|mmpa)\.so[\w.]*: cannot open shared object file",
-        cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its folder "
-        "is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
+        cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its "
+        "folder is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
         fix="mount the host's /usr/local/Ascend/driver in the container (read-only is enough), or install the driver "
         "on the host; then source CANN's set_env.sh, and where npu-smi itself lacks it: export "
         "LD_LIBRARY_PATH=/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:$LD_LIBRARY_PATH",
@@ -144,8 +145,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="dtype-unsupported",
         pattern=r"not implemented for DT_\w+, ?should be in dtype support list",
         cause="this chip, or this CANN, computes that operation in none of the dtype that the line names: 910A and "
-        "310P "
-        "have no bfloat16",
+        "310P have no bfloat16",
         fix="a chip with bfloat16 (910B or newer), or --set model.dtype=float32, slower and in twice the memory",
         source="hiyouga/LlamaFactory#4165, hiyouga/LlamaFactory#7522, vllm-project/vllm-ascend#9294",
     ),
@@ -192,8 +192,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         r"|\bUCE ERROR\b(?! [a-z])|" + _result("507053|507054"),
         cause="memory of the device is faulty: it gave back other bits than were written, and could not mend them",
         fix="leave this device out (env.ASCEND_RT_VISIBLE_DEVICES) and run the same command to go on; then npu-smi "
-        "info "
-        "-t ecc -i N, and the administrator",
+        "info -t ecc -i N, and the administrator",
         source="Ascend/pytorch sources, MindSpore documentation",
     ),
     KnownMessage(
@@ -215,12 +214,11 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=_code("EL0004|EI0011")
         + r"|Memory_Allocation_Failure|Resource_Error_Insufficient_Device_Memory|Out of Memory!!! Request memory size"
         r"|" + _result("207018") + r"|TotalUsedMemStatistics .* more than total mem"
-        r"|NPU out of memory"
-        r"|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
+        r"|NPU out of memory|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
         r"|(?:#umsg#|^\s*- )Memory not enough",
         cause="the memory of the device is used up, by this run or by another process on it",
-        fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
-        "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
+        fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, larger tp "
+        "or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
         source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, "
         "vllm-project/vllm-ascend#1993, MindSpore documentation, CANN documentation",
     ),
@@ -309,22 +307,18 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"\[(?:aicore|vector core) timeout\]|(?:aicore|vector core) execution times out"
         r"|" + _result("507014|507034"),
         cause="a kernel on the device did not end in time: its input makes it endless, it waits for another rank, or "
-        "it is "
-        "of another CANN",
+        "it is of another CANN",
         fix="look for a rank that failed with something else first; else run again with env.MS_DEV_LAUNCH_BLOCKING = "
-        "1 to "
-        "find the operator, and with QVL_KERNELS=reference",
+        "1 to find the operator, and with QVL_KERNELS=reference",
         source="vllm-project/vllm-ascend#4972, vllm-project/vllm-ascend#5509, vllm-project/vllm-ascend#3529",
     ),
     KnownMessage(
         name="hccl-arguments-differ",
         pattern=_code("EI0005") + r"|arguments for collective communication are inconsistent between ranks",
         cause="two ranks meet in one collective with different sizes, dtypes or orders: their recipe, code, data, "
-        "MindSpore "
-        "or CANN differs",
+        "MindSpore or CANN differs",
         fix="several machines: `qvl doctor --recipe R --json` on each and `qvl doctor --compare`; one machine: report "
-        "it "
-        "with the line, which names the parameter and both values",
+        "it with the line, which names the parameter and both values",
         source="MindSpore documentation, CANN documentation",
     ),
     KnownMessage(
@@ -346,8 +340,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="hccl-rank-missing",
         pattern=_code("EI0015") + r"|_Ranktable_Detect\(|topo exchange (?:server|agent) get socket timeout",
         cause="not all ranks came to the start of HCCL: the ones in `unconnected ranks` failed earlier, are shut out "
-        "by the "
-        "network, or share a device with another",
+        "by the network, or share a device with another",
         fix="read the logs of the ranks that the line names first; several machines: env.HCCL_SOCKET_IFNAME with the "
         "interface that reaches the others, and no firewall between them",
         source="CANN documentation",
