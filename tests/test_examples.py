@@ -184,6 +184,30 @@ def test_the_image_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_pat
     assert run([str(tmp_path / "with-cann"), "printenv", "FROM_CANN"], check=True).stdout == f"{place}\n"
 
 
+def test_the_image_checks_the_script_that_its_way_in_sources(tmp_path: Path) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    text = text.replace("/usr/local/bin", str(tmp_path))
+    places = []
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.sh").write_text(f"export FROM_CANN={name}\n")
+        places.append(str(tmp_path / f"{name}.sh"))
+    check, write = (
+        line.removeprefix("RUN ") for line in text.splitlines() if line.startswith(("RUN if", "RUN printf"))
+    )
+    environment = {"PATH": os.environ["PATH"], "MINDSPORE": "2.7.2", "SET_ENV": "", "SET_ENV_PLACES": " ".join(places)}
+    run = partial(subprocess.run, env=environment, capture_output=True, text=True)
+    checked = run(["bash", "-eo", "pipefail", "-c", check], check=True)
+    assert checked.stdout == f"CANN's variables come from {places[0]}\n"
+    run(["bash", "-eo", "pipefail", "-c", write], check=True)
+    assert run([str(tmp_path / "with-cann"), "printenv", "FROM_CANN"], check=True).stdout == "first\n"
+    # A script that is stated is the only one looked for.
+    environment["SET_ENV"] = str(tmp_path / "third.sh")
+    refused = run(["bash", "-eo", "pipefail", "-c", check], check=False)
+    assert (refused.returncode, refused.stdout.startswith(f"no {tmp_path}/third.sh in the image")) == (1, True)
+
+
 def test_the_way_into_the_container_sources_cann_and_passes_words_on(tmp_path: Path) -> None:
     if shutil.which("bash") is None:
         pytest.skip("no bash here")

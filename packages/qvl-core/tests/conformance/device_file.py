@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qvl_core.conformance import device_result
-from qvl_core.conformance.case_list import CONTRACT, listed_cases
-from qvl_core.conformance.device_result import FORMAT, FUSED, content_digest, golden_overrides, program_digest
+from qvl_core.conformance.case_list import CONTRACT, TIMED, listed_cases
+from qvl_core.conformance.device_result import FORMAT, content_digest, golden_overrides, program_digest
 
 NPU_SMI = "| npu-smi 25.2.0     Version: 25.2.0 |\n| 0     910B3     | OK |\n"
 
@@ -17,6 +17,11 @@ NPU_SMI = "| npu-smi 25.2.0     Version: 25.2.0 |\n| 0     910B3     | OK |\n"
 def check(kernel: str, label: str, name: str) -> dict[str, Any]:
     error = 0.0 if name == "inputs unchanged" else 1e-4
     return {"kernel": kernel, "label": label, "check": name, "error": error, "tolerance": 1.0, "message": ""}
+
+
+def timing(kernel: str, label: str) -> dict[str, Any]:
+    numbers = {"fused_ms": 1.0, "reference_ms": 2.0, "spread": 0.1}
+    return {"kernel": kernel, "label": label, **numbers, "message": ""}
 
 
 def good(digests: Mapping[str, str]) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def good(digests: Mapping[str, str]) -> dict[str, Any]:
         "precision": "bfloat16", "signatures": [], "checks": checks,
         "contracts": [check(case.kernel, case.label, "contract, float16") for case in called],
         "self_tests": [{"kernel": str(i), "what": "x", "caught_by": ["values"]} for i in range(4)],
-        "timings": [{"kernel": kernel, "label": "x", "fused_ms": 1.0, "reference_ms": 2.0} for kernel in FUSED],
+        "timings": [timing(kernel, label) for kernel, label in TIMED],
         "trainings": trainings,
         "other_forms": [
             {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from qvl_core.conformance import device_result
-from qvl_core.conformance.case_list import CONTRACT, listed_cases
+from qvl_core.conformance.case_list import CONTRACT, TIMED, listed_cases
 from qvl_core.conformance.device_result import DeviceResult, judge, read_device_result
 
 _SPEC = importlib.util.spec_from_file_location("device_file", Path(__file__).with_name("device_file.py"))
@@ -97,6 +97,7 @@ class TestOtherForms:
             (put("other_forms", 0, "checks", 0, "error", value=0.05), "failed: attention, "),
             (put("other_forms", 0, "checks", 0, "error", value=None), "error None"),
             (put("other_forms", 0, "checks", 0, "message", value="RuntimeError: refused"), "RuntimeError: refused"),
+            (put("other_forms", 0, "message", value="RuntimeError: lost"), "does not conform: RuntimeError: lost"),
             (put("other_forms", 0, "contracts", 1, "message", value="BrokenRuleError: x"), "BrokenRuleError: x"),
         ],
     )
@@ -164,6 +165,24 @@ def test_what_is_not_taken(change: Change, said: str) -> None:
     assert any(said in problem for problem in result.problems), result.problems
     assert not result.verifies("7b_sft", "b" * 64)
     assert not result.verifies("tiny_sft", "a" * 64)
+
+
+@pytest.mark.parametrize("place", range(len(TIMED)))
+def test_a_timing_of_every_kernel_and_label_is_needed(place: int) -> None:
+    name = ", ".join(TIMED[place])
+    assert judged(lambda data: data["timings"].pop(place)).problems == (f"no timing of {name}",)
+    refused = {
+        "fused_ms": None,
+        "reference_ms": None,
+        "spread": None,
+        "message": "RuntimeError: Call aclnn\x1bX failed",
+    }
+    result = judged(lambda data: data["timings"][place].update(refused))
+    assert result.problems == (f"no timing of {name}: RuntimeError: Call aclnn\\x1bX failed",)
+    assert not result.verifies("7b_sft", "b" * 64)
+    # A message counts beside numbers too, and numbers that are none without a message.
+    assert len(judged(put("timings", place, "message", value="RuntimeError: x")).problems) == 1
+    assert len(judged(put("timings", place, "reference_ms", value=None)).problems) == 1
 
 
 @pytest.mark.parametrize("error", [0.04, 1e-9, 0.0])
@@ -263,7 +282,7 @@ def test_the_lists_are_those_of_the_kernels() -> None:
     from qvl_core.kernels.domain import DOMAINS
 
     table = select.reference_table()
-    assert set(device_result.FUSED) == set(DOMAINS)
+    assert {kernel for kernel, _ in TIMED} == set(DOMAINS)
     listed = listed_cases()
     assert {case.kernel for case in listed} == {name for name in vars(table) if name != "name"}
     known = [(x.kernel, x.label, x.gradients, x.jit) for x in (*all_cases(), *contract_cases())]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qvl_core.conformance import device_result, npu
-from qvl_core.conformance.case_list import CONTRACT, listed_cases
+from qvl_core.conformance.case_list import CONTRACT, TIMED, listed_cases
 from qvl_core.conformance.npu import device_name, main
 from qvl_core.conformance.trainings import read_losses, train
 from qvl_core.errors import RecipeError
@@ -40,9 +41,8 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
     file = tmp_path / device_result.RESULT_FILE
     data = json.loads(file.read_text(encoding="utf-8"))
     assert {"contracts", "checks", "timings", "trainings", "digest", "program"} <= set(data)
-    assert (
-        {x["kernel"] for x in data["contracts"]} == {x["kernel"] for x in data["timings"]} == set(device_result.FUSED)
-    )
+    assert {x["kernel"] for x in data["contracts"]} == {kernel for kernel, _ in TIMED}
+    assert [(x["kernel"], x["label"]) for x in data["timings"]] == list(TIMED)
     assert all(x["error"] <= x["tolerance"] and not x["message"] for x in data["contracts"])
     # The other form of attention, labelled: the contracts of its own calls, and values of the reference in its place.
     (form,) = data["other_forms"]
@@ -59,6 +59,69 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
     assert "attention in the form bsnd: does not conform: " in said
 
 
+class TestOtherFormThatEndsTheRun:
+    """The file is whole when attention's other form begins, and stays so whatever becomes of that."""
+
+    def run(
+        self, error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[dict[str, Any], Callable[[], int]]:
+        """Give what the file holds when the form begins (filled in by the run), and the run."""
+        pytest.importorskip("mindspore", reason="the cases need mindspore")
+        from qvl_core.conformance import other_form, timing
+
+        built: list[tuple[timing.Task, ...]] = []
+        tasks_of_7b = timing.tasks_of_7b
+        early: dict[str, Any] = {}
+
+        def build(**named: Any) -> tuple[timing.Task, ...]:
+            built.append(tasks_of_7b(**named))
+            return built[-1]
+
+        def ends(*_: object, tasks: Sequence[timing.Task], **__: object) -> dict[str, Any]:
+            early.update(json.loads((folder / device_result.RESULT_FILE).read_text(encoding="utf-8")))
+            # The tensors of a 7B step are not made a second time.
+            assert len(built) == 1
+            assert list(tasks) == [task for task in built[0] if task.kernel == "attention"]
+            raise error
+
+        entry = {
+            "recipe": "tiny_sft", "digest": "a", "device": "cpu", "overrides": {}, "exit_code": 0,
+            "losses": device_result.read_golden()["losses"],
+        }  # fmt: skip
+        monkeypatch.setattr(npu, "train", lambda path, folder, *, device: entry)
+        monkeypatch.setattr(timing, "tasks_of_7b", build)
+        monkeypatch.setattr(other_form, "other_form", ends)
+        return early, lambda: main(["--rehearse", "--no-jit", "--runs", str(folder)])
+
+    def test_an_error_is_told_and_costs_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        early, run = self.run(RuntimeError("the device is lost"), tmp_path, monkeypatch)
+        # A rehearsal that meets a fault has failed.
+        assert run() == 1
+        said = capsys.readouterr().err
+        assert "attention in the form bsnd: does not conform: RuntimeError: the device is lost" in said
+        assert said.count("tiny_sft: not verified") == 1
+        file = tmp_path / device_result.RESULT_FILE
+        late = json.loads(file.read_text(encoding="utf-8"))
+        assert early.pop("digest") == device_result.content_digest(early)
+        assert {k: v for k, v in late.items() if k not in ("digest", "other_forms")} == early
+        assert late["trainings"][0]["recipe"] == "tiny_sft"
+        assert len(late["timings"]) == len(TIMED)
+        assert not any("changed after" in problem for problem in device_result.read_device_result(file).problems)
+
+    def test_an_end_of_the_process_leaves_the_whole_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        early, run = self.run(SystemExit(134), tmp_path, monkeypatch)
+        with pytest.raises(SystemExit):
+            run()
+        file = tmp_path / device_result.RESULT_FILE
+        assert json.loads(file.read_text(encoding="utf-8")) == early
+        assert {"checks", "contracts", "self_tests", "timings", "trainings", "digest"} <= set(early)
+        result = device_result.read_device_result(file)
+        assert result.other_forms == ()
+        assert not any("changed after" in x or "not a result file" in x for x in result.problems)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -67,33 +130,47 @@ def test_a_rehearsal_writes_a_file_that_is_not_taken(
         {"checks": [{"message": "", "error": 1.0, "tolerance": 0.5}]},
         {"checks": [{"message": "", "error": None, "tolerance": 0.5}]},
         {"contracts": [{"message": "a broken rule", "error": None, "tolerance": 0.5}]},
-        {"other_forms": [{"checks": [{"message": "", "error": None, "tolerance": 0.5}], "contracts": []}]},
+        {"other_forms": [{"checks": [], "contracts": [], "timings": [], "message": "RuntimeError: lost"}]},
+        {"timings": [{"message": "RuntimeError: refused"}]},
+        {
+            "other_forms": [
+                {"checks": [{"message": "", "error": None, "tolerance": 0.5}], "contracts": [], "timings": []}
+            ]
+        },
+        {"other_forms": [{"checks": [], "contracts": [], "timings": [{"message": "RuntimeError: refused"}]}]},
     ],
 )
 def test_a_rehearsal_that_meets_a_fault_has_failed(fault: dict[str, object]) -> None:
     fine = {"message": "", "error": 0.1, "tolerance": 0.5}
-    data = {"signatures": [], "trainings": [{"exit_code": 0}], "checks": [fine], "contracts": [fine]}
+    data = {
+        "signatures": [], "trainings": [{"exit_code": 0}], "checks": [fine], "contracts": [fine],
+        "timings": [{"message": ""}],
+    }  # fmt: skip
     assert not npu._broken(data)
     assert npu._broken({**data, **fault})
 
 
-def test_a_device_that_refuses_an_operation_costs_its_timing_and_nothing_else() -> None:
+def test_a_device_that_refuses_one_call_costs_its_timing_and_is_told() -> None:
     pytest.importorskip("mindspore", reason="kernels need mindspore")
     from qvl_core.conformance.timing import measure, tasks_of_7b
     from qvl_core.kernels import select
 
-    def refuses(*_: object, **__: object) -> None:
-        raise RuntimeError("Call aclnnFlashAttentionVarLenScore failed, detail:EZ9999: Inner Error!\nmore lines")
+    table = select.reference_table()
+
+    def attention(q: Any, *rest: Any, **named: Any) -> Any:
+        if q.shape[-1] == 80:
+            raise RuntimeError("Call aclnnFlashAttentionVarLenScore failed, detail:EZ9999: Inner Error!\nmore lines")
+        return table.attention(q, *rest, **named)
 
     told: list[str] = []
-    table = select.reference_table()
-    timings = measure(
-        replace(table, attention=refuses), table, tasks_of_7b(divide=64, dtype="float32"), rounds=1, tell=told.append
-    )
-    assert {x.kernel for x in timings} == set(device_result.FUSED) - {"attention"}
-    assert len(told) == 2
-    assert told[0].startswith("  no timing of attention, packed, 28 and 4 heads of 128: RuntimeError: Call aclnn")
-    assert told[0].endswith("Inner Error!")
+    tasks = tasks_of_7b(divide=64, dtype="float32")
+    timings = measure(replace(table, attention=attention), table, tasks, rounds=1, tell=told.append)
+    assert [(x.kernel, x.label) for x in timings] == [(x.kernel, x.label) for x in tasks] == list(TIMED)
+    (refused,) = [x for x in timings if x.message]
+    assert (refused.label, refused.fused_ms, refused.reference_ms) == ("windows, 16 heads of 80", None, None)
+    said = "RuntimeError: Call aclnnFlashAttentionVarLenScore failed, detail:EZ9999: Inner Error!"
+    assert refused.message == said
+    assert told == [f"  no timing of attention, windows, 16 heads of 80: {said}"]
 
 
 def test_renaming_the_device_of_a_rehearsal_is_not_enough(tmp_path: Path) -> None:

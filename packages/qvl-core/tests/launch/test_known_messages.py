@@ -25,10 +25,10 @@ SAMPLES = {
     "driver-library-missing": "libascend_hal.so: cannot open shared object file: No such file or directory",
     "no-ascend-in-mindspore": "RuntimeError: Unsupported device target Ascend. This process only supports one of the "
     "['CPU'].",
-    "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py]"
-    " MindSpore version 2.1.1 and Ascend AI software package (Ascend Data Center Solution)version 1.84 does not match",
-    "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op "
-    "info json suffix path failed, soc_version: Ascend310P3",
+    "versions-do-not-pair": "[WARNING] ME(16848:281469675719664,MainProcess): [mindspore/run_check/_check_version.py] "
+    "MindSpore version 2.1.1 and Ascend AI software package (Ascend Data Center Solution)version 1.84 does not match",
+    "operators-not-installed": "[ERROR] KERNEL(40354,fffdd6e1f1e0,python): [op_info_utils.cc:172] Get op info json "
+    "suffix path failed, soc_version: Ascend310P3",
     "cann-python-part": "[ERROR] TUNE(2440326,python): ModuleNotFoundError: No module named 'tbe.common'",
     "cann-halves-differ": "LoadLib: error = op_impl/host_cpu/libops_host_cpu.so: undefined symbol: _ZN2ge14",
     "operators-of-another-chip": "E30006: 2025-11-19-11:14:58.516.606 Failed to verify the OPP",
@@ -48,38 +48,34 @@ SAMPLES = {
     "aicpu-exception": "The error from device(chipId:0, dieId:0), serial number is 13, an exception occurred during "
     "AICPU execution, stream_id:2, task_id:19016, errcode:21008, msg:inner error.",
     "aicore-exception": "Message info[0]:RTS_HWTS: aicore exception, slot_id=31, stream_id=3",
-    "hccl-transport": "EI0009: [PID: 2225827] 2025-09-24-20:59:48 Transport init error. Reason: [Create][DestLink]"
-    "Create Dest error!",
-    "hccl-connect-timeout": "EI0006: 2024-08-05-18:15:21.270.506 Getting socket times out. Reason: Remote Rank did not "
-    "send the data in time.",
-    "hccl-exec-timeout": "EI0002: [PID: 13075] The wait execution of the Notify register times out. Reason: The Notify "
-    "register has not received the Notify record from remote rank: [unknown].",
+    "hccl-transport": "EI0009: [PID: 2225827] 2025-09-24-20:59:48 Transport init error. Reason: "
+    "[Create][DestLink]Create Dest error!",
+    "hccl-connect-timeout": "EI0006: 2024-08-05-18:15:21.270.506 Getting socket times out. Reason: Remote Rank did "
+    "not send the data in time.",
+    "hccl-exec-timeout": "EI0002: [PID: 13075] The wait execution of the Notify register times out. Reason: The "
+    "Notify register has not received the Notify record from remote rank: [unknown].",
     "stream-timeout": "EE1002: 2024-09-03-16:50:00 Stream synchronize timeout. rtDeviceSynchronize execute failed",
     "hccl-init": "[ERROR] HCCL(36035): [op_base.cc:974] errNo[0x0000000005000002]HcclCommInitRootInfo failed.",
-    "copy-unit": "The error from device(chipId:1, dieId:0), serial number is 6. there is a fftsplus sdma "
-    "error, sdma channel is 2",
-    "runtime-initialization": "RuntimeError: Ascend kernel runtime initialization failed. The details refer to 'Ascend "
-    "Error Message'.",
+    "copy-unit": "The error from device(chipId:1, dieId:0), serial number is 6. there is a fftsplus sdma error, sdma "
+    "channel is 2",
+    "runtime-initialization": "RuntimeError: Ascend kernel runtime initialization failed. The details refer to "
+    "'Ascend Error Message'.",
     "static-tls": "ImportError: /lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block",
     "dtype-unsupported": "RuntimeError: call aclnnCast failed, detail:EZ1001: [PID: 775588] "
-    "2025-07-01-15:17:20.355.304 self "
-    "not implemented for DT_BFLOAT16, should be in dtype support list [DT_FLOAT16,DT_FLOAT,DT_DOUBLE,].",
+    "2025-07-01-15:17:20.355.304 self not implemented for DT_BFLOAT16, should be in dtype support list "
+    "[DT_FLOAT16,DT_FLOAT,DT_DOUBLE,].",
     "earlier-run-not-gone": "EJ0001: 2024-05-21-11:57:54.167.645 Failed to initialize the HCCP process. Reason: Maybe "
-    "the "
-    "last training process is running.",
+    "the last training process is running.",
     "device-memory-broken": "rtStreamSynchronize execute failed, reason=[hbm Multi-bit ECC "
     "error][FUNC:FuncErrorReason]",
     "aicore-timeout": "rtDeviceSynchronizeWithTimeout execute failed, reason=[aicore timeout][FUNC:FuncErrorReason]",
     "hccl-arguments-differ": "EI0005: The arguments for collective communication are inconsistent between ranks: tag "
     "[HcomAllReduce_6629421139219749105_0], parameter [count], local [9556480], remote [9555712]",
     "hccl-rank-missing": "[PID: 237] 2026-10-09-08:38:04.978.003 Communication_Error_Ranktable_Detect(EI0015): Failed "
-    "to "
-    "collect cluster information of the communicator based on rootInfo detection. Reason: No rank in the communicator "
-    "can "
-    'connect to the root node within the timeout period. List of unconnected ranks: "[1,7,]".',
+    "to collect cluster information of the communicator based on rootInfo detection. Reason: No rank in the "
+    'communicator can connect to the root node within the timeout period. List of unconnected ranks: "[1,7,]".',
     "disk-full": "[ERROR] TBE(116147,python):2024-12-11-15:58:23.895.658 msg_mgr_dump raise error[[Errno 28] No space "
-    "left "
-    "on device]",
+    "left on device]",
     "network-port-down": "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The network port is down.",
     "worker-lost": "[mindspore/parallel/cluster/process_entity/_api.py:431] Time out nodes are ['3']",
 }
@@ -113,12 +109,14 @@ NEIGHBOURS = (
         "GEInitializeImpl:GEInitialize start"
     ),
     (
-        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:36.823 [mindspore/ccsrc/distributed/cluster/"
-        "cluster_context.cc:194] BuildCluster] Topology build timed out., retry(1/60)."
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:36.823 "
+        "[mindspore/ccsrc/distributed/cluster/cluster_context.cc:194] BuildCluster] Topology build timed out., "
+        "retry(1/60)."
     ),
     (
-        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:39.823 [mindspore/ccsrc/distributed/cluster/"
-        "cluster_context.cc:196] BuildCluster] Cluster is successfully initialized."
+        "[WARNING] DISTRIBUTED(22503,7f9fd5b43100,python):2023-08-09-10:12:39.823 "
+        "[mindspore/ccsrc/distributed/cluster/cluster_context.cc:196] BuildCluster] Cluster is successfully "
+        "initialized."
     ),
     (
         "[WARNING] DEVICE(162844,fffce77fe1e0,python):2022-12-01-00:26:58.388.563 "
@@ -127,14 +125,27 @@ NEIGHBOURS = (
     ),
     (
         "[WARNING] HCCL_ADPT(89999,ffffa5a47010,python):2023-01-16-20:43:48.480.465 "
-        "[mindspore/ccsrc/plugin/device/ascend/hal/"
-        "hccl_adapter/hccl_adapter.cc:47] GenHcclOptions] The environment variable DEPLOY_MODE is not set."
+        "[mindspore/ccsrc/plugin/device/ascend/hal/hccl_adapter/hccl_adapter.cc:47] GenHcclOptions] The environment "
+        "variable DEPLOY_MODE is not set."
     ),
     (
-        "[EVENT] DRV(3536113,python):2023-07-14-20:36:03.278 [ascend][curpid: 3536113, 3536113][drv][devmm]"
-        "[_devmm_mem_stats_show 158]HOST_MEM Cached_size:29360128Bytes"
+        "[EVENT] DRV(3536113,python):2023-07-14-20:36:03.278 [ascend][curpid: 3536113, "
+        "3536113][drv][devmm][_devmm_mem_stats_show 158]HOST_MEM Cached_size:29360128Bytes"
     ),
-    "saved 507014 tokens, 507018 more, 207018 at all",
+    "data: retrieved 561003 samples",
+    "data: 561112 results of the search",
+    "interpreter 507014",
+    "loss result: 507014",
+    "load result: 207018 rows",
+    "result of step 12: 507018",
+    "validation result = 507035",
+    "secret: 507013",
+    "failed to read 507015 of 600000 samples, error code 0",
+    "no error code in 507054 lines",
+    "error code: 5070181",
+    "[INFO] UCE ERROR handling is enabled",
+    "OSError: [Errno 28] No space left on device: inotify watch limit reached",
+    "tail: inotify cannot be used, reverting to polling: No space left on device",
     "device 3: ECC error count 0, UCE error count 0",
     "topo exchange server is ready",
     "[INFO] TBE: binary_info_config.json was read",
@@ -210,6 +221,16 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         ("aicpu-exception", "[Error]: The aicpu execution is abnormal. "),
         ("aicore-timeout", "[Error]: The aicore execution times out. "),
         ("aicore-timeout", "RuntimeError: ACL stream synchronize failed, error code:507014"),
+        ("aicore-exception", "aclrtSynchronizeStream ret = 507035"),
+        ("aicore-timeout", "[ERROR] RUNTIME(1,python): wait for compute device failed, runtime result = 507014."),
+        ("device-memory", "Malloc device memory failed, errorCode=207018, size 2"),
+        ("copy-unit", "memory copy failed, ret[507049]"),
+        ("copy-unit", "memory copy failed, rt_ret=507013, acl_error_code: [507013]"),
+        ("aicpu-exception", "the stream ended with error code 507018"),
+        ("aicore-exception", "task failed, result = 507035"),
+        ("device-memory-broken", "RuntimeError: UCE ERROR"),
+        ("device-memory-broken", "NPU function error: UCE ERROR. [ERROR] 2026-11-27"),
+        ("disk-full", "OSError: [Errno 28] No space left on device: '/out/step_10'"),
         ("device-memory-broken", "aclrtSynchronizeStream failed, error code is 507054"),
         ("hccl-rank-missing", "[RanktableDetect] topo exchange server get socket timeout! timeout[120 s]"),
         (
@@ -238,8 +259,8 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         (
             "operators-not-installed",
             (
-                "EZ9999  Cannot parse json for config file [/usr/local/Ascend/latest/opp/built-in/op_impl/"
-                "ai_core/tbe//kernel/config/ascend910/cast.json]."
+                "EZ9999  Cannot parse json for config file "
+                "[/usr/local/Ascend/latest/opp/built-in/op_impl/ai_core/tbe//kernel/config/ascend910/cast.json]."
             ),
         ),
         ("operators-not-installed", "        Op Cast does not has any binary."),

@@ -1,6 +1,6 @@
-"""The cases that a whole run on a device has checked, written down in `cases.json`: no framework is needed to read it.
+"""The cases that a whole run on a device has checked (`cases.json`) and timed: no framework is needed to read them.
 
-A test holds the list against the cases of the suite and of the contracts.
+Tests hold both lists against the cases of the suite and of the contracts, and against what is timed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from typing import Any
 CASES_FILE = Path(__file__).with_name("cases.json")
 # How the labels of contract cases begin; each of them is checked with values on the device too.
 CONTRACT = "contract: "
+# What is timed, kernel and label, in the order in which it runs.
+TIMED = (
+    ("attention", "packed, 28 and 4 heads of 128"),
+    ("attention", "windows, 16 heads of 80"),
+    ("rms_norm", "width 3584"),
+    ("rope", "28 heads of 128"),
+    ("swiglu", "width 18944"),
+    ("cross_entropy", "vocabulary"),
+    ("patch_embed", "1176 to 1280"),
+    ("adamw_update", "tokens x 3584"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

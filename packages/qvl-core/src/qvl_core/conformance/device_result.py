@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl_core.conformance.case_list import missing
+from qvl_core.conformance.case_list import TIMED, missing
 from qvl_core.conformance.tolerance import tolerance_of
 from qvl_core.errors import RecipeError
 from qvl_core.input_file import printable
@@ -26,8 +26,6 @@ FORMAT = 1
 RESULT_FILE = "device_result.json"
 GOLDEN_FILE = Path(__file__).with_name("golden_tiny_sft.json")
 MOST_BYTES = 32 * 2**20
-# Kernels whose fused operation has a timing; checks and contracts are those of case_list.
-FUSED = ("attention", "rms_norm", "swiglu", "rope", "cross_entropy", "patch_embed", "adamw_update")
 # Known-bad kernels that are wrong on a device too.
 SELF_TESTS = 4
 # Chosen, not measured: bf16 on a device against fp32 on CPU, 40 steps from the same weights and samples.
@@ -155,6 +153,9 @@ def _other_form(part: Mapping[str, Any], precision: str) -> str:
         problems += _failures((*checks, *contracts), precision)
     else:
         problems.append(f"checked in {printable(str(precision), 20)}, in which it has no fused form")
+    if part.get("message"):
+        # What ended it is why the rest is missing.
+        problems = [str(part["message"])]
     if not problems:
         return f"{name}: conforms, {len(checks)} checks and {len(contracts)} contracts"
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -162,10 +163,14 @@ def _other_form(part: Mapping[str, Any], precision: str) -> str:
 
 
 def _timings(timings: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    for kernel in FUSED:
-        mine = [x for x in timings if x["kernel"] == kernel]
-        if not mine or not all(_number(x[key]) and x[key] > 0 for x in mine for key in ("fused_ms", "reference_ms")):
-            yield f"no timing of {kernel}"
+    """Ask for a timing of every kernel and label: what a device refuses there, no other check may have tried."""
+    for kernel, label in TIMED:
+        mine = [x for x in timings if (x["kernel"], x["label"]) == (kernel, label)]
+        message = next((str(x["message"]) for x in mine if x.get("message")), "")
+        if message:
+            yield f"no timing of {kernel}, {label}: {printable(message)}"
+        elif not mine or not all(_number(x[key]) and x[key] > 0 for x in mine for key in ("fused_ms", "reference_ms")):
+            yield f"no timing of {kernel}, {label}"
 
 
 def _golden(trainings: Sequence[Training]) -> Iterable[str]:

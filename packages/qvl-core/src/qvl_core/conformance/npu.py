@@ -1,8 +1,9 @@
 """What `nox -s npu` runs: everything about the kernels that only a machine with NPUs can prove, into one file.
 
 In order: trainings (while no other process holds the device), signatures and contracts (without the device), every case
-with the fused forms (values, gradients, compiled), fused against reference in time, and at last attention in its other
-form. `qvl recipes` shows the file, and raises recipes by it: see device_result.
+with the fused forms (values, gradients, compiled), fused against reference in time. The file is written then, and once
+more with attention in its other form, which comes last. `qvl recipes` shows it and raises recipes by it: see
+device_result.
 `--rehearse` goes the same way on a CPU with the reference forms; its file is never taken.
 
 Exit codes: 0, all is well; 1, something does not conform; 2, wrong input; 3, no MindSpore, or no NPU.
@@ -21,7 +22,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvl_core.conformance.device_result import FORMAT, NPU_NAME, RESULT_FILE, content_digest, judge, program_digest
+from qvl_core.conformance.device_result import (
+    FORMAT,
+    NPU_NAME,
+    RESULT_FILE,
+    DeviceResult,
+    content_digest,
+    judge,
+    program_digest,
+)
 from qvl_core.conformance.trainings import train
 from qvl_core.device import current_device
 from qvl_core.durable import atomic_write
@@ -30,6 +39,7 @@ from qvl_core.machine import cann_version, toolkit_home
 
 if TYPE_CHECKING:
     from qvl_core.conformance.suite import Result
+    from qvl_core.conformance.timing import Task
     from qvl_core.conformance.tolerance import Precision
 
 TINY = Path("recipes/tiny_sft.toml")
@@ -76,6 +86,20 @@ def _prove(options: argparse.Namespace) -> int:
             "  fix: run it where `qvl doctor` finds an NPU, or add --rehearse to see on a CPU what it does"
         )
     trainings = [_train(path, options, device) for path in dict.fromkeys([TINY, *options.recipes])]
+    path = options.out or (options.runs / RESULT_FILE if options.rehearse else SHOWN)
+    data, tasks = _kernels(options)
+    data["trainings"] = trainings
+    # Before the other form, which no recipe needs: a device or a process that it takes along costs nothing else then.
+    _tell_result(path, _write(data, path))
+    data["other_forms"] = [_bsnd(options, tasks)]
+    result = _write(data, path)
+    for form in result.other_forms:
+        _tell(f"  {form}")
+    return EXIT_FAILED if (_broken(data) if options.rehearse else result.problems) else EXIT_DONE
+
+
+def _kernels(options: argparse.Namespace) -> tuple[dict[str, Any], list[Task]]:
+    """Check and time the fused kernels; return the content of the file, and the tasks of attention, to use again."""
     # Imported here: --help needs no mindspore, and no device is held while the trainings run.
     from qvl_core.kernels import select
 
@@ -83,37 +107,58 @@ def _prove(options: argparse.Namespace) -> int:
     from qvl_core.conformance import signatures
     from qvl_core.conformance.contract_cases import contract_cases
     from qvl_core.conformance.contracts import check_contract
-    from qvl_core.conformance.other_form import other_form, plain
+    from qvl_core.conformance.other_form import KERNEL, plain
     from qvl_core.conformance.suite import render, run_suite
     from qvl_core.conformance.timing import measure, tasks_of_7b
 
     cases = contract_cases()
     _tell(f"contracts: {len(cases)} calls, without the device ...")
     contracts = [check_contract(case, select.ascend_table()) for case in cases]
-    precision: Precision = "float32" if options.rehearse else options.precision
     result = run_suite(
-        fused, precision, jit=not options.no_jit,
+        fused, _precision(options), jit=not options.no_jit,
         kernels=("swiglu",) if options.rehearse else (), more_cases=() if options.rehearse else cases, tell=_tell,
     )  # fmt: skip
     _tell(render(result))
     _tell("fused against reference ...")
     small: dict[str, Any] = {"divide": 64, "dtype": "float32"} if options.rehearse else {}
-    rounds = 2 if options.rehearse else 10
-    timings = measure(fused, reference, tasks_of_7b(**small), rounds=rounds, tell=_tell)
-    # Last: a device that an operation has thrown off its track may fail at all that comes after it.
-    _tell("attention in the form bsnd ...")
-    bsnd = other_form(
-        reference if options.rehearse else select.use("bsnd"), precision, jit=not options.no_jit,
-        tasks=tasks_of_7b(**small), rounds=rounds, small=options.rehearse, tell=_tell,
-    )  # fmt: skip
+    tasks = tasks_of_7b(**small)
+    timings = measure(fused, reference, tasks, rounds=_rounds(options), tell=_tell)
     data = {
         **_origin(result), "signatures": list(signatures.differences()),
         "contracts": plain(contracts),
         **{key: result.as_json()[key] for key in ("checks", "self_tests", "seconds")},
-        "timings": [asdict(timing) for timing in timings], "trainings": trainings, "other_forms": [bsnd],
+        "timings": [asdict(timing) for timing in timings],
     }  # fmt: skip
-    problems = _write(data, options.out or (options.runs / RESULT_FILE if options.rehearse else SHOWN))
-    return EXIT_FAILED if (_broken(data) if options.rehearse else problems) else EXIT_DONE
+    return data, [task for task in tasks if task.kernel == KERNEL]
+
+
+def _bsnd(options: argparse.Namespace, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Check and time attention in its other form; what ends that early stands in the form's part of the file."""
+    from qvl_core.conformance import other_form
+    from qvl_core.kernels import select
+
+    _tell("attention in the form bsnd ...")
+    try:
+        return other_form.other_form(
+            select.reference_table() if options.rehearse else select.use("bsnd"), _precision(options),
+            jit=not options.no_jit, tasks=tasks, rounds=_rounds(options), small=options.rehearse, tell=_tell,
+        )  # fmt: skip
+    # Whatever a device or MindSpore raises: it must not cost what the usual form has proven.
+    except Exception as error:
+        message = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        return {
+            "kernel": other_form.KERNEL, "form": other_form.FORM, "message": message,
+            "contracts": [], "checks": [], "timings": [],
+        }  # fmt: skip
+
+
+def _precision(options: argparse.Namespace) -> Precision:
+    stated: Precision = "float32" if options.rehearse else options.precision
+    return stated
+
+
+def _rounds(options: argparse.Namespace) -> int:
+    return 2 if options.rehearse else 10
 
 
 def _train(path: Path, options: argparse.Namespace, device: str) -> Mapping[str, Any]:
@@ -157,24 +202,27 @@ def _broken(data: Mapping[str, Any]) -> bool:
     parts = (data, *data.get("other_forms", ()))
     checks = [x for part in parts for x in (*part["checks"], *part["contracts"])]
     passed = all(x["error"] is not None and x["error"] <= x["tolerance"] and not x["message"] for x in checks)
-    return not passed or bool(data["signatures"]) or any(x["exit_code"] != 0 for x in data["trainings"])
+    # Of the file itself there is no message, nor of a form that was tried to its end.
+    refused = any(x.get("message") for part in parts for x in (part, *part["timings"]))
+    return not passed or refused or bool(data["signatures"]) or any(x["exit_code"] != 0 for x in data["trainings"])
 
 
-def _write(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Write the result file and tell what it is worth; give why it is not taken."""
+def _write(data: Mapping[str, Any], path: Path) -> DeviceResult:
+    """Write the result file, sealed, and judge it."""
     finished = {**data, "digest": content_digest(data)}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(finished, indent=1) + "\n")
-    verdict = judge(finished)
+    return judge(finished)
+
+
+def _tell_result(path: Path, result: DeviceResult) -> None:
+    """Tell what the file is worth, or why it is not taken."""
     _tell(f"result: {path}")
-    for problem in verdict.problems:
+    for problem in result.problems:
         _tell(f"  not taken: {problem}")
-    for form in verdict.other_forms:
-        _tell(f"  {form}")
-    for training in verdict.trainings:
-        verified = verdict.verifies(training.recipe, training.digest)
+    for training in result.trainings:
+        verified = result.verifies(training.recipe, training.digest)
         _tell(f"  {training.recipe}: {'device-verified' if verified else 'not verified'}")
-    return verdict.problems
 
 
 def _tell(text: str) -> None:

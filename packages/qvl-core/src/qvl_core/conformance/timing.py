@@ -22,13 +22,17 @@ ROUNDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Medians over alternating rounds, forward only, in milliseconds; `spread` is (max - min) / median of the fused."""
+    """Medians over alternating rounds, forward only, in milliseconds; `spread` is (max - min) / median of the fused.
+
+    Where the device refused, there are no numbers, and `message` says why.
+    """
 
     kernel: str
     label: str
-    fused_ms: float
-    reference_ms: float
-    spread: float
+    fused_ms: float | None = None
+    reference_ms: float | None = None
+    spread: float | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ def measure(
 ) -> tuple[Timing, ...]:
     """Time every task with both tables, in turns, so that a busy machine slows both.
 
-    A task that a device refuses has no timing, and `tell` hears why: it must not cost the rest of a run.
+    A task that a device refuses gives a timing without numbers, and `tell` hears why: it must not cost the other tasks.
     """
     timings: list[Timing] = []
     for task in tasks:
@@ -59,7 +63,9 @@ def measure(
         # Whatever a device or MindSpore raises; the checks of the suite have its details.
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
-            tell(f"  no timing of {task.kernel}, {task.label}: {type(error).__name__}: {first[:200]}")
+            message = f"{type(error).__name__}: {first[:200]}"
+            timings.append(Timing(kernel=task.kernel, label=task.label, message=message))
+            tell(f"  no timing of {task.kernel}, {task.label}: {message}")
     return tuple(timings)
 
 
@@ -87,7 +93,10 @@ def _finish(result: Any) -> None:
 
 
 def tasks_of_7b(*, divide: int = 1, dtype: str = "bfloat16", seed: int = 1) -> tuple[Task, ...]:
-    """Return the tasks: 4096 tokens and 4096 patches, 1 rank. `divide` shrinks tokens, patches and vocabulary."""
+    """Return the tasks, those of `case_list.TIMED`: 4096 tokens and 4096 patches, 1 rank.
+
+    `divide` shrinks tokens, patches and vocabulary.
+    """
     random = np.random.default_rng(seed)
     tokens = 4096 // divide
 

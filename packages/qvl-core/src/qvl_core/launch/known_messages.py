@@ -3,6 +3,8 @@
 Every row is a message that was found in a public issue, or that the documentation of MindSpore or CANN or the sources
 of Ascend's adapter for PyTorch quote; `source` names it. Rows are ordered by how much they explain: a time-out on one
 rank is often the echo of a failure on another, so what names a cause stands above what names a wait.
+
+The table is longer than a module should be, and stays whole: where a row stands among the others is part of it.
 """
 
 from __future__ import annotations
@@ -45,12 +47,21 @@ def _code(codes: str) -> str:
     return rf"(?:{begins}|{stated}|\b(?:{codes})(?=[:)\[\]]|  ))"
 
 
+def _result(codes: str) -> str:
+    """Give the pattern of codes that a call of CANN ended with, not of a number that follows such words anywhere.
+
+    `runtime result = 507015`, `failed, result = 500001`, `ret:507015`, `ret = 507035`, `error code is 507015`,
+    `errorCode = 507033`, `failed: 507035`. A result that is neither the runtime's nor of a failure is anybody's.
+    """
+    named = r"(?:(?:runtime|fail(?:ed)?,) result|ret)(?: is[\s:]|\s?[:=\[(])|(?i:error[ _]?code)(?: is)?[\s:=\[(]"
+    return rf"(?<![A-Za-z0-9])(?:{named}|failed:)[\s:=\[(]{{0,3}}(?:{codes})\b"
+
+
 KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="cann-libraries-missing",
         pattern=r"lib(?:ge_\w+|acl\w*|ascendcl|ascend_protobuf|ascendalog|cann\w*|error_manager|graph\w*|hccl\w*"
-        r"|nnopbase"
-        r"|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
+        r"|nnopbase|opapi|platform|profapi|register|runtime|tsdclient)\.so[\w.]*: cannot open shared object file",
         cause="MindSpore's Ascend part cannot load a library of CANN: CANN is not installed, its set_env.sh was not "
         "sourced in this shell, or it is of a version without that library",
         fix="source set_env.sh of the CANN that pairs with this MindSpore, in the job script too; `qvl doctor` shows "
@@ -60,8 +71,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="driver-library-missing",
         pattern=r"lib(?:ascend_hal|c_sec|dcmi|drvdsmi_host|mmpa)\.so[\w.]*: cannot open shared object file",
-        cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its folder "
-        "is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
+        cause="the library of the NPU driver cannot be loaded: the driver is not installed on this machine, its "
+        "folder is not mounted in this container, or LD_LIBRARY_PATH does not lead there",
         fix="mount the host's /usr/local/Ascend/driver in the container (read-only is enough), or install the driver "
         "on the host; then source CANN's set_env.sh, and where npu-smi itself lacks it: export "
         "LD_LIBRARY_PATH=/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:$LD_LIBRARY_PATH",
@@ -86,7 +97,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         pattern=r"Get op info json suffix path failed|Load op info json failed|opp_kernels is not installed"
         r"|Cannot parse json for config file \[\S*/op_impl/|Op \w+ does not has any binary"
         r"|Get path and read binary_info_config\.json failed|Parse dynamic kernel config fail"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}561(?:003|107|108|112)\b",
+        r"|" + _result("561003|561107|561108|561112"),
         cause="the operators (ops, kernels) of CANN for this chip are not installed, or are of another version",
         fix="install the CANN operator package for this chip, of the same version as the toolkit",
         source="mindspore-ai/mindspore#246, Ascend/MindSpeed-LLM#2, hiyouga/LlamaFactory#3796, "
@@ -134,8 +145,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="dtype-unsupported",
         pattern=r"not implemented for DT_\w+, ?should be in dtype support list",
         cause="this chip, or this CANN, computes that operation in none of the dtype that the line names: 910A and "
-        "310P "
-        "have no bfloat16",
+        "310P have no bfloat16",
         fix="a chip with bfloat16 (910B or newer), or --set model.dtype=float32, slower and in twice the memory",
         source="hiyouga/LlamaFactory#4165, hiyouga/LlamaFactory#7522, vllm-project/vllm-ascend#9294",
     ),
@@ -178,12 +188,11 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-memory-broken",
-        pattern=r"reason=\[(?:hbm Multi-bit ECC error|device mem error)\]|HBM_MULTI_?BIT_ECC_ERROR|\bUCE ERROR\b"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:53|54)\b",
+        pattern=r"reason=\[(?:hbm Multi-bit ECC error|device mem error)\]|HBM_MULTI_?BIT_ECC_ERROR"
+        r"|\bUCE ERROR\b(?! [a-z])|" + _result("507053|507054"),
         cause="memory of the device is faulty: it gave back other bits than were written, and could not mend them",
         fix="leave this device out (env.ASCEND_RT_VISIBLE_DEVICES) and run the same command to go on; then npu-smi "
-        "info "
-        "-t ecc -i N, and the administrator",
+        "info -t ecc -i N, and the administrator",
         source="Ascend/pytorch sources, MindSpore documentation",
     ),
     KnownMessage(
@@ -204,20 +213,19 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="device-memory",
         pattern=_code("EL0004|EI0011")
         + r"|Memory_Allocation_Failure|Resource_Error_Insufficient_Device_Memory|Out of Memory!!! Request memory size"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}207018\b|TotalUsedMemStatistics .* more than total mem"
-        r"|NPU out of memory"
-        r"|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
+        r"|" + _result("207018") + r"|TotalUsedMemStatistics .* more than total mem"
+        r"|NPU out of memory|alloc device memory failed, runtime result|[Mm]emory isn't enough and alloc failed"
         r"|(?:#umsg#|^\s*- )Memory not enough",
         cause="the memory of the device is used up, by this run or by another process on it",
-        fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, "
-        "larger tp or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
+        fix="npu-smi info shows other processes; else a smaller micro batch or sequence_length, recompute, larger tp "
+        "or pp, or a smaller HCCL_BUFFSIZE (each communicator takes twice this)",
         source="PKU-YuanGroup/Helios#62, hw-native-sys/PTOAS#341, candle-org/MindAct#1761, "
         "vllm-project/vllm-ascend#1993, MindSpore documentation, CANN documentation",
     ),
     KnownMessage(
         name="copy-unit",
         pattern=r"sdma error|Direct Memory Access \(DMA\) hardware execution error"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}(?:507013|507049)\b",
+        r"|" + _result("507013|507049"),
         cause="a copy on the device failed: its memory is not there any more or belongs to another process, or the "
         "device is faulty",
         fix="npu-smi info: end other processes on the device; run again with env.MS_DEV_LAUNCH_BLOCKING = 1; where it "
@@ -266,7 +274,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="disk-full",
-        pattern=r"No space left on device",
+        # What a full table of watched files says too: no disk is full then.
+        pattern=r"^(?!.*(?i:inotify)).*No space left on device",
         cause="a disk is full: that of the output, of HOME, where CANN writes its logs (~/ascend/log), of TMPDIR, or "
         "/dev/shm",
         fix="df -h on the machine that the line comes from; make room there, or set HOME, TMPDIR or output.dir "
@@ -276,7 +285,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="aicpu-exception",
         pattern=r"exception occurred during AICPU execution|[Aa]icpu kernel execute failed|\[aicpu exception\]"
-        r"|aicpu execution is abnormal|(?:result|ret|error code|errorCode)\D{0,12}507018\b",
+        r"|aicpu execution is abnormal|" + _result("507018"),
         cause="an operator that runs on the device's CPU failed, most often for an index out of range",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1: the Python stack then names the operator",
         source="candle-org/MindAct#1698, mindspore-lab/mindaudio#164, open-mmlab/mmcv#3203, "
@@ -286,7 +295,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="aicore-exception",
         pattern=r"ai(?:core|vector|vec) (?:exception|error)\b(?! (?:handler|callback|count))|\[vector core exception\]"
         r"|(?:aicore|vector core) execution is abnormal"
-        r"|(?:result|ret|error code|errorCode|failed)\D{0,12}5070(?:15|35)\b",
+        r"|" + _result("507015|507035"),
         cause="a kernel on the device failed: an input out of its range, a kernel of another CANN, or a faulty device",
         fix="run again with env.MS_DEV_LAUNCH_BLOCKING = 1 to find the operator; QVL_KERNELS=reference tells whether "
         "a fused kernel is at fault; `nox -s npu` tests each",
@@ -296,24 +305,20 @@ KNOWN: tuple[KnownMessage, ...] = (
     KnownMessage(
         name="aicore-timeout",
         pattern=r"\[(?:aicore|vector core) timeout\]|(?:aicore|vector core) execution times out"
-        r"|(?:result|ret|error code|errorCode)\D{0,12}5070(?:14|34)\b",
+        r"|" + _result("507014|507034"),
         cause="a kernel on the device did not end in time: its input makes it endless, it waits for another rank, or "
-        "it is "
-        "of another CANN",
+        "it is of another CANN",
         fix="look for a rank that failed with something else first; else run again with env.MS_DEV_LAUNCH_BLOCKING = "
-        "1 to "
-        "find the operator, and with QVL_KERNELS=reference",
+        "1 to find the operator, and with QVL_KERNELS=reference",
         source="vllm-project/vllm-ascend#4972, vllm-project/vllm-ascend#5509, vllm-project/vllm-ascend#3529",
     ),
     KnownMessage(
         name="hccl-arguments-differ",
         pattern=_code("EI0005") + r"|arguments for collective communication are inconsistent between ranks",
         cause="two ranks meet in one collective with different sizes, dtypes or orders: their recipe, code, data, "
-        "MindSpore "
-        "or CANN differs",
+        "MindSpore or CANN differs",
         fix="several machines: `qvl doctor --recipe R --json` on each and `qvl doctor --compare`; one machine: report "
-        "it "
-        "with the line, which names the parameter and both values",
+        "it with the line, which names the parameter and both values",
         source="MindSpore documentation, CANN documentation",
     ),
     KnownMessage(
@@ -335,8 +340,7 @@ KNOWN: tuple[KnownMessage, ...] = (
         name="hccl-rank-missing",
         pattern=_code("EI0015") + r"|_Ranktable_Detect\(|topo exchange (?:server|agent) get socket timeout",
         cause="not all ranks came to the start of HCCL: the ones in `unconnected ranks` failed earlier, are shut out "
-        "by the "
-        "network, or share a device with another",
+        "by the network, or share a device with another",
         fix="read the logs of the ranks that the line names first; several machines: env.HCCL_SOCKET_IFNAME with the "
         "interface that reaches the others, and no firewall between them",
         source="CANN documentation",
@@ -361,8 +365,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="stream-timeout",
-        pattern=_code("EE1002")
-        + r"|[Ss]tream synchronize timeout[.,:]|\[stream sync timeout\]|(?:result|error code)\D{0,12}507046\b",
+        pattern=_code("EE1002") + r"|[Ss]tream synchronize timeout[.,:]|\[stream sync timeout\]|" + _result("507046"),
         cause="the device did not finish its queue in time, most often as a collective in it waits for another rank",
         fix="look for a rank that failed first; then as for EI0002",
         source="Ascend/pytorch#48, Ascend/pytorch#62",
