@@ -136,6 +136,12 @@ def test_a_starter_that_was_killed_is_told_as_that(tmp_path: Path) -> None:
     assert f"{ABSENT}; mpiexec does not say which it was, and was itself killed by signal 9 (SIGKILL)\n" in text
 
 
+def test_a_starter_that_was_killed_after_all_had_begun_is_told_as_that(tmp_path: Path) -> None:
+    text = str(ended(tmp_path, ranks=1, end="os.kill(os.getpid(), signal.SIGABRT)"))
+    assert text.startswith("rank 0 (stage 0, tp 0, dp 0), process ")
+    assert "\n  mpiexec itself was killed by signal 6 (SIGABRT), and does not say which rank was the first\n" in text
+
+
 def test_a_starter_that_neither_speaks_nor_ends_leaves_the_doubt(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("qvl_core.launch.supervisor._REPORT_S", 0.5)
     text = str(ended(tmp_path, end="time.sleep(1000)"))

@@ -73,6 +73,12 @@ class Reporter:
         path = self._logs / LAUNCHER_LOG
         return "\n".join([head, *self._known(path, *self._msrun_logs()), *self._end(path, "the end of its output")])
 
+    def starter_killed(self, name: str, number: int) -> str:
+        """Say that what started the ranks was killed too, and so could not tell which of them was first."""
+        path = self._logs / LAUNCHER_LOG
+        head = f"  {name} itself was killed by {_signal_name(number)}, and does not say which rank was the first"
+        return "\n".join([head, *self._end(path, "the end of its output")])
+
     def verdict(self, verdict: Verdict, looks: Sequence[Look]) -> str:
         """The watch has found a rank, or all of them, unable to go on."""
         seconds = f"{verdict.lasted_s:.0f} s"

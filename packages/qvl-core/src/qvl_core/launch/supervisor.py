@@ -268,10 +268,13 @@ class _Supervisor:
         """Give the lines that say which other ranks it may have been, where what started them does not know."""
         if report is not None and report.is_first:
             return ""
+        code = process.poll()
         others = [look for look in looks if not look.process and look.rank != first.rank]
         if isinstance(first, Look) and not first.process:
             others += silent
-        return "\n" + self._reporter.doubt(first, others, self._starter_name, process.poll()) if others else ""
+        if others:
+            return "\n" + self._reporter.doubt(first, others, self._starter_name, code)
+        return "\n" + self._reporter.starter_killed(self._starter_name, -code) if code is not None and code < 0 else ""
 
     @property
     def _starter_name(self) -> str:
