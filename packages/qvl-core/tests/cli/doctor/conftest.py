@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ from qvl_core.cli.doctor.guard import Check
 from qvl_core.cli.doctor.row import Row
 from qvl_core.cli.doctor.versions import Requirement
 from qvl_core.specs.load import shipped_config_path
+
+# For `cann_folders` beside the tests: importlib mode adds no folder to the path.
+sys.path.insert(0, str(Path(__file__).parent))
 
 GIB = 1 << 30
 SMI = """\
