@@ -104,13 +104,13 @@ def has_broken_down(launch) -> bool:
 def require_told(launch, rank: int, process: int) -> None:
     """Require that the launch has ended, and names the rank that was killed."""
     assert launch.end() == 1
-    if has_broken_down(launch):
-        # Nobody knows which rank was the first: that is told, and all that are gone may be named.
-        assert re.search(r"mpiexec .*was killed by signal 6 \(SIGABRT\)|was itself killed by signal 6", launch.err)
-        return
     # A process that dies between the first line of its log and its first word on the board is known by its rank only.
     named = rf"rank {rank} \(stage 0, tp 0, dp {rank}\)(, process {process},)? was killed by signal 9 \(SIGKILL\)"
     found = re.search(named, launch.err)
+    if found is None and has_broken_down(launch):
+        # Before it could say who was the first: that nobody knows is told, and all that are gone may be named.
+        assert re.search(r"mpiexec .*was killed by signal 6 \(SIGABRT\)|was itself killed by signal 6", launch.err)
+        return
     assert found is not None, launch.err
     assert found[1] is not None or "before it could begin" in launch.err
 
@@ -194,8 +194,8 @@ def test_a_rank_that_dies_before_it_can_say_anything_is_named(start, tmp_path: P
     assert launch.end() == 1
     told = ["rank 1 (stage 0, tp 0, dp 1) ended with exit code 5 without saying why, before it could begin"]
     if has_broken_down(launch):
-        # Then rank 1 is named as one that had not begun, or nobody had begun.
-        told = ["had not begun: rank 1 (stage 0, tp 0, dp 1); mpiexec does not say"]
+        # Before it could say who was the first: rank 1 is named as one that had not begun, or nobody had begun.
+        told += ["had not begun: rank 1 (stage 0, tp 0, dp 1); mpiexec does not say"]
         told += ["mpiexec was killed by signal 6 (SIGABRT)"] if moment == "at once" else []
     assert any(text in launch.err for text in told), launch.err
     assert "| cannot find a library" in launch.err

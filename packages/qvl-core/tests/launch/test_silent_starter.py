@@ -131,6 +131,13 @@ def test_what_msrun_says_of_the_process_that_failed_is_told_while_msrun_waits_fo
     assert text.startswith(f"{ABSENT} was killed by signal 11 (SIGSEGV), before it could begin\n")
 
 
+def test_a_starter_that_breaks_down_after_it_has_said_which_rank_failed_is_believed(tmp_path: Path) -> None:
+    said = "print('   Process name: [prterun-vm-16744@1,1]\\n   Exit code:    5', flush=True)"
+    text = str(ended(tmp_path, end=f"{said}; os.kill(os.getpid(), signal.SIGABRT)"))
+    assert text.startswith(f"{ABSENT} ended with exit code 5 without saying why, before it could begin\n")
+    assert "does not say" not in text
+
+
 def test_a_starter_that_was_killed_is_told_as_that(tmp_path: Path) -> None:
     text = str(ended(tmp_path, end="os.kill(os.getpid(), signal.SIGKILL)"))
     assert f"{ABSENT}; mpiexec does not say which it was, and was itself killed by signal 9 (SIGKILL)\n" in text
