@@ -30,6 +30,15 @@ def documented_domain(dtype: str, heads: int, size: int, longest: int) -> bool:
     return dtype in ("float16", "bfloat16") and 1 <= heads <= 256 and size in range(16, 513, 16) and longest <= 2**19
 
 
+def rounding_of_scores(q: np.ndarray, k: np.ndarray, scale: float) -> float:
+    """Return the most by which a score differs once it is rounded to float16, as the reference's are: weights follow.
+
+    Over 16 entries and more they are sums in which large entries are rare; a single product of two is not.
+    """
+    largest = np.linalg.norm(q, axis=-1).max() * np.linalg.norm(k, axis=-1).max() * scale
+    return float(largest) * 2.0**-11
+
+
 @pytest.mark.parametrize("form", TABLES)
 @settings(max_examples=60, deadline=None)
 @given(
@@ -41,6 +50,7 @@ def documented_domain(dtype: str, heads: int, size: int, longest: int) -> bool:
 )
 @example(lengths=[1], heads=(1, 1), size=80, dtype="float16", causal=False)
 @example(lengths=[0, 3, 0], heads=(2, 1), size=16, dtype="float16", causal=True)
+@example(lengths=[2, 65, 16, 65], heads=(256, 2), size=1, dtype="float16", causal=False)
 def test_drawn_plans(
     form: str, lengths: list[int], heads: tuple[int, int], size: int, dtype: str, causal: bool
 ) -> None:
@@ -50,6 +60,8 @@ def test_drawn_plans(
     if dtype == "float32":
         case = replace(case, single=(0, 1, 2))
     check = check_contract(case, TABLES[form])
+    if size < 16 and dtype == "float16":
+        check = replace(check, tolerance=check.tolerance + rounding_of_scores(*case.inputs[:2], size**-0.5))
     assert check.passed, f"{check.message} {check.error}"
 
 
