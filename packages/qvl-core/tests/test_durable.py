@@ -105,6 +105,14 @@ def test_disk_errors_fail_the_run_and_wrong_places_are_wrong_input(tmp_path, mon
     assert names_in(tmp_path) == []
 
 
+def test_a_place_that_cannot_be_written_is_named_by_the_file_that_was_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", fail(PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(OutputError) as caught:
+        atomic_write(tmp_path / "page.html", b"data", fix="--out FILE")
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.fix) == (str(tmp_path / "page.html"), "--out FILE")
+
+
 def test_a_full_disk_says_what_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(DiskError, match=r"No space left on device; [0-9.]+ GiB are free there"):

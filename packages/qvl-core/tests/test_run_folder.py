@@ -14,6 +14,7 @@ from qvl_core.run_folder import (
     check_continues,
     check_unchanged,
     check_writable,
+    free_changes,
     read_record,
     recipe_differences,
 )
@@ -178,3 +179,25 @@ def test_code_that_was_changed_between_is_part_of_the_history(
     assert read is not None
     assert read.known("code")["qvl-core"] == "f" * 64
     assert read.code == record.code
+
+
+def test_settings_that_are_free_to_change_are_part_of_the_history(tmp_path: Path, record: RunRecord) -> None:
+    later = {
+        "task": "sft",
+        "train": {"steps": 9, "save": {"every": 5}},
+        "layout": {"text_stages": [1, 2], "zero1": True},
+        "output": {"dir": "moved"},
+        "expected": {"loss_first": 1.0},
+    }
+    record.write(tmp_path)
+    read = read_record(tmp_path)
+    assert read is not None
+    settings = free_changes(later, read.recipe)
+    # Not those that are refused, and not where the run lies or what was measured.
+    assert settings == {"layout.zero1": [None, True], "train.save.every": [1, 5]}
+    found = read.changed(later, HASHES, [], step=4, settings=settings)
+    (entry,) = found.history
+    assert (entry["after_step"], entry["settings"]) == (4, settings)
+    assert found.recipe == later
+    assert free_changes(RECIPE, read.recipe) == {}
+    assert read.changed(RECIPE, HASHES, [], step=4, settings={}) is read

@@ -287,6 +287,26 @@ def test_other_versions_are_a_warning_and_both_are_recorded(
     assert record.known_versions()["numpy"] == "9.9"
 
 
+def test_settings_that_may_change_without_a_word_are_recorded_with_their_step(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        die_before(patch, 4)
+        with pytest.raises(MemoryError):
+            train()
+    assert train("train.log.every=2", "train.save.keep=7") == 0
+    (entry,) = history()
+    assert entry["after_step"] == 2
+    assert sorted(entry["settings"]) == ["train.log.every", "train.save.keep"]
+    assert entry["settings"]["train.log.every"] == [1, 2]
+    record = read_record(project / "run")
+    assert record is not None
+    assert record.recipe["train"]["log"]["every"] == 2
+    # Continued as before, it has nothing to add.
+    assert train("train.log.every=2", "train.save.keep=7") == 0
+    assert len(history()) == 1
+
+
 # Room.
 
 

@@ -18,7 +18,7 @@ import qvl_train.profiling as profiling
 from qvl_core.launch import board
 from qvl_core.launch.board import BoardReader, BoardWriter, board_file
 from qvl_core.launch.watch import CPU_LIMITS, Look, Verdict, Vitals, Watch
-from qvl_train.profiling import StepProfile, step_profile
+from qvl_train.profiling import _NO_PATH, StepProfile, step_profile
 
 
 class Profiler:
@@ -376,6 +376,44 @@ def test_steps_after_the_end_of_a_run_that_counts_epochs_are_told(tmp_path: Path
     assert said == ["warning: nothing is profiled: train.log.profile begins with step 10, the run has 9"]
     step_profile(tmp_path, (8, 12), cast("Any", world), said.append, total=9)
     assert len(said) == 1
+
+
+def test_a_path_that_the_profiler_refuses_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = SimpleNamespace(rank=0, place=SimpleNamespace(dp=0, tp=0, pp=0), phase="")
+    said: list[str] = []
+
+    def told(folder: Path, steps: tuple[int, int] | None = (1, 2)) -> str:
+        said.clear()
+        step_profile(folder, steps, cast("Any", world), said.append, total=9)
+        assert len(said) <= 1
+        return said[0] if said else ""
+
+    (tmp_path / "a=b").mkdir()
+    for name in ("run", "run 1", "~run_1-a.b", "\u6a21\u578b"):
+        assert told(tmp_path / name) == ""
+    assert told(tmp_path / "lr=1e-3", None) == ""
+    text = told(tmp_path / "lr=1e-3,b")
+    assert text.startswith("warning: MindSpore's profiler takes no path with , = in it")
+    assert f"{tmp_path}/lr=1e-3,b/profile/rank_000; choose another output.dir" in text
+    monkeypatch.chdir(tmp_path / "a=b")
+    assert "start qvl from another folder" in told(Path("run"))
+    assert "start qvl from another folder" in told(tmp_path / "run")
+
+
+def test_mindspores_profiler_refuses_the_paths_that_are_told(tmp_path: Path) -> None:
+    """The characters are those of its own code: a release that takes more, or fewer, is noticed here."""
+    paths = pytest.importorskip("mindspore.profiler.common.path_manager")
+    check = paths.PathManager.check_input_directory_path
+    for code in [*range(32, 0x180), 0x4E00, 0x9FA5, 0x9FA6, 0xFF0C]:
+        path = f"/runs/a{chr(code)}b"
+        try:
+            check(path)
+        except Exception:
+            assert _NO_PATH.search(path), hex(code)
+        else:
+            assert not _NO_PATH.search(path), hex(code)
 
 
 def test_mindspores_profiler_leaves_a_trace_of_the_steps(tmp_path: Path) -> None:

@@ -38,15 +38,19 @@ FOLDER_MODE = 0o775
 _NAMING_STEPS = 100
 # Others that finish here may take the folder away a few times; where nothing can be made (/proc), it stays away.
 _LOCK_ATTEMPTS = 100
+_ELSEWHERE = "choose another output folder, or make this one writable"
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Replace a file's content so that a reader, or a crash, sees the old content or the new, never a part."""
+def atomic_write(path: Path, data: bytes | str, *, fix: str = _ELSEWHERE) -> None:
+    """Replace a file's content so that a reader, or a crash, sees the old content or the new, never a part.
+
+    `fix` is what an error advises where the place cannot be written.
+    """
     temporary = path.with_name(_temporary_name(path.name))
-    with explained(path):
+    with explained(path, fix=fix):
         try:
-            with new_file(temporary) as file:
+            with new_file(temporary, named=path, fix=fix) as file:
                 file.write(data.encode("utf-8") if isinstance(data, str) else data)
             disk.rename(temporary, path)
             disk.sync_folder(path.parent)
@@ -57,12 +61,13 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, named: Path | None = None, fix: str = _ELSEWHERE) -> Iterator[BinaryIO]:
     """Open a file that must not exist yet, and put it on the disk when the block ends; a failure removes it.
 
-    The folder's entry is not synced: the caller does that once for all files of the folder.
+    The folder's entry is not synced: the caller does that once for all files of the folder. Errors name `named`, the
+    file that it is to become.
     """
-    with explained(path):
+    with explained(named or path, fix=fix):
         descriptor = disk.create(path, FILE_MODE)
         try:
             with disk.buffered(descriptor) as file:
@@ -259,7 +264,7 @@ class FolderLock:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, *, fix: str = _ELSEWHERE) -> Iterator[None]:
     """Turn an OSError into an error for people: OutputError for a wrong place, DiskError for a full or broken disk."""
     try:
         yield
@@ -269,7 +274,6 @@ def explained(path: Path) -> Iterator[None]:
             raise exhausted(where, error) from error
         if error.errno in _DISK_ERRORS:
             raise DiskError(f"{where}: cannot be written: {reason}{_free_space(path)}") from error
-        fix = "choose another output folder, or make this one writable"
         raise OutputError(Problem(where=where, message=f"cannot be written: {reason}", fix=fix)) from error
 
 

@@ -38,6 +38,8 @@ FREE_TO_CHANGE = (
     "data.video.timeout_s",
     *("eval", "generation", "extends"),
 )
+# Of these, what says nothing of how a run went on.
+_NOT_TOLD = ("output", "expected", "extends")
 
 # What decides which tensors there are, of the model and of its optimizer: no checkpoint has those of other settings.
 NEVER_TO_CHANGE = ("task", "model", "train.lora", "train.optimizer.name")
@@ -114,19 +116,20 @@ class RunRecord:
         *,
         step: int,
         files: Mapping[str, str] | None = None,
+        settings: Mapping[str, Sequence[Any]] | None = None,
     ) -> RunRecord:
         """Give the record of a continuation after `step` with these (accepted) differences and today's versions.
 
         The entry in the history: `at`, `after_step`, `differences` as they were shown, and [before, now] of each hash,
-        version, fact of the machine, variable and digest of code that is another one. Without any there is no entry.
-        `files` are those of the hashes.
+        version, fact of the machine, variable and digest of code that is another one, and of `settings`, those that are
+        free to change (see `free_changes`). Without any there is no entry. `files` are those of the hashes.
         """
         versions = _changes(self.known_versions(), installed_versions())
         # A record of an earlier version says nothing of these; today's are no change.
         machine = _changes(self.known("machine"), {**machine_facts(), **self._place()}) if self.machine else {}
         variables = _changes(self.known("variables"), result_variables(_stated(recipe))) if self.machine else {}
         code = _changes(self.known("code"), code_digests()) if self.code else {}
-        if not (differences or versions or machine or variables or code):
+        if not (differences or versions or machine or variables or code or settings):
             return self
         entry = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -137,6 +140,7 @@ class RunRecord:
             **({"machine": machine} if machine else {}),
             **({"variables": variables} if variables else {}),
             **({"code": code} if code else {}),
+            **({"settings": dict(settings)} if settings else {}),
         }
         kept = self.files if files is None else files
         return replace(self, recipe=recipe, hashes=hashes, files=kept, history=(*self.history, entry))
@@ -204,6 +208,19 @@ def recipe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> li
         for key in sorted(flat_ours.keys() | flat_theirs.keys())
         if flat_ours.get(key) != flat_theirs.get(key) and not _is_below(key, FREE_TO_CHANGE)
     ]
+
+
+def free_changes(recipe: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Give [before, now] of every setting of a run that it goes on with otherwise, and that is free to change.
+
+    Where a run writes to, and what was measured or extended, are no settings of it.
+    """
+    ours, theirs = dict(_flatten(recipe)), dict(_flatten(before))
+    return {
+        key: [theirs.get(key), ours.get(key)]
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and _is_below(key, FREE_TO_CHANGE) and not _is_below(key, _NOT_TOLD)
+    }
 
 
 def _is_below(key: str, tables: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl_core.errors import OutputError, Problem, RunError, WeightsError
-from qvl_core.run_folder import RunRecord, version_changes
+from qvl_core.run_folder import RunRecord, free_changes, version_changes
 
 from qvl_train.adapter import check_adapters
 from qvl_train.checkpoint import (
@@ -71,7 +71,9 @@ def continue_record(
     if sets_aside:
         for path in set_aside_later(folder, step):
             say(f"set aside: {path}")
-    return replace(record.changed(recipe.resolved(), hashes, changes, step=step, files=files), result=None)
+    now = recipe.resolved()
+    settings = free_changes(now, record.recipe)
+    return replace(record.changed(now, hashes, changes, step=step, files=files, settings=settings), result=None)
 
 
 def _open(folder: Path, requested: Path | None) -> Checkpoint | None:

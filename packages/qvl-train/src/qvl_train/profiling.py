@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import multiprocessing
+import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -36,6 +37,9 @@ _WRITING = "writing the profile"
 # seconds, those of a large one minutes.
 PROFILE_DEADLINE_S = 600.0
 _TOLD_EVERY_S = 5.0
+# MindSpore's profiler refuses paths with any other character (profiler/common/path_manager.py of 2.10), those of the
+# working directory too, and logs an error only.
+_NO_PATH = re.compile(r"[^./_\-\s~0-9a-zA-Z\u4e00-\u9fa5]")
 # One that was called back after its deadline ends at once, where it can.
 _GRACE_S = 30.0
 # Profilers that did not come back. MindSpore's stops itself when nobody holds it any more, and would hang once more.
@@ -213,6 +217,8 @@ def step_profile(
         say(f"warning: nothing is profiled: train.log.profile begins with step {steps[0]:,}, the run has {total:,}")
     is_one = world.place.dp == 0 and world.place.tp == 0
     place = folder / PROFILE / f"rank_{world.rank:03d}"
+    if steps is not None and steps[0] <= total:
+        _warn_of_path(place, say)
 
     def mark(text: str) -> None:
         world.phase = text
@@ -220,6 +226,21 @@ def step_profile(
     # What other ranks say to people goes nowhere; a profile that failed has to be in their logs.
     tell = say if world.rank == 0 else _log.warning
     return StepProfile(place, steps if is_one else None, make_profiler, say=tell, mark=mark)
+
+
+def _warn_of_path(place: Path, say: Callable[[str], None]) -> None:
+    """Say before the first step, not after the profiled ones, that the profiler will not write to such a path."""
+    for path, change in (
+        (Path.cwd(), "start qvl from another folder"),
+        (place.absolute(), "choose another output.dir"),
+    ):
+        refused = sorted(set(_NO_PATH.findall(str(path))))
+        if refused:
+            say(
+                f"warning: MindSpore's profiler takes no path with {' '.join(refused)} in it, and there will be no "
+                f"profile: {path}; {change}, with letters, digits and . _ - ~ only in its path"
+            )
+            return
 
 
 def make_profiler(folder: Path, steps: int) -> Any:

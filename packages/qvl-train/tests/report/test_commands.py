@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import tomli
 import typer
+from qvl_core import disk
 from qvl_core.cli.boundary import guarded
 from qvl_core.cli.plugins import COMMAND_PACKAGES
 from qvl_train.commands import diff, report
@@ -78,6 +80,24 @@ def test_report_leaves_other_peoples_files(qvl: Callable[..., Result], runs: lis
     assert "not a page of `qvl report`" in found.err
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert qvl("report", runs[0], "--out", tmp_path / "mine.html", "--overwrite").code == 0
+
+
+def test_a_page_that_cannot_be_written_beside_a_run_goes_elsewhere(
+    qvl: Callable[..., Result], runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = disk.create
+
+    def read_only(path: Path, mode: int) -> int:
+        if path.parent == runs[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return create(path, mode)
+
+    monkeypatch.setattr(disk, "create", read_only)
+    found = qvl("report", runs[0])
+    assert found.code == 2
+    assert found.err.splitlines()[0] == str(runs[0] / "report.html")
+    assert "--out FILE" in found.err
+    assert qvl("report", runs[0], "--out", tmp_path / "mine.html").code == 0
 
 
 def test_report_says_what_is_missing_and_is_written_all_the_same(qvl: Callable[..., Result], tmp_path: Path) -> None:

@@ -294,6 +294,36 @@ def test_continued_runs_say_with_what(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "others", "effect"),
+    [
+        ({"layout.pp": [1, 2], "train.log.every": [1, 5]}, {}, Effect.ROUNDING),
+        ({"train.log.every": [1, 5]}, {}, Effect.FILES),
+        ({"train.log.magic": [None, 5]}, {}, Effect.FILES),
+        ({"magic": [None, 5], "layout.pp": [1, 2]}, {}, Effect.UNKNOWN),
+        ({"train.log.every": [1, 5]}, {"versions": {"numpy": ["1", "2"]}}, Effect.PERHAPS),
+        ({}, {"machine": {"host": ["one", "two"]}}, Effect.PERHAPS),
+        (7, {}, Effect.PERHAPS),
+    ],
+)
+def test_a_continuation_means_what_its_settings_mean(
+    tmp_path: Path, settings: Any, others: dict[str, Any], effect: Effect
+) -> None:
+    history = [{"after_step": 20, "differences": [], "settings": settings, **others}]
+    found = compare(tmp_path, record(), record(history=history))
+    (continued,) = [one for one in found.differences if one.key == "continued"]
+    assert continued.meaning.effect is effect
+
+
+def test_a_continuation_in_another_layout_is_told_with_both(tmp_path: Path) -> None:
+    settings = {"layout.text_stages": [[4], [0, 4]], "layout.pp": [1, 2], "train.log.profile": [None, [3, 4]]}
+    found = compare(tmp_path, record(), record(history=[{"after_step": 20, "settings": settings}]))
+    (continued,) = [one for one in found.differences if one.key == "continued"]
+    texts = "layout.text_stages [4] -> [0, 4]; layout.pp 1 -> 2; train.log.profile none -> [3, 4]"
+    assert continued.theirs == f"after step 20: {texts}"
+    assert found.verdict == "Nothing differs that changes what is computed, beyond rounding."
+
+
+@pytest.mark.parametrize(
     "history", [[{}], [{"versions": 7, "differences": 3}], [{"after_step": "x", "versions": {"numpy": 7}}]]
 )
 def test_a_history_of_another_version_is_no_crash(tmp_path: Path, history: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,26 @@ def test_a_run_that_began_with_rows_further_apart_misses_none_at_its_start(
     write_run(tmp_path, rows(steps), content=record({"train.log.every": 1}, history=history))
     told = [notice for notice in open_runs([tmp_path])[0].notices() if "the first one is of step" in notice]
     assert bool(told) is is_told
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "steps", "notice"),
+    [
+        # The first checkpoint came before the first row.
+        (10, 1, range(8, 31), ""),
+        (10, 1, range(12, 31), "Rows are missing: the first one is of step 12."),
+        (1, 10, [*range(1, 15), 20, 30, 40], ""),
+        (1, 10, [*range(5, 15), 20, 30, 40], "Rows are missing: the first one is of step 5."),
+        ("many", 10, [10, 20, 30], ""),
+    ],
+)
+def test_how_far_rows_were_apart_at_first_is_in_the_history(
+    tmp_path: Path, before: object, now: int, steps: Sequence[int], notice: str
+) -> None:
+    entry = {"at": "2026-11-27T03:00:00Z", "after_step": 7, "settings": {"train.log.every": [before, now]}}
+    write_run(tmp_path, rows(steps), content=record({"train.log.every": now}, history=[entry]))
+    told = [one for one in open_runs([tmp_path])[0].notices() if "missing" in one or "Without" in one]
+    assert told == ([notice] if notice else [])
 
 
 def test_rows_without_a_loss_are_no_missing_rows(tmp_path: Path) -> None:

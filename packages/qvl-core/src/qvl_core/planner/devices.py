@@ -69,16 +69,6 @@ def device_facts(name: str, file: str | None = None) -> DeviceFacts:
     if name in shipped:
         base = shipped[name]
         return replace(base, **numbers, sources=MappingProxyType({**base.sources, **sources}))
-    missing = [key for key in _NUMBERS if key not in numbers]
-    if missing:
-        raise InputError(
-            Problem(
-                where=str(file),
-                key=f"devices.{name}",
-                message=f"is a new device and states no {', '.join(missing)}",
-                fix="state all of " + ", ".join(_NUMBERS),
-            )
-        )
     return DeviceFacts(name=name, **numbers, sources=MappingProxyType(sources))
 
 
@@ -106,9 +96,27 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         for key, value in values.items()
         for problem in _wrong(path, name, key, value)
     ]
+    problems += [problem for name, values in devices.items() for problem in _incomplete(path, name, values)]
     if problems:
         raise InputError(problems)
     return devices
+
+
+def _incomplete(path: Path, name: str, values: Mapping[str, Any]) -> list[Problem]:
+    """Refuse a new device that does not state everything: most often a shipped one with its name misspelt."""
+    missing = [key for key in _NUMBERS if key not in values]
+    if name in _shipped() or not missing:
+        return []
+    near = get_close_matches(name, _shipped(), 1)
+    fix = "state all of " + ", ".join(_NUMBERS)
+    return [
+        Problem(
+            where=str(path),
+            key=f"devices.{name}",
+            message=f"is a new device and states no {', '.join(missing)}",
+            fix=f"{near[0]}, if that is meant; or {fix}" if near else fix,
+        )
+    ]
 
 
 def _wrong(path: Path, name: str, key: str, value: Any) -> list[Problem]:

@@ -180,7 +180,8 @@ class _FigureError(ValueError):
 
 def _from_report(path: Path, recipe: Recipe) -> Workload:
     limit = recipe.data.sequence_length
-    fix = f"qvl data check RECIPE --format json > {path}"
+    # What is no report may be somebody's data or recipe: the command is to be pasted, and would write over it.
+    fix = "qvl data check RECIPE --format json > report.json, then --data-report report.json"
     content = read_json_object(path, error_type=DataError, fix=fix)
 
     def refuse(key: str, message: str) -> DataError:
@@ -188,6 +189,7 @@ def _from_report(path: Path, recipe: Recipe) -> Workload:
 
     if content.get("schema") != 1 or "lengths" not in content:
         raise refuse("schema", "is no report of `qvl data check` of format 1")
+    fix = f"qvl data check RECIPE --format json > {path}"
     if content["lengths"] is None or content.get("tokens") is None:
         raise refuse("lengths", "has no lengths: the check found no sample that can be used")
     stated = content.get("settings", {})

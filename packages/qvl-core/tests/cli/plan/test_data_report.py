@@ -35,6 +35,19 @@ def test_lengths_come_from_a_report_of_data_check(qvl: Call, tiny: str, folder: 
     assert "report.json" in data["source"]
 
 
+def test_what_is_no_report_is_not_written_over_by_the_fix(qvl: Call, tiny: str, folder: Path) -> None:
+    """`--data-report train.json` is a slip; the command that the message gives is pasted as it stands."""
+    for text in ("[1, 2]", '{"id": 1}', "not JSON"):
+        (folder / "train.json").write_text(text)
+        result = qvl("plan", tiny, "--data-report", "train.json")
+        assert result.code == 2
+        assert "> train.json" not in result.err
+        assert "> report.json" in result.err
+    # A report of other settings is made again in its place.
+    (folder / "old.json").write_text(report_of(settings={"sequence_length": 1024}))
+    assert "> old.json" in qvl("plan", tiny, "--data-report", "old.json").err
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

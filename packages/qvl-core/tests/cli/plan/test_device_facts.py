@@ -35,18 +35,25 @@ def test_facts_of_a_device_can_be_replaced(qvl: Call, large: str, folder: Path) 
         ('{"devices": {"ascend-910b2": {"peak_tflop": 1}}}', "did you mean peak_tflops"),
         ('{"devices": {"ascend-910b2": {"peak_tflops": "fast"}}}', "peak_tflops"),
         ('{"devices": {"ascend-910b2": {"peak_tflops": -1}}}', "peak_tflops"),
-        ('{"devices": {"new": {"peak_tflops": 1}}}', "there is no device"),
+        ('{"devices": {"new": {"peak_tflops": 1}}}', "devices.new"),
+        # Its facts would be counted nowhere, and nothing would tell.
+        ('{"devices": {"ascend910b2": {"memory_gib": 61.0}}}', "ascend-910b2, if that is meant"),
         ("{", "JSON"),
     ],
 )
 def test_wrong_facts_are_refused_with_file_and_key(qvl: Call, large: str, folder: Path, text: str, named: str) -> None:
     (folder / "mine.json").write_text(text)
-    result = qvl(
-        "plan", large, "--device-file", "mine.json", "--device", "ascend-910b" if "new" in text else "ascend-910b2"
-    )
+    result = qvl("plan", large, "--device-file", "mine.json", "--device", "ascend-910b2")
     assert result.code == 2
     assert "mine.json" in result.err
     assert named in result.err
+
+
+def test_a_device_that_no_file_has_is_refused_with_those_that_are_known(qvl: Call, large: str, folder: Path) -> None:
+    (folder / "mine.json").write_text('{"devices": {"ascend-910b2": {"memory_gib": 61.0}}}')
+    result = qvl("plan", large, "--device-file", "mine.json", "--device", "ascend-910b")
+    assert result.code == 2
+    assert "there is no device 'ascend-910b'" in result.err
 
 
 def test_a_new_device_has_to_state_all_facts(qvl: Call, large: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from qvl_core.input_file import open_regular_file, printable
 
 # The commands that write pages.
 DATA_PAGE = "qvl data"
+_ELSEWHERE = "choose another place for the page, or make this folder writable"
 # The mark stands in the first line of a page.
 _HEAD_BYTES = 200
 
@@ -33,8 +34,13 @@ def require_page_place(path: Path, *, overwrite: bool = False, maker: str = DATA
         raise OutputError(Problem(where=where, message=message, fix="choose another name, or add --overwrite"))
 
 
-def write_page(path: Path, page: str | bytes, *, overwrite: bool = False, maker: str = DATA_PAGE) -> None:
-    """Write a page; readers see the old one or the whole new one. Raises OutputError as `require_page_place` does."""
+def write_page(
+    path: Path, page: str | bytes, *, overwrite: bool = False, maker: str = DATA_PAGE, fix: str = _ELSEWHERE
+) -> None:
+    """Write a page; readers see the old one or the whole new one.
+
+    Raises OutputError as `require_page_place` does, and with `fix` where the place cannot be written.
+    """
     require_page_place(path, overwrite=overwrite, maker=maker)
     make_folder(path.parent)
-    atomic_write(path, page)
+    atomic_write(path, page, fix=fix)

@@ -93,7 +93,9 @@ def _write(runs: list[RunHistory], target: Path, *, overwrite: bool, samples: bo
     from qvl_train.report.samples_card import SamplesCards
 
     text = run_page(runs, samples=SamplesCards() if samples else None)
-    write_page(target, text, overwrite=overwrite, maker=MAKER)
+    # The folder of somebody else's run, often.
+    fix = "--out FILE names another place for the page"
+    write_page(target, text, overwrite=overwrite, maker=MAKER, fix=fix)
     typer.echo(f"{printable(str(target))}: {bytes_text(target.stat().st_size)}")
     for run in runs:
         for notice in run.notices():

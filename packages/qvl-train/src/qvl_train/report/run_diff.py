@@ -235,8 +235,21 @@ def _pair(group: str, key: str, ours: str | None, theirs: str | None, meaning: M
 def _history(ours: RunFacts, theirs: RunFacts) -> Iterator[Difference]:
     one, other = _continued(ours), _continued(theirs)
     if one != other:
-        meaning = Meaning(effect=Effect.PERHAPS, text="a run was continued with changed settings, data or versions")
+        meaning = _continued_meaning((*ours.history, *theirs.history))
         yield Difference(group="recipe", key="continued", ours=one, theirs=other, meaning=meaning)
+
+
+def _continued_meaning(entries: Sequence[Mapping[str, Any]]) -> Meaning:
+    """Say what it means that runs were continued otherwise: the gravest that one of these changes means."""
+    others = ("differences", "hashes", "versions", "machine", "variables", "code")
+    settings = [entry.get("settings") for entry in entries]
+    keys = {str(key) for table in settings if isinstance(table, Mapping) for key in table}
+    if not keys or any(entry.get(name) for entry in entries for name in others):
+        return Meaning(effect=Effect.PERHAPS, text="a run was continued with changed settings, data or versions")
+    # That a setting is unknown here is graver than what is known to change no more than rounding.
+    order = [Effect.UNKNOWN, *Effect]
+    gravest = min((recipe_meaning(key).effect for key in keys), key=order.index)
+    return Meaning(effect=gravest, text="a run was continued with other settings, of those that are free to change")
 
 
 def _continued(facts: RunFacts) -> str:

@@ -19,7 +19,7 @@ from qvl_core.run_folder import RECORD_FORMAT, RUN_FILE
 _MOST_STEPS = 2**62
 _TABLES = ("recipe", "versions", "hashes")
 # What an entry of the history has pairs of: what it was before, and what it is now.
-_CHANGING = ("versions", "machine", "variables", "code")
+_CHANGING = ("settings", "versions", "machine", "variables", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,16 @@ class RunFacts:
         train = self.recipe.get("train")
         log = train.get("log") if isinstance(train, Mapping) else None
         return _count(log, "every")
+
+    @property
+    def first_logged_every(self) -> int | None:
+        """How many steps a row stood for when the run began: its history tells where it went on with another number."""
+        for entry in self.history:
+            settings = entry.get("settings")
+            pair = settings.get("train.log.every") if isinstance(settings, Mapping) else None
+            if isinstance(pair, list) and len(pair) == 2:
+                return _count({"every": pair[0]}, "every")
+        return self.logged_every
 
     @property
     def continued(self) -> list[Continuation]:
@@ -176,4 +186,6 @@ def _changed(table: str, name: str, pair: object) -> str:
 
 
 def _side(value: object) -> str:
-    return "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -99,7 +99,7 @@ class RunHistory:
         """Say that rows are missing before the first one, or behind the last one of a finished run."""
         # A row may lack a loss, and an earlier version's the time; validations have neither.
         steps = np.union1d(self.metrics.all_values("loss")[0], self.metrics.all_values("step_time_s")[0])
-        usual = self.facts.logged_every or 0
+        usual = self.facts.first_logged_every or 0
         # One row or two do not tell how many steps they are apart.
         if len(steps) > 2 or not usual:
             usual = max(usual, first_distance(steps))
@@ -112,7 +112,7 @@ class RunHistory:
     def _began_with_another_every(self, steps: NDArray[np.int64]) -> bool:
         """Tell whether all rows before the first continuation may be those of a `train.log.every` as the first row's.
 
-        The recipe is that of the end, and free to change there; its former number is not recorded.
+        The recipe is that of the end, and free to change there; earlier versions did not record its former number.
         """
         continued = [one.step for one in self.facts.continued if one.step is not None]
         if not continued:
