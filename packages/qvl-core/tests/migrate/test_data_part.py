@@ -69,6 +69,17 @@ def test_workers_of_the_data_file_never_had_an_effect(run: Run, change) -> None:
     assert any(row.said == "dataloader_param.num_workers" for row in found.ledger.left if row.fate == "no_effect")
 
 
+@pytest.mark.parametrize(
+    ("stated", "written", "tokens"), [(0, 12_544, "16 tokens"), (4096, 4096, ""), (784, 3136, "4 tokens")]
+)
+def test_the_least_frame_of_a_video_is_the_stated_one(run: Run, edit, stated: int, written: int, tokens: str) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(images=None, videos="videos"))
+    edit("data_7b.json", lambda data: data["dataset_param"]["preprocess_parameters"].update(video_min_pixels=stated))
+    (row,) = [row for row in made(run(), "sft").values if row.key == "data.video.min_pixels"]
+    assert row.value == written
+    assert (f"{stated} there" in row.note and f"to {tokens} a pair of frames" in row.note) == bool(tokens)
+
+
 def test_few_frames_of_a_video_are_migrated(run: Run, edit) -> None:
     def few(data: dict[str, Any]) -> None:
         data["dataset_param"]["attr"]["videos"] = "videos"

@@ -13,6 +13,9 @@ from qvl_core.migrate.media_root import settle_media_roots
 
 VIDEO_TOKEN = 151656
 IMAGE_TOKEN = 151655
+# What the processor makes one token of, and the least that it makes of a medium.
+_TOKEN_PIXELS = 28 * 28
+_LEAST_PIXELS = 4 * _TOKEN_PIXELS
 # The recipe's default of data.video.min_frames.
 _MIN_FRAMES = 4
 _STREAMING_SAMPLER = "stateful_distributed_sampler"
@@ -187,7 +190,7 @@ def _put_labels(job: Job, sheet: Sheet) -> None:
 
 def _put_media(job: Job, sheet: Sheet) -> None:
     low, high = (sheet.get("preprocess_parameters", f"image_{side}_pixels") for side in ("min", "max"))
-    _put_pixels(job, "data.image", low, high, 3136, 589_824)
+    _put_pixels(job, "data.image", low, high, _LEAST_PIXELS, 589_824)
     videos = sheet.get("attr", "videos")
     reads_videos = bool(videos and videos.value)
     images = sheet.get("attr", "images")
@@ -212,13 +215,15 @@ def _put_media(job: Job, sheet: Sheet) -> None:
 
 
 def _put_pixels(job: Job, table: str, low: Setting | None, high: Setting | None, least: int, most: int) -> None:
+    """State the bounds; `least` where none or 0 is stated. Fewer than 4 tokens are never made."""
     maximum = job.whole(high, least=1) or most
     minimum = job.whole(low)
     note = ""
-    if not minimum or minimum < least:
+    if not minimum or minimum < _LEAST_PIXELS:
         stated = f"{minimum} there; " if minimum is not None else ""
-        note = f"{stated}smaller media are enlarged to 4 tokens instead of failing"
-        minimum = min(least, maximum)
+        minimum = min(_LEAST_PIXELS if minimum else least, maximum)
+        note = f"{stated}smaller media are enlarged to {max(1, minimum // _TOKEN_PIXELS)} tokens"
+        note += " a pair of frames" if table == "data.video" else " instead of failing"
     job.draft.put(f"{table}.min_pixels", minimum, low, note)
     job.draft.put(f"{table}.max_pixels", maximum, high, "" if high else "not stated: the reference's default")
 
