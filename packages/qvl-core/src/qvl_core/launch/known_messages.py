@@ -384,7 +384,8 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="worker-lost",
-        pattern=r"Time out nodes are \[|The total number of timed out node is [1-9]|meta server node can not be finalized because there are still",
+        pattern=r"Time out nodes are \[|The total number of timed out node is [1-9]"
+        r"|meta server node can not be finalized because there are still",
         cause="msrun's scheduler lost a worker: that one failed or was busy for longer than MS_NODE_TIMEOUT",
         fix="read the log of the worker that it names; on a loaded or large cluster env.MS_NODE_TIMEOUT = 900",
         source="candle-org/MindAct#1983, MindSpore sources",
