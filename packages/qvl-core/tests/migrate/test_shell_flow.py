@@ -265,6 +265,18 @@ def test_a_host_file_beside_the_script_is_counted(command: str, printed: str, tm
     assert said.stdout == printed
 
 
+def test_line_ends_behind_a_here_document_are_left_out() -> None:
+    script = read_script('A=3\nX=$(cat <<E\nv=$A\n\nE\n)\nY="$X/y"\n')
+    assert (script.variables["X"].text, script.variables["Y"].text) == ("v=3", "v=3/y")
+
+
+@pytest.mark.parametrize(("command", "told"), [("cat h | wc -l", True), ("wc -l < h", True), ("head -n1 h", False)])
+def test_a_host_file_without_a_line_end_is_told_where_lines_are_counted(command: str, told: bool) -> None:
+    script = read_script(f"X=$({command})\n", {"h": "10.0.0.1\n10.0.0.2"}.get)
+    assert script.variables["X"].text == ("1" if told else "10.0.0.1")
+    assert ((1, "h has no line end behind its last line, which wc -l does not count") in script.notes) == told
+
+
 @pytest.mark.parametrize(
     "command",
     [
