@@ -69,6 +69,21 @@ def test_workers_of_the_data_file_never_had_an_effect(run: Run, change) -> None:
     assert any(row.said == "dataloader_param.num_workers" for row in found.ledger.left if row.fate == "no_effect")
 
 
+@pytest.mark.parametrize(("files", "told"), [("./a.json", False), ("./a.json,./b.json", True)])
+def test_a_limit_over_several_files_is_a_remark(run: Run, edit, files: str, told: bool) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(dataset=files, max_samples=10))
+    found = run()
+    assert any("max_samples = 10 is not in the recipe" in text for _, text in found.ledger.remarks) == told
+    assert ("max_samples" in values(found, "sft")["data.sources"][0]) != told
+
+
+def test_without_a_dataset_its_folder_is_still_a_known_name(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(dataset=""))
+    found = run()
+    assert [problem.key for problem in made(found, "sft").problems] == ["data.sources"]
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+
+
 @pytest.mark.parametrize(
     ("stated", "written", "tokens"), [(0, 12_544, "16 tokens"), (4096, 4096, ""), (784, 3136, "4 tokens")]
 )

@@ -123,12 +123,11 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     stated = sheet.get("basic_parameters", "dataset")
     if stated and isinstance(stated.value, list) and all(isinstance(path, str) for path in stated.value):
         stated = replace(stated, value=",".join(stated.value))
+    root, limit = (sheet.get("basic_parameters", name) for name in ("dataset_dir", "max_samples"))
     if stated is None or not isinstance(stated.value, str) or not stated.value.strip(" ,"):
         job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
-    root = sheet.get("basic_parameters", "dataset_dir")
     media_root = clean_path(root.text) or "." if root and isinstance(root.value, str) else "data"
-    limit = sheet.get("basic_parameters", "max_samples")
     source: dict[str, Any] = {"format": "", "media_root": media_root}
     source["format"], tags = _format(job, sheet)
     if tags:
@@ -151,6 +150,8 @@ def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: boo
     elif number:
         why = "counted over all files together; qvl counts for each file: set max_samples of each source"
         job.leave("no_counterpart", limit, why)
+        text = f"max_samples = {number} is not in the recipe, which takes all samples of {len(sources)} files"
+        job.ledger.remark(limit.where, f"{text}: set max_samples of each source")
 
 
 def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
