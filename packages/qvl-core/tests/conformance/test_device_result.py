@@ -140,6 +140,7 @@ class TestOtherForms:
         (put("checks", 0, "error", value=None), "failed: linear"),
         (put("checks", 0, "error", value=math.nan), "failed: linear"),
         (put("checks", 0, "error", value="0"), "failed: linear"),
+        (put("checks", 0, "error", value=-1), "failed: linear, one row, values: error -1"),
         (without("attention", "values"), "an incomplete run: 41 checks of attention missing"),
         (without("swiglu", "jit gradient"), "checks of swiglu missing, the first one token, jit gradient"),
         (one_label("rope"), "checks of rope missing, the first tokens, values"),

@@ -133,6 +133,9 @@ NEIGHBOURS = (
         "3536113][drv][devmm][_devmm_mem_stats_show 158]HOST_MEM Cached_size:29360128Bytes"
     ),
     "data: retrieved 561003 samples",
+    "The total number of timed out node is 0",
+    "aclrtSetDevice ended, ret[0]",
+    "MindSpore version 2.7.0 and technical notes",
     "data: 561112 results of the search",
     "interpreter 507014",
     "loss result: 507014",
@@ -240,6 +243,23 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
         ("device-lost", "rtDeviceSynchronizeWithTimeout execution failed, reason=lost heartbeat[FUNC:FuncErrorReason]"),
         ("stream-timeout", "SynchronizeExecutedTask:Stream synchronize timeout, device_id=11, stream_id=103"),
         ("stream-timeout", "stream synchronize timeout:1000, ret:5"),
+        (
+            "device-absent",
+            (
+                "Call aclrtSetDevice failed, ret[107001]. Got device count[8] and device id[9], please check if device "
+                "id is valid."
+            ),
+        ),
+        ("versions-do-not-pair", 'MindSpore version 2.7.0 and "te" wheel package version 7.3 does not match. For'),
+        ("device-open", "Call aclrtSetDevice failed, ret[507033]. Got device count[8] and device id[0], please check"),
+        ("device-open", "Call aclrtSetDevice failed, ret[507899]. Got device count[8] and device id[0], please check"),
+        (
+            "worker-lost",
+            (
+                "[ERROR] DISTRIBUTED: The total number of timed out node is 1. Timed out node list is: [const "
+                "vector]{3}, worker 3 is the first one timed out, please check its log."
+            ),
+        ),
         ("hccl-connect-timeout", "Wait for the peer failed. ErrorCode=EI0006."),
         ("hccl-connect-timeout", "error code: EI0006"),
         ("hccl-exec-timeout", "error code [EI0002] of the task"),
@@ -305,7 +325,7 @@ def test_ordinary_lines_are_not_known(line: str) -> None:
 
 def test_every_row_cites_issues_and_says_what_to_do() -> None:
     for known in (*KNOWN, INNER_ERROR):
-        source = r"(?:[\w.-]+/[\w.-]+#\d+|(?:MindSpore|CANN) documentation|Ascend/pytorch sources)"
+        source = r"(?:[\w.-]+/[\w.-]+#\d+|(?:MindSpore|CANN) documentation|(?:Ascend/pytorch|MindSpore) sources)"
         assert re.fullmatch(rf"{source}(, {source})*", known.source), known.name
         assert known.cause
         assert known.fix

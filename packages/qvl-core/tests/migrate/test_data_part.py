@@ -69,6 +69,32 @@ def test_workers_of_the_data_file_never_had_an_effect(run: Run, change) -> None:
     assert any(row.said == "dataloader_param.num_workers" for row in found.ledger.left if row.fate == "no_effect")
 
 
+@pytest.mark.parametrize(("files", "told"), [("./a.json", False), ("./a.json,./b.json", True)])
+def test_a_limit_over_several_files_is_a_remark(run: Run, edit, files: str, told: bool) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(dataset=files, max_samples=10))
+    found = run()
+    assert any("max_samples = 10 is not in the recipe" in text for _, text in found.ledger.remarks) == told
+    assert ("max_samples" in values(found, "sft")["data.sources"][0]) != told
+
+
+def test_without_a_dataset_its_folder_is_still_a_known_name(run: Run, edit) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["basic_parameters"].update(dataset=""))
+    found = run()
+    assert [problem.key for problem in made(found, "sft").problems] == ["data.sources"]
+    assert [left.said for left in found.ledger.left if left.fate == "unknown"] == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "tokens"), [(0, 12_544, "16 tokens"), (4096, 4096, ""), (784, 3136, "4 tokens")]
+)
+def test_the_least_frame_of_a_video_is_the_stated_one(run: Run, edit, stated: int, written: int, tokens: str) -> None:
+    edit("data_7b.json", lambda data: data["dataset_param"]["attr"].update(images=None, videos="videos"))
+    edit("data_7b.json", lambda data: data["dataset_param"]["preprocess_parameters"].update(video_min_pixels=stated))
+    (row,) = [row for row in made(run(), "sft").values if row.key == "data.video.min_pixels"]
+    assert row.value == written
+    assert (f"{stated} there" in row.note and f"to {tokens} a pair of frames" in row.note) == bool(tokens)
+
+
 def test_few_frames_of_a_video_are_migrated(run: Run, edit) -> None:
     def few(data: dict[str, Any]) -> None:
         data["dataset_param"]["attr"]["videos"] = "videos"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from migrated_values import FINETUNE_FILE, Run
@@ -77,3 +78,15 @@ def test_the_next_command_is_one_for_the_recipe_that_is_there(run: Run, stack: P
     for name in ("data_7b.json", "model_7b.json", FINETUNE_FILE):
         (stack / name).unlink()
     assert report.as_text(run(), "out").rstrip().endswith("Next: qvl check out/7b_infer.toml")
+
+
+def test_secrets_of_a_script_are_in_no_report(run: Run, change) -> None:
+    secrets = "export HF_TOKEN=abc1\nexport WANDB_API_KEY=abc2\nWANDB_API_KEY=abc3\nPASSWORD=abc4\nexport PASSWORD"
+    change(FINETUNE_FILE, "NPUS_PER_NODE=8", f"{secrets}\nNPUS_PER_NODE=8")
+    change(FINETUNE_FILE, "--bf16", "--wandb-api-key abc5 --hf-token=abc6 --tokens-kept 7 --bf16")
+    found = run()
+    texts = (report.as_text(found, "out"), report.as_json(found, "out"), *(one.text for one in found.made))
+    assert not [text for text in texts if re.search("abc[0-9]", text)]
+    assert "HF_TOKEN = (not shown)" in texts[0]
+    assert "--tokens-kept" in texts[0]
+    assert "TOKENIZERS_PARALLELISM = false" in texts[0]

@@ -42,6 +42,54 @@ def test_values_that_a_command_makes_are_told(run: Run, change) -> None:
     assert any("nothing is executed" in text for _, text in found.ledger.remarks)
 
 
+@pytest.mark.parametrize(
+    ("old", "option", "key"),
+    [
+        ("--train-iters 10000", "--train-iters", "train.steps"),
+        ("--lr 1.0e-5", "--lr", "train.optimizer.lr"),
+    ],
+)
+def test_a_number_that_a_command_makes_is_not_said_to_be_missing(
+    run: Run, change, old: str, option: str, key: str
+) -> None:
+    change(FINETUNE_FILE, old, f"{option} $(cat wanted)")
+    (problem,) = made(run(), "sft").problems
+    assert problem.key == key
+    assert problem.where.startswith(f"{FINETUNE_FILE}:")
+    assert problem.message.startswith(f"{option} is made by a command")
+    change(FINETUNE_FILE, f"{option} $(cat wanted)", "")
+    (problem,) = made(run(), "sft").problems
+    assert problem.message.startswith("no file ")
+
+
+def test_a_rate_that_is_no_number_is_one_problem(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--lr 1.0e-5", "--lr fast")
+    (problem,) = made(run(), "sft").problems
+    assert problem.key == "--lr"
+
+
+@pytest.mark.parametrize(
+    ("old", "key"),
+    [
+        ("--weight-decay 0", "train.optimizer.weight_decay"),
+        ("--clip-grad 0.0", "train.optimizer.clip_norm"),
+        ("--lr-warmup-fraction 0.1", "train.schedule.warmup"),
+        ("--lr-decay-style cosine", "train.schedule.name"),
+        ("--seed 42", "train.seed"),
+        ("--log-interval 1", "train.log.every"),
+    ],
+)
+def test_a_default_in_place_of_what_a_command_makes_is_told_as_that(run: Run, change, old: str, key: str) -> None:
+    option = old.split()[0]
+    change(FINETUNE_FILE, old, f"{option} $(cat wanted)")
+    (note,) = [row.note for row in made(run(), "sft").values if row.key == key]
+    assert note.startswith(f"{FINETUNE_FILE}:")
+    assert f" {option} is not known: Megatron's default" in note
+    change(FINETUNE_FILE, f"{option} $(cat wanted)", "")
+    (note,) = [row.note for row in made(run(), "sft").values if row.key == key]
+    assert note == "not stated: Megatron's default"
+
+
 def test_a_batch_that_is_not_the_product_of_its_parts_is_told(run: Run, change) -> None:
     change(FINETUNE_FILE, "--global-batch-size ${GBS}", "--global-batch-size 64")
     found = run()

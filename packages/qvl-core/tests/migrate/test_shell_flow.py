@@ -96,6 +96,9 @@ def told(text: str) -> list[str]:
         ("while true; do msrun a_vlm.py --lr 1; done", "only its first round is read"),
         ("for ((i=0; i<9; i++)); do msrun a_vlm.py --lr 1$i; done", "only its first round is read"),
         ("bash -c 'msrun a_vlm.py --lr 1'", "started by another shell, which runs a text"),
+        ("nohup bash -c 'msrun a_vlm.py --lr 1' > log 2>&1 &", "started by another shell, which runs a text"),
+        ("X=$(msrun b_vlm.py --lr 2)\nmsrun a_vlm.py --lr 1", "a program is started inside $(...)"),
+        ("sudo docker exec x bash -c 'msrun a_vlm.py'\nmsrun a_vlm.py --lr 1", "what docker starts is not read"),
         ("cd /x/y\nmsrun a_vlm.py --lr 1", "cd /x/y: relative paths start there"),
         ("ssh host 'msrun a_vlm.py --lr 2'\nmsrun a_vlm.py --lr 1", "what ssh starts is not read"),
         ("msrun a_vlm.py --bf16 $MORE --lr 1", "options that stand in it are not read"),
@@ -108,6 +111,36 @@ def test_what_is_followed_and_what_is_not_is_told(text: str, remark: str) -> Non
     assert any(remark in note for note in told(text)), told(text)
     if not text.startswith("eval $CMD"):
         assert read_script(text).options["lr"].values[0].startswith("1")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nohup bash -c 'TEXT' &",
+        "exec bash -c 'TEXT'\nmsrun b_vlm.py --lr 9",
+        "setsid /bin/bash -lc 'TEXT'",
+        "timeout 5h sh -euc 'TEXT'",
+        "sudo -u someone bash -c 'TEXT'",
+        "srun -N 1 -p big bash -c 'TEXT'",
+        "nohup env A=1 bash -c 'TEXT'",
+        "exec bash run.inc",
+    ],
+)
+def test_another_shell_is_read_behind_what_wraps_it(command: str) -> None:
+    text = "msrun a_vlm.py --lr $LR"
+    script = read_script(f"export LR=1\n{command.replace('TEXT', text)}\n", {"run.inc": text}.get)
+    assert (script.program, script.options["lr"].values) == ("a_vlm.py", ("1",))
+
+
+@pytest.mark.parametrize("command", ["LR=2 bash -c 'TEXT'", "LR=2 nohup bash -c 'TEXT'", "env LR=2 bash -c 'TEXT'"])
+def test_another_shell_has_what_stands_before_it(command: str) -> None:
+    text = "LR=1\n" + command.replace("TEXT", "msrun a_vlm.py --lr $LR")
+    assert read_script(text).options["lr"].values == ("2",)
+
+
+@pytest.mark.parametrize("command", ["pgrep -f pretrain_vlm.py", "which msrun", "date", "python -c 'print(1)'"])
+def test_what_only_names_a_program_starts_none(command: str) -> None:
+    assert not [note for note in told(f"X=$({command})\nmsrun a_vlm.py --lr 1") if "inside" in note]
 
 
 def test_values_of_functions_and_eval_keep_the_line_on_which_they_are_stated() -> None:
@@ -230,6 +263,18 @@ def test_a_host_file_beside_the_script_is_counted(command: str, printed: str, tm
         ["bash", "-c", f"H=hosts.txt; printf %s $({command})"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert said.stdout == printed
+
+
+def test_line_ends_behind_a_here_document_are_left_out() -> None:
+    script = read_script('A=3\nX=$(cat <<E\nv=$A\n\nE\n)\nY="$X/y"\n')
+    assert (script.variables["X"].text, script.variables["Y"].text) == ("v=3", "v=3/y")
+
+
+@pytest.mark.parametrize(("command", "told"), [("cat h | wc -l", True), ("wc -l < h", True), ("head -n1 h", False)])
+def test_a_host_file_without_a_line_end_is_told_where_lines_are_counted(command: str, told: bool) -> None:
+    script = read_script(f"X=$({command})\n", {"h": "10.0.0.1\n10.0.0.2"}.get)
+    assert script.variables["X"].text == ("1" if told else "10.0.0.1")
+    assert ((1, "h has no line end behind its last line, which wc -l does not count") in script.notes) == told
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migrated_values import FINETUNE_FILE, Run
+from migrated_values import FINETUNE_FILE, Run, values
 
 
 def test_a_resized_model_is_told_number_by_number(run: Run, edit) -> None:
@@ -53,6 +53,11 @@ def test_a_number_written_as_text_is_told_from_the_number(run: Run, edit) -> Non
         ("vision_encoder", "window_attn_size", 224),
         ("vision_projector", "hidden_size", 2048),
         ("vision_projector", "ffn_hidden_size", 4096),
+        ("vision_projector", "normalization", "LayerNorm"),
+        ("vision_projector", "layernorm_epsilon", 1e-5),
+        ("vision_projector", "activation_func", "silu"),
+        ("vision_encoder", "post_layer_norm", True),
+        ("text_decoder", "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
 )
 def test_a_structure_that_is_not_the_published_one_is_told(run: Run, edit, table: str, key: str, value: object) -> None:
@@ -144,3 +149,47 @@ def test_nothing_is_as_in_a_published_model_where_none_is_known(run: Run, stack:
     found = run()
     assert all(one.problems for one in found.made)
     assert not [left.said for left in found.ledger.left if left.why == "as in the published model"]
+
+
+def test_names_that_every_model_file_has_are_known(run: Run, edit) -> None:
+    text = {"disable_bias_linear": True, "rope_scaling": None, "seq_length": 1024, "kv_channels": 128}
+    encoder = {"post_layer_norm": False, "attention_mask_type": "general", "bias_activation_fusion": True}
+    projector = {"layernorm_epsilon": 1e-6, "normalization": "RMSNorm", "gated_linear_unit": False, "num_layers": 1}
+    answers = {"tokenizer_type": "PretrainedFromHF", "is_encoder_decoder": False, "use_infer_fa": True}
+    answers |= {"sequence_parallel": False, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
+
+    def more(value: dict[str, Any]) -> None:
+        value["text_decoder"].update(text)
+        value["image_encoder"]["vision_encoder"].update(encoder)
+        value["image_encoder"]["vision_projector"].update(projector)
+        if "generation_config" in value:
+            value["text_decoder"].update(answers)
+            value["generation_config"].update(token_healing=False, num_return_groups=1, image_token_id=151655)
+
+    for name in ("model_7b.json", "inference_qwen2_5_vl_7b.json", "evaluate_qwen2_5_vl_7b.json"):
+        edit(name, more)
+    found = run().ledger
+    assert [left.said for left in found.left if left.fate == "unknown"] == []
+    assert not [row for row in found.contradictions if "is not that of" in row.what or "model file's" in row.what]
+
+
+def test_the_sections_of_hf_are_those_of_the_published_model(run: Run, edit) -> None:
+    sections = {"type": "mrope", "mrope_section": [16, 24, 24]}
+    edit("model_7b.json", lambda model: model["text_decoder"].update(rope_scaling=sections))
+    found = run().ledger
+    assert not [row for row in found.contradictions if "rope_scaling" in row.what]
+    assert not [left for left in found.left if left.fate == "unknown"]
+    edit("model_7b.json", lambda model: model["text_decoder"].update(rope_scaling={**sections, "factor": 4.0}))
+    (row,) = [row for row in run().ledger.contradictions if "rope_scaling" in row.what]
+    assert '"factor": 4.0' in row.places[0][1]
+
+
+def test_degrees_of_the_answers_file_that_are_not_the_scripts_are_told(run: Run, edit) -> None:
+    name = "evaluate_qwen2_5_vl_7b.json"
+    edit(name, lambda value: value["text_decoder"].update(pipeline_model_parallel_size=4, sequence_parallel=True))
+    found = run()
+    (row,) = [row for row in found.ledger.contradictions if "pipeline_model_parallel_size" in row.what]
+    assert [where.partition(":")[0] for where, _ in row.places] == ["evaluate_qwen2_5_vl_7b.sh", name]
+    assert values(found, "eval")["layout.pp"] == 1
+    (left,) = [left for left in found.ledger.left if left.said.endswith("sequence_parallel")]
+    assert (left.fate, left.why) == ("no_counterpart", "qvl has no sequence parallelism")

@@ -138,7 +138,7 @@ def _kernels(data: Mapping[str, Any]) -> Iterable[str]:
 
 def _failures(checks: Iterable[Mapping[str, Any]], precision: str) -> Iterable[str]:
     for check in checks:
-        if not _number(check["error"]) or not check["error"] <= tolerance_of(check["check"], precision):
+        if not _number(check["error"]) or not 0 <= check["error"] <= tolerance_of(check["check"], precision):
             yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: error {check['error']}"
         elif check["message"]:
             yield f"failed: {check['kernel']}, {check['label']}, {check['check']}: {check['message']}"

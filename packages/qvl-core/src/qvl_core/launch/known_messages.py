@@ -87,7 +87,7 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="versions-do-not-pair",
-        pattern=r"MindSpore version \S+ and [\"']?Ascend AI software package",
+        pattern=r"MindSpore version \S+ and [\"']?(?:Ascend AI software package|te\b|hccl\b)",
         cause="MindSpore and CANN are of versions that were not built for each other",
         fix="install the MindSpore that pairs with this CANN: the table is in docs/ascend.md, `qvl doctor` checks it",
         source="mindspore-lab/mindyolo#217",
@@ -197,10 +197,12 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-absent",
-        pattern=r"\(?EL0001\)?: ?.*Device not found|EL0001.*[Dd]evice|Device not found or invalid",
-        cause="the device number does not exist here, or the device is ill",
-        fix="npu-smi info; then env.ASCEND_RT_VISIBLE_DEVICES with healthy devices only",
-        source="vllm-project/vllm-ascend#8186",
+        pattern=r"\(?EL0001\)?: ?.*Device not found|EL0001.*[Dd]evice|Device not found or invalid"
+        r"|aclrtSetDevice failed, " + _result("107001"),
+        cause="the device number does not exist here, or the device is ill; where several machines have one host name, "
+        "MindSpore counts their devices as one machine's",
+        fix="npu-smi info; then env.ASCEND_RT_VISIBLE_DEVICES with healthy devices only; `hostname` has to differ",
+        source="vllm-project/vllm-ascend#8186, MindSpore documentation",
     ),
     KnownMessage(
         name="device-lost",
@@ -234,11 +236,12 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-open",
-        pattern=r"open device \d+ failed|errorCode = 507033|device retain error",
+        pattern=r"open device \d+ failed|device retain error|aclrtSetDevice failed, ret"
+        r"|" + _result("507033"),
         cause="the device cannot be opened: no memory left on it, another process holds it, or driver and CANN do not "
         "fit",
         fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
-        source="Ascend/samples#21, Ascend/samples#16, hw-native-sys/PTOAS#341",
+        source="Ascend/samples#21, Ascend/samples#16, hw-native-sys/PTOAS#341, MindSpore sources",
     ),
     KnownMessage(
         name="runtime-initialization",
@@ -381,10 +384,11 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="worker-lost",
-        pattern=r"Time out nodes are \[|meta server node can not be finalized because there are still",
+        pattern=r"Time out nodes are \[|The total number of timed out node is [1-9]"
+        r"|meta server node can not be finalized because there are still",
         cause="msrun's scheduler lost a worker: that one failed or was busy for longer than MS_NODE_TIMEOUT",
         fix="read the log of the worker that it names; on a loaded or large cluster env.MS_NODE_TIMEOUT = 900",
-        source="candle-org/MindAct#1983",
+        source="candle-org/MindAct#1983, MindSpore sources",
     ),
 )
 

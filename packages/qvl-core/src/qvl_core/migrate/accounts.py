@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from qvl_core.errors import Problem
 from qvl_core.migrate.fates import AGREES, AGREES_OF_MODEL, DOCUMENTED, LAUNCH_VARIABLES, SHELL_VARIABLES
 from qvl_core.migrate.folder import Folder, Launch, Sheet
-from qvl_core.migrate.ledger import Carried, Ledger, Setting
+from qvl_core.migrate.ledger import Carried, Ledger, Setting, kept_back
 from qvl_core.migrate.shell_text import GAP
 
 _UNKNOWN = "qvl migrate does not know it"
@@ -120,7 +120,7 @@ def _stated(launch: Launch) -> Iterator[tuple[Setting, bool]]:
     for option in launch.script.options.values():
         line = option.value_lines[0] if option.value_lines else option.line
         said = f"--{option.name}"
-        value = " ".join(option.values) or "(set)"
+        value = kept_back(option.name, " ".join(option.values)) or "(set)"
         known = said in launch.taken or option.name in AGREES
         yield Setting(value=value, where=launch.place(line if known else option.line), said=said), known
     for name, variable in launch.script.variables.items():

@@ -6,6 +6,7 @@ from qvl_core.migrate.data_part import IMAGE_TOKEN, VIDEO_TOKEN
 from qvl_core.migrate.fates import (
     NEUTRAL_GENERATION,
     NO_COUNTERPART_ANSWERS,
+    NO_COUNTERPART_MODEL,
     NO_COUNTERPART_OPTIONS,
     NO_EFFECT_ANSWER_OPTIONS,
     NO_EFFECT_ANSWERS,
@@ -170,6 +171,8 @@ def _put_generation(job: Job) -> None:
 
 def _name_neutral(job: Job, sheet: Sheet) -> None:
     """Tell the keys of generation_config that change nothing from those that would."""
+    for name, why in NO_COUNTERPART_MODEL.items():
+        job.leave("no_counterpart", sheet.get("generation_config", name), why)
     for name, default in NEUTRAL_GENERATION.items():
         setting = sheet.get("generation_config", name)
         if setting is None or setting.value is None:

@@ -13,6 +13,9 @@ from qvl_core.migrate.media_root import settle_media_roots
 
 VIDEO_TOKEN = 151656
 IMAGE_TOKEN = 151655
+# What the processor makes one token of, and the least that it makes of a medium.
+_TOKEN_PIXELS = 28 * 28
+_LEAST_PIXELS = 4 * _TOKEN_PIXELS
 # The recipe's default of data.video.min_frames.
 _MIN_FRAMES = 4
 _STREAMING_SAMPLER = "stateful_distributed_sampler"
@@ -120,12 +123,11 @@ def _put_sources(job: Job, sheet: Sheet, *, streams: bool) -> None:
     stated = sheet.get("basic_parameters", "dataset")
     if stated and isinstance(stated.value, list) and all(isinstance(path, str) for path in stated.value):
         stated = replace(stated, value=",".join(stated.value))
+    root, limit = (sheet.get("basic_parameters", name) for name in ("dataset_dir", "max_samples"))
     if stated is None or not isinstance(stated.value, str) or not stated.value.strip(" ,"):
         job.missing(f"{sheet.file} names no dataset", "data.sources", "write data.sources yourself", stated)
         return
-    root = sheet.get("basic_parameters", "dataset_dir")
     media_root = clean_path(root.text) or "." if root and isinstance(root.value, str) else "data"
-    limit = sheet.get("basic_parameters", "max_samples")
     source: dict[str, Any] = {"format": "", "media_root": media_root}
     source["format"], tags = _format(job, sheet)
     if tags:
@@ -148,6 +150,8 @@ def _limit(job: Job, limit: Setting, sources: list[dict[str, Any]], streams: boo
     elif number:
         why = "counted over all files together; qvl counts for each file: set max_samples of each source"
         job.leave("no_counterpart", limit, why)
+        text = f"max_samples = {number} is not in the recipe, which takes all samples of {len(sources)} files"
+        job.ledger.remark(limit.where, f"{text}: set max_samples of each source")
 
 
 def _format(job: Job, sheet: Sheet) -> tuple[str, dict[str, str]]:
@@ -187,7 +191,7 @@ def _put_labels(job: Job, sheet: Sheet) -> None:
 
 def _put_media(job: Job, sheet: Sheet) -> None:
     low, high = (sheet.get("preprocess_parameters", f"image_{side}_pixels") for side in ("min", "max"))
-    _put_pixels(job, "data.image", low, high, 3136, 589_824)
+    _put_pixels(job, "data.image", low, high, _LEAST_PIXELS, 589_824)
     videos = sheet.get("attr", "videos")
     reads_videos = bool(videos and videos.value)
     images = sheet.get("attr", "images")
@@ -212,13 +216,15 @@ def _put_media(job: Job, sheet: Sheet) -> None:
 
 
 def _put_pixels(job: Job, table: str, low: Setting | None, high: Setting | None, least: int, most: int) -> None:
+    """State the bounds; `least` where none or 0 is stated. Fewer than 4 tokens are never made."""
     maximum = job.whole(high, least=1) or most
     minimum = job.whole(low)
     note = ""
-    if not minimum or minimum < least:
+    if not minimum or minimum < _LEAST_PIXELS:
         stated = f"{minimum} there; " if minimum is not None else ""
-        note = f"{stated}smaller media are enlarged to 4 tokens instead of failing"
-        minimum = min(least, maximum)
+        minimum = min(_LEAST_PIXELS if minimum else least, maximum)
+        note = f"{stated}smaller media are enlarged to {max(1, minimum // _TOKEN_PIXELS)} tokens"
+        note += " a pair of frames" if table == "data.video" else " instead of failing"
     job.draft.put(f"{table}.min_pixels", minimum, low, note)
     job.draft.put(f"{table}.max_pixels", maximum, high, "" if high else "not stated: the reference's default")
 

@@ -140,7 +140,7 @@ NEUTRAL_GENERATION: dict[str, object] = {
     **dict.fromkeys(
         (
             *("early_stopping", "output_attentions", "output_hidden_states", "output_scores", "split_batch"),
-            *("remove_invalid_values", "renormalize_logits", "return_dict_in_generate"),
+            *("remove_invalid_values", "renormalize_logits", "return_dict_in_generate", "token_healing"),
         ),
         False,
     ),
@@ -154,7 +154,7 @@ NEUTRAL_GENERATION: dict[str, object] = {
     **dict.fromkeys(
         (
             *("encoder_repetition_penalty", "length_penalty", "num_beam_groups", "num_return_sequences"),
-            *("typical_p", "num_beams"),
+            *("typical_p", "num_beams", "num_return_groups"),
         ),
         1,
     ),
@@ -218,6 +218,8 @@ NOT_COMPARED = (
     *("add_bias_linear", "add_qkv_bias", "norm_epsilon", "group_query_attention", "num_query_groups", "num_layers"),
     *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
     *("fp16_lm_cross_entropy", "rotary_percent", "downsample_ratio", "bias", "use_rotary_position_embeddings"),
+    *("disable_bias_linear", "attention_mask_type", "sequence_parallel", "tokenizer_type", "is_encoder_decoder"),
+    *("use_infer_fa",),
 )
 
 # Names of the data, inference and evaluation files that rules look for: what is nearly one of them was probably meant.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from qvl_core.errors import InputError, Problem, RecipeError
 from qvl_core.input_file import open_regular_file, printable, read_regular_file, readable
 from qvl_core.migrate.json_source import JsonSource, JsonSourceError, read_json_source
-from qvl_core.migrate.ledger import Setting
+from qvl_core.migrate.ledger import Setting, kept_back
 from qvl_core.migrate.script_facts import Script
 from qvl_core.migrate.shell_script import read_script
 
@@ -94,7 +94,7 @@ class Launch:
             self.taken.add(f"--{name}")
             if found is not None:
                 line = found.value_lines[0] if found.value_lines else found.line
-                value = " ".join(found.values) if found.values else True
+                value = kept_back(name, " ".join(found.values)) if found.values else True
                 return Setting(value=value, where=self.place(line), said=f"--{name}")
         return None
 
@@ -104,7 +104,7 @@ class Launch:
             found = self.script.variables.get(name)
             self.taken.add(name)
             if found is not None:
-                return Setting(value=found.text, where=self.place(found.line), said=name)
+                return Setting(value=kept_back(name, found.text), where=self.place(found.line), said=name)
         return None
 
     def place(self, line: int) -> str:

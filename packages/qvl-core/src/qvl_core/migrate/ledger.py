@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,9 @@ from typing import Any, Literal
 from qvl_core.migrate.shell_text import GAP
 
 Fate = Literal["no_effect", "no_counterpart", "unknown", "in_accord"]
+
+# WANDB_API_KEY, HF_TOKEN, --hf-token; not TOKENIZERS_PARALLELISM, --pad-token-id.
+_SECRET_NAME = re.compile(r"(?i)TOKEN(?!S|I|.ID)|SECRET|PASSW|CREDENTIAL|(?:API|ACCESS|PRIVATE).?KEY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,11 @@ class Ledger:
         # Files are shared between recipes: what is said of a file is said once.
         if row not in rows:
             rows.append(row)
+
+
+def kept_back(name: str, value: str) -> str:
+    """Give a script's value, or a word in its place where its name says that it is a secret: reports are passed on."""
+    return "(not shown)" if _SECRET_NAME.search(name) else value
 
 
 def _readable(text: str) -> str:

@@ -15,7 +15,7 @@ from qvl_core.migrate.answering import fill_eval, fill_infer
 from qvl_core.migrate.family import check_family
 from qvl_core.migrate.folder import Folder, Kind, Launch, Sheet, read_folder, shortened
 from qvl_core.migrate.job import Job
-from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting
+from qvl_core.migrate.ledger import Carried, Ledger, RecipeDraft, Setting, kept_back
 from qvl_core.migrate.recipe_text import in_order, recipe_text
 from qvl_core.migrate.sft import fill_sft
 from qvl_core.migrate.shell_text import GAP
@@ -240,7 +240,8 @@ def _at_home(problem: Problem, draft: RecipeDraft) -> Problem:
 
 
 def _tell_of_repeats(launch: Launch, ledger: Ledger) -> None:
-    for name, line, text, later, new in launch.script.repeated:
+    for name, line, first, later, last in launch.script.repeated:
+        text, new = kept_back(name, first), kept_back(name, last)
         places = [
             Setting(value=text, where=launch.place(line), said=name),
             Setting(value=new, where=launch.place(later), said=name),

@@ -132,6 +132,9 @@ def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, kno
 
 def put_launch(job: Job, tp: int, pp: int) -> Layout:
     """State [launch]; give the layout with the replicas that the devices make."""
+    if job.launch and not job.launch.script.options:
+        remark = "no command that starts the program was found (msrun, torchrun or python): its options are not known"
+        job.ledger.remark(job.launch.file, remark)
     per_said = job.option("local-worker-num", "nproc-per-node", "nproc_per_node") or job.variable("NPUS_PER_NODE")
     per_node, note = job.whole(per_said, least=1), ""
     visible = job.variable("ASCEND_RT_VISIBLE_DEVICES")

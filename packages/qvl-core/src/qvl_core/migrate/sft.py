@@ -109,14 +109,14 @@ def _put_batches(job: Job, layout: Layout) -> None:
     if steps is None and samples:
         steps, steps_said = max(1, samples // batch), samples_said
     if steps is None and not steps_said and not samples_said:
-        job.missing("no file says how long training is (--train-iters)", "train.steps", "state it in the script")
+        _not_stated(job, "train-iters", "train.steps", "no file says how long training is (--train-iters)")
     elif steps is not None:
         job.draft.put("train.steps", steps, steps_said)
     job.draft.put("train.micro_batch", micro, micro_said)
     job.draft.put("train.global_batch", batch, batch_said, note)
     seed = job.option("seed")
     stated = job.whole(seed)
-    job.draft.put("train.seed", 1234 if stated is None else stated, seed, "" if seed else _MEGATRON)
+    job.draft.put("train.seed", 1234 if stated is None else stated, seed, _default(job, "seed"))
     if seed:
         job.ledger.remark(seed.where, "--seed did not change the order of samples there; train.seed does")
     token = job.option("calculate-per-token-loss")
@@ -164,8 +164,8 @@ def _check_accumulation(job: Job, micro: int, batch: int | None, said: Setting |
 def _put_optimizer(job: Job) -> None:
     rate_said = job.option("lr")
     rate = job.number(rate_said)
-    if rate is None:
-        job.missing("no file states the learning rate (--lr)", "train.optimizer.lr", "state it in the script")
+    if rate is None and not rate_said:
+        _not_stated(job, "lr", "train.optimizer.lr", "no file states the learning rate (--lr)")
     table = "train.optimizer"
     optimizer = job.option("optimizer")
     if optimizer and optimizer.text.strip() != "adam":
@@ -175,17 +175,17 @@ def _put_optimizer(job: Job) -> None:
     job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
     first, second = job.option("adam-beta1"), job.option("adam-beta2")
     low, high = job.number(first), job.number(second)
-    both = f"and {second.where} {second.said}" if first and second else "" if first or second else _MEGATRON
+    note = f"and {second.where} {second.said}" if first and second else _default(job, "adam-beta1", "adam-beta2")
     betas = [0.9 if low is None else low, 0.999 if high is None else high]
-    job.draft.put(f"{table}.betas", betas, first or second, both)
+    job.draft.put(f"{table}.betas", betas, first or second, note)
     defaults = (("eps", "adam-eps", 1e-8), ("weight_decay", "weight-decay", 0.01), ("clip_norm", "clip-grad", 1.0))
     for key, name, default in defaults:
         said = job.option(name)
         value = job.number(said)
-        job.draft.put(f"{table}.{key}", default if value is None else value, said, "" if said else _MEGATRON)
+        job.draft.put(f"{table}.{key}", default if value is None else value, said, _default(job, name))
     style_said = job.option("lr-decay-style")
     style = str(style_said.value) if style_said else "linear"
-    table, note = "train.schedule", "" if style_said else _MEGATRON
+    table, note = "train.schedule", _default(job, "lr-decay-style")
     if style not in ("cosine", "linear", "constant"):
         job.leave("no_counterpart", style_said, "qvl has cosine, linear and constant; cosine is written")
         style, note = "cosine", f"{style} there, which qvl has not"
@@ -193,7 +193,7 @@ def _put_optimizer(job: Job) -> None:
     _put_warmup(job)
     lowest_said = job.option("min-lr")
     lowest = job.number(lowest_said)
-    job.draft.put(f"{table}.min_lr", lowest or 0.0, lowest_said, "" if lowest_said else _MEGATRON)
+    job.draft.put(f"{table}.min_lr", lowest or 0.0, lowest_said, _default(job, "min-lr"))
 
 
 def _put_warmup(job: Job) -> None:
@@ -211,7 +211,8 @@ def _put_warmup(job: Job) -> None:
         job.leave("no_effect", samples_said, "the warm-up is stated in another way too, which is used")
     if fraction is None and steps and total:
         fraction, fraction_said = round(steps / total, 6), steps_said
-    job.draft.put("train.schedule.warmup", fraction or 0.0, fraction_said, "" if fraction_said else _MEGATRON)
+    note = "" if fraction_said else _default(job, "lr-warmup-fraction", "lr-warmup-iters", "lr-warmup-samples")
+    job.draft.put("train.schedule.warmup", fraction or 0.0, fraction_said, note)
 
 
 def _put_lora(job: Job) -> None:
@@ -245,6 +246,22 @@ def _put_lora(job: Job) -> None:
     job.draft.put(f"{table}.targets", targets or ["q_proj", "k_proj", "v_proj", "o_proj"], targets_said, note)
 
 
+def _not_stated(job: Job, option: str, key: str, what: str) -> None:
+    """Keep the recipe from being written; tell a number that a command makes from one that stands nowhere."""
+    said = job.unknown(option)
+    made = f"--{option} is made by a command or by the shell that starts the script; nothing is executed here"
+    fix = "write the number into the script" if said else "state it in the script"
+    job.missing(made if said else what, key, fix, said)
+
+
+def _default(job: Job, *options: str) -> str:
+    """Give the note of a value for which none of these options is known: "" where one of them is."""
+    if any(job.option(name) for name in options):
+        return ""
+    said = next(filter(None, map(job.unknown, options)), None)
+    return f"{said.where} {said.said} is not known: Megatron's default" if said else _MEGATRON
+
+
 def _put_saving(job: Job) -> None:
     every = job.option("save-interval")
     skipped = job.option("no-save-optim")
@@ -253,10 +270,11 @@ def _put_saving(job: Job) -> None:
     note = note if skipped else "the script has no --no-save-optim"
     job.draft.put("train.save.optimizer", skipped is None, skipped, note)
     log = job.option("log-interval")
-    job.draft.put("train.log.every", job.whole(log, least=1) or 100, log, "" if log else _MEGATRON)
+    job.draft.put("train.log.every", job.whole(log, least=1) or 100, log, _default(job, "log-interval"))
     every = job.option("eval-interval")
     if job.draft.value("data.validation"):
-        job.draft.put("train.log.validate_every", job.whole(every, least=1) or 1000, every, "" if every else _MEGATRON)
+        count = job.whole(every, least=1) or 1000
+        job.draft.put("train.log.validate_every", count, every, _default(job, "eval-interval"))
     else:
         job.leave("no_effect", every, "no validation data are stated")
     folder = job.option("save") or job.variable("SAVE_PATH", "CKPT_SAVE_DIR")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from qvl_core.migrate.script_facts import Variable
@@ -16,6 +16,8 @@ from qvl_core.migrate.shell_words import Expansion
 
 _MOST_FILES = 16
 _MOST_CALLS = 40
+# A command inside `$(...)` that starts a program of the reference stack.
+_STARTS_INSIDE = re.compile(r"(?:\A|[;&|(\n])\s*(?:\w+=\S*\s+)*(?:msrun|torchrun|python3?)\s[^;&|]*?_vlm\.py")
 
 
 class Calls:
@@ -44,7 +46,11 @@ class Calls:
         raise NotImplementedError
 
     def _substitute(self, inner: str, line: int) -> Text | None:
-        return None if self.state.skipping else printed(inner, line, self.around, self._counted)
+        if self.state.skipping:
+            return None
+        if _STARTS_INSIDE.search(inner):
+            self.state.note(line, "a program is started inside $(...): its command is not read")
+        return printed(inner, line, self.around, self._counted)
 
     def _counted(self, name: str) -> str | None:
         text = self._beside(name)
@@ -95,19 +101,21 @@ class Calls:
         self._read_on(Expansion(script=text.chars, around=self.around, line=line, lines=text.lines))
         self.state.within.pop()
 
-    def other_shell(self, texts: list[Text], line: int) -> bool:
-        """Read `bash -c TEXT` and `bash FILE` on: a shell that has nothing but what is exported."""
+    def other_shell(self, texts: list[Text], line: int, given: Mapping[str, Variable]) -> bool:
+        """Read `bash -c TEXT` and `bash FILE` on: a shell that has nothing but what is exported and `given`."""
         state = self.state
-        words = [text for text in texts if not re.fullmatch(r"-[eux]+", text.chars)]
+        words = texts
+        while words and (words[0].chars == "--login" or re.fullmatch(r"-[euxli]+", words[0].chars)):
+            words = words[1:]
         if not words:
             return False
-        is_text = words[0].chars == "-c" and len(words) > 1
+        is_text = bool(re.fullmatch(r"-[euxli]*c", words[0].chars)) and len(words) > 1
         name = PurePath(words[0].chars).name
         content = None if is_text or GAP in name or words[0].chars.startswith("/") else self._beside(name)
         if not is_text and (content is None or name in self._inside):
             return False
         held, before = self.state.fork(), state.locals
-        state.script.variables = {key: value for key, value in held.variables.items() if value.exported}
+        state.script.variables = {key: value for key, value in held.variables.items() if value.exported} | dict(given)
         state.functions, state.parameters, state.exports_all, state.locals = {}, countable(words[1:]), False, None
         state.are_the_scripts, state.integers, state.fixed = False, frozenset(), frozenset()
         shown = "a text" if is_text else name

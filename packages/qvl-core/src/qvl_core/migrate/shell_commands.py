@@ -10,12 +10,10 @@ from qvl_core.migrate.shell_assignments import Assigned, assign, declare, unset
 from qvl_core.migrate.shell_builtins import DECLARING, assigned_by_env, names_in_arithmetic, names_set
 from qvl_core.migrate.shell_calls import Calls
 from qvl_core.migrate.shell_conditions import Token, holds
-from qvl_core.migrate.shell_options import started
+from qvl_core.migrate.shell_options import REMOTE, SHELLS, behind_wrappers, started
 from qvl_core.migrate.shell_state import Start
 from qvl_core.migrate.shell_text import Text, Word
 
-_SHELLS = ("bash", "sh", "/bin/bash", "/bin/sh", "/usr/bin/bash")
-_REMOTE = ("ssh", "pdsh", "ansible", "docker", "kubectl", "sbatch", "screen", "tmux", "at", "xargs", "parallel")
 _STARTS = re.compile(r"\b(?:msrun|torchrun)\b|_vlm\.py")
 
 
@@ -28,6 +26,10 @@ def _blank_around_sign(words: list[Word], assigned: list[Assigned]) -> str:
     if rest and assigned and not "".join(text.chars for text in assigned[-1].texts) and rest[0].isdecimal():
         return f"{assigned[-1].name}= {rest[0]}"
     return ""
+
+
+def _starts_any(texts: list[Text]) -> bool:
+    return any(_STARTS.search(text.chars) for text in texts)
 
 
 class Commands(Calls):
@@ -59,18 +61,18 @@ class Commands(Calls):
             return
         given = {one.name: Variable(texts=tuple(one.texts), line=one.line, exported=True) for one in assigned}
         state.status = None
-        line = words[0].line
         held = state.fork() if piped else None
         if first in state.functions:
             self.call(first, words, texts[1:], given)
-        elif not self._builtin(first, words, texts, line):
+        elif not self._builtin(first, words, texts, given):
             self._external(first, words, texts, given)
         if held is not None:
             state.join(held)
 
-    def _builtin(self, first: str, words: list[Word], texts: list[Text], line: int) -> bool:
+    def _builtin(self, first: str, words: list[Word], texts: list[Text], given: dict[str, Variable]) -> bool:
         """Do what a builtin does; tell whether it was one."""
         state = self.state
+        line = words[0].line
         if first in ("source", "."):
             self.source(words)
         elif first == "set":
@@ -96,8 +98,8 @@ class Commands(Calls):
                 self.arithmetic(text.chars, line, "let")
         elif first in ("cd", "pushd"):
             state.folder = (line, " ".join(word.raw for word in words))
-        elif first in _SHELLS and len(texts) > 1:
-            return self.other_shell(texts[1:], line)
+        elif PurePath(first).name in SHELLS and len(texts) > 1:
+            return self.other_shell(texts[1:], line, given)
         else:
             return False
         return True
@@ -107,6 +109,13 @@ class Commands(Calls):
         line = words[0].line
         for name in names_set(words):
             state.lose(name, line, f"is set by {first}, which is not executed")
+        wrapped = behind_wrappers(texts)
+        if wrapped and wrapped[0] is not texts[0] and PurePath(wrapped[0].chars).name in SHELLS:
+            by_env = {name: Variable(texts=(text,), line=line, exported=True) for name, text in assigned_by_env(words)}
+            if self.other_shell(wrapped[1:], line, given | by_env):
+                if first == "exec" and not state.guesses:
+                    state.leaving = "exit"
+                return
         if first == "exec" and len(texts) > 1 and not state.guesses:
             state.starts.append(self._start(texts, given))
             state.leaving = "exit"
@@ -114,9 +123,9 @@ class Commands(Calls):
         if started(texts):
             for name, text in assigned_by_env(words):
                 given[name] = Variable(texts=(text,), line=line, exported=True)
-        elif PurePath(first).name in _REMOTE and any(_STARTS.search(text.chars) for text in texts[1:]):
-            state.note(line, f"what {first} starts is not read")
-        elif first.endswith(".sh") and self.other_shell(texts, line):
+        elif wrapped and PurePath(wrapped[0].chars).name in REMOTE and _starts_any(wrapped[1:]):
+            state.note(line, f"what {wrapped[0].chars} starts is not read")
+        elif first.endswith(".sh") and self.other_shell(texts, line, given):
             return
         state.starts.append(self._start(texts, given))
 

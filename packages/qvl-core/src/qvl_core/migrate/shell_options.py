@@ -18,6 +18,9 @@ _WRAPPERS = (
     *("nohup", "srun", "env", "exec", "eval", "command", "time", "numactl", "taskset", "nice", "ionice", "setsid"),
     *("stdbuf", "timeout", "sudo"),
 )
+SHELLS = ("bash", "sh")
+# What these start is elsewhere, or in a text of theirs: it is not read.
+REMOTE = ("ssh", "pdsh", "ansible", "docker", "kubectl", "sbatch", "screen", "tmux", "at", "xargs", "parallel")
 # Options without a value: a text of unknown value behind one of them is something else.
 _FLAG = re.compile(
     r"(use|no|overlap|calculate|disable|enable|untie|add|group|variable|apply)[-_]|"
@@ -74,6 +77,13 @@ def started(words: list[Text]) -> list[Text]:
     if not words or _name(words[0]) not in (*_WRAPPERS, *_PROGRAMS):
         return []
     return next((words[at:] for at, word in enumerate(words) if _name(word) in _PROGRAMS), [])
+
+
+def behind_wrappers(words: list[Text]) -> list[Text]:
+    """Give a command's words from the shell, the program or the far machine on that nohup, env, ... start."""
+    if not words or _name(words[0]) not in _WRAPPERS:
+        return words
+    return next((words[at:] for at, word in enumerate(words) if _name(word) in (*SHELLS, *REMOTE, *_PROGRAMS)), [])
 
 
 def _name(word: Text) -> str:

@@ -26,12 +26,17 @@ _PATTERNS = ("", ".", "^#", "^$", "^", "[0-9]")
 def printed(inner: str, line: int, around: Surroundings, beside: Beside) -> Text | None:
     """Give what the commands inside `$(...)` print, without line ends behind it; None where that is not known."""
     if document := _DOCUMENT.fullmatch(inner):
-        return _document(document, line + inner.count("\n", 0, document.start(4)), around)
+        whole = _document(document, line + inner.count("\n", 0, document.start(4)), around)
+        kept = len(whole.chars.rstrip("\n"))
+        return Text(whole.chars[:kept], whole.lines[:kept])
     files: list[str] = []
+    cut_short: list[str] = []
 
     def read(path: str) -> str | None:
         text = None if path.startswith("/") or GAP in path else beside(PurePosixPath(path).name)
         files.append(PurePosixPath(path).name)
+        if text and not text.endswith("\n"):
+            cut_short.append(PurePosixPath(path).name)
         return text
 
     stages = _stages(inner, line, around)
@@ -44,6 +49,8 @@ def printed(inner: str, line: int, around: Surroundings, beside: Beside) -> Text
         return None
     if files:
         around.note(line, f"counted or read in {', '.join(dict.fromkeys(files))}, which lies beside the script")
+    if cut_short and stages[-1][0] == "wc":
+        around.note(line, f"{cut_short[0]} has no line end behind its last line, which wc -l does not count")
     chars = output.rstrip("\n")
     return Text(chars, (line,) * len(chars))
 

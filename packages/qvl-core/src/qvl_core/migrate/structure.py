@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qvl_core.migrate.accounts import probably
-from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NOT_COMPARED, RECOMPUTE
+from qvl_core.migrate.fates import NO_COUNTERPART_MODEL, NO_COUNTERPART_OPTIONS, NOT_COMPARED, RECOMPUTE
 from qvl_core.migrate.folder import Sheet
 from qvl_core.migrate.job import Job
 from qvl_core.migrate.ledger import Setting
@@ -68,6 +68,8 @@ _ECHOES = {
     "position-embedding-type": "position_embedding_type",
 }
 _FLOAT = ("bf16", "bfloat16")
+# As the model files have it, and as HF's config.json has it.
+_SECTIONS = {"type": "mrope", "mrope_section": [16, 24, 24]}
 # What all published models have in common; the model file may say otherwise, and was believed.
 _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -75,7 +77,7 @@ _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "gated_linear_unit": (True,),
     "group_query_attention": (True,),
     "position_embedding_type": ("mrope",),
-    "rope_scaling": (None,),
+    "rope_scaling": (None, _SECTIONS, {**_SECTIONS, "rope_type": "mrope"}, {**_SECTIONS, "rope_type": "default"}),
     "add_qkv_bias": (True,),
     "add_bias_linear": (False,),
     "qk_layernorm": (False,),
@@ -87,9 +89,23 @@ _VISION_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
     "activation_func": ("silu",),
     "gated_linear_unit": (True,),
+    "post_layer_norm": (False,),
     "params_dtype": _FLOAT,
     "bf16": (True,),
     "fp16": (False,),
+}
+_PROJECTOR_CONSTANTS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm",),
+    "activation_func": ("gelu",),
+    "gated_linear_unit": (False,),
+    "add_bias_linear": (True,),
+    "params_dtype": _FLOAT,
+    "bf16": (True,),
+}
+# Degrees that inference and evaluation files repeat: their key -> the script's option and variable.
+_DEGREES = {
+    "tensor_model_parallel_size": ("tensor-model-parallel-size", "TP"),
+    "pipeline_model_parallel_size": ("pipeline-model-parallel-size", "PP"),
 }
 _TABLES = ("text_decoder", "image_encoder")
 # Read by rules of their own.
@@ -118,7 +134,11 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
         for theirs, ours in fields.items():
             _compare(job, spec, model.get(table, theirs), f"{table}.{theirs}", getattr(part, ours))
     _compare_projector(job, model, spec)
-    for table, constants in (("text_decoder", _TEXT_CONSTANTS), ("vision_encoder", _VISION_CONSTANTS)):
+    for table, constants in (
+        ("text_decoder", _TEXT_CONSTANTS),
+        ("vision_encoder", _VISION_CONSTANTS),
+        ("vision_projector", _PROJECTOR_CONSTANTS),
+    ):
         for name, allowed in constants.items():
             setting = model.get(table, name)
             if setting is None or setting.value is None:
@@ -130,6 +150,7 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
     _compare_echoes(job, model)
+    _compare_degrees(job, model)
     flag, length = job.option("seq-length"), model.get("text_decoder", "seq_length")
     if flag and length and length.value is not None and job.whole(flag) not in (None, length.value):
         used = "the script's, where samples were cut"
@@ -151,12 +172,26 @@ def _compare_echoes(job: Job, model: Sheet) -> None:
             job.ledger.contradict(what, [flag, stated], "the model file's, as in the reference stack")
 
 
+def _compare_degrees(job: Job, model: Sheet) -> None:
+    """Tell where the model file's degrees of parallelism are not the script's, which are used."""
+    for key, (option, variable) in _DEGREES.items():
+        stated = model.get("text_decoder", key)
+        said = job.option(option) or job.variable(variable)
+        if stated is None or stated.value is None:
+            continue
+        if said is None or said.text.strip() == stated.text.strip():
+            job.leave("in_accord", stated, "as layout says")
+        else:
+            job.ledger.contradict(f"--{option} is not the model file's {key}", [said, stated], "the script's")
+
+
 def _compare_projector(job: Job, model: Sheet, spec: ModelSpec) -> None:
     merged = spec.vision.hidden_size * spec.vision.spatial_merge_size**2
     sizes = {
         "input_size": spec.vision.hidden_size,
         "hidden_size": spec.text.hidden_size,
         "ffn_hidden_size": merged,
+        "layernorm_epsilon": spec.vision.rms_norm_eps,
     }
     for theirs, expected in sizes.items():
         _compare(job, spec, model.get("vision_projector", theirs), f"vision_projector.{theirs}", expected)
@@ -188,11 +223,14 @@ def _differ(job: Job, spec: ModelSpec, setting: Setting, said: str, wanted: Any)
 def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
     known = set(model.taken)
     for setting in model.under(table):
-        name = setting.said.rpartition(".")[2]
-        if tuple(setting.said.split(".")) in known or name in _ELSEWHERE:
+        *above, name = setting.said.split(".")
+        if (*above, name) in known or name in _ELSEWHERE or "rope_scaling" in above:
             continue
         if "dropout" in name and setting.value not in (0, None, True, False):
             job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
+            continue
+        if name == "sequence_parallel" and setting.value:
+            job.leave("no_counterpart", setting, NO_COUNTERPART_OPTIONS["sequence-parallel"])
             continue
         if name in NOT_COMPARED:
             job.leave("in_accord", setting, f"not compared: qvl's structure is the published one of {spec.name}")

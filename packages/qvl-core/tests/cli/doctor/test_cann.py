@@ -216,6 +216,9 @@ def test_cann(tmp_path: Path) -> None:
         ("2.7.2", "8.5.1", "warn"),
         ("2.7.2", "8.3.RC1", "fail"),
         ("2.10.0", "9.1.0", "warn"),
+        ("2.10.0", "8.2.RC1", "warn"),
+        ("2.10.0", "8.1.RC1", "fail"),
+        ("2.8.0", "7.0.1", "fail"),
     ],
 )
 def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, version: str, level: str) -> None:
@@ -223,6 +226,15 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mindspore: str, 
     row = cann.check_pair(cann_folder(tmp_path / "cann", version), "25.5.0")
     assert row.level == level
     assert f"MindSpore {mindspore}, CANN {version}, driver 25.5.0" in row.evidence
+
+
+def test_a_pair_that_is_not_in_the_table_is_told_with_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cann, "installed_version", lambda name: "2.10.0")
+    row = cann.check_pair(cann_folder(tmp_path / "cann", "9.9.9"), "")
+    assert "2.7.0 with CANN 8.2.RC1" in row.fix
+    assert "2.9.0 with CANN 9.0.0" in row.fix
 
 
 def test_an_old_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

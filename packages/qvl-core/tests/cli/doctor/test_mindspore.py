@@ -103,6 +103,18 @@ def test_a_child_that_hangs_is_a_failure() -> None:
     assert "within 60 s" in check_run({}, hang).evidence
 
 
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'mindspore'"), ValueError("__spec__ is None")])
+def test_a_mindspore_that_an_import_hook_hides_is_not_there(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(mindspore.importlib.util, "find_spec", refuse)
+    first, *rest = mindspore.check_mindspore({}, needed=True, ascend=False)
+    assert (first.check, first.level) == ("mindspore", "fail")
+    assert first.evidence.startswith("not installed")
+    assert {row.level for row in rest} == {"skipped"}
+
+
 @pytest.mark.parametrize(("needed", "level"), [(True, "fail"), (False, "warn")])
 def test_without_mindspore_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch, needed: bool, level: str) -> None:
     monkeypatch.setattr(mindspore.importlib.util, "find_spec", lambda name: None)

@@ -61,6 +61,10 @@ def test_host_memory_of_both_sides_of_the_need(big: Recipe) -> None:
     assert needs.check_host_memory(big, need).level == "ok"
     assert needs.check_host_memory(big, need - 1).level == "warn"
     assert needs.check_host_memory(big, need // 2).level == "fail"
+    unknown = needs.check_host_memory(big, 0)
+    assert unknown.level == "skipped"
+    assert "0 B" not in unknown.evidence
+    assert "see memory" in unknown.evidence
 
 
 def test_device_memory_counts_weights_optimizer_and_hccl_buffers(big: Recipe, folder: Path) -> None:

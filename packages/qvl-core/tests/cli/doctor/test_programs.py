@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -14,12 +15,12 @@ from qvl_core.launch import processes
 
 def test_starters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(programs.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert programs.check_starters({"PATH": ""}).level == "warn"
     (tmp_path / "mpiexec").touch()
     row = programs.check_starters({"PATH": ""})
     assert (row.level, "mpi4py is not installed" in row.evidence) == ("warn", True)
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert programs.check_starters({"PATH": ""}).level == "ok"
 
 
@@ -87,7 +88,7 @@ def test_without_mpi_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_recorder_that_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert programs.check_trackers(tensorboard=True).level == "warn"
     assert programs.check_trackers(tensorboard=False).level == "ok"
 

@@ -173,7 +173,12 @@ def check_pair(environment: Mapping[str, str], driver: str) -> Row:
         evidence += "; an earlier check failed: mindspore-version"
         return Row(check="cann-pair", level="skipped", evidence=evidence)
     if pair is None:
-        fix = "compare with the installation notes of this MindSpore version"
+        known = ", ".join(f"{ours} with CANN {theirs}" for ours, (theirs, _) in PAIRS.items())
+        fix = f"compare with the installation notes of this MindSpore version; pairs that we know: {known}"
+        oldest = min(release(theirs)[:2] for theirs, _ in PAIRS.values())
+        if release(cann) and release(cann)[:2] < oldest:
+            # A newer MindSpore than those of the table pairs with no older CANN than they do.
+            return Row(check="cann-pair", level="fail", evidence=f"{evidence}: this CANN is too old", fix=fix)
         return Row(check="cann-pair", level="warn", evidence=f"{evidence}: not in our table", fix=fix)
     fix = f"MindSpore {mindspore} pairs with CANN {pair[0]} and driver {pair[1]}: install those, or another MindSpore"
     if release(cann)[:2] != release(pair[0])[:2]:

@@ -15,7 +15,7 @@ from qvl_core.cli.doctor.cann import OLDEST_MINDSPORE
 from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child, run_watched
 from qvl_core.cli.doctor.packages import check_mindspore_requirements
 from qvl_core.cli.doctor.row import Row
-from qvl_core.cli.doctor.versions import installed_version, release
+from qvl_core.cli.doctor.versions import installed_version, is_importable, release
 from qvl_core.launch.known_messages import known_in
 
 OLDEST, NEWEST = OLDEST_MINDSPORE, (2, 10)
@@ -197,7 +197,7 @@ def elf_machine(library: Path) -> str | None:
 
 def _presence(needed: bool, ascend: bool) -> Row:
     version = installed_version("mindspore")
-    if importlib.util.find_spec("mindspore") is not None:
+    if is_importable("mindspore"):
         return Row(check="mindspore", level="ok", evidence=f"{version or 'of unknown version'} in {_folder()}")
     fix = "install the MindSpore build that pairs with your CANN" if ascend else "pip install 'qvl-core[mindspore]'"
     evidence = "not installed: recipes, conversion and scoring work, models do not run"

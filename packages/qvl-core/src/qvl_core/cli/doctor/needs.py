@@ -66,7 +66,13 @@ def check_devices_for(
 def check_host_memory(recipe: Recipe, available: int) -> Row:
     """Check that the processes of this machine fit: weights and optimizer on CPU, copies of a checkpoint on Ascend."""
     need, what = host_bytes(recipe)
-    evidence = f"needs about {bytes_text(need)} ({what}), {bytes_text(available)} available"
+    evidence = f"needs about {bytes_text(need)} ({what})"
+    if not available:
+        # What cannot be read is not nothing.
+        return Row(
+            check="recipe-memory", level="skipped", evidence=f"{evidence}; what is left is not known: see memory"
+        )
+    evidence = f"{evidence}, {bytes_text(available)} available"
     if need <= available:
         return Row(check="recipe-memory", level="ok", evidence=evidence)
     fix = "a smaller model, fewer processes on this machine, or train.save.background = false"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from qvl_core.cli.doctor.child import Runner, last_line, not_started, run_child
 from qvl_core.cli.doctor.clip import CLIP
 from qvl_core.cli.doctor.row import Level, Row
-from qvl_core.cli.doctor.versions import installed_version
+from qvl_core.cli.doctor.versions import installed_version, is_importable
 from qvl_core.errors import NotInstalledError
 from qvl_core.input_file import printable
 
@@ -53,10 +52,10 @@ def check_starters(environment: Mapping[str, str]) -> Row:
     found = [
         name for name in ("msrun", "mpiexec") if (beside / name).exists() or shutil.which(name, path=path) is not None
     ]
-    bindings = importlib.util.find_spec("mpi4py") is not None
+    bindings = is_importable("mpi4py")
     evidence = f"{', '.join(found) or 'neither msrun nor mpiexec'}; mpi4py {'is' if bindings else 'is not'} installed"
     # msrun is a script that imports MindSpore: without that it is no use.
-    starts = "msrun" in found and importlib.util.find_spec("mindspore") is not None
+    starts = "msrun" in found and is_importable("mindspore")
     if starts or ("mpiexec" in found and bindings):
         return Row(check="starters", level="ok", evidence=evidence)
     fix = "Ascend: msrun comes with MindSpore; CPU: pip install 'qvl-core[mpi]'. One process needs neither"
@@ -103,7 +102,7 @@ def check_trackers(*, tensorboard: bool) -> Row:
     """Check that what a recipe records with is installed; qvl itself writes metrics.jsonl always."""
     if not tensorboard:
         return Row(check="trackers", level="ok", evidence="metrics.jsonl only: no other recorder is asked for")
-    if importlib.util.find_spec("tensorboardX") is not None:
+    if is_importable("tensorboardX"):
         return Row(
             check="trackers", level="ok", evidence="tensorboardX, which writes TensorBoard's files, is installed"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ class Requirement:
 
     name: str
     ranges: str
+
+
+def is_importable(name: str) -> bool:
+    """Tell whether this Python finds a top-level module, without importing it; a hook that refuses it hides it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def installed_version(name: str) -> str | None:
