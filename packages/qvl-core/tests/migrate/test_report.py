@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from migrated_values import FINETUNE_FILE, Run
 from qvl_core.migrate import report
+from qvl_core.migrate.ledger import kept_back
 from reference_stack_files import FINETUNE
 
 
@@ -90,3 +92,14 @@ def test_secrets_of_a_script_are_in_no_report(run: Run, change) -> None:
     assert "HF_TOKEN = (not shown)" in texts[0]
     assert "--tokens-kept" in texts[0]
     assert "TOKENIZERS_PARALLELISM = false" in texts[0]
+
+
+@pytest.mark.parametrize("name", ["calculate-per-token-loss", "pad-token-id", "max-token-count", "TOKENIZER_NAME"])
+def test_names_that_only_speak_of_tokens_are_shown(name: str) -> None:
+    assert kept_back(name, "7") == "7"
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "hf-token", "HUGGINGFACEHUB_API_TOKEN", "TOKEN", "HF_TOKEN_READ"])
+def test_names_of_secrets_are_known(name: str) -> None:
+    assert kept_back(name, "hf_1") == "(not shown)"
+    assert kept_back(name, "") == ""

@@ -11,8 +11,10 @@ from qvl_core.migrate.shell_text import GAP
 
 Fate = Literal["no_effect", "no_counterpart", "unknown", "in_accord"]
 
-# WANDB_API_KEY, HF_TOKEN, --hf-token; not TOKENIZERS_PARALLELISM, --pad-token-id.
-_SECRET_NAME = re.compile(r"(?i)TOKEN(?!S|I|.ID)|SECRET|PASSW|CREDENTIAL|(?:API|ACCESS|PRIVATE).?KEY")
+# WANDB_API_KEY, HF_TOKEN, --hf-token; not TOKENIZERS_PARALLELISM, --pad-token-id, --calculate-per-token-loss.
+_SECRET_NAME = re.compile(
+    r"(?i)(?:HF|HUB|API|AUTH|ACCESS)[-_]?TOKEN(?!I)|TOKEN$|SECRET|PASSW|CREDENTIAL|(?:API|ACCESS|PRIVATE).?KEY"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class Ledger:
 
 def kept_back(name: str, value: str) -> str:
     """Give a script's value, or a word in its place where its name says that it is a secret: reports are passed on."""
-    return "(not shown)" if _SECRET_NAME.search(name) else value
+    return "(not shown)" if value and _SECRET_NAME.search(name) else value
 
 
 def _readable(text: str) -> str:
