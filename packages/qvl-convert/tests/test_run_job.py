@@ -255,10 +255,10 @@ def test_a_failure_of_the_side_files_keeps_the_weights(hf, out, monkeypatch):
     job = job_of(hf)
     real = durable.new_file
 
-    def failing(path):
+    def failing(path, **options):
         if path.name == "tokenizer.json":
             raise RunError("the disk broke")
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(durable, "new_file", failing)
     with pytest.raises(RunError, match="the disk broke"):
