@@ -307,6 +307,21 @@ def test_settings_that_may_change_without_a_word_are_recorded_with_their_step(
     assert len(history()) == 1
 
 
+def test_settings_are_recorded_with_the_step_of_the_checkpoint_that_can_be_used(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        die_before(patch, 6)
+        with pytest.raises(MemoryError):
+            train()
+    assert steps_of() == [2, 4]
+    broken = next(Path("run/step_000004").glob("*.safetensors"))
+    broken.write_bytes(broken.read_bytes()[:-9])
+    assert train("train.log.every=2") == 0
+    (entry,) = history()
+    assert entry["after_step"] == 2
+
+
 # Room.
 
 

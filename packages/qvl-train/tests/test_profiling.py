@@ -397,6 +397,10 @@ def test_a_path_that_the_profiler_refuses_is_told_before_the_first_step(
     text = told(tmp_path / "lr=1e-3,b")
     assert text.startswith("warning: MindSpore's profiler takes no path with , = in it")
     assert f"{tmp_path}/lr=1e-3,b/profile/rank_000; choose another output.dir" in text
+    (tmp_path / "plain").symlink_to("a=b")
+    assert "no path with = in it" in told(tmp_path / "plain")
+    (tmp_path / "link=odd").symlink_to("folder")
+    assert told(tmp_path / "link=odd") == ""
     monkeypatch.chdir(tmp_path / "a=b")
     assert "start qvl from another folder" in told(Path("run"))
     assert "start qvl from another folder" in told(tmp_path / "run")

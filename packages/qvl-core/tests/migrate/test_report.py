@@ -94,7 +94,33 @@ def test_secrets_of_a_script_are_in_no_report(run: Run, change) -> None:
     assert "TOKENIZERS_PARALLELISM = false" in texts[0]
 
 
-@pytest.mark.parametrize("name", ["calculate-per-token-loss", "pad-token-id", "max-token-count", "TOKENIZER_NAME"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("msrun $DIST", "nohup env HF_TOKEN=abc1 numactl -N0 msrun $DIST"),
+        ("NPUS_PER_NODE=8", "HF_TOKEN = abc5\nexport HF_TOKEN = abc6\nNPUS_PER_NODE=8"),
+        ("NPUS_PER_NODE=8", 'HF_TOKEN=abc1234567\nexport MS_EXTRA="x $HF_TOKEN"\nNPUS_PER_NODE=8'),
+        ("--bf16", "--extra-config token=abc9 --hub-token abc1234567 --other of-abc1234567 --bf16"),
+        ("NPUS_PER_NODE=8", 'HF_TOKEN=abc1234567\nread -p "$HF_TOKEN" X\ncd /$HF_TOKEN\nNPUS_PER_NODE=8'),
+    ],
+)
+def test_secrets_inside_of_other_texts_are_in_no_report(run: Run, change, old: str, new: str) -> None:
+    change(FINETUNE_FILE, old, new)
+    found = run()
+    texts = (report.as_text(found, "out"), report.as_json(found, "out"))
+    assert not [found[0] for text in texts for found in re.finditer(".{0,60}abc[0-9].*", text)]
+
+
+def test_secrets_of_a_loop_are_in_no_report(run: Run, change) -> None:
+    change(FINETUNE_FILE, "msrun $DIST", "for HF_TOKEN in abc1 abc2; do msrun $DIST")
+    change(FINETUNE_FILE, "--distributed-backend nccl", "--distributed-backend nccl\ndone")
+    texts = (report.as_text(found := run(), "out"), report.as_json(found, "out"))
+    assert not [text for text in texts if re.search("abc[0-9]", text)]
+
+
+@pytest.mark.parametrize(
+    "name", ["calculate-per-token-loss", "pad-token-id", "max-token-count", "TOKENIZER_NAME", "max-new-token"]
+)
 def test_names_that_only_speak_of_tokens_are_shown(name: str) -> None:
     assert kept_back(name, "7") == "7"
 

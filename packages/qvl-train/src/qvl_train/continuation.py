@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qvl_core.errors import OutputError, Problem, RunError, WeightsError
 from qvl_core.run_folder import RunRecord, free_changes, version_changes
+from qvl_core.weights.sharded_folder import open_sharded_folder
 
 from qvl_train.adapter import check_adapters
 from qvl_train.checkpoint import (
@@ -53,7 +54,7 @@ def continue_record(
         check_requested(folder, requested)
         step = step_of(requested)
     else:
-        step = next((step for step, _ in list_steps(folder)), 0)
+        step = _newest_step(folder)
     sets_aside = requested is not None and any(found > step for found, _ in list_steps(folder))
     if changes or sets_aside:
         start = _open(folder, requested)
@@ -85,6 +86,15 @@ def _open(folder: Path, requested: Path | None) -> Checkpoint | None:
         with suppress(WeightsError, RunError):
             return open_checkpoint(path)
     return None
+
+
+def _newest_step(folder: Path) -> int:
+    """Give the step of the newest checkpoint whose files are whole; their contents are compared by the ranks."""
+    for step, path in list_steps(folder):
+        with suppress(WeightsError, RunError):
+            open_sharded_folder(path)
+            return step
+    return 0
 
 
 def _require_steps_left(folder: Path, step: int, steps: int) -> None:

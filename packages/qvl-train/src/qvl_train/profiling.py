@@ -15,7 +15,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -230,10 +230,12 @@ def step_profile(
 
 def _warn_of_path(place: Path, say: Callable[[str], None]) -> None:
     """Say before the first step, not after the profiled ones, that the profiler will not write to such a path."""
-    for path, change in (
-        (Path.cwd(), "start qvl from another folder"),
-        (place.absolute(), "choose another output.dir"),
-    ):
+    # The profiler judges what links lead to.
+    places = [(place.resolve(), "choose another output.dir")]
+    # A working directory may be gone.
+    with suppress(OSError):
+        places.insert(0, (Path.cwd(), "start qvl from another folder"))
+    for path, change in places:
         refused = sorted(set(_NO_PATH.findall(str(path))))
         if refused:
             say(

@@ -15,6 +15,11 @@ Fate = Literal["no_effect", "no_counterpart", "unknown", "in_accord"]
 _SECRET_NAME = re.compile(
     r"(?i)(?:HF|HUB|API|AUTH|ACCESS)[-_]?TOKEN(?!I)|TOKEN$|SECRET|PASSW|CREDENTIAL|(?:API|ACCESS|PRIVATE).?KEY"
 )
+# NAME=VALUE and NAME = VALUE in a text.
+_ASSIGNED = re.compile(r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>\s?=\s?)(?P<value>[^\s=]*[^\s=:,;])")
+_HIDDEN = "(not shown)"
+# A short value is a word that stands elsewhere too; where its name stands beside it, it is hidden all the same.
+_LEAST_LENGTH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +93,37 @@ class Ledger:
     remarks: list[tuple[str, str]] = field(default_factory=list)
     # Place and name of settings of the structure that were compared with the published model, and are the same there.
     published: set[tuple[str, str]] = field(default_factory=set)
+    # Values that no text shows, whatever they were put into.
+    _secrets: list[str] = field(default_factory=list)
+
+    def keep_back(self, named: Iterable[tuple[str, str]]) -> None:
+        """Take the values of a script whose names say that they are secrets: no text shows them from here on."""
+        values = {value for name, value in named if kept_back(name, value) != value and GAP not in value}
+        long = {value for value in values if len(value) >= _LEAST_LENGTH}
+        self._secrets = sorted(long.union(self._secrets), key=len, reverse=True)
 
     def leave(self, fate: Fate, setting: Setting, why: str) -> None:
-        value = _readable(setting.text)
-        self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=value, why=_readable(why)))
+        value, why = self._readable(setting.text), self._readable(why)
+        self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=value, why=why))
 
     def contradict(self, what: str, settings: Iterable[Setting], used: str) -> None:
         """Tell that places state different things. A text is quoted where it stands against a number."""
         rows = list(settings)
         mixed = len({isinstance(setting.value, str) for setting in rows}) > 1
         shown = [_short(row.value) if mixed and _is_quoted_number(row) else row.text for row in rows]
-        places = tuple((row.where, _readable(f"{row.said} = {text}")) for row, text in zip(rows, shown, strict=True))
-        self._add(self.contradictions, Contradiction(what=_readable(what), places=places, used=_readable(used)))
+        texts = [self._readable(f"{row.said} = {text}") for row, text in zip(rows, shown, strict=True)]
+        places = tuple((row.where, text) for row, text in zip(rows, texts, strict=True))
+        what, used = self._readable(what), self._readable(used)
+        self._add(self.contradictions, Contradiction(what=what, places=places, used=used))
 
     def remark(self, where: str, text: str) -> None:
-        self._add(self.remarks, (where, _readable(text)))
+        self._add(self.remarks, (where, self._readable(text)))
+
+    def _readable(self, text: str) -> str:
+        """Write what is not known as words: it stands in texts as a sign that prints as nothing. Secrets are hidden."""
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return _ASSIGNED.sub(_shown, text).replace(GAP, "<not known>")
 
     @staticmethod
     def _add(rows: list[Any], row: Any) -> None:
@@ -112,13 +133,18 @@ class Ledger:
 
 
 def kept_back(name: str, value: str) -> str:
-    """Give a script's value, or a word in its place where its name says that it is a secret: reports are passed on."""
-    return "(not shown)" if value and _SECRET_NAME.search(name) else value
+    """Give a script's value, or a word in its place where its name says that it is a secret: reports are passed on.
+
+    Numbers of few digits and marks of a template are none: --max-new-token 5, image_token = <image>.
+    """
+    plain = (value.isdecimal() and len(value) < _LEAST_LENGTH) or value.startswith(("<", _HIDDEN))
+    return _HIDDEN if value and not plain and _SECRET_NAME.search(name) else value
 
 
-def _readable(text: str) -> str:
-    """Write what is not known as words: it stands in texts as a sign that prints as nothing."""
-    return text.replace(GAP, "<not known>")
+def _shown(found: re.Match[str]) -> str:
+    if _HIDDEN.startswith(found["value"]):
+        return found[0]
+    return f"{found['name']}{found['sign']}{kept_back(found['name'], found['value'])}"
 
 
 def _is_quoted_number(setting: Setting) -> bool:

@@ -61,6 +61,8 @@ def migrate(path: Path, out: Path) -> Migration:
     """Read the folder and make its recipes as they will lie in `out`; writes nothing there."""
     folder = read_folder(path)
     ledger = Ledger()
+    for launch in folder.scripts.values():
+        ledger.keep_back(launch.script.named_values())
     if folder.elsewhere:
         ledger.remark(str(folder.path), f"this folder is read; left alone: {shortened(folder.elsewhere)}")
     made = [_finish(job, folder, out) for job in _jobs(folder, ledger)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from qvl_core.migrate.shell_text import GAP, LINES_OF_A_FILE, Text
@@ -54,6 +55,13 @@ class Script:
     sourced: list[str] = field(default_factory=list)
     # Files beside the script of which it takes lines or their number.
     counted: list[str] = field(default_factory=list)
+
+    def named_values(self) -> Iterator[tuple[str, str]]:
+        """Give (name, value) of all variables and options, former ones too."""
+        yield from ((name, variable.text) for name, variable in self.variables.items())
+        yield from ((option.name, " ".join(option.values)) for option in self.options.values())
+        for name, _, former, _, later in self.repeated:
+            yield from ((name, former), (name, later))
 
     def place(self, line: int, file: str) -> str:
         """Give file:line of a line number of this script; `file` is the script's own name."""

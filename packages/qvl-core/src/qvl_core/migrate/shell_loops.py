@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from qvl_core.migrate.ledger import kept_back
 from qvl_core.migrate.script_facts import Variable
 from qvl_core.migrate.shell_builtins import names_in_arithmetic
 from qvl_core.migrate.shell_lists import ARITHMETIC, CARRY_OUT, GUESS, LEAVE_OUT, Lists, mode_of
@@ -90,8 +91,8 @@ class Loops(Lists):
         if not any(started(start.words) for start in self.state.starts[starts:]):
             return False
         if number + 1 < len(words):
-            shown = ", ".join(text.chars for text in words)[:200].replace(GAP, "...")
-            held = words[number].chars.replace(GAP, "...")
+            shown = ", ".join(kept_back(name.raw, text.chars) for text in words)[:200].replace(GAP, "...")
+            held = kept_back(name.raw, words[number].chars).replace(GAP, "...")
             self.state.note(
                 name.line,
                 f"a loop starts the program for {name.raw} = {shown}: only {name.raw} = {held} is read; each of the "
