@@ -135,6 +135,7 @@ NEIGHBOURS = (
     "data: retrieved 561003 samples",
     "The total number of timed out node is 0",
     "aclrtSetDevice ended, ret[0]",
+    "Call aclrtSetDevice failed, ret[0]. Got device count[8]",
     "MindSpore version 2.7.0 and technical notes",
     "data: 561112 results of the search",
     "interpreter 507014",
@@ -316,6 +317,12 @@ def test_a_sample_line_is_known_for_what_it_is(name: str) -> None:
 )
 def test_other_forms_of_the_same_message_are_known_too(name: str, line: str) -> None:
     assert known_in([line])[0].known.name == name
+
+
+@pytest.mark.parametrize(("code", "name"), [("107001", "device-absent"), ("507033", "device-open")])
+def test_a_failure_to_set_the_device_has_one_cause(code: str, name: str) -> None:
+    line = f"Call aclrtSetDevice failed, ret[{code}]. Got device count[8] and device id[9]"
+    assert [found.known.name for found in known_in([line])] == [name]
 
 
 @pytest.mark.parametrize("line", NEIGHBOURS)

@@ -236,8 +236,9 @@ KNOWN: tuple[KnownMessage, ...] = (
     ),
     KnownMessage(
         name="device-open",
-        pattern=r"open device \d+ failed|device retain error|aclrtSetDevice failed, ret"
-        r"|" + _result("507033"),
+        # Other results of the same call have a cause of their own in this table.
+        pattern=r"open device \d+ failed|device retain error"
+        r"|aclrtSetDevice failed, ret(?!\W{1,3}(?:0|107001|207018|50705[34])\b)|" + _result("507033"),
         cause="the device cannot be opened: no memory left on it, another process holds it, or driver and CANN do not "
         "fit",
         fix="npu-smi info: end what is left of earlier runs, or choose other devices; then `qvl doctor`",
