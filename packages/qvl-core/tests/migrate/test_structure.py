@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migrated_values import FINETUNE_FILE, Run, values
+from migrated_values import FINETUNE_FILE, Run, made, values
 
 
 def test_a_resized_model_is_told_number_by_number(run: Run, edit) -> None:
@@ -56,6 +56,8 @@ def test_a_number_written_as_text_is_told_from_the_number(run: Run, edit) -> Non
         ("vision_projector", "normalization", "LayerNorm"),
         ("vision_projector", "layernorm_epsilon", 1e-5),
         ("vision_projector", "activation_func", "silu"),
+        ("vision_projector", "num_attention_heads", 16),
+        ("text_decoder", "disable_bias_linear", False),
         ("vision_encoder", "post_layer_norm", True),
         ("text_decoder", "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
@@ -155,6 +157,7 @@ def test_names_that_every_model_file_has_are_known(run: Run, edit) -> None:
     text = {"disable_bias_linear": True, "rope_scaling": None, "seq_length": 1024, "kv_channels": 128}
     encoder = {"post_layer_norm": False, "attention_mask_type": "general", "bias_activation_fusion": True}
     projector = {"layernorm_epsilon": 1e-6, "normalization": "RMSNorm", "gated_linear_unit": False, "num_layers": 1}
+    projector |= {"num_attention_heads": 1}
     answers = {"tokenizer_type": "PretrainedFromHF", "is_encoder_decoder": False, "use_infer_fa": True}
     answers |= {"sequence_parallel": False, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
 
@@ -162,6 +165,7 @@ def test_names_that_every_model_file_has_are_known(run: Run, edit) -> None:
         value["text_decoder"].update(text)
         value["image_encoder"]["vision_encoder"].update(encoder)
         value["image_encoder"]["vision_projector"].update(projector)
+        value["patch"] = {"bridge_patch": False}
         if "generation_config" in value:
             value["text_decoder"].update(answers)
             value["generation_config"].update(token_healing=False, num_return_groups=1, image_token_id=151655)
@@ -173,12 +177,23 @@ def test_names_that_every_model_file_has_are_known(run: Run, edit) -> None:
     assert not [row for row in found.contradictions if "is not that of" in row.what or "model file's" in row.what]
 
 
-def test_the_sections_of_hf_are_those_of_the_published_model(run: Run, edit) -> None:
-    sections = {"type": "mrope", "mrope_section": [16, 24, 24]}
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "mrope"},
+        {"type": "mrope", "rope_type": "mrope"},
+        {"type": "mrope", "rope_type": "default"},
+        {"type": "default", "rope_type": "default"},
+        {"rope_type": "default"},
+    ],
+)
+def test_the_sections_of_hf_are_those_of_the_published_model(run: Run, edit, kind: dict[str, str]) -> None:
+    sections = {**kind, "mrope_section": [16, 24, 24]}
     edit("model_7b.json", lambda model: model["text_decoder"].update(rope_scaling=sections))
     found = run().ledger
     assert not [row for row in found.contradictions if "rope_scaling" in row.what]
-    assert not [left for left in found.left if left.fate == "unknown"]
+    parts = {left.said: left.why for left in found.left if ".rope_scaling." in left.said}
+    assert parts == {f"text_decoder.rope_scaling.{name}": "as in the published model" for name in sections}
     edit("model_7b.json", lambda model: model["text_decoder"].update(rope_scaling={**sections, "factor": 4.0}))
     (row,) = [row for row in run().ledger.contradictions if "rope_scaling" in row.what]
     assert '"factor": 4.0' in row.places[0][1]
@@ -193,3 +208,51 @@ def test_degrees_of_the_answers_file_that_are_not_the_scripts_are_told(run: Run,
     assert values(found, "eval")["layout.pp"] == 1
     (left,) = [left for left in found.ledger.left if left.said.endswith("sequence_parallel")]
     assert (left.fate, left.why) == ("no_counterpart", "qvl has no sequence parallelism")
+
+
+@pytest.mark.parametrize(("table", "fate"), [("text_decoder", "no_counterpart"), ("vision_encoder", "unknown")])
+def test_parts_of_another_rope_scaling_are_not_in_accord(run: Run, edit, table: str, fate: str) -> None:
+    def apply(model: dict[str, Any]) -> None:
+        (model if table == "text_decoder" else model["image_encoder"])[table]["rope_scaling"] = scaling
+
+    scaling = {"type": "yarn", "factor": 4.0}
+    edit("model_7b.json", apply)
+    parts = [left for left in run().ledger.left if ".rope_scaling." in left.said]
+    assert [(left.said.rpartition(".")[2], left.fate) for left in parts] == [("type", fate), ("factor", fate)]
+
+
+def test_degrees_of_the_answers_file_that_no_script_states_are_not_in_accord(run: Run, edit, change) -> None:
+    name, script = "evaluate_qwen2_5_vl_7b.json", "evaluate_qwen2_5_vl_7b.sh"
+    change(script, "TP=1\nPP=1\n", "")
+    change(script, "--tensor-model-parallel-size $TP --pipeline-model-parallel-size $PP ", "")
+    degrees = {"tensor_model_parallel_size": 4, "pipeline_model_parallel_size": 2}
+    edit(name, lambda value: value["text_decoder"].update(degrees))
+    found = run()
+    assert [values(found, "eval")[f"layout.{key}"] for key in ("tp", "pp")] == [1, 4]
+    left = [left for left in found.ledger.left if left.said.rpartition(".")[2] in degrees]
+    assert [left.fate for left in left] == ["no_effect", "no_effect"]
+    assert {left.why for left in left} == {"no script gives this degree as a number: layout has what is taken"}
+
+
+def test_a_degree_beside_one_that_a_command_makes_is_not_in_accord(run: Run, edit, change) -> None:
+    change("evaluate_qwen2_5_vl_7b.sh", "TP=1\n", "TP=$(cat x)\n")
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["text_decoder"].update(tensor_model_parallel_size=8))
+    (left,) = [left for left in run().ledger.left if left.said == "text_decoder.tensor_model_parallel_size"]
+    assert left.fate == "no_effect"
+
+
+@pytest.mark.parametrize(("value", "accord"), [(1, True), (1.0, True), ("1", True), (2.0, False), (True, False)])
+def test_degrees_are_compared_as_numbers(run: Run, edit, value: object, accord: bool) -> None:
+    name = "evaluate_qwen2_5_vl_7b.json"
+    edit(name, lambda model: model["text_decoder"].update(tensor_model_parallel_size=value))
+    found = run().ledger
+    told = [row for row in found.contradictions if "tensor_model_parallel_size" in row.what]
+    left = [left for left in found.left if left.said == "text_decoder.tensor_model_parallel_size"]
+    assert ([left.fate for left in left], bool(told)) == ((["in_accord"], False) if accord else ([], True))
+
+
+def test_an_unreadable_degree_of_the_script_is_told_once(run: Run, edit, change) -> None:
+    change("evaluate_qwen2_5_vl_7b.sh", "TP=1\n", "TP=two\n")
+    edit("evaluate_qwen2_5_vl_7b.json", lambda value: value["text_decoder"].update(tensor_model_parallel_size=2))
+    (problem,) = made(run(), "eval").problems
+    assert "'two'" in problem.message

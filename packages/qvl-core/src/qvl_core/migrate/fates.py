@@ -115,6 +115,7 @@ NO_COUNTERPART_MODEL = {
         _TOKENS,
     ),
     "use_remove_padding": "data.packing = true packs samples; attention masks of any length are made by themselves",
+    "bridge_patch": "qvl loads the HF folder into any layout, without a switch",
     "parallel_output": "the output is gathered where it is needed",
     "img_context_token_id": "places of images and videos are found token by token: both may stand in one run",
 }
@@ -218,8 +219,7 @@ NOT_COMPARED = (
     *("add_bias_linear", "add_qkv_bias", "norm_epsilon", "group_query_attention", "num_query_groups", "num_layers"),
     *("activation_func", "params_dtype", "gated_linear_unit", "bf16", "fp16", "attention_bias", "output_size"),
     *("fp16_lm_cross_entropy", "rotary_percent", "downsample_ratio", "bias", "use_rotary_position_embeddings"),
-    *("disable_bias_linear", "attention_mask_type", "sequence_parallel", "tokenizer_type", "is_encoder_decoder"),
-    *("use_infer_fa",),
+    *("attention_mask_type", "sequence_parallel", "tokenizer_type", "is_encoder_decoder", "use_infer_fa"),
 )
 
 # Names of the data, inference and evaluation files that rules look for: what is nearly one of them was probably meant.

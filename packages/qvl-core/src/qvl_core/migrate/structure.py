@@ -68,8 +68,16 @@ _ECHOES = {
     "position-embedding-type": "position_embedding_type",
 }
 _FLOAT = ("bf16", "bfloat16")
-# As the model files have it, and as HF's config.json has it.
-_SECTIONS = {"type": "mrope", "mrope_section": [16, 24, 24]}
+_SECTIONS = {"mrope_section": [16, 24, 24]}
+# As the model files have it, as HF's config.json has it, and as newer releases of transformers write that.
+_ROPE_SCALING = (
+    None,
+    {"type": "mrope", **_SECTIONS},
+    {"type": "mrope", "rope_type": "mrope", **_SECTIONS},
+    {"type": "mrope", "rope_type": "default", **_SECTIONS},
+    {"type": "default", "rope_type": "default", **_SECTIONS},
+    {"rope_type": "default", **_SECTIONS},
+)
 # What all published models have in common; the model file may say otherwise, and was believed.
 _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -77,9 +85,10 @@ _TEXT_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "gated_linear_unit": (True,),
     "group_query_attention": (True,),
     "position_embedding_type": ("mrope",),
-    "rope_scaling": (None, _SECTIONS, {**_SECTIONS, "rope_type": "mrope"}, {**_SECTIONS, "rope_type": "default"}),
+    "rope_scaling": _ROPE_SCALING,
     "add_qkv_bias": (True,),
     "add_bias_linear": (False,),
+    "disable_bias_linear": (True,),
     "qk_layernorm": (False,),
     "params_dtype": _FLOAT,
     "bf16": (True,),
@@ -95,6 +104,7 @@ _VISION_CONSTANTS: dict[str, tuple[Any, ...]] = {
     "fp16": (False,),
 }
 _PROJECTOR_CONSTANTS: dict[str, tuple[Any, ...]] = {
+    "num_attention_heads": (1,),
     "normalization": ("RMSNorm",),
     "activation_func": ("gelu",),
     "gated_linear_unit": (False,),
@@ -140,13 +150,7 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
         ("vision_projector", _PROJECTOR_CONSTANTS),
     ):
         for name, allowed in constants.items():
-            setting = model.get(table, name)
-            if setting is None or setting.value is None:
-                continue
-            if setting.value in allowed:
-                job.ledger.published.add((setting.where, setting.said))
-            else:
-                _differ(job, spec, setting, f"{table}.{name}", allowed[0])
+            _compare_constant(job, model, spec, (table, name), allowed)
     for theirs, ours in _TOKEN_FIELDS.items():
         _compare(job, spec, model.get(theirs), theirs, getattr(spec.tokens, ours))
     _compare_echoes(job, model)
@@ -157,6 +161,20 @@ def compare_structure(job: Job, model: Sheet, spec: ModelSpec) -> None:
         job.ledger.contradict("two sequence lengths", [flag, length], used)
     for table in _TABLES:
         _name_the_rest(job, model, spec, table)
+
+
+def _compare_constant(job: Job, model: Sheet, spec: ModelSpec, path: tuple[str, str], allowed: tuple[Any, ...]) -> None:
+    """Tell a constant that is not the published one; the parts of an object share its fate."""
+    setting = model.get(*path)
+    if setting is None or setting.value is None:
+        return
+    parts = model.under(*setting.said.split("."))
+    if setting.value in allowed:
+        job.ledger.published.update((one.where, one.said) for one in (setting, *parts))
+        return
+    _differ(job, spec, setting, ".".join(path), allowed[0])
+    for part in parts:
+        job.leave("no_counterpart", part, f"part of {path[-1]}, which is not that of {spec.name}")
 
 
 def _compare_echoes(job: Job, model: Sheet) -> None:
@@ -179,10 +197,23 @@ def _compare_degrees(job: Job, model: Sheet) -> None:
         said = job.option(option) or job.variable(variable)
         if stated is None or stated.value is None:
             continue
-        if said is None or said.text.strip() == stated.text.strip():
+        if said is None:
+            # Not even a 1 need be what layout has: pp is as long as the stage lists then.
+            job.leave("no_effect", stated, "no script gives this degree as a number: layout has what is taken")
+        elif _is_same_number(said, stated):
             job.leave("in_accord", stated, "as layout says")
         else:
             job.ledger.contradict(f"--{option} is not the model file's {key}", [said, stated], "the script's")
+
+
+def _is_same_number(said: Setting, stated: Setting) -> bool:
+    """Tell whether a script's text is a JSON file's value; what is no number is told where it is used."""
+    if said.text.strip() == stated.text.strip():
+        return True
+    try:
+        return not isinstance(stated.value, bool) and float(said.text) == stated.value
+    except ValueError:
+        return False
 
 
 def _compare_projector(job: Job, model: Sheet, spec: ModelSpec) -> None:
@@ -224,7 +255,7 @@ def _name_the_rest(job: Job, model: Sheet, spec: ModelSpec, table: str) -> None:
     known = set(model.taken)
     for setting in model.under(table):
         *above, name = setting.said.split(".")
-        if (*above, name) in known or name in _ELSEWHERE or "rope_scaling" in above:
+        if (*above, name) in known or name in _ELSEWHERE:
             continue
         if "dropout" in name and setting.value not in (0, None, True, False):
             job.leave("no_counterpart", setting, "qvl trains without dropout, as the published model was")
