@@ -116,6 +116,17 @@ def test_machines_that_a_host_file_counts_are_as_many_as_the_layout_needs_and_to
     assert "--master-addr is not known: launch.master = localhost:29501 is taken" in told
 
 
+@pytest.mark.parametrize(
+    "command", ["msrun evaluate_vlm.py", "torchrun evaluate_vlm.py a.json", "python evaluate_vlm.py $(cat a)"]
+)
+@pytest.mark.parametrize("before", ["", 'MM_ARGS="--bf16"\n'])
+def test_a_command_without_options_is_not_said_to_be_missing(run: Run, stack: Path, command: str, before: str) -> None:
+    (stack / "evaluate_qwen2_5_vl_7b.sh").write_text(f"{before}{command}\n")
+    told = [text for where, text in run().ledger.remarks if where.startswith("evaluate_") and "program" in text]
+    (only,) = told
+    assert only.startswith("no options of a command that starts the program were found")
+
+
 def test_processes_that_are_stated_give_the_machines_that_are_not(run: Run, change) -> None:
     change(FINETUNE_FILE, "NNODES=1", "NNODES=$(cat hosts.txt | wc -l)")
     change(FINETUNE_FILE, "WORLD_SIZE=$(($NPUS_PER_NODE * $NNODES))", "WORLD_SIZE=32")

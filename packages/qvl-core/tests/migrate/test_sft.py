@@ -46,6 +46,7 @@ def test_values_that_a_command_makes_are_told(run: Run, change) -> None:
     ("old", "option", "key"),
     [
         ("--train-iters 10000", "--train-iters", "train.steps"),
+        ("--train-iters 10000", "--train-samples", "train.steps"),
         ("--lr 1.0e-5", "--lr", "train.optimizer.lr"),
     ],
 )
@@ -88,6 +89,27 @@ def test_a_default_in_place_of_what_a_command_makes_is_told_as_that(run: Run, ch
     change(FINETUNE_FILE, f"{option} $(cat wanted)", "")
     (note,) = [row.note for row in made(run(), "sft").values if row.key == key]
     assert note == "not stated: Megatron's default"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "stated", "betas"), [("beta1", "beta2 0.9", [0.9, 0.9]), ("beta2", "beta1 0.8", [0.8, 0.999])]
+)
+def test_one_beta_that_a_command_makes_is_told(run: Run, change, unknown: str, stated: str, betas: list[float]) -> None:
+    change(FINETUNE_FILE, "--adam-beta1 0.9", "")
+    change(FINETUNE_FILE, "--adam-beta2 0.999", f"--adam-{stated} --adam-{unknown} $(cat wanted)")
+    (row,) = [row for row in made(run(), "sft").values if row.key == "train.optimizer.betas"]
+    assert (row.value, row.said) == (betas, f"--adam-{stated.split()[0]}")
+    assert row.note.startswith(f"{FINETUNE_FILE}:")
+    assert row.note.endswith(f" --adam-{unknown} is not known: Megatron's default")
+
+
+def test_an_interval_of_saving_that_a_command_makes_is_told(run: Run, change) -> None:
+    change(FINETUNE_FILE, "--save-interval 10000", "--save-interval $(cat wanted)")
+    (row,) = [row for row in made(run(), "sft").values if row.key == "train.save.every"]
+    assert (row.value, row.note.partition(" ")[2]) == (500, "--save-interval is not known: qvl's default")
+    change(FINETUNE_FILE, "--save-interval $(cat wanted)", "")
+    (row,) = [row for row in made(run(), "sft").values if row.key == "train.save.every"]
+    assert (row.value, row.note) == (500, "qvl's default")
 
 
 def test_a_batch_that_is_not_the_product_of_its_parts_is_told(run: Run, change) -> None:

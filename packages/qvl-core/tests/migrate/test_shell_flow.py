@@ -122,6 +122,13 @@ def test_what_is_followed_and_what_is_not_is_told(text: str, remark: str) -> Non
         "timeout 5h sh -euc 'TEXT'",
         "sudo -u someone bash -c 'TEXT'",
         "srun -N 1 -p big bash -c 'TEXT'",
+        "srun -p parallel bash -c 'TEXT'",
+        "nohup srun -u -J sh bash -c 'TEXT'",
+        "srun --job-name python bash -c 'TEXT'",
+        "sudo -g docker -u ansible bash -c 'TEXT'",
+        "sudo -n bash run.inc python",
+        "exec -a python bash -c 'TEXT'",
+        "env P=/usr/bin/python3 bash -c 'TEXT'",
         "nohup env A=1 bash -c 'TEXT'",
         "exec bash run.inc",
     ],
@@ -270,10 +277,31 @@ def test_line_ends_behind_a_here_document_are_left_out() -> None:
     assert (script.variables["X"].text, script.variables["Y"].text) == ("v=3", "v=3/y")
 
 
-@pytest.mark.parametrize(("command", "told"), [("cat h | wc -l", True), ("wc -l < h", True), ("head -n1 h", False)])
-def test_a_host_file_without_a_line_end_is_told_where_lines_are_counted(command: str, told: bool) -> None:
-    script = read_script(f"X=$({command})\n", {"h": "10.0.0.1\n10.0.0.2"}.get)
-    assert script.variables["X"].text == ("1" if told else "10.0.0.1")
+@pytest.mark.parametrize(
+    ("command", "printed", "told"),
+    [
+        ("cat h | wc -l", "1", True),
+        ("wc -l < h", "1", True),
+        ("wc -l h | awk '{print $1}'", "1", True),
+        ("cat h | wc -l | awk '{print $1}'", "1", True),
+        ("wc -l h | xargs", "1 h", True),
+        ("tail -n1 h | wc -l", "0", True),
+        ("cat e h | wc -l", "2", True),
+        ("head -n1 h", "10.0.0.1", False),
+        ("head -n1 h | wc -l", "1", False),
+        ("sort -u h | wc -l", "2", False),
+        ("awk '{print $1}' h | wc -l", "2", False),
+        ("cat h | grep . | wc -l", "2", False),
+        ("cat h e | wc -l", None, False),
+        ("awk 'END{print NR}' h e", None, False),
+    ],
+)
+def test_a_host_file_without_a_line_end_is_told_where_its_last_line_is_not_counted(
+    command: str, printed: str | None, told: bool
+) -> None:
+    script = read_script(f"X=$({command})\n", {"h": "10.0.0.1\n10.0.0.2", "e": "10.0.0.3\n"}.get)
+    assert script.variables["X"].known == (printed is not None)
+    assert printed is None or script.variables["X"].text == printed
     assert ((1, "h has no line end behind its last line, which wc -l does not count") in script.notes) == told
 
 

@@ -149,7 +149,7 @@ def test_half_a_script_is_read_to_its_end(text: str) -> None:
 def test_without_a_command_the_argument_variables_count() -> None:
     script = read_script('GPT_ARGS="--lr 1"\nOUTPUT_ARGS="--save x"\n')
     assert set(script.options) == {"lr", "save"}
-    assert "no command" in script.notes[0][1]
+    assert "no options of a command" in script.notes[0][1]
 
 
 SOURCING = "TP=2\nsource ./common.sh\nmsrun a.py --lr $LR --tp $TP\n"

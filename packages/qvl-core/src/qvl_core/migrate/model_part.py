@@ -133,7 +133,7 @@ def _put_stages(job: Job, spec: ModelSpec, pp: int, pp_said: Setting | None, kno
 def put_launch(job: Job, tp: int, pp: int) -> Layout:
     """State [launch]; give the layout with the replicas that the devices make."""
     if job.launch and not job.launch.script.options:
-        remark = "no command that starts the program was found (msrun, torchrun or python): its options are not known"
+        remark = "no options of a command that starts the program were found (msrun, torchrun or python)"
         job.ledger.remark(job.launch.file, remark)
     per_said = job.option("local-worker-num", "nproc-per-node", "nproc_per_node") or job.variable("NPUS_PER_NODE")
     per_node, note = job.whole(per_said, least=1), ""

@@ -109,7 +109,8 @@ def _put_batches(job: Job, layout: Layout) -> None:
     if steps is None and samples:
         steps, steps_said = max(1, samples // batch), samples_said
     if steps is None and not steps_said and not samples_said:
-        _not_stated(job, "train-iters", "train.steps", "no file says how long training is (--train-iters)")
+        option = "train-samples" if job.unknown("train-samples") and not job.unknown("train-iters") else "train-iters"
+        _not_stated(job, option, "train.steps", "no file says how long training is (--train-iters)")
     elif steps is not None:
         job.draft.put("train.steps", steps, steps_said)
     job.draft.put("train.micro_batch", micro, micro_said)
@@ -175,7 +176,9 @@ def _put_optimizer(job: Job) -> None:
     job.draft.put(f"{table}.lr", rate or 0.0, rate_said)
     first, second = job.option("adam-beta1"), job.option("adam-beta2")
     low, high = job.number(first), job.number(second)
-    note = f"and {second.where} {second.said}" if first and second else _default(job, "adam-beta1", "adam-beta2")
+    both = ("adam-beta1", "adam-beta2")
+    made = [name for name in both if job.unknown(name)]
+    note = f"and {second.where} {second.said}" if first and second else _default(job, *(made or both))
     betas = [0.9 if low is None else low, 0.999 if high is None else high]
     job.draft.put(f"{table}.betas", betas, first or second, note)
     defaults = (("eps", "adam-eps", 1e-8), ("weight_decay", "weight-decay", 0.01), ("clip_norm", "clip-grad", 1.0))
@@ -265,7 +268,11 @@ def _default(job: Job, *options: str) -> str:
 def _put_saving(job: Job) -> None:
     every = job.option("save-interval")
     skipped = job.option("no-save-optim")
-    job.draft.put("train.save.every", job.whole(every, least=1) or 500, every, "" if every else "qvl's default")
+    unknown = job.unknown("save-interval")
+    note = (
+        "" if every else f"{unknown.where} {unknown.said} is not known: qvl's default" if unknown else "qvl's default"
+    )
+    job.draft.put("train.save.every", job.whole(every, least=1) or 500, every, note)
     note = "a run that was interrupted starts anew; true keeps what it needs to go on"
     note = note if skipped else "the script has no --no-save-optim"
     job.draft.put("train.save.optimizer", skipped is None, skipped, note)

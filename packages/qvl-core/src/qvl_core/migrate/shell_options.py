@@ -18,6 +18,15 @@ _WRAPPERS = (
     *("nohup", "srun", "env", "exec", "eval", "command", "time", "numactl", "taskset", "nice", "ionice", "setsid"),
     *("stdbuf", "timeout", "sudo"),
 )
+# Their options with a name behind them, which may be that of a program: a partition, a job, a user.
+_NAMING = {
+    "srun": (
+        *("-p", "-J", "-A", "-q", "-C", "-w", "-x", "--partition", "--job-name", "--account", "--qos"),
+        *("--constraint", "--nodelist", "--exclude"),
+    ),
+    "sudo": ("-u", "-g", "--user", "--group"),
+    "exec": ("-a",),
+}
 SHELLS = ("bash", "sh")
 # What these start is elsewhere, or in a text of theirs: it is not read.
 REMOTE = ("ssh", "pdsh", "ansible", "docker", "kubectl", "sbatch", "screen", "tmux", "at", "xargs", "parallel")
@@ -76,14 +85,27 @@ def started(words: list[Text]) -> list[Text]:
     """Give a command's words from msrun, torchrun, python, ... on; none where it starts no such program."""
     if not words or _name(words[0]) not in (*_WRAPPERS, *_PROGRAMS):
         return []
-    return next((words[at:] for at, word in enumerate(words) if _name(word) in _PROGRAMS), [])
+    return _from(words, _PROGRAMS)
 
 
 def behind_wrappers(words: list[Text]) -> list[Text]:
     """Give a command's words from the shell, the program or the far machine on that nohup, env, ... start."""
     if not words or _name(words[0]) not in _WRAPPERS:
         return words
-    return next((words[at:] for at, word in enumerate(words) if _name(word) in (*SHELLS, *REMOTE, *_PROGRAMS)), [])
+    return _from(words, (*SHELLS, *REMOTE, *_PROGRAMS))
+
+
+def _from(words: list[Text], programs: Sequence[str]) -> list[Text]:
+    """Give the words from the first of these programs on; what an option or a variable is given is none."""
+    wrapper = before = ""
+    for at, word in enumerate(words):
+        name = _name(word)
+        if before not in _NAMING.get(wrapper, ()) and not re.match(r"[-\w]+=", word.chars):
+            if name in programs:
+                return words[at:]
+            wrapper = name if name in _WRAPPERS else wrapper
+        before = word.chars
+    return []
 
 
 def _name(word: Text) -> str:

@@ -92,6 +92,6 @@ def _unstarted(script: Script) -> list[Text]:
     """Give what the variables named *_ARGS hold, where the script starts nothing that we can see."""
     held = [variable for name, variable in script.variables.items() if name.endswith(("_ARGS", "_ARGUMENTS"))]
     if held:
-        remark = "no command that starts the program was found; the options are those of the *_ARGS variables"
+        remark = "no options of a command that starts the program were found; those of the *_ARGS variables are taken"
         script.notes.append((held[0].line, remark))
     return [word for variable in held for text in variable.texts for word in text.words()]

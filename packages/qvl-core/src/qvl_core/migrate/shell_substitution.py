@@ -30,27 +30,24 @@ def printed(inner: str, line: int, around: Surroundings, beside: Beside) -> Text
         kept = len(whole.chars.rstrip("\n"))
         return Text(whole.chars[:kept], whole.lines[:kept])
     files: list[str] = []
-    cut_short: list[str] = []
+    uncounted: list[str] = []
 
     def read(path: str) -> str | None:
-        text = None if path.startswith("/") or GAP in path else beside(PurePosixPath(path).name)
         files.append(PurePosixPath(path).name)
-        if text and not text.endswith("\n"):
-            cut_short.append(PurePosixPath(path).name)
-        return text
+        return None if path.startswith("/") or GAP in path else beside(files[-1])
 
     stages = _stages(inner, line, around)
     output: str | None = ""
     for words in stages or ():
-        output = _stage(words, output or "", read)
+        output = _stage(words, output or "", read, uncounted)
         if output is None:
             return None
     if not stages or output is None:
         return None
     if files:
         around.note(line, f"counted or read in {', '.join(dict.fromkeys(files))}, which lies beside the script")
-    if cut_short and stages[-1][0] == "wc":
-        around.note(line, f"{cut_short[0]} has no line end behind its last line, which wc -l does not count")
+    if uncounted and files:
+        around.note(line, f"{files[-1]} has no line end behind its last line, which wc -l does not count")
     chars = output.rstrip("\n")
     return Text(chars, (line,) * len(chars))
 
@@ -91,8 +88,8 @@ def _stages(inner: str, line: int, around: Surroundings) -> list[list[str]] | No
     return stages if all(stages) and not any(GAP in word for words in stages for word in words) else None
 
 
-def _stage(words: Sequence[str], given: str, read: Callable[[str], str | None]) -> str | None:
-    """Give what one command prints of what it is given."""
+def _stage(words: Sequence[str], given: str, read: Callable[[str], str | None], uncounted: list[str]) -> str | None:
+    """Give what one command prints of what it is given; last lines that `wc -l` leaves out go to `uncounted`."""
     name, rest = words[0], list(words[1:])
     if name == "echo":
         return None if (rest[:1] and rest[0].startswith("-")) or "\\" in "".join(rest) else " ".join(rest) + "\n"
@@ -105,10 +102,12 @@ def _stage(words: Sequence[str], given: str, read: Callable[[str], str | None]) 
     if name in ("basename", "dirname") and len(rest) == 1 and rest[0].strip("/"):
         path = PurePosixPath(rest[0])
         return f"{path.name if name == 'basename' else path.parent}\n"
-    return _filtered(name, rest, given, read)
+    return _filtered(name, rest, given, read, uncounted)
 
 
-def _filtered(name: str, rest: list[str], given: str, read: Callable[[str], str | None]) -> str | None:
+def _filtered(
+    name: str, rest: list[str], given: str, read: Callable[[str], str | None], uncounted: list[str]
+) -> str | None:
     flags = [word for word in rest if word.startswith("-") and word != "-"]
     others = [word for word in rest if word not in flags]
     if name in ("head", "tail"):
@@ -120,6 +119,8 @@ def _filtered(name: str, rest: list[str], given: str, read: Callable[[str], str 
         return _text(others, given, read)
     if name == "wc" and flags == ["-l"]:
         text = _text(others, given, read)
+        if text and not text.endswith("\n"):
+            uncounted.append(text.splitlines()[-1])
         return None if text is None else f"{text.count(chr(10))}{' ' + others[0] if others else ''}\n"
     if name == "sed" and flags == ["-n"] and others and re.fullmatch(r"[1-9]\d*p", others[0]):
         text = _text(others[1:], given, read)
@@ -139,7 +140,10 @@ def _filtered(name: str, rest: list[str], given: str, read: Callable[[str], str 
 
 def _text(paths: Sequence[str], given: str, read: Callable[[str], str | None]) -> str | None:
     texts = [read(path) for path in paths]
-    return given if not texts else None if None in texts else "".join(text or "" for text in texts)
+    # A last line without its end: cat joins it to the next file's first one, awk and sort do not.
+    if None in texts or any(text and not text.endswith("\n") for text in texts[:-1]):
+        return None
+    return "".join(text or "" for text in texts) if texts else given
 
 
 def _lines(name: str, count: int, text: str | None) -> str | None:
