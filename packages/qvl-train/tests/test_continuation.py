@@ -21,7 +21,7 @@ from qvl_core.tasks import RunOptions
 from qvl_train import room, task
 from qvl_train.checkpoint import list_steps, open_checkpoint
 from tensorboardX.proto import event_pb2
-from whole_runs import die_before, losses, train
+from whole_runs import losses, train, train_until
 
 Finished = Callable[..., None]
 Usage = namedtuple("Usage", "total used free")
@@ -44,13 +44,8 @@ def test_a_named_checkpoint_is_continued_and_what_came_after_it_is_done_again(
     finished("train.log.tensorboard=true")
     whole = losses()
     old = (project / "run" / "step_000004" / "state.json").stat().st_ino
-    with monkeypatch.context() as patch:
-        die_before(patch, 6)
-        with pytest.raises(MemoryError):
-            train(
-                "train.log.tensorboard=true",
-                resume=str(project / "run" / "step_000002") if spelling == "absolute" else spelling,
-            )
+    requested = str(project / "run" / "step_000002") if spelling == "absolute" else spelling
+    train_until(monkeypatch, 6, "train.log.tensorboard=true", resume=requested)
     # Rows after step 2 are new ones, and so is step 4; step 6 was that of the first time and is gone.
     assert losses() == whole[:5]
     assert steps_of() == [2, 4]
@@ -67,10 +62,7 @@ def test_a_continuation_from_a_named_checkpoint_that_dies_at_once_does_not_jump_
 ) -> None:
     finished()
     whole = losses()
-    with monkeypatch.context() as patch:
-        die_before(patch, 4)
-        with pytest.raises(MemoryError):
-            train(resume="run/step_000002")
+    train_until(monkeypatch, 4, resume="run/step_000002")
     assert "set aside: run/step_000006.set-aside-1" in capsys.readouterr().out
     assert steps_of() == [2]
     assert train() == 0
@@ -225,10 +217,7 @@ def test_changes_are_refused_one_by_one_and_accepted_when_told_so(
 
 
 def test_changed_data_is_accepted_when_told_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        die_before(patch, 4)
-        with pytest.raises(MemoryError):
-            train()
+    train_until(monkeypatch, 4)
     records = json.loads(Path("train.json").read_text())
     Path("train.json").write_text(json.dumps(records[:-1]))
     with pytest.raises(OutputError, match="data hash: here"):
@@ -269,10 +258,7 @@ def test_what_no_checkpoint_can_be_continued_with_is_refused_with_the_reason(set
 def test_other_versions_are_a_warning_and_both_are_recorded(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        die_before(patch, 4)
-        with pytest.raises(MemoryError):
-            train()
+    train_until(monkeypatch, 4)
     installed = run_folder.installed_versions()
     monkeypatch.setattr(run_folder, "installed_versions", lambda: {**installed, "numpy": "9.9"})
     assert train() == 0
@@ -290,10 +276,7 @@ def test_other_versions_are_a_warning_and_both_are_recorded(
 def test_settings_that_may_change_without_a_word_are_recorded_with_their_step(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        die_before(patch, 4)
-        with pytest.raises(MemoryError):
-            train()
+    train_until(monkeypatch, 4)
     assert train("train.log.every=2", "train.save.keep=7") == 0
     (entry,) = history()
     assert entry["after_step"] == 2
@@ -310,10 +293,7 @@ def test_settings_that_may_change_without_a_word_are_recorded_with_their_step(
 def test_settings_are_recorded_with_the_step_of_the_checkpoint_that_can_be_used(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        die_before(patch, 6)
-        with pytest.raises(MemoryError):
-            train()
+    train_until(monkeypatch, 6)
     assert steps_of() == [2, 4]
     broken = next(Path("run/step_000004").glob("*.safetensors"))
     broken.write_bytes(broken.read_bytes()[:-9])

@@ -54,14 +54,17 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signal
     before_step(monkeypatch, lambda begun: signal.raise_signal(number) if begun == step else None)
 
 
-def die_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Raise MemoryError where a step would begin: nothing is saved any more."""
+def train_until(monkeypatch: pytest.MonkeyPatch, step: int, *settings: str, resume: str = "auto") -> None:
+    """Train until the process dies where a step would begin: nothing is saved any more. Later runs live."""
 
-    def act(begun: int) -> None:
+    def die(begun: int) -> None:
         if begun == step:
             raise MemoryError
 
-    before_step(monkeypatch, act)
+    with monkeypatch.context() as patch:
+        before_step(patch, die)
+        with pytest.raises(MemoryError):
+            train(*settings, resume=resume)
 
 
 def cut_checkpoint(checkpoint: Path, target: Path) -> None:

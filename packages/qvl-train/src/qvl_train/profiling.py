@@ -11,17 +11,18 @@ from __future__ import annotations
 import errno
 import logging
 import multiprocessing
-import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from qvl_core.device import current_device
 from qvl_core.durable import explained, make_folder, remove_folder
+
+from qvl_train.profile_path import refused_path
 
 if TYPE_CHECKING:
     from qvl_core.parallel.world import World
@@ -37,9 +38,6 @@ _WRITING = "writing the profile"
 # seconds, those of a large one minutes.
 PROFILE_DEADLINE_S = 600.0
 _TOLD_EVERY_S = 5.0
-# MindSpore's profiler refuses paths with any other character (profiler/common/path_manager.py of 2.10), those of the
-# working directory too, and logs an error only.
-_NO_PATH = re.compile(r"[^./_\-\s~0-9a-zA-Z\u4e00-\u9fa5]")
 # One that was called back after its deadline ends at once, where it can.
 _GRACE_S = 30.0
 # Profilers that did not come back. MindSpore's stops itself when nobody holds it any more, and would hang once more.
@@ -217,8 +215,9 @@ def step_profile(
         say(f"warning: nothing is profiled: train.log.profile begins with step {steps[0]:,}, the run has {total:,}")
     is_one = world.place.dp == 0 and world.place.tp == 0
     place = folder / PROFILE / f"rank_{world.rank:03d}"
-    if steps is not None and steps[0] <= total:
-        _warn_of_path(place, say)
+    if steps is not None and steps[0] <= total and (refused := refused_path(place)):
+        # Before the first step, not after the profiled ones.
+        say(f"warning: {refused}")
 
     def mark(text: str) -> None:
         world.phase = text
@@ -226,23 +225,6 @@ def step_profile(
     # What other ranks say to people goes nowhere; a profile that failed has to be in their logs.
     tell = say if world.rank == 0 else _log.warning
     return StepProfile(place, steps if is_one else None, make_profiler, say=tell, mark=mark)
-
-
-def _warn_of_path(place: Path, say: Callable[[str], None]) -> None:
-    """Say before the first step, not after the profiled ones, that the profiler will not write to such a path."""
-    # The profiler judges what links lead to.
-    places = [(place.resolve(), "choose another output.dir")]
-    # A working directory may be gone.
-    with suppress(OSError):
-        places.insert(0, (Path.cwd(), "start qvl from another folder"))
-    for path, change in places:
-        refused = sorted(set(_NO_PATH.findall(str(path))))
-        if refused:
-            say(
-                f"warning: MindSpore's profiler takes no path with {' '.join(refused)} in it, and there will be no "
-                f"profile: {path}; {change}, with letters, digits and . _ - ~ only in its path"
-            )
-            return
 
 
 def make_profiler(folder: Path, steps: int) -> Any:

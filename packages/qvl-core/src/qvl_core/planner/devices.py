@@ -57,7 +57,7 @@ def device_facts(name: str, file: str | None = None) -> DeviceFacts:
         raise InputError(
             Problem(
                 where=file or "--device",
-                key="device",
+                key=f"devices.{name}" if file else "",
                 message=f"there is no device {name!r}; known are {', '.join(known)}",
                 fix=f"--device {near[0] if near else known[0]}",
             )

@@ -30,6 +30,45 @@ class Format(str, Enum):
     toml = "toml"
 
 
+_Devices = Annotated[
+    int | None,
+    typer.Option("--devices", metavar="N", help="Devices; default: those of the recipe.", show_default=False),
+]
+_Memory = Annotated[
+    float | None,
+    typer.Option("--memory-gib", metavar="G", help="Memory of a device; default: the device's.", show_default=False),
+]
+_Top = Annotated[int, typer.Option("--top", metavar="K", min=1, max=100, help="Plans to show.")]
+_Form = Annotated[
+    Format, typer.Option("--format", help="text for people, json for programs, toml: the layout to paste.")
+]
+_Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Device whose facts count.", show_default=False)
+]
+_DeviceFile = Annotated[
+    str | None,
+    typer.Option(
+        "--device-file", metavar="FILE", help="JSON with facts that replace shipped ones.", show_default=False
+    ),
+]
+_DataReport = Annotated[
+    str | None,
+    typer.Option(
+        "--data-report",
+        metavar="FILE",
+        help="Lengths of the data: what `qvl data check RECIPE --format json` printed; default: what it kept.",
+        show_default=False,
+    ),
+]
+_Headroom = Annotated[
+    float,
+    typer.Option("--headroom", metavar="PERCENT", min=0, max=90, callback=finite, help="Memory that plans leave free."),
+]
+_ShowAssumptions = Annotated[
+    bool, typer.Option("--assumptions", help="List what all of it rests on, with sources and error bands.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add `qvl plan`."""
 
@@ -37,49 +76,15 @@ def register(app: typer.Typer) -> None:
     def plan(
         recipe: RecipeFile,
         settings: Settings = None,
-        devices: Annotated[
-            int | None,
-            typer.Option("--devices", metavar="N", help="Devices; default: those of the recipe.", show_default=False),
-        ] = None,
-        memory_gib: Annotated[
-            float | None,
-            typer.Option(
-                "--memory-gib", metavar="G", help="Memory of a device; default: the device's.", show_default=False
-            ),
-        ] = None,
-        top: Annotated[int, typer.Option("--top", metavar="K", min=1, max=100, help="Plans to show.")] = 5,
-        format: Annotated[  # noqa: A002 (the option's name)
-            Format,
-            typer.Option("--format", help="text for people, json for programs, toml: the layout to paste."),
-        ] = Format.text,
-        device: Annotated[
-            str | None,
-            typer.Option("--device", metavar="NAME", help="Device whose facts count.", show_default=False),
-        ] = None,
-        device_file: Annotated[
-            str | None,
-            typer.Option(
-                "--device-file", metavar="FILE", help="JSON with facts that replace shipped ones.", show_default=False
-            ),
-        ] = None,
-        data_report: Annotated[
-            str | None,
-            typer.Option(
-                "--data-report",
-                metavar="FILE",
-                help="Lengths of the data: what `qvl data check RECIPE --format json` printed; default: what it kept.",
-                show_default=False,
-            ),
-        ] = None,
-        headroom: Annotated[
-            float,
-            typer.Option(
-                "--headroom", metavar="PERCENT", min=0, max=90, callback=finite, help="Memory that plans leave free."
-            ),
-        ] = HEADROOM_PERCENT,
-        show_assumptions: Annotated[
-            bool, typer.Option("--assumptions", help="List what all of it rests on, with sources and error bands.")
-        ] = False,
+        devices: _Devices = None,
+        memory_gib: _Memory = None,
+        top: _Top = 5,
+        format: _Form = Format.text,  # noqa: A002 (the option's name)
+        device: _Device = None,
+        device_file: _DeviceFile = None,
+        data_report: _DataReport = None,
+        headroom: _Headroom = HEADROOM_PERCENT,
+        show_assumptions: _ShowAssumptions = False,
     ) -> None:
         """Find the fastest layouts that fit: tensor, pipeline and data parallel, stages, recomputation, micro batch.
 
