@@ -163,6 +163,14 @@ def test_a_job_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_path: P
     assert "no set_env.sh of CANN" in done.stderr
 
 
+def steps_of_image(text: str) -> tuple[str, str]:
+    """Give the Dockerfile's commands that check CANN's script and that write the way in."""
+    check, write = (
+        line.removeprefix("RUN ") for line in text.splitlines() if line.startswith(("RUN if", "RUN printf"))
+    )
+    return check, write
+
+
 @pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
 def test_the_image_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_path: Path, place: str) -> None:
     if shutil.which("bash") is None:
@@ -170,9 +178,7 @@ def test_the_image_finds_its_cann_where_this_and_earlier_versions_put_it(tmp_pat
     text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     text = text.replace("/usr/local/Ascend", str(tmp_path / "Ascend")).replace("/usr/local/bin", str(tmp_path))
     (places,) = re.findall(r'ARG SET_ENV_PLACES="(.*)"', text)
-    check, write = (
-        line.removeprefix("RUN ") for line in text.splitlines() if line.startswith(("RUN if", "RUN printf"))
-    )
+    check, write = steps_of_image(text)
     environment = {"PATH": os.environ["PATH"], "MINDSPORE": "2.7.2", "SET_ENV": "", "SET_ENV_PLACES": places}
     run = partial(subprocess.run, env=environment, capture_output=True, text=True)
     nothing = run(["bash", "-eo", "pipefail", "-c", check], check=False)
@@ -193,9 +199,7 @@ def test_the_image_checks_the_script_that_its_way_in_sources(tmp_path: Path) -> 
     for name in ("first", "second"):
         (tmp_path / f"{name}.sh").write_text(f"export FROM_CANN={name}\n")
         places.append(str(tmp_path / f"{name}.sh"))
-    check, write = (
-        line.removeprefix("RUN ") for line in text.splitlines() if line.startswith(("RUN if", "RUN printf"))
-    )
+    check, write = steps_of_image(text)
     environment = {"PATH": os.environ["PATH"], "MINDSPORE": "2.7.2", "SET_ENV": "", "SET_ENV_PLACES": " ".join(places)}
     run = partial(subprocess.run, env=environment, capture_output=True, text=True)
     checked = run(["bash", "-eo", "pipefail", "-c", check], check=True)

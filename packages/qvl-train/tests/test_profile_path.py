@@ -52,7 +52,10 @@ def test_a_working_directory_that_is_gone_stops_nothing(tmp_path: Path, monkeypa
 
 def test_the_characters_are_those_of_mindspores_own_code() -> None:
     """A release that takes more, or fewer, is noticed here."""
-    check = pytest.importorskip("mindspore.profiler.common.path_manager").PathManager.check_input_directory_path
+    pytest.importorskip("mindspore")
+    from mindspore.profiler.common.path_manager import PathManager
+
+    check = PathManager.check_input_directory_path
     for code in [*range(32, 0x180), 0x4E00, 0x9FA5, 0x9FA6, 0xFF0C]:
         path = f"/runs/a{chr(code)}b"
         try:

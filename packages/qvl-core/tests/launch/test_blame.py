@@ -49,17 +49,17 @@ def test_what_mpiexec_says_of_the_first_death_is_understood() -> None:
     assert starter_report("all is well") is None
 
 
-def by_msrun(rank: int, **how: int) -> StarterReport:
+def uncertain(rank: int, **how: int) -> StarterReport:
     return StarterReport(rank=rank, **how, is_first=False)
 
 
 def test_what_msrun_says_of_a_process_is_told_of_its_rank() -> None:
     looks = [gone(0, process=6), gone(1, process=7)]
-    assert starter_report(MSRUN.format(-11), looks) == by_msrun(1, signal_number=11)
-    assert starter_report(MSRUN.format(5), looks) == by_msrun(1, exit_code=5)
+    assert starter_report(MSRUN.format(-11), looks) == uncertain(1, signal_number=11)
+    assert starter_report(MSRUN.format(5), looks) == uncertain(1, exit_code=5)
     # Of a process that never became a rank: it was the only one that had not.
     waiting, busy = gone(0, process=6, waiting=True), gone(0, process=6)
-    assert starter_report(MSRUN.format(5), [waiting, gone(1, process=0)]) == by_msrun(1, exit_code=5)
+    assert starter_report(MSRUN.format(5), [waiting, gone(1, process=0)]) == uncertain(1, exit_code=5)
     # The unknown process may be a wrapper around the rank that is gone.
     assert starter_report(MSRUN.format(5), [busy, gone(1, process=0)]) is None
     assert starter_report(MSRUN.format(5), [gone(0, process=0), gone(1, process=0)]) is None
@@ -68,13 +68,13 @@ def test_what_msrun_says_of_a_process_is_told_of_its_rank() -> None:
 
 def test_msrun_does_not_know_who_was_first_among_those_that_had_begun() -> None:
     # Rank 1 was killed; rank 0 told of the lost connection and left within the same second, and has the lower number.
-    report = by_msrun(0, exit_code=1)
+    report = uncertain(0, exit_code=1)
     looks = [gone(0), gone(1)]
     assert first([failure(0, 5.0)], [gone(1)], report, alive={1: 4.8}, looks=looks) == ("Look", 1)
     assert first((), [gone(1), gone(0)], report, looks=looks) == ("Look", 1)
     # Of one that never began nobody else knows anything.
     absent = gone(1, process=0)
-    assert first([failure(0, 5.0)], (), by_msrun(1, signal_number=11), looks=[gone(0), absent]) == ("Look", 1)
+    assert first([failure(0, 5.0)], (), uncertain(1, signal_number=11), looks=[gone(0), absent]) == ("Look", 1)
 
 
 def test_of_several_errors_the_earliest_counts() -> None:
@@ -126,7 +126,7 @@ def test_a_rank_that_never_began_is_what_waiting_ranks_ended_for_where_mpiexec_s
     # Gone without a word while it was connecting: it may have died of that.
     guess = StarterReport(rank=1, exit_code=5, is_first=False)
     assert by_exit_code(5, [waiting, absent], (), [waiting]) == guess
-    assert by_exit_code(139, [waiting, absent], (), [waiting]) == by_msrun(1, signal_number=11)
+    assert by_exit_code(139, [waiting, absent], (), [waiting]) == uncertain(1, signal_number=11)
     assert first((), [waiting], guess, looks=[waiting, absent]) == ("Look", 1)
 
 

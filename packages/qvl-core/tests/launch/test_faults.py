@@ -96,13 +96,13 @@ def test_ranks_that_wait_for_each_other_for_ever_are_found_and_all_named(start) 
 
 
 def has_broken_down(launch) -> bool:
-    """Tell whether prterun (Open MPI 5.0.11) broke down, as now and then where a rank dies while others connect."""
+    """Tell whether prterun (Open MPI 5.0.11) broke down, as it may where a rank dies while others connect."""
     output = (launch.folder / "run" / "logs" / "launcher.log").read_text()
     return "prterun: " in output and "Assertion" in output
 
 
 def require_told(launch, rank: int, process: int) -> None:
-    """Require that the launch has ended, and names the rank that was killed."""
+    """Require that the launch has ended and names the rank that was killed, or says that prterun broke down."""
     assert launch.end() == 1
     # A process that dies between the first line of its log and its first word on the board is known by its rank only.
     named = rf"rank {rank} \(stage 0, tp 0, dp {rank}\)(, process {process},)? was killed by signal 9 \(SIGKILL\)"

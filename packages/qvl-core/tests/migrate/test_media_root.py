@@ -75,7 +75,7 @@ def test_what_is_no_record_says_nothing(tmp_path: Path, text: str) -> None:
     assert root_of("a\0b", "data") is None
 
 
-def write_record(path: Path, medium: str) -> None:
+def write_one_record(path: Path, medium: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([{"messages": [], "images": [medium]}]))
 
@@ -96,7 +96,7 @@ def fate_of_dataset_dir(found: Migration) -> tuple[str, str]:
 @pytest.mark.parametrize("below", [True, False])
 def test_absolute_paths_are_told_only_where_they_lie_outside(run: Run, tmp_path: Path, edit, below: bool) -> None:
     basic(edit, dataset_dir=str(tmp_path / "coco"))
-    write_record(tmp_path / RECORDS, str(tmp_path / ("coco/COCO/1.jpg" if below else "other/1.jpg")))
+    write_one_record(tmp_path / RECORDS, str(tmp_path / ("coco/COCO/1.jpg" if below else "other/1.jpg")))
     found = run()
     (source,) = values(found, "sft")["data.sources"]
     assert source["media_root"] == str(tmp_path / "coco")
@@ -104,7 +104,7 @@ def test_absolute_paths_are_told_only_where_they_lie_outside(run: Run, tmp_path:
 
 
 def test_an_absolute_path_below_a_relative_root_is_nothing_to_tell(run: Run, tmp_path: Path) -> None:
-    write_record(tmp_path / RECORDS, str(tmp_path / "data/1.jpg"))
+    write_one_record(tmp_path / RECORDS, str(tmp_path / "data/1.jpg"))
     assert remarks(run()) == []
 
 
@@ -119,7 +119,7 @@ def test_paths_that_begin_with_an_absolute_root_are_not_told_to_need_another(run
 
 def test_a_root_that_the_recipe_has_not_is_not_in_accord(run: Run, tmp_path: Path) -> None:
     assert fate_of_dataset_dir(run()) == ("in_accord", "data.sources.media_root")
-    write_record(tmp_path / RECORDS, "./data/1.jpg")
+    write_one_record(tmp_path / RECORDS, "./data/1.jpg")
     assert fate_of_dataset_dir(run())[0] == "no_counterpart"
 
 
@@ -136,8 +136,8 @@ def test_the_first_record_of_the_validation_file_decides_for_it(
     run: Run, tmp_path: Path, edit, train: str, validate: str, roots: tuple[str, str]
 ) -> None:
     basic(edit, val_dataset="./data/val.json")
-    write_record(tmp_path / RECORDS, train)
-    write_record(tmp_path / "data/val.json", validate)
+    write_one_record(tmp_path / RECORDS, train)
+    write_one_record(tmp_path / "data/val.json", validate)
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / "data/mllm").mkdir(exist_ok=True)
         (tmp_path / "data/mllm" / name).touch()
@@ -154,7 +154,7 @@ def test_a_validation_file_that_is_not_there_follows_the_first_source_and_is_tol
     run: Run, tmp_path: Path, edit
 ) -> None:
     basic(edit, val_dataset="./data/val.json")
-    write_record(tmp_path / RECORDS, "./data/1.jpg")
+    write_one_record(tmp_path / RECORDS, "./data/1.jpg")
     found = run()
     assert values(found, "sft")["data.validation"]["media_root"] == "."
     told = 'data/val.json tells nothing: media_root = "."'
@@ -163,7 +163,7 @@ def test_a_validation_file_that_is_not_there_follows_the_first_source_and_is_tol
 
 def test_a_validation_file_whose_start_is_not_known_is_told_by_name(run: Run, tmp_path: Path, edit) -> None:
     basic(edit, val_dataset="./data/val.json")
-    write_record(tmp_path / RECORDS, "1.jpg")
+    write_one_record(tmp_path / RECORDS, "1.jpg")
     (tmp_path / "data/1.jpg").touch()
     (told,) = remarks(run())
     assert told.startswith("media are looked for under data, those of data/val.json; where")

@@ -102,6 +102,12 @@ class Ledger:
         long = {value for value in values if len(value) >= _LEAST_LENGTH}
         self._secrets = sorted(long.union(self._secrets), key=len, reverse=True)
 
+    def hide(self, text: str) -> str:
+        """Write a word in the place of every secret that is known."""
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
+
     def leave(self, fate: Fate, setting: Setting, why: str) -> None:
         value, why = self._readable(setting.text), self._readable(why)
         self._add(self.left, Left(fate=fate, where=setting.where, said=setting.said, value=value, why=why))
@@ -121,9 +127,7 @@ class Ledger:
 
     def _readable(self, text: str) -> str:
         """Write what is not known as words: it stands in texts as a sign that prints as nothing. Secrets are hidden."""
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return _ASSIGNED.sub(_shown, text).replace(GAP, "<not known>")
+        return _ASSIGNED.sub(_shown, self.hide(text)).replace(GAP, "<not known>")
 
     @staticmethod
     def _add(rows: list[Any], row: Any) -> None:

@@ -52,10 +52,6 @@ def test_a_python_without_ssl_fails_where_something_needs_it(
     assert "install openssl with headers" in row.fix
 
 
-def test_a_python_without_sqlite_lacks_nothing() -> None:
-    assert "sqlite3" not in host.BUILT_WITH
-
-
 @pytest.mark.parametrize(
     ("system", "machine", "libc", "level"),
     [
