@@ -100,7 +100,9 @@ class Ledger:
         """Take the values of a script whose names say that they are secrets: no text shows them from here on."""
         values = {value for name, value in named if kept_back(name, value) != value and GAP not in value}
         long = {value for value in values if len(value) >= _LEAST_LENGTH}
-        self._secrets = sorted(long.union(self._secrets), key=len, reverse=True)
+        # As JSON and TOML write them, too.
+        quoted = {json.dumps(value, ensure_ascii=False)[1:-1] for value in long}
+        self._secrets = sorted(long | quoted | set(self._secrets), key=len, reverse=True)
 
     def hide(self, text: str) -> str:
         """Write a word in the place of every secret that is known."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from qvl_core.errors import Problem
 from qvl_core.migrate.folder import shortened
-from qvl_core.migrate.ledger import Contradiction, Fate, Ledger, Left
+from qvl_core.migrate.ledger import Contradiction, Fate, Left
 from qvl_core.migrate.migration import SUMMARY, Made, Migration
 from qvl_core.migrate.recipe_text import toml_value
 
@@ -72,7 +72,7 @@ def as_json(migration: Migration, out: str) -> str:
         "broken": [_problem_json(one) for one in migration.broken],
         "not_looked_at": list(migration.unread),
     }
-    return json.dumps(_without_secrets(report, ledger), indent=2, ensure_ascii=False) + "\n"
+    return ledger.hide(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def _summary(migration: Migration, out: str) -> str:
@@ -215,14 +215,6 @@ def _recipe_json(made: Made) -> dict[str, Any]:
         "problems": [_problem_json(one) for one in made.problems],
         "warnings": [_problem_json(one) for one in made.warnings],
     }
-
-
-def _without_secrets(value: Any, ledger: Ledger) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_secrets(one, ledger) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(one, ledger) for one in value]
-    return ledger.hide(value) if isinstance(value, str) else value
 
 
 def _problem_json(problem: Problem) -> dict[str, str]:
